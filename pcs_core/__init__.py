@@ -1,0 +1,63 @@
+"""PCS core: five hooks, edits, two loops, recipes and artifacts.
+
+Public names are loaded on first use, so that ``import pcs_core`` imports no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcs_core.assembly import load_recipe
+    from pcs_core.backbone import Backbone
+    from pcs_core.engine import fit, merge_personalizations, open_backbone, sample
+    from pcs_core.errors import PcsError
+    from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
+    from pcs_core.storage import load, load_subject, save
+    from pcs_core.technique import Technique
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Backbone": "pcs_core.backbone",
+    "PcsError": "pcs_core.errors",
+    "Technique": "pcs_core.technique",
+    "catalogue_hookimpl": "pcs_core.hookspecs",
+    "fit": "pcs_core.engine",
+    "hookimpl": "pcs_core.hookspecs",
+    "load": "pcs_core.storage",
+    "load_recipe": "pcs_core.assembly",
+    "load_subject": "pcs_core.storage",
+    "merge_personalizations": "pcs_core.engine",
+    "open_backbone": "pcs_core.engine",
+    "sample": "pcs_core.engine",
+    "save": "pcs_core.storage",
+}
+
+__all__ = [
+    "Backbone",
+    "PcsError",
+    "Technique",
+    "__version__",
+    "catalogue_hookimpl",
+    "fit",
+    "hookimpl",
+    "load",
+    "load_recipe",
+    "load_subject",
+    "merge_personalizations",
+    "open_backbone",
+    "sample",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(_WHERE[name]), name)
+    raise AttributeError(f"module 'pcs_core' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

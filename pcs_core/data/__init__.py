@@ -1,0 +1,66 @@
+"""The types that travel between hooks, engine and backbones. All frozen but ``SampleStep``."""
+
+from __future__ import annotations
+
+from pcs_core.data.conditioning import Conditioning, concatenate
+from pcs_core.data.edits import (
+    AttnEdit,
+    AttnState,
+    Edit,
+    LayerEdit,
+    PixelEdit,
+    Site,
+    SwapEdit,
+    TokenEdit,
+    WeightEdit,
+    Word,
+)
+from pcs_core.data.features import Features, Transform
+from pcs_core.data.fusion import Branch, Fusion, GuidanceTerm, Stream
+from pcs_core.data.masks import LOSS, MaskQuery, Masks
+from pcs_core.data.personalization import BackboneCard, Personalization
+from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
+from pcs_core.data.run import Run
+from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
+from pcs_core.data.subject import Concept, Example, Subject
+
+__all__ = [
+    "LOSS",
+    "AttnEdit",
+    "AttnState",
+    "BackboneCard",
+    "Batch",
+    "Branch",
+    "Concept",
+    "Conditioning",
+    "Edit",
+    "Evaluation",
+    "Example",
+    "Features",
+    "FitStep",
+    "Fusion",
+    "GuidanceTerm",
+    "LayerEdit",
+    "Level",
+    "Loss",
+    "MaskQuery",
+    "Masks",
+    "Personalization",
+    "Phase",
+    "PixelEdit",
+    "Prediction",
+    "Recipe",
+    "Run",
+    "SampleSettings",
+    "SampleStep",
+    "Site",
+    "Stream",
+    "Subject",
+    "SwapEdit",
+    "TokenEdit",
+    "Transform",
+    "Use",
+    "WeightEdit",
+    "Word",
+    "concatenate",
+]

@@ -1,0 +1,268 @@
+"""Edits: what goes into the network, and at which stage each kind acts.
+
+An edit is an ``nn.Module`` that selects sites. The core binds it once per attachment; no pluggy
+inside the network. A subclass overrides exactly one *stage* method; :meth:`Edit.stage` tells
+which. Edits of techniques with a subject axis keep every parameter stacked [S, ...] and gather by
+``cond.subject``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data.conditioning import Conditioning
+
+Mode = Literal["fit", "sample", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A place in the network.
+
+    ``name`` is the module path, ``part`` denoiser, text or vae, ``kind`` self, cross, joint,
+    temporal (attention) or linear, conv, norm, resnet, embedding (layers); ``scale`` is the
+    downsampling of the grid there against the latents (1, 2, 4 ...); ``width`` the query or output
+    width, ``context`` the width of keys' input, ``heads`` the number of heads.
+    """
+
+    name: str
+    part: str
+    kind: str
+    scale: int = 1
+    width: int = 0
+    context: int = 0
+    heads: int = 1
+    shape: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.part}:{self.name}"
+
+
+@dataclass(slots=True)
+class AttnState:
+    """What an attention stage sees. Stages return a (changed) state.
+
+    ``x`` [b n c] queries' input, ``context`` [b m d] keys' input; ``q`` [b n hd], ``k``, ``v``
+    [b m hd] after projection, heads not split; ``bias`` [b|1 h|1 n m] added to the logits or None;
+    ``probs`` [b h n m] only at the ``probs`` stage; ``out`` [b n hd] before the output projection.
+    """
+
+    site: Site
+    x: Tensor
+    context: Tensor
+    heads: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    bias: Tensor | None = None
+    probs: Tensor | None = None
+    out: Tensor | None = None
+
+
+class Edit(nn.Module):
+    """Base of all edits.
+
+    Attributes
+    ----------
+    name
+        The middle of its parameters' names: ``"<technique>/<name>/<param>"``. A site or token.
+    start, stop
+        Part of the sampling (0 = pure noise, 1 = picture) in which it acts.
+    mode
+        Whether it acts in fit, in sample, or in both.
+    owner
+        The name of the use it belongs to; set by the core at merge.
+    stacked
+        True when every parameter has a leading subject axis.
+    """
+
+    STAGES: ClassVar[tuple[str, ...]] = ()
+    claims: tuple[str, ...] = ()
+
+    def __init__(
+        self, name: str, *, start: float = 0.0, stop: float = 1.0, mode: Mode = "both", stacked: bool = False
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.start, self.stop, self.mode = start, stop, mode
+        self.owner = ""
+        self.stacked = stacked
+
+    def stage(self) -> str:
+        """Return the one stage this edit acts at.
+
+        Raises
+        ------
+        TypeError
+            It overrides no stage method, or more than one.
+        """
+        base = next(c for c in type(self).__mro__ if "STAGES" in vars(c) and c.STAGES)
+        own = [s for s in base.STAGES if getattr(type(self), s) is not getattr(base, s)]
+        if len(own) != 1:
+            raise TypeError(
+                f"{type(self).__qualname__} must override exactly one of {', '.join(base.STAGES)}, "
+                f"it overrides {', '.join(own) or 'none'}"
+            )
+        return own[0]
+
+    def owned(self) -> Mapping[str, Tensor]:
+        """Return the tensors this edit owns, by parameter name ("lora/A"). Borrowed ones left out."""
+        return {k.replace(".", "/"): v for k, v in self.state_dict(keep_vars=True).items()}
+
+
+class AttnEdit(Edit):
+    """An edit of one attention site: qkv -> extra -> bias -> probs -> out."""
+
+    STAGES = ("qkv", "extra", "bias", "probs", "out")
+
+    def __init__(self, site: Site, **options: object) -> None:
+        super().__init__(site.name, **options)  # type: ignore[arg-type]
+        self.site = site
+
+    def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Project differently: change ``state.q``, ``k``, ``v``."""
+        return state
+
+    def extra(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Append keys and values."""
+        return state
+
+    def bias(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Add to the logits. Stays on the fused path."""
+        return state
+
+    def probs(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Record or rewrite the attention maps. Leaves the fused path at this site only."""
+        return state
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Add a stream to ``state.out`` before the output projection."""
+        return state
+
+
+class WeightEdit(Edit):
+    """An edit of one weighted layer: weight -> call -> residual."""
+
+    STAGES = ("weight", "call", "residual")
+
+    def __init__(self, site: Site, **options: object) -> None:
+        super().__init__(site.name, **options)  # type: ignore[arg-type]
+        self.site = site
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """Return W' = f(W). Exclusive per layer."""
+        return weight
+
+    def call(self, layer: nn.Module, x: Tensor, cond: Conditioning | None) -> Tensor:
+        """Wrap the layer. Exclusive per layer."""
+        return layer(x)
+
+    def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:
+        """Return what is added to the layer's output: g(x) or g(y)."""
+        return torch.zeros_like(y)
+
+
+class LayerEdit(Edit):
+    """Features before or after a conv, resnet, norm or block."""
+
+    STAGES = ("before", "after")
+
+    def __init__(self, site: Site, **options: object) -> None:
+        super().__init__(site.name, **options)  # type: ignore[arg-type]
+        self.site = site
+
+    def before(self, x: Tensor, cond: Conditioning | None) -> Tensor:
+        """Return the input the layer gets."""
+        return x
+
+    def after(self, y: Tensor, cond: Conditioning | None) -> Tensor:
+        """Return the output the layer gives."""
+        return y
+
+
+class TokenEdit(Edit):
+    """What a placeholder means to the text encoder.
+
+    ``token`` is the placeholder, ``count`` the number of positions it takes, ``host`` the word
+    whose ids stand there (never new ids: the output of the embedding table is edited at the span).
+    """
+
+    STAGES = ("vocabulary", "output")
+
+    def __init__(self, token: str, *, count: int, host: str, **options: object) -> None:
+        super().__init__(token, **options)  # type: ignore[arg-type]
+        self.token, self.count, self.host = token, count, host
+
+    def vocabulary(self) -> Tensor:
+        """Return the rows [S, count, d] that stand at the token's span."""
+        raise NotImplementedError
+
+    def output(self, text: Tensor, span: Tensor, subject: Tensor) -> Tensor:
+        """Return the encoder's output [b l d], changed; ``span`` [b count] holds positions or -1."""
+        return text
+
+
+class PixelEdit(Edit):
+    """A change of pixels [b 3 h w] in [0, 1] before encoding or after decoding."""
+
+    STAGES = ("input", "decoded")
+
+    def input(self, images: Tensor) -> Tensor:
+        """Return the images the VAE encodes."""
+        return images
+
+    def decoded(self, images: Tensor) -> Tensor:
+        """Return the images the user gets."""
+        return images
+
+
+class SwapEdit(Edit):
+    """Owned parameters that stand in for a part's own while attached (full fine-tuning).
+
+    ``targets`` maps a parameter path inside ``part`` to the owned parameter. Attaching swaps
+    pointers, so restoring is exact by construction and nothing recompiles.
+    """
+
+    STAGES = ("swap",)
+
+    def __init__(self, part: str, base: Mapping[str, nn.Parameter], **options: object) -> None:
+        super().__init__(part, **options)  # type: ignore[arg-type]
+        self.part = part
+        self.base = dict(base)
+        self.paths = tuple(base)
+        self.values = nn.ParameterList(
+            [nn.Parameter(p.detach().to(torch.float32).clone()) for p in base.values()]
+        )
+
+    def stage(self) -> str:
+        """Return ``"swap"``: there is nothing to override."""
+        return "swap"
+
+    def targets(self) -> Mapping[str, nn.Parameter]:
+        """Return parameter path -> owned parameter."""
+        return dict(zip(self.paths, self.values, strict=True))
+
+    def owned(self) -> Mapping[str, Tensor]:
+        """Return the owned parameters under their paths in the network."""
+        return self.targets()
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A placeholder that is plain text to the tokenizer: ``token`` becomes ``text``.
+
+    ``noun`` is not repeated when it already follows the placeholder in the prompt.
+    """
+
+    token: str
+    text: str
+    noun: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)

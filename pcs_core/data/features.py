@@ -1,0 +1,41 @@
+"""What `extract` found out about the subjects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data.subject import Concept, Example
+
+Transform = Callable[["Sequence[Example]", random.Random, float], "Sequence[Example]"]
+"""Draw-time change of examples: ``(examples, rng, progress) -> examples``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Result of `extract`, and what `fuse` reads.
+
+    ``tensors`` are named ("clip.image", "ddim.latents"); the core stacks them [S, ...] over
+    subjects. ``examples`` add to the references; ``captions`` (alternatives with placeholders)
+    replace the default caption of the references that have none of their own. ``concepts`` holds
+    each subject's concepts, since `fuse` gets no subject at sampling. ``keep`` names the tensors
+    that sampling needs: they go into the artifact.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    examples: tuple[Example, ...] = ()
+    captions: tuple[str, ...] = ()
+    transforms: tuple[Transform, ...] = ()
+    concepts: tuple[tuple[Concept, ...], ...] = ()
+    keep: tuple[str, ...] = ()
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def subjects(self) -> int:
+        """How many subjects these features are about."""
+        return max(len(self.concepts), 1)

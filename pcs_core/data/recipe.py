@@ -1,0 +1,79 @@
+"""A resolved recipe: an ordered list of technique instances, phases and numbers. No code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcs_core.technique import Technique
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One ``[[use]]``: ``name`` tells two uses of one technique apart in globs, losses and files."""
+
+    name: str
+    technique: Technique
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One ``[[phase]]`` of the fit.
+
+    ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
+    ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
+    the terms that count. ``clip`` is the gradient norm per subject (0: off). ``offset`` adds
+    offset noise of that strength.
+    """
+
+    name: str
+    steps: int
+    batch: Mapping[str, int] = field(default_factory=lambda: {"subject": 1})
+    lr: Mapping[str, float] = field(default_factory=lambda: {"*": 1e-4})
+    train: tuple[str, ...] = ("*",)
+    losses: tuple[str, ...] = ("*",)
+    optimizer: str = "adamw"
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup: int = 0
+    clip: float = 0.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class SampleSettings:
+    """``[sample]``: number of steps, guidance scale, scheduler id, default negative prompt."""
+
+    steps: int = 50
+    scale: float = 7.5
+    scheduler: str = "ddim"
+    negative: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A resolved recipe.
+
+    ``id``, ``name``, ``paper``, ``scope``, ``framework`` ("TTF", "PTA", "hybrid"), ``backbones`` (families it
+    is meant for), ``notes`` (what is known about the paper's numbers). ``uses``, ``phases``, ``sample``
+    are what the engine runs. ``source`` is the TOML as given, ``document`` the resolved tables
+    (JSON-able), from which the recipe can be built again; ``hash`` sha256 over the document.
+    """
+
+    id: str
+    name: str = ""
+    paper: str = ""
+    scope: tuple[str, ...] = ()
+    framework: str = "TTF"
+    backbones: tuple[str, ...] = ()
+    notes: str = ""
+    uses: tuple[Use, ...] = ()
+    phases: tuple[Phase, ...] = ()
+    cycles: int = 1
+    sample: SampleSettings = field(default_factory=SampleSettings)
+    source: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    hash: str = ""
+    path: str = ""

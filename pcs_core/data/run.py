@@ -1,0 +1,74 @@
+"""The services a technique finds in ``run``. Implemented in the engine; read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor, nn
+
+    from pcs_core.data.edits import Site
+    from pcs_core.data.features import Features
+
+
+class Run(Protocol):
+    """What hooks may ask for. Attributes are read-only."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's dtype."""
+
+    @property
+    def features(self) -> Features:
+        """Features found so far (complete from `fuse` on)."""
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the backbone's pictures."""
+
+    def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
+        """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
+
+        Kinds: self, cross (attention); linear, conv, norm, resnet, embedding (layers).
+        ``glob`` may be a shorthand: "cross", "self", "attention" (all), "*".
+        """
+
+    def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
+        """Return the base parameters of a part by path."""
+
+    def embed_words(self, text: str) -> Tensor:
+        """Return the token embeddings [n d] of ``text``, without start and end."""
+
+    def draw(self, prompts: Sequence[str], *, seed: int, scale: float | None = None, steps: int | None = None) -> Tensor:
+        """Return pictures [n 3 h w] in [0, 1] drawn by the frozen base."""
+
+    def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Return tensors kept in the work folder under ``name``, made once."""
+
+    def init_rng(self, subject: int, name: str) -> Generator:
+        """Return a CPU generator for the start value of ``name``, the same for this subject alone
+
+        or among others.
+        """
+
+    def subject_rng(self, subject: int, purpose: str) -> Any:
+        """Return a ``random.Random`` of this subject for ``purpose``."""
+
+    def feature_model(self, id: str) -> Any:
+        """Return a frozen shared model by id."""
+
+    def dataset(self, id: str) -> Any:
+        """Return a data set by id."""
+
+    def log(self, message: str) -> None:
+        """Tell the user something."""

@@ -1,0 +1,168 @@
+"""What the loops show to techniques: fit steps, sample steps, losses, evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from pcs_core.data.conditioning import Conditioning
+    from pcs_core.data.fusion import Branch, GuidanceTerm
+    from pcs_core.data.masks import Masks
+
+
+class Level(NamedTuple):
+    """A noise level, a row each: x = alpha * x0 + sigma * noise; ``time`` is what the network is
+
+    told. They are two numbers: inversion converts at one level and tells the network another.
+    All [b]; ``time`` in the network's own unit.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    time: Tensor
+
+    def like(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return alpha and sigma shaped to broadcast over ``x`` [b ...], in fp32."""
+        shape = (-1, *[1] * (x.dim() - 1))
+        return self.alpha.float().view(shape), self.sigma.float().view(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One call of the network. ``x0`` [b c h w] fp32, ``output`` its native quantity, ``tape`` maps by site."""
+
+    x0: Tensor
+    output: Tensor
+    tape: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A named loss term. ``value`` [b] per batch row; ``rows`` [b] bool, those it speaks about.
+
+    The core applies example weights, takes the mean over these rows within a subject and the sum
+    over subjects, and multiplies by ``weight``.
+    """
+
+    name: str
+    value: Tensor
+    weight: float = 1.0
+    rows: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Rows of one fit step. ``latents`` [b c h w]; ``subject``, ``example`` [b] long; ``weight`` [b].
+
+    ``roles`` and ``captions`` have one entry per row.
+    """
+
+    latents: Tensor
+    subject: Tensor
+    weight: Tensor
+    roles: tuple[str, ...]
+    captions: tuple[str, ...]
+    index: tuple[int, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
+    subjects: int = 1
+
+    def rows(self, role: str) -> Tensor:
+        """Return a [b] bool tensor, True where a row has ``role``."""
+        return self.subject.new_tensor([r == role for r in self.roles]).bool()
+
+
+@dataclass(frozen=True)
+class FitStep:
+    """One fit step as `mask` (moment batch) and `regularize` see it.
+
+    ``noisy`` [b c h w] = alpha * latents + sigma * noise. ``output``, ``target``, ``error``, ``x0``
+    and ``tape`` are computed when first read, once.
+    """
+
+    index: int
+    phase: str
+    batch: Batch
+    level: Level
+    noise: Tensor
+    noisy: Tensor
+    cond: Conditioning
+    forward: Callable[[], Evaluation]
+    compute_target: Callable[[], Tensor]
+    evaluate: Callable[..., Evaluation]
+    stop: Callable[..., None]
+    read_masks: Callable[[FitStep], Masks]
+    progress: float = 0.0
+
+    @cached_property
+    def evaluation(self) -> Evaluation:
+        """The network's answer to the noisy latents."""
+        return self.forward()
+
+    @property
+    def output(self) -> Tensor:
+        """The network's native output [b c h w]."""
+        return self.evaluation.output
+
+    @property
+    def x0(self) -> Tensor:
+        """The denoised latents [b c h w], fp32."""
+        return self.evaluation.x0
+
+    @property
+    def tape(self) -> Mapping[str, Tensor]:
+        """Attention maps by site, where a recorder or ``record`` asked for them."""
+        return self.evaluation.tape
+
+    @cached_property
+    def target(self) -> Tensor:
+        """What the network should have said [b c h w]."""
+        return self.compute_target()
+
+    @cached_property
+    def masks(self) -> Masks:
+        """Masks of this batch at latent size, the examples' own and those of techniques."""
+        return self.read_masks(self)
+
+    @cached_property
+    def error(self) -> Tensor:
+        """Squared error per element [b c h w], fp32, not masked."""
+        return (self.output.float() - self.target.float()).square()
+
+
+class Prediction(NamedTuple):
+    """What `sample` returns: the guided x0 [b c h w]."""
+
+    x0: Tensor
+
+
+@dataclass
+class SampleStep:
+    """One sampling step. The one type that is not frozen: ``latents`` may be set before the yield.
+
+    ``latents`` are as the network is shown them (scaled); ``level`` is theirs, ``next_level`` the
+    one after. ``terms`` are the guidance terms with ``[sample] scale`` first. ``branch`` returns
+    the conditioning of a branch; ``predict(latents)`` the guided x0 on any latents of this level.
+    """
+
+    index: int
+    count: int
+    latents: Tensor
+    level: Level
+    next_level: Level | None
+    terms: Sequence[GuidanceTerm]
+    masks: Masks
+    branch: Callable[[Branch], Conditioning]
+    predict: Callable[..., Tensor]
+    evaluate: Callable[..., Evaluation]
+    rng: Generator
+    scratch: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """0 at the first step, approaching 1."""
+        return self.index / self.count

@@ -1,0 +1,75 @@
+"""Subjects and examples: what the user gives, and what the network is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Concept:
+    """One thing to learn.
+
+    ``token`` is the placeholder users write in prompts (``"<dog>"``), ``noun`` its class
+    (``"dog"``), ``kind`` what it is ("object", "face", "style", ...).
+    """
+
+    name: str
+    token: str
+    noun: str
+    kind: str = "object"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The references of one personalisation.
+
+    ``images`` are RGB tensors [3 h w] in [0, 1], each at its own size (photographs differ; the
+    engine resizes). ``captions`` holds the user's caption or None per image. ``masks`` maps a
+    concept name to one [1 h w] tensor in [0, 1] (or None) per image. ``sources`` are earlier
+    personalizations to compose. ``files`` names each image for messages.
+    """
+
+    name: str
+    concepts: tuple[Concept, ...]
+    images: tuple[Tensor, ...] = ()
+    captions: tuple[str | None, ...] = ()
+    masks: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    sources: tuple[Any, ...] = ()
+    files: tuple[str, ...] = ()
+    extra: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def concept(self) -> Concept:
+        """The first (for most systems the only) concept."""
+        return self.concepts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One picture the network may be shown in a fit step.
+
+    ``image`` [3 h w] in [0, 1] at the backbone's size. ``captions`` are alternatives: one is drawn
+    per use, so that all text can be encoded before the loop; they hold placeholders, not yet
+    identifiers. ``role`` is "subject", "prior", "negative", "style"...; ``weight`` multiplies its
+    loss. ``index`` is the reference it comes from, or -1.
+    """
+
+    image: Tensor
+    captions: tuple[str, ...]
+    role: str = "subject"
+    weight: float = 1.0
+    mask: Tensor | None = None
+    concepts: tuple[str, ...] = ()
+    subject: int = 0
+    index: int = -1
+    references: tuple[Any, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_(self, **changes: Any) -> Example:
+        """Return a copy with ``changes``."""
+        return replace(self, **changes)

@@ -1,0 +1,50 @@
+"""Errors that name the thing, the place and the mend.
+
+Every error a user can cause derives from :class:`PcsError`; the CLI prints its message on one
+line and exits with its ``exit_code``. Anything else is a bug and shows a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PcsError(Exception):
+    """Base of every error with a message meant for the user. ``exit_code`` is the CLI's."""
+
+    exit_code: int = 2
+
+
+class InputError(PcsError):
+    """The user gave something that cannot be used: a file, an argument, a prompt."""
+
+
+class RecipeError(PcsError):
+    """A recipe that does not load: unknown key, wrong type, missing technique."""
+
+
+class UnknownNameError(PcsError):
+    """A system, technique, backbone or setting that does not exist; names the nearest one."""
+
+
+class ConflictError(PcsError):
+    """Two techniques claim the same thing; the message names both and the place."""
+
+
+class ArtifactError(PcsError):
+    """An artifact that is damaged, newer than this code, or made for another backbone."""
+
+
+class CapabilityError(PcsError):
+    """A technique or scheduler was asked for something that it cannot do."""
+
+
+def nearest(name: str, known: Iterable[str], *, limit: int = 1) -> str:
+    """Return ``", did you mean 'x'?"`` for the closest of ``known``, or an empty string.
+
+    >>> nearest("rnk", ["rank", "alpha"])
+    ", did you mean 'rank'?"
+    """
+    matches = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    return f", did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""

@@ -1,0 +1,163 @@
+"""The hooks: five verbs of a run, and the nouns of the catalogue.
+
+Level 1, the *catalogue* (once per process): plugin modules named by the entry-point group
+``pcs.plugins`` say what they hold, as ids mapped to ``"module:attribute"`` strings, so that
+listing everything imports no torch.
+
+Level 2, the *run* (once per fit or sample): the technique instances of a recipe implement the
+five verbs. How results merge is the business of :mod:`pcs_core.merge`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    from pcs_core.data import (
+        Features,
+        FitStep,
+        Fusion,
+        Loss,
+        MaskQuery,
+        Masks,
+        Prediction,
+        Run,
+        SampleStep,
+        Subject,
+    )
+
+CATALOGUE_PROJECT = "pcs.catalogue"
+RUN_PROJECT = "pcs.run"
+ENTRY_POINT_GROUP = "pcs.plugins"
+
+catalogue_hookspec = pluggy.HookspecMarker(CATALOGUE_PROJECT)
+catalogue_hookimpl = pluggy.HookimplMarker(CATALOGUE_PROJECT)
+"""Marks a module-level function of a plugin module as an answer to the catalogue."""
+
+hookspec = pluggy.HookspecMarker(RUN_PROJECT)
+hookimpl = pluggy.HookimplMarker(RUN_PROJECT)
+"""Marks a method of a technique as an implementation of one of the five verbs."""
+
+
+class CatalogueSpecs:
+    """Level 1: what a plugin holds. Every hook returns ids mapped to ``"module:attribute"``."""
+
+    @catalogue_hookspec
+    def techniques(self) -> Mapping[str, str]:
+        """Technique id (``room.name``) -> its :class:`~pcs_core.technique.Technique` class."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def backbones(self) -> Mapping[str, str]:
+        """Backbone id -> a function of no argument returning a folder or a ``Backbone``."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def loaders(self) -> Mapping[str, str]:
+        """Layout name -> a function ``(folder or hub id, *, id) -> Backbone | None``.
+
+        ``None`` means "not my layout"; the first loader that answers wins.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def feature_models(self) -> Mapping[str, str]:
+        """Id -> a function of no argument that loads a frozen, shared model."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def optimizers(self) -> Mapping[str, str]:
+        """Id -> a ``torch.optim.Optimizer`` class or factory."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def exporters(self) -> Mapping[str, str]:
+        """Id -> a function that writes an artifact in another tool's format."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def importers(self) -> Mapping[str, str]:
+        """Id -> a function that reads another tool's file as an artifact."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def metrics(self) -> Mapping[str, str]:
+        """Id -> a function that scores pictures."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def datasets(self) -> Mapping[str, str]:
+        """Id -> a function of no argument returning a data set, pool or prompt suite."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def commands(self) -> Mapping[str, str]:
+        """Command name -> a typer sub-application."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def mergers(self) -> Mapping[str, str]:
+        """Method id -> a function ``(personalizations, backbone, **settings) -> Personalization``."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def checks(self) -> Mapping[str, str]:
+        """System id -> the function that runs its defining check."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def recipes(self) -> Sequence[str]:
+        """Names of packages that hold ``*.toml`` recipes."""
+        raise NotImplementedError
+
+
+class RunSpecs:
+    """Level 2: the five verbs. A technique implements those it needs, with any subset of arguments."""
+
+    @hookspec
+    def mask(self, run: Run, query: MaskQuery) -> Masks | None:
+        """Say where each concept lives. Same key: product; new key: union.
+
+        The key ``"loss"`` weighs the reconstruction error per element. Called at the moments
+        that the technique lists in ``mask_moments``.
+        """
+
+    @hookspec
+    def extract(self, run: Run, subject: Subject, masks: Masks, moment: str) -> Features | None:
+        """Say what is worth knowing about a subject. Disjoint union of keys."""
+
+    @hookspec
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Say what is plugged into the network. A pure constructor: no training, no drawing of
+
+        random numbers except through ``run.init_rng``.
+        """
+
+    @hookspec
+    def regularize(self, run: Run, step: FitStep) -> Loss | Sequence[Loss] | None:
+        """Return named, weighted loss terms. Summed; duplicate names are an error."""
+
+    @hookspec(firstresult=True)
+    def sample(self, run: Run, step: SampleStep) -> Prediction | None:
+        """Return the prediction for this sampling step; wrappers transform it."""
+
+
+RUN_HOOKS: tuple[str, ...] = ("extract", "fuse", "regularize", "mask", "sample")
+"""The five verbs. A sixth needs a decision record."""
+
+
+def run_manager() -> Any:
+    """Return a fresh ``PluginManager`` for one run, holding the five specs and no plugin."""
+    manager = pluggy.PluginManager(RUN_PROJECT)
+    manager.add_hookspecs(RunSpecs)
+    return manager
+
+
+def catalogue_manager() -> Any:
+    """Return a fresh ``PluginManager`` for the catalogue, holding its specs and no plugin."""
+    manager = pluggy.PluginManager(CATALOGUE_PROJECT)
+    manager.add_hookspecs(CatalogueSpecs)
+    return manager

@@ -1,0 +1,152 @@
+"""What a technique is: a class whose fields are its settings and whose methods are hooks.
+
+``Technique.__init_subclass__`` turns each subclass into a frozen, keyword-only pydantic
+dataclass with identity equality (pluggy refuses a second equal plugin), and refuses at class
+creation the mistakes that would otherwise be silent: a hook without its marker, an own
+``__init__``, an underscore field, a public value without annotation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self, dataclass_transform, get_origin
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from pcs_core.errors import RecipeError, nearest
+from pcs_core.hookspecs import RUN_HOOKS, RUN_PROJECT
+
+_CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+_PLAIN = (types.FunctionType, property, classmethod, staticmethod, type)
+
+
+@dataclass_transform(
+    kw_only_default=True, eq_default=False, field_specifiers=(Field, dataclasses.field)
+)
+class Technique:
+    """Base of every technique. Subclasses declare settings as annotated fields.
+
+    Class attributes
+    ----------------
+    id
+        Code id, ``"<room>.<name>"``, e.g. ``"tokens.learnable"``. Required.
+    catalogue
+        The catalogue's technique ids that this class implements.
+    neutral
+        Settings under which the technique changes nothing (the contract test uses it).
+    stacks_subjects
+        True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
+    mask_moments
+        Moments at which its ``mask`` is called: subject, batch, canvas, step.
+    """
+
+    id: ClassVar[str] = ""
+    catalogue: ClassVar[tuple[str, ...]] = ()
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    stacks_subjects: ClassVar[bool] = True
+    mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _guard(cls)
+        # frozen belongs to the decorator alone: in both places pydantic warns
+        pydantic_dataclass(config=_CONFIG, frozen=True, eq=False, kw_only=True)(cls)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], *, place: str = "") -> Self:
+        """Build an instance from TOML-like ``settings``, validated strictly.
+
+        ``place`` (``"recipe.toml:12"``) is put before the message.
+
+        Raises
+        ------
+        RecipeError
+            Unknown key (with the nearest valid one), wrong type, out of range.
+        """
+        prefix = f"{place}: " if place else ""
+        try:
+            # JSON mode: a list for a tuple and 1 for a float pass; "7", 7.0, true for int do not
+            return _adapter(cls).validate_json(json.dumps(dict(settings)), strict=True)
+        except (TypeError, ValueError) as error:
+            if not isinstance(error, ValidationError):
+                raise RecipeError(f"{prefix}{cls.id}: settings are not plain data ({error})") from error
+            raise RecipeError(f"{prefix}{cls.id}: {explain(error, cls.setting_names())}") from error
+
+    @classmethod
+    def setting_names(cls) -> tuple[str, ...]:
+        """Return the names of the settings, in order of declaration."""
+        return tuple(field.name for field in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+    @classmethod
+    def setting_help(cls) -> dict[str, str]:
+        """Return each setting's help text: the docstrings under the fields, merged over the MRO."""
+        texts: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            for name, info in vars(base).get("__pydantic_fields__", {}).items():
+                if info.description:
+                    texts[name] = info.description
+        return texts
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of the settings."""
+        return _adapter(cls).json_schema()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as plain JSON-able data, the inverse of :meth:`from_settings`."""
+        data: dict[str, Any] = json.loads(_adapter(type(self)).dump_json(self))
+        return data
+
+
+def explain(error: ValidationError, known: tuple[str, ...]) -> str:
+    """Return pydantic's complaint in one line, with the nearest valid key for an unknown one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "settings"
+    if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        listing = ", ".join(known) or "none"
+        return f"unknown setting {key!r}{nearest(key, known) or f' (known: {listing})'}"
+    return f"setting {key!r}: {first['msg'].lower()}, got {first.get('input')!r}"
+
+
+_ADAPTERS: dict[type, TypeAdapter[Any]] = {}
+
+
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    if cls not in _ADAPTERS:
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
+
+
+def _guard(cls: type) -> None:
+    """Refuse what would silently not work."""
+    if "__init__" in vars(cls):
+        raise TypeError(f"{cls.__qualname__} has an __init__ of its own: settings are fields")
+    annotations = vars(cls).get("__annotations__", {})
+    for name in annotations:
+        if name.startswith("_") and not _is_classvar(annotations[name]):
+            raise TypeError(f"{cls.__qualname__}.{name}: a setting may not start with an underscore")
+    for name, value in vars(cls).items():
+        if name in RUN_HOOKS:
+            if not callable(value) or not hasattr(value, f"{RUN_PROJECT}_impl"):
+                raise TypeError(
+                    f"{cls.__qualname__}.{name} is the name of a hook: mark it with @hookimpl "
+                    "(an override without the marker would be dropped silently)"
+                )
+        elif not name.startswith("_") and name not in annotations and not isinstance(value, _PLAIN):
+            if name in _CLASS_ATTRIBUTES:
+                continue
+            raise TypeError(
+                f"{cls.__qualname__}.{name} has no annotation, so it is not a setting: annotate it, "
+                "as ClassVar if it is a constant"
+            )
+
+
+_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments"})
+
+
+def _is_classvar(annotation: Any) -> bool:
+    return get_origin(annotation) is ClassVar or str(annotation).startswith(("ClassVar", "typing.ClassVar"))
