@@ -8,8 +8,8 @@ which. Edits of techniques with a subject axis keep every parameter stacked [S, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -113,6 +113,10 @@ class Edit(nn.Module):
             )
         return own[0]
 
+    def key(self, subject: int = 0) -> str:
+        """Return the middle of the parameters' names for ``subject``."""
+        return self.name
+
     def owned(self) -> Mapping[str, Tensor]:
         """Return the tensors this edit owns, by parameter name ("lora/A"). Borrowed ones left out."""
         return {k.replace(".", "/"): v for k, v in self.state_dict(keep_vars=True).items()}
@@ -191,21 +195,28 @@ class LayerEdit(Edit):
 class TokenEdit(Edit):
     """What a placeholder means to the text encoder.
 
-    ``token`` is the placeholder, ``count`` the number of positions it takes, ``host`` the word
-    whose ids stand there (never new ids: the output of the embedding table is edited at the span).
+    ``tokens`` and ``hosts`` have an entry per subject: the placeholder, and the word whose ids stand
+    there (never new ids: the output of the embedding table is edited at the span). ``count`` is the
+    number of positions a placeholder takes.
     """
 
     STAGES = ("vocabulary", "output")
 
-    def __init__(self, token: str, *, count: int, host: str, **options: object) -> None:
-        super().__init__(token, **options)  # type: ignore[arg-type]
-        self.token, self.count, self.host = token, count, host
+    def __init__(
+        self, tokens: Sequence[str], *, count: int, hosts: Sequence[str], **options: object
+    ) -> None:
+        super().__init__(tokens[0], **options)  # type: ignore[arg-type]
+        self.tokens, self.count, self.hosts = tuple(tokens), count, tuple(hosts)
+
+    def key(self, subject: int = 0) -> str:
+        """Return the placeholder of ``subject``."""
+        return self.tokens[subject]
 
     def vocabulary(self) -> Tensor:
         """Return the rows [S, count, d] that stand at the token's span."""
         raise NotImplementedError
 
-    def output(self, text: Tensor, span: Tensor, subject: Tensor) -> Tensor:
+    def output(self, text: Tensor, span: Tensor, subject: Tensor | None) -> Tensor:
         """Return the encoder's output [b l d], changed; ``span`` [b count] holds positions or -1."""
         return text
 
@@ -255,14 +266,47 @@ class SwapEdit(Edit):
         return self.targets()
 
 
+class InjectEdit(Edit):
+    """A change of the module tree of ``part`` made by another library (peft), exactly undone.
+
+    Its binding is :meth:`inject`; ``active(False)`` must give the base network.
+    """
+
+    STAGES = ("inject",)
+
+    def __init__(self, part: str, name: str, **options: object) -> None:
+        super().__init__(name, **options)  # type: ignore[arg-type]
+        self.part = part
+
+    def stage(self) -> str:
+        """Return ``"inject"``."""
+        return "inject"
+
+    def inject(self, root: nn.Module) -> None:
+        """Change ``root``."""
+        raise NotImplementedError
+
+    def eject(self, root: nn.Module) -> None:
+        """Restore ``root``: modules, keys, order, ``requires_grad``."""
+        raise NotImplementedError
+
+    def active(self, on: bool) -> None:
+        """Switch the change on or off without touching the tree."""
+        raise NotImplementedError
+
+    def settle(self) -> None:
+        """Called on every injected edit after the last injection (a later one may silence it)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """A placeholder that is plain text to the tokenizer: ``token`` becomes ``text``.
 
-    ``noun`` is not repeated when it already follows the placeholder in the prompt.
+    ``noun`` is not repeated when it already follows the placeholder in the prompt. ``subject`` is the
+    index of the subject whose prompts it applies to, or None for all.
     """
 
     token: str
     text: str
     noun: str = ""
-    options: Mapping[str, str] = field(default_factory=dict)
+    subject: int | None = None

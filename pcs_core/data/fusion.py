@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pcs_core.data.edits import AttnEdit, Edit, LayerEdit, PixelEdit, SwapEdit, TokenEdit, WeightEdit, Word
+    from pcs_core.data.edits import (
+        AttnEdit,
+        Edit,
+        InjectEdit,
+        LayerEdit,
+        PixelEdit,
+        SwapEdit,
+        TokenEdit,
+        WeightEdit,
+        Word,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,7 @@ class Fusion:
     layers: tuple[LayerEdit, ...] = ()
     pixels: tuple[PixelEdit, ...] = ()
     swaps: tuple[SwapEdit, ...] = ()
+    injections: tuple[InjectEdit, ...] = ()
     streams: Mapping[str, Stream] = field(default_factory=dict)
     heads: Mapping[str, nn.Module] = field(default_factory=dict)
     guidance: tuple[GuidanceTerm, ...] = ()
@@ -71,7 +82,9 @@ class Fusion:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def edits(self) -> tuple[Edit, ...]:
-        """Return all edits in the order: tokens, attention, weights, layers, pixels, swaps."""
+        """Return all edits in the order: tokens, attention, weights, layers, pixels, swaps,
+
+        injections."""
         return (
             *self.tokens,
             *self.attention,
@@ -79,4 +92,5 @@ class Fusion:
             *self.layers,
             *self.pixels,
             *self.swaps,
+            *self.injections,
         )

@@ -1,0 +1,37 @@
+"""The seam between techniques and networks: sites, chains, attachment, evaluation."""
+
+from __future__ import annotations
+
+from pcs_core.backbone.attach import (
+    Attachment,
+    export_tensors,
+    import_tensors,
+    select_sites,
+    trainable,
+)
+from pcs_core.backbone.attention import AttentionChain, batched_linear, gather
+from pcs_core.backbone.context import Context, Restore
+from pcs_core.backbone.process import VariancePreserving
+from pcs_core.backbone.protocol import Backbone, Sampler, Tokenizer
+from pcs_core.backbone.tokens import TokenisedPrompts, place_rows, substitute, tokenise
+
+__all__ = [
+    "Attachment",
+    "AttentionChain",
+    "Backbone",
+    "Context",
+    "Restore",
+    "Sampler",
+    "TokenisedPrompts",
+    "Tokenizer",
+    "VariancePreserving",
+    "batched_linear",
+    "export_tensors",
+    "gather",
+    "import_tensors",
+    "place_rows",
+    "select_sites",
+    "substitute",
+    "tokenise",
+    "trainable",
+]

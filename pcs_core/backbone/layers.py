@@ -1,0 +1,122 @@
+"""The chain of edits on one layer: before -> weight -> call -> residual -> after.
+
+Bound as the instance's ``forward``. Not a forward hook: hooks added after a first compile are
+silently ignored by Dynamo, an instance ``forward`` is always seen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch.nn.functional as F
+from torch import nn
+
+from pcs_core.data.edits import LayerEdit, WeightEdit
+from pcs_core.errors import CapabilityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from pcs_core.backbone.context import Context
+    from pcs_core.data.edits import Edit
+
+
+class BoundLayer:
+    """A plain object (so that deepcopy rebinds to the copy) that stands in for ``module.forward``."""
+
+    def __init__(self, module: nn.Module, edits: Sequence[Edit], context: Context) -> None:
+        self.module, self.context = module, context
+        self.inner = vars(module).get("forward")
+        stages: dict[str, list[Any]] = {
+            stage: [] for stage in (*LayerEdit.STAGES, *WeightEdit.STAGES)
+        }
+        for edit in edits:
+            stages[edit.stage()].append(edit)
+        self.before, self.after = stages["before"], stages["after"]
+        self.weight, self.call, self.residual = (stages[s] for s in WeightEdit.STAGES)
+        if self.weight and not isinstance(module, nn.Linear | nn.Conv2d):
+            raise CapabilityError(
+                f"{self.weight[0].owner!r} rewrites the weight of {self.weight[0].site}, a "
+                f"{type(module).__name__}: only linear and 2-d convolution layers can be rewritten"
+            )
+
+    def base(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer as it was before binding."""
+        if self.inner is not None:
+            return self.inner(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        context = self.context
+        if context.off:
+            return self.base(x, *args, **kwargs)
+        cond = context.cond
+        for edit in self.before:
+            if context.acts(edit):
+                x = edit.before(x, cond)
+        y = self._weighted(x, args, kwargs)
+        for edit in self.residual:
+            if context.acts(edit):
+                y = y + edit.residual(x, y, cond)
+        for edit in self.after:
+            if context.acts(edit):
+                y = edit.after(y, cond)
+        return y
+
+    def _weighted(self, x: Tensor, args: Any, kwargs: Any) -> Any:
+        for edit in self.call:
+            if self.context.acts(edit):
+                return edit.call(_Inner(self.base), x, self.context.cond)
+        for edit in self.weight:
+            if self.context.acts(edit):
+                weight = edit.weight(self.module.weight)
+                if isinstance(self.module, nn.Linear):
+                    return F.linear(x, weight, self.module.bias)
+                assert isinstance(self.module, nn.Conv2d)
+                return self.module._conv_forward(x, weight, self.module.bias)
+        return self.base(x, *args, **kwargs)
+
+
+class _Inner:
+    """What a ``call`` edit is given as the layer."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+def bind_layer(module: nn.Module, edits: Sequence[Edit], context: Context) -> Callable[[], None]:
+    """Bind ``edits`` on ``module``; return what undoes it."""
+    before = vars(module).get("forward")
+    # object.__setattr__: nn.Module would look for parameters and modules in it
+    object.__setattr__(module, "forward", BoundLayer(module, edits, context))
+
+    def undo() -> None:
+        if before is None:
+            object.__delattr__(module, "forward")
+        else:
+            object.__setattr__(module, "forward", before)
+
+    return undo
+
+
+class Swap:
+    """Owned parameters in place of the network's own, by pointer: restoring is exact."""
+
+    def __init__(self, root: nn.Module, targets: dict[str, nn.Parameter]) -> None:
+        self.entries: list[tuple[nn.Module, str, nn.Parameter, nn.Parameter]] = []
+        for path, own in targets.items():
+            parent_path, _, name = path.rpartition(".")
+            parent = root.get_submodule(parent_path)
+            base = parent._parameters[name]
+            assert base is not None
+            self.entries.append((parent, name, base, own))
+
+    def put(self, own: bool) -> None:
+        """Put the owned parameters in (True) or the base's back (False)."""
+        for parent, name, base, mine in self.entries:
+            parent._parameters[name] = mine if own else base

@@ -1,0 +1,93 @@
+"""What the engine asks of a backbone. Families implement it; techniques never see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor, nn
+
+    from pcs_core.backbone.attention import AttentionChain
+    from pcs_core.backbone.process import VariancePreserving
+    from pcs_core.data import BackboneCard, Conditioning, Level, Site
+
+
+class Tokenizer(Protocol):
+    """Text to ids. ``length`` is the fixed length of a prompt, start and end included."""
+
+    length: int
+    start: int
+    end: int
+    pad: int
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of ``text`` without start, end and padding."""
+
+    def is_entry(self, text: str) -> bool:
+        """True when ``text`` is encoded as one existing vocabulary entry."""
+
+
+class Sampler(Protocol):
+    """One copy of a scheduler for one sampling run. Stateful: ``advance`` once per step, in order."""
+
+    @property
+    def times(self) -> Sequence[Any]:
+        """The scheduler's own timesteps (not pairwise sigmas: Heun-like ones differ)."""
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return the first latents from unit noise."""
+
+    def show(self, latents: Tensor, time: Any) -> Tensor:
+        """Return the latents as the network is shown them."""
+
+    def level(self, index: int, rows: int) -> Level:
+        """Return the level of the shown latents at step ``index``."""
+
+    def advance(self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]) -> Tensor:
+        """Return the latents of the next step, from the network's native quantity."""
+
+
+class Backbone(Protocol):
+    """A frozen text-to-image network with named sites."""
+
+    card: BackboneCard
+    process: VariancePreserving
+    tokenizer: Tokenizer
+    device: torch.device
+    dtype: torch.dtype
+    latent_shape: tuple[int, int, int]
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules by part: denoiser, text, vae."""
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """Every site of every part, named on the bare network."""
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The text encoder's token table (output [b l d])."""
+
+    def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Put one chain on each named attention site; return what undoes it exactly."""
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return text [b l d] and pooled [b d] for ids [b l]."""
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std [n c h w] of the latents of images [n 3 h w] in [0, 1], scaled."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [n 3 h w] in [0, 1]."""
+
+    def denoise(self, latents: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
+        """Return the network's native output [b c h w]. Pure."""
+
+    def sampler(self, scheduler: str, steps: int) -> Sampler:
+        """Return a fresh sampler."""
+
+    def checkpointing(self, function: Callable[..., Any] | None) -> None:
+        """Recompute activations in backward through ``function``, or stop doing so."""

@@ -1,0 +1,172 @@
+"""How the results of a hook become one: product, union, concatenation, sum, or a named conflict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import ConflictError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Batch, Edit, Features, Fusion, Loss, Masks
+
+Named = Iterable[tuple[str, Any]]
+"""Pairs of (name of the use, what its hook returned), in recipe order."""
+
+
+def merge_masks(results: Iterable[Masks], given: Mapping[str, Tensor] | None = None) -> Masks:
+    """Multiply masks of the same key, unite keys; masks ``given`` by the user replace techniques'."""
+    from pcs_core.data import Masks
+
+    merged: dict[str, Tensor] = {}
+    for masks in results:
+        for key, value in masks.by_name.items():
+            merged[key] = merged[key] * value if key in merged else value
+    return Masks({**merged, **(given or {})})
+
+
+def merge_features(results: Named) -> Features:
+    """Unite tensors (a duplicate key is a conflict); examples, captions, transforms concatenate."""
+    from pcs_core.data import Features
+
+    tensors: dict[str, Tensor] = {}
+    origin: dict[str, str] = {}
+    examples, captions, transforms, keep = [], [], [], []
+    for name, features in results:
+        for key, value in features.tensors.items():
+            if key in tensors:
+                raise ConflictError(f"features {key!r} come from both {origin[key]!r} and {name!r}")
+            tensors[key], origin[key] = value, name
+        examples += features.examples
+        captions += features.captions
+        transforms += features.transforms
+        keep += features.keep
+    return Features(
+        tensors=tensors,
+        examples=tuple(examples),
+        captions=tuple(dict.fromkeys(captions)),
+        transforms=tuple(transforms),
+        keep=tuple(keep),
+        origin=origin,
+    )
+
+
+def merge_fusions(results: Named) -> Fusion:
+    """Concatenate edits in recipe order, mark each with its owner, refuse clashing exclusive claims."""
+    from pcs_core.data import Fusion
+
+    lists: dict[str, list[Any]] = {
+        k: []
+        for k in (
+            "words tokens attention weights layers pixels swaps injections guidance".split()
+        )
+    }
+    maps: dict[str, dict[str, Any]] = {"streams": {}, "heads": {}}
+    single: dict[str, Any] = {"source": None, "noise_law": None}
+    origin: dict[str, str] = {}
+    for name, fusion in results:
+        for key, target in lists.items():
+            target += getattr(fusion, key)
+        for edit in fusion.edits():
+            edit.owner = name
+        for key, table in maps.items():
+            for entry, value in getattr(fusion, key).items():
+                if entry in table:
+                    raise ConflictError(
+                        f"{key[:-1]} {entry!r} is claimed by both {origin[key + entry]!r} and {name!r}"
+                    )
+                table[entry], origin[key + entry] = value, name
+        for key in single:
+            if (value := getattr(fusion, key)) is not None:
+                if single[key] is not None:
+                    raise ConflictError(f"{key} is claimed by both {origin[key]!r} and {name!r}")
+                single[key], origin[key] = value, name
+    merged = Fusion(**{k: tuple(v) for k, v in lists.items()}, **maps, **single, origin=origin)
+    check_claims(merged.edits())
+    check_placeholders(merged, origin)
+    return merged
+
+
+def check_claims(edits: Sequence[Edit]) -> None:
+    """Refuse two edits that claim the same exclusive thing at the same site.
+
+    Exclusive: ``weight`` and ``call`` per layer (a swap and an injection claim the weight too), edits
+    that declare ``claims = ("probs",)`` or ``("out",)`` per attention site (rewriting, not adding).
+
+    Raises
+    ------
+    ConflictError
+        Names both uses and the place.
+    """
+    held: dict[tuple[str, str], str] = {}
+    for edit in edits:
+        for place, claim in _claims(edit):
+            other = held.setdefault((place, claim), edit.owner)
+            if other != edit.owner:
+                raise ConflictError(
+                    f"{other!r} and {edit.owner!r} both claim the {claim} of {place}: "
+                    "remove one of them or narrow its sites"
+                )
+
+
+def _claims(edit: Edit) -> Iterable[tuple[str, str]]:
+    from pcs_core.data import AttnEdit, InjectEdit, SwapEdit, WeightEdit
+
+    if isinstance(edit, WeightEdit) and edit.stage() in {"weight", "call"}:
+        yield str(edit.site), edit.stage()
+    elif isinstance(edit, AttnEdit):
+        for claim in edit.claims:
+            yield str(edit.site), claim
+    elif isinstance(edit, SwapEdit):
+        for path in edit.paths:
+            yield f"{edit.part}:{path.rpartition('.')[0]}", "weight"
+    elif isinstance(edit, InjectEdit):
+        for claim in edit.claims:
+            yield claim, "weight"
+
+
+def check_placeholders(fusion: Fusion, origin: Mapping[str, str]) -> None:
+    """Refuse a placeholder that one use rewrites to text and another one owns as a token."""
+    words = {w.token for w in fusion.words}
+    for edit in fusion.tokens:
+        for token in edit.tokens:
+            if token in words:
+                raise ConflictError(
+                    f"the token {token!r} is both replaced by plain text and learned by "
+                    f"{edit.owner!r}: use one of the two"
+                )
+
+
+def flatten_losses(results: Named, wanted: Sequence[str] = ("*",)) -> list[Loss]:
+    """Return the loss terms of all uses in order, those that match ``wanted``; duplicates conflict."""
+    losses: list[Loss] = []
+    owner: dict[str, str] = {}
+    for name, result in results:
+        for loss in [result] if hasattr(result, "value") else list(result):
+            if loss.name in owner:
+                raise ConflictError(
+                    f"loss {loss.name!r} comes from both {owner[loss.name]!r} and {name!r}: "
+                    "give one of the uses a name"
+                )
+            owner[loss.name] = name
+            if any(fnmatchcase(loss.name, glob) for glob in wanted):
+                losses.append(loss)
+    return losses
+
+
+def reduce_loss(loss: Loss, batch: Batch) -> Tensor:
+    """Return the loss per subject [S]: example weights applied, mean over its rows in each subject.
+
+    A subject without rows of this loss contributes zero.
+    """
+    import torch
+
+    rows = torch.ones_like(batch.weight) if loss.rows is None else loss.rows.to(batch.weight.dtype)
+    value = loss.value.float() * batch.weight * rows
+    zeros = torch.zeros(batch.subjects, dtype=torch.float32, device=value.device)
+    total = zeros.index_add(0, batch.subject, value)
+    count = zeros.index_add(0, batch.subject, rows.float())
+    return loss.weight * total / count.clamp_min(1.0)
