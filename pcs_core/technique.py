@@ -42,6 +42,8 @@ class Technique:
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch, canvas, step.
+    records
+        Attention kinds or site globs whose maps it reads from ``step.tape``.
     """
 
     id: ClassVar[str] = ""
@@ -49,6 +51,7 @@ class Technique:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
+    records: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,7 +148,7 @@ def _guard(cls: type) -> None:
             )
 
 
-_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments"})
+_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "records"})
 
 
 def _is_classvar(annotation: Any) -> bool:

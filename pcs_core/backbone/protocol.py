@@ -42,6 +42,9 @@ class Sampler(Protocol):
     def show(self, latents: Tensor, time: Any) -> Tensor:
         """Return the latents as the network is shown them."""
 
+    def hide(self, shown: Tensor, index: int) -> Tensor:
+        """Return the scheduler's own latents from shown ones: the inverse of ``show``."""
+
     def level(self, index: int, rows: int) -> Level:
         """Return the level of the shown latents at step ``index``."""
 

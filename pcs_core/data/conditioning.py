@@ -64,12 +64,13 @@ def concatenate(parts: tuple[Conditioning, ...]) -> Conditioning:
     return pytree.tree_unflatten(joined, specs[0])
 
 
-def _flatten(cond: Conditioning) -> tuple[list[Any], None]:
-    return [getattr(cond, f.name) for f in fields(cond)], None
+def _flatten(cond: Conditioning) -> tuple[list[Any], tuple[str, ...]]:
+    names = tuple(f.name for f in fields(cond) if getattr(cond, f.name) is not None)
+    return [getattr(cond, name) for name in names], names
 
 
-def _unflatten(values: Any, _: None) -> Conditioning:
-    return Conditioning(*values)
+def _unflatten(values: Any, names: tuple[str, ...]) -> Conditioning:
+    return Conditioning(**dict(zip(names, values, strict=True)))
 
 
 pytree.register_pytree_node(

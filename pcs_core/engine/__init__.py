@@ -1,0 +1,20 @@
+"""The two loops and what surrounds them."""
+
+from __future__ import annotations
+
+from pcs_core.engine.builtin import CoreDenoise
+from pcs_core.engine.fit import Progress, fit
+from pcs_core.engine.merging import merge_personalizations
+from pcs_core.engine.opening import open_backbone
+from pcs_core.engine.sample import SampleProgress, restore, sample
+
+__all__ = [
+    "CoreDenoise",
+    "Progress",
+    "SampleProgress",
+    "fit",
+    "merge_personalizations",
+    "open_backbone",
+    "restore",
+    "sample",
+]

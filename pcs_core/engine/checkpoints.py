@@ -1,0 +1,101 @@
+"""Checkpoints of a fit: parameters, optimizer, random states, position. Bit-equal on a CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcs_core.engine.optimizers import optimizer_tensors, restore_optimizer
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from pcs_core.data import Fusion
+
+SECONDS = 10.0
+"""Least time between two checkpoints within a phase."""
+
+
+class Checkpoints:
+    """Writes and restores the state of one fit under ``work`` (None: does nothing)."""
+
+    def __init__(
+        self,
+        work: Path | None,
+        name: str,
+        fusion: Fusion,
+        rngs: Sequence[Generator],
+        *,
+        resume: bool,
+    ) -> None:
+        self.work, self.name, self.fusion, self.rngs = work, name, fusion, rngs
+        self.tensors: Mapping[str, Tensor] = {}
+        self.state: Mapping[str, object] | None = None
+        self.written = time.monotonic()
+        if work is not None and resume:
+            from pcs_core.storage.checkpoint import read_checkpoint
+
+            found = read_checkpoint(work, self.file)
+            if found is not None:
+                self.tensors, self.state = found
+                self._restore_parameters()
+
+    @property
+    def file(self) -> str:
+        """The checkpoint's name in the work folder."""
+        return f"fit-{self.name}"[:120]
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {
+            f"parameter/{e.owner}/{e.key(0)}/{k}": t
+            for e in self.fusion.edits()
+            for k, t in e.owned().items()
+        }
+
+    @torch.no_grad()
+    def _restore_parameters(self) -> None:
+        for name, tensor in self._parameters().items():
+            tensor.copy_(self.tensors[name].to(tensor.device))
+        for i, rng in enumerate(self.rngs):
+            rng.set_state(self.tensors[f"rng/{i}"])
+
+    def restore(
+        self,
+        phase: int,
+        optimizer: torch.optim.Optimizer,
+        params: Mapping[str, nn.Parameter],
+    ) -> int | None:
+        """Return the step to go on from in ``phase``: 0 when it is new, None when it is behind us."""
+        if self.state is None:
+            return 0
+        reached, step = int(str(self.state["phase"])), int(str(self.state["step"]))
+        if phase < reached:
+            return None
+        if phase > reached:
+            return 0
+        restore_optimizer(optimizer, params, self.tensors)
+        return step
+
+    def maybe_write(
+        self,
+        phase: int,
+        step: int,
+        optimizer: torch.optim.Optimizer,
+        params: Mapping[str, nn.Parameter],
+        *,
+        last: bool,
+    ) -> None:
+        """Write a checkpoint if enough time went by, or at the end of a phase."""
+        if self.work is None or not (last or time.monotonic() - self.written > SECONDS):
+            return
+        from pcs_core.storage.checkpoint import write_checkpoint
+
+        tensors = {k: v.detach().cpu() for k, v in self._parameters().items()}
+        tensors |= optimizer_tensors(optimizer, params)
+        tensors |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
+        write_checkpoint(self.work, self.file, tensors, {"phase": phase, "step": step})
+        self.written = time.monotonic()

@@ -1,0 +1,338 @@
+"""The fit loop: phases, batches over subjects, named losses, checkpoints. Nothing constant in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.backbone import Attachment, export_tensors, trainable
+from pcs_core.data import (
+    Batch,
+    Conditioning,
+    FitStep,
+    Fusion,
+    MaskQuery,
+    Masks,
+    Personalization,
+    Phase,
+    Recipe,
+    Subject,
+)
+from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.opening import check_subjects, open_backbone
+from pcs_core.engine.optimizers import clip_per_subject, make_optimizer, warm_up
+from pcs_core.engine.prepare import (
+    CaptionTable,
+    Pool,
+    encode_pools,
+    extract,
+    text_is_constant,
+)
+from pcs_core.engine.randomness import generator
+from pcs_core.engine.run import EngineRun
+from pcs_core.errors import RecipeError
+from pcs_core.merge import flatten_losses, merge_fusions, merge_masks, reduce_loss
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Evaluation
+
+REPORT_EVERY = 10
+"""Steps between two readings of the losses: reading them waits for the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What ``watch`` sees. ``losses`` are means over subjects of the last reading, by term."""
+
+    phase: str
+    index: int
+    steps: int
+    done: int
+    total: int
+    losses: Mapping[str, float]
+    seconds: float
+    subjects: tuple[str, ...] = ()
+
+
+def fit(
+    recipe: Recipe | str | Path,
+    subjects: Sequence[Subject] | Subject,
+    backbone: Backbone | str | Path = "mini",
+    *,
+    seed: int = 0,
+    watch: Sequence[Callable[[Progress], None]] = (),
+    work: Path | None = None,
+    resume: bool = False,
+) -> list[Personalization]:
+    """Personalise: return one personalization per subject.
+
+    Several subjects train together in one forward where every technique has a subject axis, with
+    the gradients of separate runs; otherwise one after the other. ``work`` is a folder for
+    checkpoints and cached pictures; with ``resume`` a fit goes on from there, bit for bit on a CPU.
+
+    Raises
+    ------
+    InputError
+        A subject without images, or with a token that already means something.
+    RecipeError, ConflictError
+        The recipe does not fit together.
+    """
+    subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
+    opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
+    if not isinstance(recipe, Recipe):
+        from pcs_core.assembly import load_recipe
+
+        recipe = load_recipe(recipe, backbone=opened.card.id)
+    check_subjects(subjects, opened)
+    together = len(subjects) == 1 or all(u.technique.stacks_subjects for u in recipe.uses)
+    groups = [subjects] if together else [[s] for s in subjects]
+    results: list[Personalization] = []
+    for number, group in enumerate(groups):
+        fitting = Fitting(recipe, group, opened, seed, watch, work, resume)
+        fitting.offset, fitting.groups = number, len(groups)
+        results += fitting.run()
+    return results
+
+
+@dataclass
+class Fitting:
+    """One fit of subjects that train together."""
+
+    recipe: Recipe
+    subjects: Sequence[Subject]
+    backbone: Backbone
+    seed: int
+    watch: Sequence[Callable[[Progress], None]]
+    work: Path | None
+    resume: bool
+    offset: int = 0
+    groups: int = 1
+    losses: dict[str, float] = field(default_factory=dict)
+    done: int = 0
+
+    def run(self) -> list[Personalization]:
+        """Prepare, train every phase, and return the personalizations."""
+        self.run_ = EngineRun(
+            self.recipe,
+            self.backbone,
+            seed=self.seed,
+            names=[s.name for s in self.subjects],
+            concepts=[s.concepts for s in self.subjects],
+            work=self.work,
+        )
+        features, own = extract(self.run_, self.subjects)
+        self.run_.features = features
+        fusion = merge_fusions(self.run_.call("fuse", features=features))
+        phases = [p for _ in range(self.recipe.cycles) for p in self.recipe.phases]
+        self.total = sum(p.steps for p in phases)
+        self.started = time.monotonic()
+        self.rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
+        names = "+".join(s.name for s in self.subjects)
+        self.checkpoints = Checkpoints(self.work, names, fusion, self.rngs, resume=self.resume)
+        with Attachment(self.backbone, fusion, fitting=True) as net:
+            self.net = net
+            if self.total:
+                roles = sorted({r for p in phases for r, n in p.batch.items() if n})
+                self.pools, self.table = encode_pools(net, own, roles)
+            for number, phase in enumerate(phases):
+                if phase.steps:
+                    self._phase(number, phase, fusion)
+            finished = self._finish(fusion)
+        return finished
+
+    def _phase(self, number: int, phase: Phase, fusion: Fusion) -> None:
+        everything = trainable(fusion)
+        params = {
+            n: p for n, p in everything.items() if any(fnmatchcase(n, g) for g in phase.train)
+        }
+        if not params:
+            raise RecipeError(
+                f"phase {phase.name!r} trains nothing: no parameter matches "
+                f"{', '.join(phase.train)} (uses: {', '.join(u.name for u in self.recipe.uses)})"
+            )
+        for name, param in everything.items():
+            param.requires_grad_(name in params)
+        optimizer = make_optimizer(phase, params)
+        start = self.checkpoints.restore(number, optimizer, params)
+        if start is None:  # a later phase was reached before
+            self.done += phase.steps
+            return
+        self.done += start
+        self.table.encode(self.net, constant=text_is_constant(self.net, list(params)))
+        stacked_names = {
+            f"{e.owner}/{e.key(0)}/{k}" for e in fusion.edits() if e.stacked for k in e.owned()
+        }
+        norms = [(p, n in stacked_names) for n, p in params.items()]
+        records = tuple(r for u in self.recipe.uses for r in u.technique.records)
+        optimizer.zero_grad(set_to_none=True)
+        for index in range(start, phase.steps):
+            warm_up(optimizer, index, phase.warmup)
+            for _ in range(phase.accumulate):
+                step = self._step(phase, index, records)
+                losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
+                terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
+                total = torch.stack(list(terms.values())).sum() / phase.accumulate
+                total.backward()
+            if phase.clip:
+                clip_per_subject(norms, phase.clip, len(self.subjects))
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.done += 1
+            if (index + 1) % REPORT_EVERY == 0 or index + 1 == phase.steps:
+                self._report(phase, index, terms)
+            self.checkpoints.maybe_write(
+                number, index + 1, optimizer, params, last=index + 1 == phase.steps
+            )
+
+    def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
+        self.losses = {name: float(value.detach().mean()) for name, value in terms.items()}
+        progress = Progress(
+            phase=phase.name,
+            index=index + 1,
+            steps=phase.steps,
+            done=self.offset * self.total + self.done,
+            total=self.groups * self.total,
+            losses=self.losses,
+            seconds=time.monotonic() - self.started,
+            subjects=tuple(s.name for s in self.subjects),
+        )
+        for function in self.watch:
+            function(progress)
+
+    def _step(self, phase: Phase, index: int, records: Sequence[str]) -> FitStep:
+        net, process = self.net, self.backbone.process
+        batch, texts, noise, times = draw_batch(
+            self.pools, self.table, phase.batch, self.rngs, process
+        )
+        device = self.backbone.device
+        noise, times = noise.to(device), times.to(device)
+        text, pooled = self.table.read(net, texts, batch.subject)
+        progress = index / phase.steps
+        cond = Conditioning(text=text, pooled=pooled, subject=batch.subject)
+        level = process.level(times)
+        noisy = process.corrupt(batch.latents, noise, level)
+
+        def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
+            return net.evaluate(x, at, given, **options)
+
+        return FitStep(
+            index=index,
+            phase=phase.name,
+            batch=batch,
+            level=level,
+            noise=noise,
+            noisy=noisy,
+            cond=cond,
+            forward=lambda: net.evaluate(noisy, level, cond, record=records),
+            compute_target=lambda: process.target(batch.latents, noise, level),
+            evaluate=evaluate,
+            stop=lambda *_: None,
+            read_masks=self._masks,
+            progress=progress,
+        )
+
+    def _masks(self, step: FitStep) -> Masks:
+        results = self.run_.call_at(
+            "mask",
+            "batch",
+            lambda technique, _: "batch" in technique.mask_moments,
+            query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
+        )
+        return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
+
+    def _finish(self, fusion: Fusion) -> list[Personalization]:
+        features = self.run_.features
+        tensors = dict(features.tensors)
+        keep = list(features.keep)
+        for index, subject in enumerate(self.subjects):
+            found = self.run_.call_at(
+                "extract",
+                "finish",
+                lambda _, implementation: "moment" in implementation.argnames,
+                subject=subject,
+                masks=Masks(),
+                moment="finish",
+            )
+            for _, extra in found:
+                for key in extra.keep:
+                    tensors.setdefault(
+                        key, torch.zeros(len(self.subjects), *extra.tensors[key].shape)
+                    )[index] = extra.tensors[key]
+                    keep.append(key)
+        return [
+            Personalization(
+                recipe=self.recipe,
+                backbone=self.backbone.card,
+                concepts=subject.concepts,
+                tensors=export_tensors(fusion, index),
+                features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
+                seed=self.seed,
+                losses=dict(self.losses),
+                subject=subject.name,
+            )
+            for index, subject in enumerate(self.subjects)
+        ]
+
+
+def draw_batch(
+    pools: Sequence[Pool],
+    table: CaptionTable,
+    composition: Mapping[str, int],
+    rngs: Sequence[Generator],
+    process: Any,
+) -> tuple[Batch, list[int], Tensor, Tensor]:
+    """Draw the rows of one step: subject by subject, each from its own generator.
+
+    Returns the batch, the caption row of each, the noise [b c h w] and the times [b] (on the CPU).
+    """
+    latents, weights, masks, noises, times = [], [], [], [], []
+    subjects: list[int] = []
+    roles: list[str] = []
+    texts: list[int] = []
+    indices: list[int] = []
+    for subject, (pool, rng) in enumerate(zip(pools, rngs, strict=True)):
+        for role, count in composition.items():
+            if not count:
+                continue
+            rows = pool.roles[role]
+            for choice in torch.randint(len(rows), (count,), generator=rng).tolist():
+                row = rows[choice]
+                options = pool.texts[row]
+                pick = int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
+                shape = pool.mean.shape[1:]
+                sampled = torch.randn(shape, generator=rng).to(pool.mean)
+                latents.append(pool.mean[row] + pool.std[row] * sampled)
+                noises.append(torch.randn(shape, generator=rng))
+                times.append(process.draw_times(1, rng))
+                weights.append(pool.weight[row])
+                subjects.append(subject)
+                roles.append(role)
+                texts.append(options[pick])
+                indices.append(pool.index[row])
+                if pool.mask is not None:
+                    masks.append(pool.mask[row])
+    stacked = torch.stack(latents)
+    given = {"loss": torch.stack(masks)} if len(masks) == len(latents) else {}
+    batch = Batch(
+        latents=stacked,
+        subject=torch.tensor(subjects, device=stacked.device),
+        weight=torch.stack(weights),
+        roles=tuple(roles),
+        captions=tuple(table.captions[t][1] for t in texts),
+        index=tuple(indices),
+        masks=given,
+        subjects=len(pools),
+    )
+    return batch, texts, torch.stack(noises), torch.cat(times)
+
+
+__all__ = ["Progress", "draw_batch", "fit"]

@@ -1,0 +1,133 @@
+"""Opening what the user named: backbones, artifacts, prompts, tokens. Refuses early and clearly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Personalization, Subject
+
+
+def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -> Backbone:
+    """Open an installed backbone by id, a folder, or a hub id.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither an id, nor a folder, nor the form of a hub id; names the nearest id.
+    InputError
+        The folder is damaged, or the hub cannot be reached.
+    """
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    ids = known.ids("backbones")
+    location: Any = name
+    if str(name) in ids:
+        location = known.get("backbones", str(name))()
+        if not isinstance(location, str | Path):
+            return location  # type: ignore[no-any-return]
+    elif not Path(name).is_dir() and (
+        str(name).count("/") != 1 or str(name).startswith((".", "/")) or str(name).endswith("/")
+    ):
+        what = "folder" if "/" in str(name) else "backbone"
+        raise UnknownNameError(
+            f"no {what} {str(name)!r}{nearest(str(name), ids)} "
+            f"(installed: {', '.join(ids) or 'none'}; or a folder, or a hub id)"
+        )
+    for loader in known.ids("loaders"):
+        opened = known.get("loaders", loader)(location, id=str(name), device=device, dtype=dtype)
+        if opened is not None:
+            return opened  # type: ignore[no-any-return]
+    raise InputError(
+        f"backbone {str(name)!r}: no installed plugin knows this layout "
+        f"(layouts known: {', '.join(known.ids('loaders')) or 'none; install pcs-diffusers'})"
+    )
+
+
+def resolve_person(person: Personalization | Path | str | None) -> Personalization | None:
+    """Load a personalization from its folder if that is what was given."""
+    if isinstance(person, str | Path):
+        from pcs_core.storage import load
+
+        return load(Path(person))
+    return person
+
+
+def resolve_backbone(
+    backbone: Backbone | str | Path | None, person: Personalization | None
+) -> Backbone:
+    """Open the backbone asked for, or the one ``person`` was made on, and compare hashes.
+
+    Raises
+    ------
+    ArtifactError
+        The hash is not that of the backbone the personalization was made on.
+    """
+    if backbone is None:
+        if person is None:
+            raise InputError("say which backbone to draw with")
+        backbone = person.backbone.id
+    opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
+    if person is not None and opened.card.hash != person.backbone.hash:
+        raise ArtifactError(
+            f"this personalization was made on backbone {person.backbone.id!r} "
+            f"(sha256 {person.backbone.hash[:12]}), {opened.card.id!r} has other weights "
+            f"({opened.card.hash[:12]}): use the original, or fit again"
+        )
+    return opened  # type: ignore[no-any-return]
+
+
+def check_prompts(prompts: Sequence[str], person: Personalization | None) -> None:
+    """Refuse an empty list, an empty prompt, and a prompt without any of the tokens it should name."""
+    if not prompts or any(not p.strip() for p in prompts):
+        raise InputError("give a prompt that is not empty")
+    if person is None or not person.concepts:
+        return
+    tokens = [c.token for c in person.concepts]
+    for prompt in prompts:
+        if not any(token in prompt for token in tokens):
+            raise InputError(
+                f"the prompt {prompt!r} does not name the subject: write "
+                f"{' or '.join(tokens)} where it should stand, e.g. 'a photo of {tokens[0]} on the beach'"
+            )
+
+
+def check_subjects(subjects: Sequence[Subject], backbone: Backbone) -> None:
+    """Refuse tokens that already mean something, and what cannot be told apart.
+
+    Raises
+    ------
+    InputError
+        No subject, no image, two subjects of one name, a token equal to a noun, or a token that the
+        tokenizer encodes as one existing entry.
+    """
+    if not subjects:
+        raise InputError("give at least one subject folder")
+    names = [s.name for s in subjects]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two subjects are called {name!r}: rename one folder")
+    for subject in subjects:
+        if not subject.images and not subject.sources:
+            raise InputError(f"subject {subject.name!r} has no image")
+        tokens = [c.token for c in subject.concepts]
+        for concept in subject.concepts:
+            if tokens.count(concept.token) > 1:
+                raise InputError(
+                    f"subject {subject.name!r}: two concepts share the token {concept.token!r}"
+                )
+            if concept.token.strip().lower() == concept.noun.strip().lower():
+                raise InputError(
+                    f"the token {concept.token!r} equals the noun: choose another, e.g. '<{concept.noun}>'"
+                )
+            if backbone.tokenizer.is_entry(concept.token):
+                raise InputError(
+                    f"the token {concept.token!r} is a word backbone {backbone.card.id!r} already "
+                    f"knows: choose another, e.g. '<{concept.token.strip('<>')}>'"
+                )

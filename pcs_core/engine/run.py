@@ -1,0 +1,188 @@
+"""One run: the hook manager of a recipe, and the services techniques find in ``run``."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.backbone import select_sites
+from pcs_core.data import Concept, Features
+from pcs_core.engine.builtin import CoreDenoise
+from pcs_core.engine.randomness import derive_seed, generator
+from pcs_core.hookspecs import run_manager
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor, nn
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Recipe, Site
+
+LOGGER = logging.getLogger("pcs")
+
+
+class EngineRun:
+    """Implements :class:`pcs_core.data.Run`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        backbone: Backbone,
+        *,
+        seed: int = 0,
+        names: Sequence[str] = ("subject",),
+        concepts: Sequence[tuple[Concept, ...]] = (),
+        work: Path | None = None,
+    ) -> None:
+        self.recipe, self.backbone, self.seed = recipe, backbone, seed
+        self.names, self.work = tuple(names), work
+        self.features = Features(concepts=tuple(concepts))
+        self.scratch: dict[str, Any] = {}
+        self._memory: dict[str, Mapping[str, Tensor]] = {}
+        self._journal: dict[int, tuple[Any, str]] = {}
+        self.manager = run_manager()
+        self._register()
+
+    def _register(self) -> None:
+        # pluggy calls the last registered first: registering backwards makes recipe order call order
+        self.manager.register(CoreDenoise(), name="core.denoise")
+        for use in reversed(self.recipe.uses):
+            self.manager.register(use.technique, name=use.name)
+        self.manager.check_pending()
+        for hook in ("extract", "fuse", "regularize", "mask"):
+            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+                if not (implementation.wrapper or implementation.hookwrapper):
+                    implementation.function = self._tagged(
+                        implementation.function, implementation.plugin_name
+                    )
+
+    def _tagged(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
+        """Remember who returned what, so that a conflict can name both sides."""
+
+        def call(*args: Any) -> Any:
+            result = function(*args)
+            if result is not None:
+                self._journal[id(result)] = (result, name)
+            return result
+
+        return call
+
+    def call(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
+        """Call a hook and return (name of the use, result) in call order."""
+        results = getattr(self.manager.hook, hook)(run=self, **arguments)
+        named = [(self._journal.get(id(r), (r, "a wrapper"))[1], r) for r in results]
+        self._journal.clear()
+        return named
+
+    def call_at(
+        self, hook: str, moment: str, wants: Callable[[Any, Any], bool], **arguments: Any
+    ) -> list[tuple[str, Any]]:
+        """Call a hook on the uses for which ``wants(technique, implementation)`` holds."""
+        implementations = getattr(self.manager.hook, hook).get_hookimpls()
+        out = [i.plugin for i in implementations if not wants(i.plugin, i)]
+        if len(out) == len(implementations):
+            return []
+        caller = self.manager.subset_hook_caller(hook, out)
+        results = caller(run=self, **arguments)
+        named = [(self._journal.get(id(r), (r, "a wrapper"))[1], r) for r in results]
+        self._journal.clear()
+        return named
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors live."""
+        return self.backbone.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The network's dtype."""
+        return self.backbone.dtype
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the backbone's pictures."""
+        return self.backbone.card.size
+
+    def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
+        """Return matching sites (see :func:`pcs_core.backbone.select_sites`)."""
+        return select_sites(self.backbone.sites, glob, kind=kind, part=part)
+
+    def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
+        """Return the base parameters of a part whose path matches ``glob``."""
+        from fnmatch import fnmatchcase
+
+        named = self.backbone.parts[part].named_parameters()
+        return {name: p for name, p in named if fnmatchcase(name, glob)}
+
+    def embed_words(self, text: str) -> Tensor:
+        """Return the token embeddings [n d] of ``text``, fp32."""
+        import torch
+
+        ids = self.backbone.tokenizer.encode(text)
+        with torch.no_grad():
+            table = self.backbone.embedding.weight
+            return table[torch.tensor(ids, device=table.device)].float()  # type: ignore[index]
+
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        scale: float | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """Return pictures [n 3 h w] drawn by the frozen base, one per prompt."""
+        from pcs_core.engine.sample import draw_base
+
+        settings = self.recipe.sample
+        return draw_base(
+            self.backbone,
+            prompts,
+            seed=seed,
+            scale=settings.scale if scale is None else scale,
+            steps=settings.steps if steps is None else steps,
+            scheduler=settings.scheduler,
+        )
+
+    def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
+        """Return tensors made once, kept in memory and, with a work folder, on disk."""
+        if name not in self._memory:
+            if self.work is None:
+                self._memory[name] = make()
+            else:
+                from pcs_core.storage.checkpoint import cached_tensors
+
+                self._memory[name] = cached_tensors(self.work, name, make)
+        return self._memory[name]
+
+    def init_rng(self, subject: int, name: str) -> Generator:
+        """Return a CPU generator for the start value of ``name`` of ``subject``."""
+        return generator(self.seed, "init", self.names[subject], name)
+
+    def subject_rng(self, subject: int, purpose: str) -> random.Random:
+        """Return a ``random.Random`` of ``subject`` for ``purpose``."""
+        return random.Random(derive_seed(self.seed, "draw", self.names[subject], purpose))
+
+    def feature_model(self, id: str) -> Any:
+        """Return a frozen shared model by id."""
+        from pcs_core.catalogue import catalogue
+
+        return catalogue().get("feature_models", id)()
+
+    def dataset(self, id: str) -> Any:
+        """Return a data set by id."""
+        from pcs_core.catalogue import catalogue
+
+        return catalogue().get("datasets", id)()
+
+    def log(self, message: str) -> None:
+        """Tell the user something, through the ``pcs`` logger."""
+        LOGGER.info(message)
+
+
+def techniques(run: EngineRun) -> Iterable[Any]:
+    """Yield the technique instances in recipe order."""
+    return (use.technique for use in run.recipe.uses)

@@ -1,0 +1,1 @@
+"""Backbone families on diffusers classes."""

@@ -1,0 +1,103 @@
+"""diffusers' schedulers as samplers: one copy per run, fed their native quantity.
+
+``prediction_type`` is never changed: feeding x0 to a reconfigured scheduler is wrong for some and
+refused by others. Latents are variance preserving, or variance exploding for Euler-like schedulers,
+whose scaled input is variance preserving again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import diffusers
+import torch
+
+from pcs_core.data import Level
+from pcs_core.errors import CapabilityError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+}
+"""Scheduler id -> diffusers class and what is set on top of the backbone's scheduler config."""
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """Return a fresh diffusers scheduler ``name`` with the backbone's noise schedule.
+
+    Raises
+    ------
+    UnknownNameError
+        No such scheduler id.
+    CapabilityError
+        A setting that moves the latents inside ``step`` (stochastic churn).
+    """
+    if name not in SCHEDULERS:
+        raise UnknownNameError(
+            f"unknown scheduler {name!r}{nearest(name, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
+        )
+    cls, options = SCHEDULERS[name]
+    if config.get("s_churn", 0):
+        raise CapabilityError("s_churn > 0 moves the latents inside the scheduler's step: set it to 0")
+    return getattr(diffusers, cls).from_config(dict(config), **options)
+
+
+class DiffusersSampler:
+    """One scheduler for one run of ``steps`` steps."""
+
+    def __init__(self, name: str, config: Mapping[str, Any], steps: int, device: torch.device) -> None:
+        self.scheduler = make_scheduler(name, config)
+        self.scheduler.set_timesteps(steps, device=device)
+        self.exploding = name in ("euler",)
+        self.stochastic = name in ("lcm", "ddpm")
+
+    @property
+    def times(self) -> Sequence[Any]:
+        """The scheduler's own timesteps."""
+        times: Sequence[Any] = self.scheduler.timesteps
+        return times
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return the first latents from unit noise [b c h w]."""
+        started: Tensor = noise * self.scheduler.init_noise_sigma
+        return started
+
+    def show(self, latents: Tensor, time: Any) -> Tensor:
+        """Return the latents as the network is shown them (variance preserving)."""
+        shown: Tensor = self.scheduler.scale_model_input(latents, time)
+        return shown
+
+    def hide(self, shown: Tensor, index: int) -> Tensor:
+        """Return the scheduler's own latents from shown ones."""
+        if not self.exploding:
+            return shown
+        spread = self.scheduler.sigmas[index].to(shown)
+        return shown * (1 + spread.square()).sqrt()
+
+    def level(self, index: int, rows: int) -> Level:
+        """Return the level of the shown latents at step ``index``, one entry per row."""
+        time = self.times[index]
+        if self.exploding:
+            spread = self.scheduler.sigmas[index].float()
+            alpha = (1 + spread.square()).rsqrt()
+            sigma = spread * alpha
+        else:
+            alpha_squared = self.scheduler.alphas_cumprod.to(time.device)[time.long()].float()
+            alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        return Level(
+            alpha.reshape(1).expand(rows), sigma.reshape(1).expand(rows), time.reshape(1).expand(rows)
+        )
+
+    def advance(self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]) -> Tensor:
+        """Return the next latents. ``rngs`` serve schedulers that add noise."""
+        options = {"generator": list(rngs)} if self.stochastic else {}
+        advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
+        return advanced

@@ -1,0 +1,245 @@
+"""Stable-Diffusion-family folders (SD 1.x and 2.x layout) as a backbone.
+
+A folder, or a hub id where a hub can be reached, with ``text_encoder``, ``tokenizer``, ``vae``,
+``unet`` and ``scheduler``. Safetensors only: pickled weights and remote code are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.backbone import VariancePreserving
+from pcs_core.data import BackboneCard, Site
+from pcs_core.errors import CapabilityError, InputError
+from pcs_diffusers.attention import bind
+from pcs_diffusers.samplers import DiffusersSampler
+from pcs_diffusers.sites import layer_sites, unet_sites
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pcs_core.backbone import AttentionChain
+    from pcs_core.data import Conditioning
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+
+
+class ClipTokenizer:
+    """A transformers CLIP tokenizer with what the core asks of one."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.inner = tokenizer
+        self.length = int(tokenizer.model_max_length)
+        self.start = int(tokenizer.bos_token_id)
+        self.end = int(tokenizer.eos_token_id)
+        self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end)
+
+    def encode(self, text: str) -> list[int]:
+        """Return ids without start, end and padding."""
+        ids = self.inner(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        return list(ids)
+
+    def is_entry(self, text: str) -> bool:
+        """True when ``text`` is one existing entry of the vocabulary."""
+        return len(self.encode(text)) == 1
+
+
+class StableDiffusion:
+    """A frozen Stable Diffusion network with named sites."""
+
+    def __init__(
+        self,
+        *,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler_config: Mapping[str, Any],
+        id: str,
+        location: str = "",
+        device: str | torch.device = "cpu",
+        digest: str = "",
+    ) -> None:
+        self.device = torch.device(device)
+        self.unet, self.vae, self.text_encoder = (
+            m.to(self.device).eval().requires_grad_(False) for m in (unet, vae, text_encoder)
+        )
+        self.dtype: torch.dtype = next(self.unet.parameters()).dtype
+        self.tokenizer = ClipTokenizer(tokenizer)
+        self.scheduler_config = dict(scheduler_config)
+        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        side = int(unet.config.sample_size)
+        self.latent_shape = (int(unet.config.in_channels), side, side)
+        scheduler = DiffusersSampler("ddim", self.scheduler_config, 1, self.device).scheduler
+        self.process = VariancePreserving(
+            scheduler.alphas_cumprod.to(self.device), scheduler.config.prediction_type
+        )
+        self.card = BackboneCard(
+            id=id,
+            hash=digest or self.weights_digest(),
+            family="sd",
+            size=(side * factor, side * factor),
+            prediction=scheduler.config.prediction_type,
+            location=location,
+        )
+        if text_encoder.config.hidden_size != unet.config.cross_attention_dim:
+            raise InputError(
+                f"backbone {id!r}: the text encoder gives {text_encoder.config.hidden_size} channels, "
+                f"the unet reads {unet.config.cross_attention_dim}: the folder mixes two models"
+            )
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """The modules by part."""
+        return {"denoiser": self.unet, "text": self.text_encoder, "vae": self.vae}
+
+    @cached_property
+    def sites(self) -> Sequence[Site]:
+        """Every site, named on the bare network."""
+        return (
+            *unet_sites(self.unet),
+            *layer_sites(self.text_encoder, "text"),
+            *layer_sites(self.vae, "vae"),
+        )
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The text encoder's token table."""
+        table: nn.Module = self.text_encoder.get_input_embeddings()
+        return table
+
+    def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Put one chain on each named attention site; return what undoes it."""
+        return bind(self.unet, chains)
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the last hidden state [b l d] and the pooled state [b d]."""
+        output = self.text_encoder(input_ids=ids)
+        return output.last_hidden_state, output.pooler_output
+
+    @torch.no_grad()
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and std of the scaled latents of images [n 3 h w] in [0, 1]."""
+        images = images.to(self.device, next(self.vae.parameters()).dtype)
+        posterior = self.vae.encode(images * 2 - 1).latent_dist
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        scale = self.vae.config.scaling_factor
+        return (posterior.mean - shift) * scale, posterior.std * scale
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [n 3 h w] in [0, 1]."""
+        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
+        latents = latents.to(next(self.vae.parameters()).dtype)
+        images = self.vae.decode(latents / self.vae.config.scaling_factor + shift).sample
+        decoded: Tensor = (images / 2 + 0.5).clamp(0, 1).float()
+        return decoded
+
+    def denoise(self, latents: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
+        """Return the UNet's native output [b c h w]."""
+        output: Tensor = self.unet(
+            latents.to(self.dtype), time, encoder_hidden_states=cond.text.to(self.dtype), return_dict=False
+        )[0]
+        return output
+
+    def sampler(self, scheduler: str, steps: int) -> DiffusersSampler:
+        """Return a fresh sampler."""
+        return DiffusersSampler(scheduler, self.scheduler_config, steps, self.device)
+
+    def checkpointing(self, function: Callable[..., Any] | None) -> None:
+        """Recompute activations in backward through ``function``; None stops it."""
+        if function is None:
+            self.unet.disable_gradient_checkpointing()
+            self.unet.eval()
+        else:
+            self.unet.enable_gradient_checkpointing(function)
+            self.unet.train()  # diffusers recomputes only in training mode
+
+    def weights_digest(self) -> str:
+        """Return sha256 over all weights, by name."""
+        digest = hashlib.sha256()
+        for part in ("denoiser", "text", "vae"):
+            for name, tensor in sorted(self.parts[part].state_dict().items()):
+                digest.update(f"{part}/{name}".encode())
+                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def load(location: str | Path, *, id: str = "", device: str = "cpu", dtype: torch.dtype | None = None) -> StableDiffusion | None:
+    """Open a folder or hub id in Stable Diffusion layout, or return None if it is another layout.
+
+    Raises
+    ------
+    InputError
+        The folder has the layout, but a part is missing or damaged; or the hub cannot be reached.
+    """
+    folder = Path(location)
+    if folder.is_dir():
+        if not (folder / "unet").is_dir():
+            return None
+        missing = [p for p in PARTS if not (folder / p).is_dir()]
+        if missing:
+            raise InputError(f"backbone {str(folder)!r}: folder {missing[0]!r} is missing")
+    elif str(location).count("/") == 1:
+        folder = _from_hub(str(location))
+    else:
+        return None
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    options = {"torch_dtype": dtype or torch.float32, "use_safetensors": True}
+    try:
+        index = json.loads((folder / "model_index.json").read_text()) if (folder / "model_index.json").exists() else {}
+        if str(index.get("_class_name", "StableDiffusionPipeline")).startswith("StableDiffusionXL"):
+            raise CapabilityError(f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported")
+        return StableDiffusion(
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", **options),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
+            text_encoder=CLIPTextModel.from_pretrained(
+                folder / "text_encoder", dtype=options["torch_dtype"], use_safetensors=True
+            ),
+            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            scheduler_config=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+            id=id or str(location),
+            location=str(location),
+            device=device,
+            digest=_folder_digest(folder),
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(f"backbone {str(location)!r} does not load: {reason}") from error
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return sha256 over the weight files, by relative name: the identity of a checkpoint."""
+    digest = hashlib.sha256()
+    for part in ("text_encoder", "unet", "vae"):
+        for file in sorted((folder / part).glob("*.safetensors")):
+            digest.update(f"{part}/{file.name}".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{part}/*" for part in PARTS] + ["model_index.json"]
+    try:
+        return Path(
+            snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"])
+        )
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"backbone {name!r} is neither an installed backbone nor a folder, and could not be "
+            f"fetched from the hub ({reason})"
+        ) from error

@@ -1,0 +1,112 @@
+"""Config-built random networks on the real classes: small enough for tests and defining checks.
+
+Weights are drawn under a fixed seed, so ``tiny`` is the same network everywhere on one torch version.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pcs_diffusers.stable_diffusion import StableDiffusion
+
+WORDS = (
+    "a an the of in on with at photo picture drawing painting cat dog car toy style red blue green "
+    "beach snow forest table grass rendering close up small far away big nice clean dark bright"
+).split()
+
+
+def tiny(**options: object) -> StableDiffusion:
+    """Return the epsilon-predicting tiny network (16 px latents, 32 px pictures)."""
+    return build(prediction="epsilon", id="tiny", **options)  # type: ignore[arg-type]
+
+
+def tiny_v(**options: object) -> StableDiffusion:
+    """Return the v-predicting tiny network."""
+    return build(prediction="v_prediction", id="tiny-v", **options)  # type: ignore[arg-type]
+
+
+def build(
+    *, prediction: str = "epsilon", id: str = "tiny", seed: int = 0, size: int = 16, device: str = "cpu"
+) -> StableDiffusion:
+    """Build a network of about a million parameters. ``size`` is the side of the latents."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=size,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_size=2 * size,
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                max_position_embeddings=tokenizer.model_max_length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+    config = {
+        "_class_name": "DDIMScheduler",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "num_train_timesteps": 1000,
+        "clip_sample": False,
+        "set_alpha_to_one": False,
+        "steps_offset": 1,
+        "prediction_type": prediction,
+    }
+    return StableDiffusion(
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        scheduler_config=config,
+        id=id,
+        device=device,
+    )
+
+
+def build_tokenizer(length: int = 24) -> object:
+    """Return a CLIP tokenizer over letters, digits and :data:`WORDS`; unknown words are split."""
+    from transformers import CLIPTokenizer
+
+    letters = [chr(c) for c in range(33, 127)]
+    vocabulary = {t: i for i, t in enumerate([*letters, *(x + "</w>" for x in letters)])}
+    merges: list[tuple[str, str]] = []
+    for word in WORDS:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while len(pieces) > 1:
+            # left to right: each word is reached by merges of its own prefix
+            merged = pieces[0] + pieces[1]
+            if merged not in vocabulary:
+                vocabulary[merged] = len(vocabulary)
+                merges.append((pieces[0], pieces[1]))
+            pieces = [merged, *pieces[2:]]
+    for special in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[special] = len(vocabulary)
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
