@@ -1,0 +1,1 @@
+"""Defining checks: one file a system."""

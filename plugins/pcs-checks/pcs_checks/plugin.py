@@ -1,0 +1,18 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def checks() -> Mapping[str, str]:
+    """Defining checks by system id."""
+    return {
+        "custom-diffusion": "pcs_checks.custom_diffusion:check",
+        "dreambooth": "pcs_checks.dreambooth:check",
+        "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
+        "textual-inversion": "pcs_checks.textual_inversion:check",
+    }

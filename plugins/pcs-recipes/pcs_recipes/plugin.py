@@ -1,0 +1,23 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def recipes() -> Sequence[str]:
+    """Packages that hold recipes."""
+    return ["pcs_recipes"]
+
+
+@catalogue_hookimpl
+def datasets() -> Mapping[str, str]:
+    """Facts about all catalogued systems and techniques, and the evidence of their runs."""
+    return {
+        "catalogue.systems": "pcs_recipes.catalogue:systems",
+        "catalogue.techniques": "pcs_recipes.catalogue:techniques",
+        "evidence": "pcs_recipes.evidence:read",
+    }

@@ -1,0 +1,83 @@
+"""New words by optimised embedding rows (Textual Inversion, arXiv:2208.01618, section 4.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from pcs_core import Technique, hookimpl
+from pcs_core.data import Features, Fusion, TokenEdit
+from pcs_tokens.templates import TEMPLATES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Concept, Run, Subject
+
+
+class LearnedRows(TokenEdit):
+    """Rows [S, n, d] that stand at the placeholder's positions in front of the text encoder."""
+
+    def __init__(self, start: Tensor, tokens: list[str], hosts: list[str]) -> None:
+        super().__init__(tokens, count=start.shape[1], hosts=hosts, stacked=True)
+        self.rows = nn.Parameter(start.clone())
+
+    def vocabulary(self) -> Tensor:
+        """Return the rows."""
+        return self.rows
+
+
+class LearnableToken(Technique):
+    """Replace the placeholder by ``vectors`` trained embedding rows."""
+
+    id = "tokens.learnable"
+    catalogue = ("learnable-token",)
+
+    vectors: Annotated[int, Field(ge=1, le=64)] = 1
+    """Number of rows a placeholder takes."""
+    init: Literal["noun", "random", "word"] = "noun"
+    """Start value: the mean of the noun's rows, of ``init_word``'s, or Gaussian noise of that norm."""
+    init_word: str = ""
+    """The word to start from when ``init`` is "word"."""
+    noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Gaussian noise added to the start value, relative to its norm, so that rows differ."""
+    with_noun: bool = False
+    """Whether training captions name the noun after the token ("<dog> dog")."""
+    templates: tuple[str, ...] = TEMPLATES
+    """Captions of references that have none; ``{token}`` stands for the subject."""
+
+    @hookimpl
+    def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
+        """Give the references neutral captions."""
+        if moment != "start":
+            return None
+        concept = subject.concept
+        named = f"{{token}} {concept.noun}" if self.with_noun else "{token}"
+        return Features(captions=tuple(t.replace("{token}", named) for t in self.templates))
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Put one stacked row block per concept slot into the vocabulary."""
+        edits = []
+        for slot in range(max(len(c) for c in features.concepts)):
+            concepts = [c[min(slot, len(c) - 1)] for c in features.concepts]
+            start = torch.stack(
+                [self._start(run, concept, subject) for subject, concept in enumerate(concepts)]
+            )
+            edits.append(
+                LearnedRows(start, [c.token for c in concepts], [c.noun for c in concepts])
+            )
+        return Fusion(tokens=tuple(edits))
+
+    def _start(self, run: Run, concept: Concept, subject: int) -> Tensor:
+        word = self.init_word if self.init == "word" and self.init_word else concept.noun
+        row = run.embed_words(word).mean(dim=0).cpu()
+        rng = run.init_rng(subject, f"{self.id}/{concept.name}")
+        drawn = torch.randn(self.vectors, row.shape[0], generator=rng)
+        drawn = drawn / drawn.norm(dim=1, keepdim=True) * row.norm()
+        if self.init == "random":
+            return drawn
+        return row.expand(self.vectors, -1) + self.noise * drawn

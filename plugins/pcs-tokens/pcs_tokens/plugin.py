@@ -1,0 +1,16 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def techniques() -> Mapping[str, str]:
+    """Techniques by code id."""
+    return {
+        "tokens.learnable": "pcs_tokens.learnable:LearnableToken",
+        "tokens.rare": "pcs_tokens.rare:RareToken",
+    }

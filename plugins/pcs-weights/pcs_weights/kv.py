@@ -1,0 +1,66 @@
+"""Cross-attention key/value deltas (Custom Diffusion, arXiv:2212.04488, section 3.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from pcs_core import Technique, hookimpl
+from pcs_core.backbone import batched_linear
+from pcs_core.data import AttnEdit, AttnState, Fusion
+
+if TYPE_CHECKING:
+    from pcs_core.data import Conditioning, Features, Run, Site
+
+Projection = Literal["q", "k", "v"]
+
+
+class ProjectionDelta(AttnEdit):
+    """Stacked deltas [S, out, in] of chosen projections of one attention site."""
+
+    def __init__(self, site: Site, parts: tuple[Projection, ...], subjects: int, strength: float) -> None:
+        super().__init__(site, stacked=True)
+        self.strength = strength
+        for part in parts:
+            fan_in = site.width if part == "q" else site.context
+            self.register_parameter(part, nn.Parameter(torch.zeros(subjects, site.width, fan_in)))
+        self.parts = parts
+
+    def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Add delta times input to the projections."""
+        if self.strength == 0.0:
+            return state
+        for part in self.parts:
+            source = state.x if part == "q" else state.context
+            delta = batched_linear(source, getattr(self, part), cond.subject)
+            setattr(state, part, getattr(state, part) + self.strength * delta)
+        return state
+
+
+class KVDelta(Technique):
+    """Let only chosen attention projections move, by a delta that starts at zero."""
+
+    id = "weights.kv"
+    catalogue = ("kv-finetune",)
+    neutral = {"strength": 0.0}
+
+    sites: str = "cross"
+    """Which attention sites get a delta: "cross", "self", "attention", or globs joined by ``|``."""
+    parts: Annotated[tuple[Projection, ...], Field(min_length=1)] = ("k", "v")
+    """Projections that may move."""
+    strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """Factor of the delta; 0 is the base network."""
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Put one delta on each matching attention site."""
+        return Fusion(
+            attention=tuple(
+                ProjectionDelta(site, self.parts, features.subjects, self.strength)
+                for site in run.sites(self.sites)
+                if site.kind in ("self", "cross")
+            )
+        )

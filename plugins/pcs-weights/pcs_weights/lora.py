@@ -1,0 +1,100 @@
+"""Low-rank adaptation: y + (alpha / r) B A x (LoRA, arXiv:2106.09685, section 4.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from pcs_core import Technique, hookimpl
+from pcs_core.backbone import batched_linear, gather
+from pcs_core.data import Fusion, WeightEdit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Conditioning, Features, Run, Site
+
+
+class LowRank(WeightEdit):
+    """Stacked factors A [S, r, in] and B [S, out, r] on one linear or convolution layer."""
+
+    def __init__(self, site: Site, start: Tensor, scale: float) -> None:
+        super().__init__(site, stacked=True)
+        self.scale = scale
+        self.A = nn.Parameter(start)
+        self.B = nn.Parameter(torch.zeros(start.shape[0], site.shape[0], start.shape[1]))
+
+    def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:
+        """Return scale * B A x, each row with its own subject's factors."""
+        if self.scale == 0.0:
+            return torch.zeros_like(y)
+        subject = None if cond is None else cond.subject
+        if len(self.site.shape) == 4:
+            return self._convolution(x, subject) * self.scale
+        flat = x if x.dim() == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
+        low = batched_linear(flat.to(self.A.dtype), self.A, subject)
+        return (batched_linear(low, self.B, subject) * self.scale).to(y.dtype).reshape(y.shape)
+
+    def _convolution(self, x: Tensor, subject: Tensor | None) -> Tensor:
+        out, inner, kernel, _ = self.site.shape
+        stride = self.stride
+        a = gather(self.A, subject).unflatten(2, (inner, kernel, kernel))
+        b = gather(self.B, subject)
+        if a.shape[0] == 1:
+            low = F.conv2d(x, a[0], stride=stride, padding=kernel // 2)
+            return F.conv2d(low, b[0, :, :, None, None])
+        n = x.shape[0]  # rows folded into groups: one grouped convolution for all subjects
+        low = F.conv2d(
+            x.reshape(1, n * inner, *x.shape[2:]),
+            a.flatten(0, 1),
+            stride=stride,
+            padding=kernel // 2,
+            groups=n,
+        )
+        low = low.reshape(n, -1, low.shape[-2] * low.shape[-1])
+        side = -(-x.shape[-2] // stride), -(-x.shape[-1] // stride)
+        return torch.bmm(b, low).reshape(n, out, *side)
+
+    stride: int = 1
+
+
+class LoRA(Technique):
+    """Rank-``rank`` residuals on chosen layers; B starts at zero, so step 0 is the base."""
+
+    id = "weights.lora"
+    catalogue = ("lora",)
+    neutral = {"alpha": 0.0}
+
+    rank: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Rank r of the update."""
+    alpha: Annotated[float, Field(ge=0.0)] | None = None
+    """Numerator of the scale alpha / r; the rank itself when not given."""
+    sites: str = "*.to_q|*.to_k|*.to_v|*.to_out.0"
+    """Globs over layer names, joined by ``|``."""
+    kind: Literal["linear", "conv", "*"] = "linear"
+    """Kind of layers taken among the matches."""
+    part: Literal["denoiser", "text"] = "denoiser"
+    """Which network gets the update."""
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Put one low-rank residual on each matching layer."""
+        scale = (self.rank if self.alpha is None else self.alpha) / self.rank
+        edits = []
+        for site in run.sites(self.sites, self.kind, self.part):
+            if site.kind not in ("linear", "conv"):
+                continue
+            fan_in = int(torch.tensor(site.shape[1:]).prod())
+            rank = min(self.rank, site.shape[0], fan_in)
+            start = torch.stack(
+                [
+                    torch.randn(rank, fan_in, generator=run.init_rng(s, f"{self.id}/{site}")) / self.rank
+                    for s in range(features.subjects)
+                ]
+            )
+            edits.append(LowRank(site, start, scale))
+        return Fusion(weights=tuple(edits))

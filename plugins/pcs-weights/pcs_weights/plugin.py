@@ -1,0 +1,28 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def techniques() -> Mapping[str, str]:
+    """Techniques by code id."""
+    return {
+        "weights.full": "pcs_weights.full:FullFinetune",
+        "weights.kv": "pcs_weights.kv:KVDelta",
+        "weights.lora": "pcs_weights.lora:LoRA",
+        "weights.merge": "pcs_weights.merge:ClosedFormMerge",
+        "weights.peft": "pcs_weights.parameterised:Peft",
+    }
+
+
+@catalogue_hookimpl
+def mergers() -> Mapping[str, str]:
+    """Ways to merge personalizations."""
+    return {
+        "average": "pcs_weights.merge:average",
+        "closed-form": "pcs_weights.merge:closed_form",
+    }
