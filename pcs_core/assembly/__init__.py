@@ -1,0 +1,23 @@
+"""Recipes: read strictly, resolved, explained, and their status among the known systems."""
+
+from __future__ import annotations
+
+from pcs_core.assembly.build import document_hash, recipe_from_document
+from pcs_core.assembly.explain import Explanation, HookCall, HookOrder, explain
+from pcs_core.assembly.load import load_recipe, system_hash
+from pcs_core.assembly.status import SystemRow, read_evidence, system_status, systems
+
+__all__ = [
+    "Explanation",
+    "HookCall",
+    "HookOrder",
+    "SystemRow",
+    "document_hash",
+    "explain",
+    "load_recipe",
+    "read_evidence",
+    "recipe_from_document",
+    "system_hash",
+    "system_status",
+    "systems",
+]

@@ -1,0 +1,161 @@
+"""Loading a recipe: from a system id or a file, through ``extends``, a backbone and ``--set``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from pcs_core.assembly.build import build, check_keys, technique_class
+from pcs_core.assembly.layers import all_phases, all_uses, extend, for_backbone, use_name
+from pcs_core.assembly.overrides import override
+from pcs_core.assembly.schema import USE_KEYS, FitTable, PhaseTable, RecipeTable, SampleTable
+from pcs_core.assembly.tables import Layer, layer_of, read_layer
+from pcs_core.catalogue import Catalogue
+from pcs_core.catalogue import catalogue as installed
+from pcs_core.data.recipe import Recipe
+from pcs_core.errors import InputError, RecipeError, UnknownNameError, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A recipe text, the name of its file, and the folder its ``extends`` may point into."""
+
+    text: str
+    file: str
+    folder: Path | None
+    system: str = ""
+
+
+def load_recipe(
+    source: str | Path | Recipe,
+    *,
+    backbone: str | None = None,
+    overrides: Sequence[str] = (),
+    catalogue: Catalogue | None = None,
+) -> Recipe:
+    """Return a resolved recipe.
+
+    ``source`` is a system id, a ``.toml`` file, or a resolved recipe (``overrides`` apply to it,
+    ``backbone`` no longer does). ``backbone`` is a catalogue id: the ``[backbone.<id>]`` table of
+    that id is applied after ``extends`` and before ``overrides`` (``"KEY=VALUE"``).
+
+    Raises
+    ------
+    UnknownNameError
+        No such system or key of an override; names the nearest.
+    InputError
+        The file cannot be read, or an override is no ``KEY=VALUE``.
+    RecipeError
+        Anything wrong inside, at ``file:line``.
+    """
+    held = catalogue or installed()
+    if isinstance(source, Recipe):
+        if not overrides:
+            return source
+        layer = layer_of(source.document, source.path or source.id)
+        return build(override(layer, overrides, held), held, source=source.source, path=source.path)
+    found = _find(source, held)
+    layer = _resolve(found, held)
+    _check_all_keys(layer, held)
+    layer = override(for_backbone(layer, backbone), overrides, held)
+    recipe = build(layer, held, source=found.text, path=found.file)
+    if found.system and recipe.id != found.system:
+        place = layer.recipe.where("id")
+        raise RecipeError(
+            f"{place}: id {recipe.id!r} is not the name of its file, {found.system!r}"
+        )
+    return recipe
+
+
+def system_hash(id: str, *, catalogue: Catalogue | None = None) -> str:
+    """Return the sha256 (hex) of a system's recipe. Evidence recorded under another hash is void.
+
+    It covers the recipe's text, that of the recipe it extends, and the technique ids in order.
+
+    Raises
+    ------
+    UnknownNameError, RecipeError
+        As :func:`load_recipe`, but techniques are not imported and settings not checked.
+    """
+    held = catalogue or installed()
+    found = _find(id, held)
+    layer = read_layer(found.text, found.file)
+    parent = _parent(layer, found, held)
+    texts = [found.text, *([parent.text] if parent else [])]
+    merged = _resolve(found, held)
+    parts = [text.replace("\r\n", "\n") for text in texts]
+    parts += [str(use.values.get("technique")) for use in merged.uses]
+    # lengths keep two lists of parts with one concatenation apart
+    joined = "".join(f"{len(part)}:{part}" for part in parts)
+    return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def _resolve(source: _Source, catalogue: Catalogue) -> Layer:
+    layer = read_layer(source.text, source.file)
+    parent = _parent(layer, source, catalogue)
+    if parent is None:
+        return layer
+    below = read_layer(parent.text, parent.file)
+    if "extends" in below.recipe.values:
+        raise RecipeError(
+            f"{layer.recipe.where('extends')}: {parent.file} extends another recipe itself: "
+            "one level only, extend that one instead"
+        )
+    return extend(below, layer)
+
+
+def _parent(layer: Layer, source: _Source, catalogue: Catalogue) -> _Source | None:
+    if "extends" not in layer.recipe.values:
+        return None
+    name = layer.recipe.values["extends"]
+    place = layer.recipe.where("extends")
+    if not isinstance(name, str) or not name:
+        raise RecipeError(f"{place}: extends must be a system id or a .toml file, got {name!r}")
+    try:
+        if name.endswith(".toml") and source.folder is not None:
+            return _find(source.folder / name, catalogue)
+        return _find(name, catalogue)
+    except (InputError, UnknownNameError) as error:
+        raise RecipeError(f"{place}: extends: {error}") from error
+
+
+def _find(source: str | Path, catalogue: Catalogue) -> _Source:
+    separators = tuple(s for s in ("/", os.sep, os.altsep) if s)
+    written = str(source)
+    as_file = isinstance(source, Path) or written.endswith(".toml")
+    if as_file or any(separator in written for separator in separators):
+        path = Path(source)
+        return _Source(_read(path, str(path)), str(path), path.parent)
+    file = catalogue.recipe_file(written)
+    folder = file.parent if isinstance(file, Path) else None
+    return _Source(_read(file, file.name), file.name, folder, written)
+
+
+def _read(file: Path | Traversable, name: str) -> str:
+    if isinstance(file, Path) and not file.is_file():
+        near = nearest(file.name, (p.name for p in file.parent.glob("*.toml")))
+        what = "is a folder, not a recipe" if file.is_dir() else f"no recipe file here{near}"
+        raise InputError(f"{name}: {what}")
+    try:
+        return file.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{name}: not UTF-8 text: save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from error
+
+
+def _check_all_keys(layer: Layer, catalogue: Catalogue) -> None:
+    """Check every key of the file, also in backbone tables that do not apply this time."""
+    check_keys(layer.recipe, tuple(RecipeTable.model_fields), "[recipe]")
+    for use in all_uses(layer):
+        names = technique_class(use, catalogue).setting_names()
+        check_keys(use, (*names, *USE_KEYS), use_name(use))
+    for phase in all_phases(layer):
+        check_keys(phase, tuple(PhaseTable.model_fields), "[[phase]]")
+    for part in (layer, *layer.backbones.values()):
+        check_keys(part.fit, tuple(FitTable.model_fields), "[fit]")
+        check_keys(part.sample, tuple(SampleTable.model_fields), "[sample]")

@@ -1,0 +1,111 @@
+"""The strict shapes of everything in a recipe that is not a technique's setting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from pcs_core.errors import RecipeError
+from pcs_core.technique import explain
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(min_length=1, pattern=r"^[^\s/*?\[\]]+$")]
+Words = tuple[str, ...]
+
+USE_KEYS = ("technique", "name")
+"""Keys of ``[[use]]`` that are not settings."""
+
+
+class Table(BaseModel):
+    """Base of the tables: unknown keys are refused, and every field is JSON-able."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecipeTable(Table):
+    """``[recipe]``: what the recipe is. ``extends`` is resolved before this is read."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    name: str = ""
+    paper: str = ""
+    scope: Words = ()
+    framework: Literal["TTF", "PTA", "hybrid"] = "TTF"
+    backbones: Words = ()
+    notes: str = ""
+
+
+class PhaseTable(Table):
+    """``[[phase]]``: see :class:`pcs_core.data.Phase`. A single number stands for all."""
+
+    name: Name
+    steps: Annotated[int, Field(ge=0)]
+    batch: Annotated[dict[str, Count], Field(min_length=1)] = {"subject": 1}
+    lr: Annotated[dict[str, Rate], Field(min_length=1)] = {"*": 1e-4}
+    train: Words = ("*",)
+    losses: Words = ("*",)
+    optimizer: Annotated[str, Field(min_length=1)] = "adamw"
+    weight_decay: Amount = 0.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    warmup: Annotated[int, Field(ge=0)] = 0
+    clip: Amount = 0.0
+    accumulate: Count = 1
+
+    @field_validator("batch", mode="before")
+    @classmethod
+    def _batch(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"subject": value}
+
+    @field_validator("lr", mode="before")
+    @classmethod
+    def _lr(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"*": value}
+
+
+class FitTable(Table):
+    """``[fit]``: how often the list of phases is gone through."""
+
+    cycles: Count = 1
+
+
+class SampleTable(Table):
+    """``[sample]``: see :class:`pcs_core.data.SampleSettings`."""
+
+    steps: Count = 50
+    scale: Amount = 7.5
+    scheduler: Annotated[str, Field(min_length=1)] = "ddim"
+    negative: str = ""
+
+
+T = TypeVar("T", bound=Table)
+
+
+def read_table(
+    model: type[T], values: Mapping[str, Any], *, title: str, places: Mapping[str, str], place: str
+) -> T:
+    """Validate ``values`` strictly.
+
+    ``places`` maps a key to ``"file:line"``; ``place`` stands for keys that have none.
+
+    Raises
+    ------
+    RecipeError
+        Unknown key (with the nearest valid one), wrong type, out of range.
+    """
+    try:
+        # JSON mode, as techniques do it: a list passes for a tuple and 1 for a float, "7" does not
+        return model.model_validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]["loc"]
+        where = places.get(str(first[0]), place) if first else place
+        prefix = f"{where}: " if where else ""
+        known = tuple(model.model_fields)
+        raise RecipeError(f"{prefix}{title}: {explain(error, known)}") from error
+    except (TypeError, ValueError) as error:
+        prefix = f"{place}: " if place else ""
+        raise RecipeError(f"{prefix}{title}: not plain data ({error})") from error

@@ -1,0 +1,9 @@
+"""What is installed: plugins, and the ids they hold by noun. This room imports no torch."""
+
+from __future__ import annotations
+
+from pcs_core.catalogue.catalogue import Catalogue, PluginInfo, catalogue
+from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin
+from pcs_core.catalogue.holdings import NOUNS
+
+__all__ = ["NOUNS", "BrokenPlugin", "Catalogue", "FoundPlugin", "PluginInfo", "catalogue"]

@@ -1,0 +1,188 @@
+"""The catalogue: every id of every installed plugin, found without importing what it names."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources.abc import Traversable
+from typing import Any, Self
+
+from pcs_core.catalogue.discovery import BrokenPlugin, find_plugins, one_line
+from pcs_core.catalogue.holdings import NOUNS, Holdings, read_holdings
+from pcs_core.catalogue.known import absent
+from pcs_core.errors import ConflictError, PcsError, UnknownNameError, nearest
+
+RECIPES = "recipes"
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """A working plugin: ``counts`` says how many ids it holds of each noun it has any of."""
+
+    name: str
+    distribution: str
+    version: str
+    module: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    where: Any
+    distribution: str
+
+
+class Catalogue:
+    """Ids by noun. Built once; nothing it names is imported before it is asked for.
+
+    Attributes
+    ----------
+    broken
+        Plugins that could not be used.
+    conflicts
+        One line per id that two plugins hold. Such an id raises when it is used, not before.
+    """
+
+    def __init__(self, held: Sequence[Holdings], broken: Sequence[BrokenPlugin] = ()) -> None:
+        self.broken: list[BrokenPlugin] = list(broken)
+        self.conflicts: list[str] = []
+        self._plugins = tuple(_info(h) for h in held)
+        self._entries: dict[str, dict[str, _Entry]] = {noun: {} for noun in (*NOUNS, RECIPES)}
+        self._clashes: dict[tuple[str, str], str] = {}
+        for holdings in held:
+            for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
+                for id, where in ids.items():
+                    self._add(noun, id, _Entry(where, holdings.found.distribution))
+
+    @classmethod
+    def load(cls, plugins: str | None = None) -> Self:
+        """Discover the installed plugins.
+
+        ``plugins`` is a comma-separated list of entry points or distributions; an empty string
+        loads the core alone. None reads the environment variable ``PCS_PLUGINS``, and without it
+        loads all. A broken plugin never raises: see :attr:`broken`.
+        """
+        only = os.environ.get("PCS_PLUGINS") if plugins is None else plugins
+        found, lost = find_plugins(only)
+        held, unusable = read_holdings(found)
+        return cls(held, [*lost, *unusable])
+
+    def plugins(self) -> list[PluginInfo]:
+        """Return the working plugins in order of distribution."""
+        return list(self._plugins)
+
+    def ids(self, noun: str) -> list[str]:
+        """Return the sorted ids of ``noun``."""
+        return sorted(self._table(noun))
+
+    def where(self, noun: str, id: str) -> str:
+        """Return ``"module:attribute"`` of ``id``.
+
+        Raises
+        ------
+        UnknownNameError
+            Not held by an installed plugin; names the nearest id, or the distribution to install.
+        ConflictError
+            Held by two plugins; names both.
+        """
+        return str(self._entry(noun, id).where)
+
+    def distribution(self, noun: str, id: str) -> str:
+        """Return the name of the distribution that holds ``id``. Raises as :meth:`where` does."""
+        return self._entry(noun, id).distribution
+
+    def get(self, noun: str, id: str) -> Any:
+        """Import and return what ``id`` names.
+
+        Raises
+        ------
+        UnknownNameError, ConflictError
+            As :meth:`where` does.
+        PcsError
+            What it names does not import; names the distribution and the reason.
+        """
+        entry = self._entry(noun, id)
+        module, _, attribute = entry.where.partition(":")
+        try:
+            return functools.reduce(getattr, attribute.split("."), importlib.import_module(module))
+        except Exception as error:
+            title = f"{_singular(noun)} {id!r} of {entry.distribution} ({entry.where})"
+            raise PcsError(f"{title} does not import: {one_line(error)}") from error
+
+    def recipe_files(self) -> dict[str, Traversable]:
+        """Return system id -> recipe file, of all plugins. Of two with one id the first is here."""
+        return {id: entry.where for id, entry in sorted(self._entries[RECIPES].items())}
+
+    def recipe_file(self, id: str) -> Traversable:
+        """Return the recipe file of system ``id``.
+
+        Raises
+        ------
+        UnknownNameError
+            No installed plugin has a recipe for it; names the nearest one.
+        ConflictError
+            Two plugins have one; names both.
+        """
+        entries = self._entries[RECIPES]
+        if (RECIPES, id) in self._clashes:
+            raise ConflictError(self._clashes[RECIPES, id])
+        if id not in entries:
+            raise UnknownNameError(
+                absent(self, "system", id) or f"no system {id!r}{_hint(id, list(entries))}"
+            )
+        file: Traversable = entries[id].where
+        return file
+
+    def _table(self, noun: str) -> dict[str, _Entry]:
+        if noun not in NOUNS:
+            raise UnknownNameError(f"no noun {noun!r} in the catalogue{nearest(noun, NOUNS)}")
+        return self._entries[noun]
+
+    def _entry(self, noun: str, id: str) -> _Entry:
+        table = self._table(noun)
+        if (noun, id) in self._clashes:
+            raise ConflictError(self._clashes[noun, id])
+        if id not in table:
+            raise UnknownNameError(
+                absent(self, _singular(noun), id)
+                or f"no {_singular(noun)} {id!r}{_hint(id, list(table))}"
+            )
+        return table[id]
+
+    def _add(self, noun: str, id: str, entry: _Entry) -> None:
+        first = self._entries[noun].setdefault(id, entry)
+        if first is entry or first == entry:
+            return
+        self._clashes[noun, id] = (
+            f"{_singular(noun)} {id!r} comes from both {first.distribution} ({first.where}) and "
+            f"{entry.distribution} ({entry.where}): uninstall one of them"
+        )
+        self.conflicts.append(self._clashes[noun, id])
+
+
+@functools.cache
+def catalogue() -> Catalogue:
+    """Return this process's catalogue, loaded on the first call."""
+    return Catalogue.load()
+
+
+def _info(held: Holdings) -> PluginInfo:
+    counts = {noun: len(ids) for noun, ids in held.nouns.items() if ids}
+    if held.recipes:
+        counts[RECIPES] = len(held.recipes)
+    found = held.found
+    return PluginInfo(found.name, found.distribution, found.version, found.module, counts)
+
+
+def _hint(id: str, known: list[str]) -> str:
+    if not known:
+        return ": no installed plugin holds any"
+    few = f" (known: {', '.join(sorted(known))})" if len(known) <= 8 else ""
+    return nearest(id, known) or few
+
+
+def _singular(noun: str) -> str:
+    return "system" if noun == RECIPES else noun.removesuffix("s").replace("_", " ")

@@ -1,0 +1,111 @@
+"""What one plugin holds: its answers to the catalogue hooks, checked and attributed to it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.resources
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin, one_line
+from pcs_core.hookspecs import catalogue_manager
+
+NOUNS: tuple[str, ...] = (
+    "techniques",
+    "backbones",
+    "loaders",
+    "feature_models",
+    "optimizers",
+    "exporters",
+    "importers",
+    "metrics",
+    "datasets",
+    "commands",
+    "mergers",
+    "checks",
+)
+"""The nouns whose ids map to ``"module:attribute"``. Recipes are files, kept apart."""
+
+# facts about systems lie beside the recipes and are no recipes
+NO_RECIPE_FOLDERS = frozenset({"catalogue", "__pycache__"})
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """One plugin's ids: ``nouns[noun][id]`` is where it lies, ``recipes[id]`` a file."""
+
+    found: FoundPlugin
+    nouns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    recipes: Mapping[str, Traversable] = field(default_factory=dict)
+
+
+def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
+    """Ask every plugin what it holds. One that fails or answers nonsense is broken as a whole."""
+    manager = catalogue_manager()
+    held, broken = [], []
+    for found in plugins:
+        try:
+            name = manager.register(found.plugin, f"{found.distribution}:{found.name}")
+            manager.check_pending()
+            held.append(_read(manager, found, str(name)))
+        except (Exception, SystemExit) as error:
+            # a hook that the specs do not know stays pending and would be blamed on the next plugin
+            if manager.is_registered(found.plugin):
+                manager.unregister(found.plugin)
+            broken.append(BrokenPlugin(found.name, found.distribution, one_line(error)))
+    return held, broken
+
+
+def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
+    nouns = {noun: _answer(manager, noun, name) for noun in NOUNS}
+    recipes: dict[str, Traversable] = {}
+    for package in _packages(manager, name):
+        for file in _recipe_files(importlib.resources.files(package)):
+            stem = file.name.removesuffix(".toml")
+            if stem in recipes:
+                raise ValueError(f"two recipes are called {stem}.toml in {package}")
+            recipes[stem] = file
+    return Holdings(found, nouns, recipes)
+
+
+def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
+    held: dict[str, str] = {}
+    for answer in _call(manager, noun, name):
+        if not isinstance(answer, Mapping):
+            kind = type(answer).__name__
+            raise TypeError(f"{noun}() returns {kind}, not ids mapped to 'module:attribute'")
+        for id, where in answer.items():
+            if not isinstance(id, str) or not _is_where(where):
+                raise TypeError(f"{noun}() maps {id!r} to {where!r}, not to 'module:attribute'")
+            held[id] = where
+    return held
+
+
+def _is_where(where: object) -> bool:
+    return isinstance(where, str) and all(where.partition(":"))
+
+
+def _packages(manager: Any, name: str) -> list[str]:
+    packages: list[str] = []
+    for answer in _call(manager, "recipes", name):
+        if isinstance(answer, str) or not all(isinstance(part, str) for part in answer):
+            raise TypeError(f"recipes() returns {answer!r}, not a list of package names")
+        packages += answer
+    return packages
+
+
+def _call(manager: Any, hook: str, name: str) -> list[Any]:
+    # each plugin is asked alone, so that what it answers (or breaks) is attributed to it
+    callers = getattr(manager.hook, hook).get_hookimpls()
+    return [impl.function() for impl in callers if impl.plugin_name == name]
+
+
+def _recipe_files(folder: Traversable) -> Iterator[Traversable]:
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.is_dir():
+            if entry.name not in NO_RECIPE_FOLDERS and not entry.name.startswith("."):
+                yield from _recipe_files(entry)
+        elif entry.name.endswith(".toml") and not entry.name.startswith("."):
+            yield entry

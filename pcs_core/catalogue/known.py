@@ -1,0 +1,55 @@
+"""What the project knows of but finds not installed, so that a message can name the mend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import PcsError
+
+if TYPE_CHECKING:
+    from pcs_core.catalogue.catalogue import Catalogue
+
+KNOWN_TECHNIQUES = "catalogue.techniques"
+KNOWN_SYSTEMS = "catalogue.systems"
+
+
+def facts(catalogue: Catalogue, dataset: str) -> list[object]:
+    """Return the entries of a data set of facts, or none where no plugin holds it."""
+    if dataset not in catalogue.ids("datasets"):
+        return []
+    return list(catalogue.get("datasets", dataset)())
+
+
+def absent(catalogue: Catalogue, what: str, id: str) -> str:
+    """Return the message for a technique or system that is known but not there, else ``""``."""
+    try:
+        if what == "technique":
+            return _technique(catalogue, id)
+        if what == "system":
+            return _system(catalogue, id)
+    except PcsError:
+        # the facts only improve a message that is being written already: without them it is shorter
+        return ""
+    return ""
+
+
+def _technique(catalogue: Catalogue, id: str) -> str:
+    for entry in facts(catalogue, KNOWN_TECHNIQUES):
+        codes = tuple(getattr(entry, "codes", ()))
+        distribution = getattr(entry, "distribution", "")
+        if id in codes:
+            # a local path: a name not owned on the public index must not be installed from it
+            return (
+                f"technique {id!r} is not installed: it belongs to {distribution} "
+                f"(pip install ./plugins/{distribution})"
+            )
+        if id == getattr(entry, "id", "") and codes:
+            written = " or ".join(repr(code) for code in codes)
+            return f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
+    return ""
+
+
+def _system(catalogue: Catalogue, id: str) -> str:
+    if any(id == getattr(entry, "id", "") for entry in facts(catalogue, KNOWN_SYSTEMS)):
+        return f"system {id!r} is planned, without a recipe yet: see `pcs systems`"
+    return ""
