@@ -40,9 +40,8 @@ def override(layer: Layer, overrides: Sequence[str], catalogue: Catalogue) -> La
 def _set(layer: Layer, key: str, value: Any, place: str, catalogue: Catalogue) -> None:
     keys = _keys(layer, catalogue)
     if key not in keys:
-        raise UnknownNameError(
-            f"--set: no setting {key!r}{nearest(key, keys) or f' (known: {', '.join(keys)})'}"
-        )
+        hint = nearest(key, keys) or f" (known: {', '.join(keys)})"
+        raise UnknownNameError(f"--set: no setting {key!r}{hint}")
     kind, index, field = keys[key]
     change = Table({field: value}, {field: place})
     if kind == "use":

@@ -26,6 +26,7 @@ GOOD = """
     def recipes():
         return ["x_good.systems"]
 """
+HOOK = "from pcs_core.hookspecs import catalogue_hookimpl as h\n"
 TOYS = {
     "x_good/toys.py": "class Shift:\n    pass\n",
     "x_good/systems/__init__.py": "",
@@ -95,29 +96,27 @@ def test_what_does_not_import_is_an_error_that_names_it(install: Install) -> Non
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("def (", "SyntaxError"),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n@h\ndef techniqes(): return {}",
+            HOOK + "@h\ndef techniqes(): return {}",
             "techniqes",
         ),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n@h\ndef techniques(): 1 / 0",
+            HOOK + "@h\ndef techniques(): 1 / 0",
             "ZeroDivisionError",
         ),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n@h\ndef techniques(): return []",
+            HOOK + "@h\ndef techniques(): return []",
             "techniques\\(\\) returns list",
         ),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n"
-            "@h\ndef techniques(): return {'a.b': 'no colon'}",
+            HOOK + "@h\ndef techniques(): return {'a.b': 'no colon'}",
             "maps 'a.b' to 'no colon'",
         ),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n@h\ndef recipes(): return 'ab'",
+            HOOK + "@h\ndef recipes(): return 'ab'",
             "not a list of package names",
         ),
         (
-            "from pcs_core.hookspecs import catalogue_hookimpl as h\n"
-            "@h\ndef recipes(): return ['x_bad.nothing']",
+            HOOK + "@h\ndef recipes(): return ['x_bad.nothing']",
             "No module named 'x_bad.nothing'",
         ),
     ],
@@ -206,7 +205,7 @@ def test_known_but_not_installed_names_the_distribution(install: Install) -> Non
     catalogue = Catalogue.load("x-facts")
     with pytest.raises(UnknownNameError, match=r"pcs-weights \(pip install \./plugins/pcs-weights"):
         catalogue.get("techniques", "weights.kv")
-    with pytest.raises(UnknownNameError, match="a recipe names it 'weights.kv'"):
+    with pytest.raises(UnknownNameError, match=r"a recipe names it 'weights\.kv'"):
         catalogue.get("techniques", "kv-delta")
     with pytest.raises(UnknownNameError, match="'far-away' is planned"):
         catalogue.recipe_file("far-away")
@@ -214,7 +213,7 @@ def test_known_but_not_installed_names_the_distribution(install: Install) -> Non
 
 def test_broken_facts_only_shorten_the_message(install: Install) -> None:
     install("x-facts", FACTS, {"x_facts/facts.py": "raise ValueError('oops')"})
-    with pytest.raises(UnknownNameError, match="no technique 'weights.kv'"):
+    with pytest.raises(UnknownNameError, match=r"no technique 'weights\.kv'"):
         Catalogue.load("x-facts").get("techniques", "weights.kv")
 
 
