@@ -60,8 +60,9 @@ def load_recipe(
         return build(override(layer, overrides, held), held, source=source.source, path=source.path)
     found = _find(source, held)
     layer = _resolve(found, held)
+    applied = for_backbone(layer, backbone)
     _check_all_keys(layer, held)
-    layer = override(for_backbone(layer, backbone), overrides, held)
+    layer = override(applied, overrides, held)
     recipe = build(layer, held, source=found.text, path=found.file)
     if found.system and recipe.id != found.system:
         place = layer.recipe.where("id")

@@ -85,13 +85,13 @@ class _Reader:
         for key in data:
             if key not in TOP:
                 self.refuse((key,), f"unknown table or key {key!r}{nearest(key, TOP)}")
+        for key in ("use", "phase"):
+            if isinstance(data.get(key), dict):
+                self.refuse((key,), f"{key} must be a list of tables: write [[{key}]]")
         layer = self.body(data, ())
         layer.recipe = self.table(data.get("recipe", {}), ("recipe",))
         if not layer.recipe.values:
             self.refuse((), "no [recipe] table: it needs at least an id")
-        if isinstance(data.get("use"), dict) or isinstance(data.get("phase"), dict):
-            key = "use" if isinstance(data.get("use"), dict) else "phase"
-            self.refuse((key,), f"{key} must be a list of tables: write [[{key}]]")
         for id, tables in self.names(data.get("backbone", {}), ("backbone",)).items():
             path: Path = ("backbone", id)
             for key in tables:
