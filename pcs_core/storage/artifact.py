@@ -1,0 +1,174 @@
+"""The artifact: a folder with a manifest, the recipe as given, and tensors. Nothing executable."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from pcs_core.assembly import recipe_from_document
+from pcs_core.catalogue import Catalogue
+from pcs_core.data.personalization import BackboneCard, Personalization
+from pcs_core.data.recipe import Recipe
+from pcs_core.data.subject import Concept
+from pcs_core.errors import ArtifactError, InputError, PcsError
+from pcs_core.storage.durable import replacing_folder
+from pcs_core.storage.manifest import (
+    MANIFEST,
+    SCHEMA,
+    CardTable,
+    ConceptTable,
+    Manifest,
+    file_hash,
+    finite,
+    read_manifest,
+    render,
+)
+from pcs_core.storage.tensor_files import read_tensors, write_tensors
+from pcs_core.storage.versions import versions
+
+RECIPE, WEIGHTS, FEATURES = "recipe.toml", "weights.safetensors", "features.safetensors"
+OWN_FILES = frozenset({MANIFEST, RECIPE, WEIGHTS, FEATURES})
+
+
+def save(
+    person: Personalization,
+    folder: str | Path,
+    *,
+    extra_files: Mapping[str, bytes] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write ``person`` as an artifact to ``folder``, whole or not at all.
+
+    ``extra_files`` are written beside it (``{"preview.png": ...}``). With ``overwrite`` an artifact
+    that is there already is replaced; a folder that holds anything else never is.
+
+    Raises
+    ------
+    InputError
+        The folder is taken, or cannot be written (a full disk, no permission).
+    """
+    folder = Path(folder)
+    _check_free(folder, overwrite=overwrite)
+    extra = dict(extra_files or {})
+    for name in extra:
+        if not _is_plain(name) or name in OWN_FILES:
+            raise InputError(f"{name!r} cannot be the name of an extra file of an artifact")
+    try:
+        with replacing_folder(folder) as temporary:
+            _write(person, temporary, extra)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
+
+
+def load(folder: str | Path, *, catalogue: Catalogue | None = None) -> Personalization:
+    """Read the artifact in ``folder``; every byte is checked against the manifest.
+
+    Raises
+    ------
+    ArtifactError
+        Not an artifact, damaged, made by a newer version, or of a technique not installed.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        _check_file(folder, name, expected)
+    recipe = _recipe(folder, manifest, catalogue)
+    concepts = tuple(Concept(**concept.model_dump()) for concept in manifest.concepts)
+    return Personalization(
+        recipe=recipe,
+        backbone=BackboneCard(**manifest.backbone.model_dump()),
+        concepts=concepts,
+        tensors=_tensors(folder, WEIGHTS, manifest),
+        features=_tensors(folder, FEATURES, manifest),
+        seed=manifest.seed,
+        losses={k: math.nan if v is None else v for k, v in manifest.losses.items()},
+        subject=manifest.subject,
+        versions=manifest.versions,
+        extra=manifest.extra,
+    )
+
+
+def _write(person: Personalization, folder: Path, extra: Mapping[str, bytes]) -> None:
+    write_tensors(folder / WEIGHTS, person.tensors)
+    if person.features:
+        write_tensors(folder / FEATURES, person.features)
+    if person.recipe.source:
+        (folder / RECIPE).write_text(person.recipe.source, encoding="utf-8", newline="")
+    for name, content in extra.items():
+        (folder / name).write_bytes(content)
+    manifest = Manifest(
+        schema=SCHEMA,
+        subject=person.subject,
+        seed=person.seed,
+        backbone=CardTable(**asdict(person.backbone)),
+        concepts=tuple(ConceptTable(**asdict(concept)) for concept in person.concepts),
+        losses=finite(person.losses),
+        versions=dict(person.versions) or versions(),
+        recipe_hash=person.recipe.hash,
+        recipe=dict(person.recipe.document),
+        files={file.name: file_hash(file) for file in sorted(folder.iterdir())},
+        extra=dict(person.extra),
+    )
+    (folder / MANIFEST).write_bytes(render(manifest))
+
+
+def _recipe(folder: Path, manifest: Manifest, catalogue: Catalogue | None) -> Recipe:
+    source = ""
+    if RECIPE in manifest.files:
+        source = (folder / RECIPE).read_bytes().decode("utf-8")
+    place = str(folder / MANIFEST)
+    try:
+        return recipe_from_document(
+            manifest.recipe, catalogue=catalogue, source=source, place=place
+        )
+    except PcsError as error:
+        raise ArtifactError(str(error)) from error
+
+
+def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
+    if name not in manifest.files:
+        if name == WEIGHTS:
+            raise ArtifactError(f"{folder / MANIFEST} names no {WEIGHTS}: it is incomplete")
+        return {}
+    try:
+        return read_tensors(folder / name)[0]
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{folder / name} cannot be read: {error}") from error
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    # a manifest from elsewhere must not make us read outside its folder
+    if not _is_plain(name):
+        raise ArtifactError(f"{folder / MANIFEST} names a file outside its folder: {name!r}")
+    if not path.is_file():
+        raise ArtifactError(f"{path} is missing: the artifact is incomplete, restore it")
+    try:
+        found = file_hash(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
+    if found != expected:
+        raise ArtifactError(
+            f"{path} is damaged: its sha256 is not the manifest's. Fit again or restore it"
+        )
+
+
+def _check_free(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: give the name of a folder")
+    if not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{folder} is not empty: give another folder, or --overwrite")
+    if not (folder / MANIFEST).is_file():
+        raise InputError(f"{folder} holds no artifact, so it is not overwritten: empty it first")
+
+
+def _is_plain(name: str) -> bool:
+    return bool(name) and Path(name).name == name and "\\" not in name and name != ".."

@@ -1,0 +1,125 @@
+"""Who is in the pictures: ``--noun`` and ``--token``, or ``subject.toml``."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pcs_core.data.subject import Concept
+from pcs_core.errors import InputError, nearest
+
+FILE = "subject.toml"
+KEYS = ("name", "token", "noun", "kind")
+
+
+def read_concepts(folder: Path, *, noun: str | None, token: str | None) -> tuple[Concept, ...]:
+    """Return the concepts of a subject folder.
+
+    They come from its ``subject.toml``, else from ``noun`` and ``token``. Where both speak about a
+    single concept, ``noun`` and ``token`` win.
+
+    Raises
+    ------
+    InputError
+        Neither says it, or what they say cannot be used.
+    """
+    file = folder / FILE
+    if not file.exists():
+        missing = [name for name, value in (("noun", noun), ("token", token)) if value is None]
+        if missing:
+            words = " and ".join(f"--{name}" for name in missing)
+            raise InputError(f"{folder} has no {FILE}: give {words}")
+        concepts: tuple[Concept, ...] = (_concept(str(token), str(noun)),)
+        check_concepts(concepts, str(folder))
+        return concepts
+    concepts = _read(file)
+    if noun is not None or token is not None:
+        if len(concepts) > 1:
+            raise InputError(
+                f"{file} names {len(concepts)} concepts: leave out --noun and --token, "
+                "which name one"
+            )
+        (own,) = concepts
+        concepts = (replace(own, noun=noun or own.noun, token=token or own.token),)
+    check_concepts(concepts, str(file))
+    return concepts
+
+
+def check_concepts(concepts: Sequence[Concept], place: str) -> None:
+    """Refuse tokens, nouns and names that could not be told apart; ``place`` begins the message.
+
+    Raises
+    ------
+    InputError
+        Names the concept's token or noun and what to do.
+    """
+    for concept in concepts:
+        token, noun = concept.token, concept.noun
+        if not token or any(c.isspace() or not c.isprintable() for c in token):
+            raise InputError(f"{place}: token {token!r}: give one word without spaces, as <dog>")
+        if "/" in token:
+            raise InputError(f"{place}: token {token!r}: leave out '/'")
+        if not noun.strip() or not noun.isprintable():
+            raise InputError(f"{place}: noun {noun!r}: give the class of the thing, as dog")
+        if token.casefold() == noun.casefold():
+            raise InputError(
+                f"{place}: the token {token!r} is the noun itself: give a word of its own, "
+                f"as <my-{noun.replace(' ', '-')}>"
+            )
+        if not concept.name or any(c.isspace() or c in "./\\" for c in concept.name):
+            raise InputError(
+                f"{place}: concept name {concept.name!r}: it names mask files, so leave out "
+                "spaces, dots and slashes"
+            )
+    _check_apart(concepts, place)
+
+
+def _check_apart(concepts: Sequence[Concept], place: str) -> None:
+    for index, concept in enumerate(concepts):
+        for other in concepts[:index]:
+            if concept.name == other.name:
+                raise InputError(f"{place}: two concepts are called {concept.name!r}: rename one")
+            if concept.token in other.token or other.token in concept.token:
+                raise InputError(
+                    f"{place}: the tokens {other.token!r} and {concept.token!r} contain one "
+                    "another: a prompt could not tell them apart"
+                )
+
+
+def _read(file: Path) -> tuple[Concept, ...]:
+    try:
+        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text: save it as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{file} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    for key in data:
+        if key != "concept":
+            raise InputError(f"{file}: unknown table or key {key!r}: it holds [[concept]] tables")
+    tables = data.get("concept")
+    if not isinstance(tables, list) or not tables or not all(isinstance(t, dict) for t in tables):
+        raise InputError(f"{file}: write a [[concept]] table with token and noun for each concept")
+    return tuple(_from_table(table, f"{file}: concept {n}") for n, table in enumerate(tables, 1))
+
+
+def _from_table(table: dict[str, Any], place: str) -> Concept:
+    for key, value in table.items():
+        if key not in KEYS:
+            hint = nearest(key, KEYS) or f" (known: {', '.join(KEYS)})"
+            raise InputError(f"{place}: unknown key {key!r}{hint}")
+        if not isinstance(value, str):
+            raise InputError(f"{place}: {key} must be text, got {value!r}")
+    for key in ("token", "noun"):
+        if key not in table:
+            raise InputError(f"{place} has no {key}")
+    own = _concept(table["token"], table["noun"])
+    return replace(own, **{key: table[key] for key in ("name", "kind") if key in table})
+
+
+def _concept(token: str, noun: str) -> Concept:
+    return Concept(name="-".join(noun.split()), token=token, noun=noun)

@@ -1,0 +1,72 @@
+"""Pictures on disk: PNG files and contact sheets."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pcs_core.errors import InputError
+from pcs_core.storage.durable import replacing_file
+
+GAP = 2
+"""Pixels between the pictures of a sheet."""
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """Return ``image`` [3 h w] in [0, 1] (clamped) as the bytes of a PNG file.
+
+    Raises
+    ------
+    InputError
+        It holds nan: nothing that could be drawn.
+    """
+    if torch.isnan(image).any():
+        raise InputError("a picture holds nan: the fit diverged, fit again with a smaller lr")
+    levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_png(image: Tensor, path: Path) -> None:
+    """Write ``image`` [3 h w] in [0, 1] to ``path``.
+
+    Raises
+    ------
+    InputError
+        It holds nan, or the file cannot be written.
+    """
+    content = png_bytes(image)
+    try:
+        with replacing_file(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def sheet(images: Tensor | Sequence[Tensor], columns: int) -> Tensor:
+    """Return pictures of one size [n 3 h w], row by row on white, as one [3 H W] with small gaps.
+
+    Raises
+    ------
+    ValueError
+        No picture, or fewer than one column.
+    """
+    pictures = list(images)
+    if not pictures or columns < 1:
+        raise ValueError("a sheet needs at least one picture and one column")
+    columns = min(columns, len(pictures))
+    rows = -(-len(pictures) // columns)
+    height, width = pictures[0].shape[-2:]
+    size = rows * (height + GAP) - GAP, columns * (width + GAP) - GAP
+    canvas = torch.ones(3, *size, dtype=torch.float32)
+    for index, picture in enumerate(pictures):
+        top = (index // columns) * (height + GAP)
+        left = (index % columns) * (width + GAP)
+        canvas[:, top : top + height, left : left + width] = picture.detach().float().cpu()
+    return canvas

@@ -1,0 +1,61 @@
+"""Named tensors in a safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write ``tensors`` (any device and layout) and text ``metadata`` to ``path``.
+
+    Raises
+    ------
+    OSError
+        It cannot be written: a full disk, no permission.
+    """
+    try:
+        save_file(own_storage(tensors), path, dict(metadata or {}))
+    except SafetensorError as error:
+        # the library wraps the system's error in its own
+        raise OSError(str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors (on the CPU, in memory of their own) and the metadata of ``path``.
+
+    Raises
+    ------
+    ValueError
+        Not a complete safetensors file.
+    OSError
+        It cannot be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            # cloned: the file's pages must not stay mapped when it is replaced or cut short
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``tensors`` detached, on the CPU, contiguous, none sharing memory with another."""
+    result: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().to("cpu").contiguous()
+        storage = value.untyped_storage()
+        # a slice of a stacked parameter shares its storage, which the format refuses
+        if storage.nbytes() != value.numel() * value.element_size() or storage.data_ptr() in seen:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        result[name] = value
+    return result
