@@ -1,0 +1,70 @@
+# make help lists the targets. Everything runs in .venv, which `make setup` creates and keeps.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.pcs-setup
+PROJECTS := pyproject.toml $(sort $(wildcard plugins/*/pyproject.toml))
+EDITABLES := -e . $(foreach p,$(filter-out pyproject.toml,$(PROJECTS)),-e $(patsubst %/pyproject.toml,%,$(p)))
+CONSTRAINTS := requirements/constraints.txt
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+
+# two workers, one thread each: torch's own threads would fight over the cores
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
+
+.PHONY: help setup demo test test-all lint format docs docs-check bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: $(STAMP) ## create .venv and install everything into it (again only when a pyproject changed)
+
+$(STAMP): $(PROJECTS) $(CONSTRAINTS) scripts/requirements.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "PCS needs Python 3.11 or newer; say which: make setup PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(PY) || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing torch (the large part)"
+	@$(PIP) install -c $(CONSTRAINTS) torch torchvision
+	@echo "installing the other third-party packages"
+	@$(PY) scripts/requirements.py > $(VENV)/third-party.txt
+	@$(PIP) install -c $(CONSTRAINTS) -r $(VENV)/third-party.txt
+	@echo "installing PCS and its plugins from this checkout"
+	@$(PIP) install --no-deps --no-build-isolation $(EDITABLES)
+	@touch $@
+
+demo: setup ## personalise a shipped subject and draw it, into demo/
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH" scripts/demo.sh
+
+test: lint ## lint, then every test but the slow ones
+	$(PYTEST) -m "not slow"
+
+test-all: lint ## lint, then every test
+	$(PYTEST)
+
+lint: setup ## ruff, formatting, import floors, types
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports
+	$(PY) -m mypy
+
+format: setup ## let ruff mend and format
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+docs: setup ## regenerate the generated parts of the docs
+	$(PY) scripts/docs.py
+
+docs-check: setup ## fail if a generated part of the docs is out of date
+	$(PY) scripts/docs.py --check
+
+bench: setup ## time the hooks and the loops
+	$(PY) scripts/bench.py
+
+clean: ## remove caches and what was built; keeps .venv
+	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
