@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pcs_core.data.check import CheckReport, CheckRow
 from pcs_core.data.conditioning import Conditioning, concatenate
 from pcs_core.data.edits import (
     AttnEdit,
@@ -32,6 +33,8 @@ __all__ = [
     "BackboneCard",
     "Batch",
     "Branch",
+    "CheckReport",
+    "CheckRow",
     "Concept",
     "Conditioning",
     "Edit",
