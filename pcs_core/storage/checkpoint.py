@@ -56,7 +56,8 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
     try:
         tensors, metadata = read_tensors(path)
         state = json.loads(metadata["state"])
-        whole = metadata["sha256"] == _digest(tensors, metadata["state"])
+        expected = {"state": metadata["state"], "sha256": _digest(tensors, metadata["state"])}
+        whole = metadata == {"format": "pt", **expected}
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): {_MEND}") from error
     if not whole or not isinstance(state, dict):
@@ -99,5 +100,5 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

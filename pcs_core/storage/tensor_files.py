@@ -21,7 +21,8 @@ def write_tensors(
         It cannot be written: a full disk, no permission.
     """
     try:
-        save_file(own_storage(tensors), path, dict(metadata or {}))
+        # never without metadata: an empty table beside no tensors makes a header that is no JSON
+        save_file(own_storage(tensors), path, {"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         # the library wraps the system's error in its own
         raise OSError(str(error)) from error

@@ -56,13 +56,16 @@ MISSING = GOOD.replace('"good"', '"missing"').replace("toy.wrap", "toy.nowhere")
 
 @pytest.fixture
 def catalogue(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
-    monkeypatch.delitem(sys.modules, "x_facts", raising=False)
-    (tmp_path / "x_facts.py").write_text(FACTS, encoding="utf-8")
+    monkeypatch.delitem(sys.modules, "x_status_facts", raising=False)
+    (tmp_path / "x_status_facts.py").write_text(FACTS, encoding="utf-8")
     (tmp_path / "evidence.json").write_text("{}", encoding="utf-8")
     return make(
         {"good": GOOD, "missing": MISSING, "mine": GOOD.replace('"good"', '"mine"')},
         {
-            "datasets": {"catalogue.systems": "x_facts:systems", "evidence": "x_facts:evidence"},
+            "datasets": {
+                "catalogue.systems": "x_status_facts:systems",
+                "evidence": "x_status_facts:evidence",
+            },
             "checks": {"good": "x_toys:check"},
         },
     )

@@ -1,0 +1,264 @@
+"""Every colour mode becomes RGB in [0, 1]; whatever is no whole image is refused by name."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pcs_core.errors import InputError
+from pcs_core.storage.images import read_mask, read_picture
+
+
+def gradient(height: int = 6, width: int = 8) -> np.ndarray:
+    """Return RGB levels that tell every corner from every other."""
+    y, x = np.mgrid[:height, :width]
+    return np.stack([y * 30, x * 20, np.full_like(x, 77)], -1).astype(np.uint8)
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return one PNG chunk with its checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def bomb(width: int, height: int) -> bytes:
+    """Return a tiny PNG whose header promises a huge picture."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(bytes(1000)))
+        + png_chunk(b"IEND", b"")
+    )
+
+
+def levels(path: Path) -> np.ndarray:
+    """Return what was read as [h w 3] in 0..255."""
+    return (read_picture(path).rgb.permute(1, 2, 0) * 255).numpy()
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "tif", "webp"])
+def test_lossless_formats_are_exact(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(gradient()).save(path, **options)
+    picture = read_picture(path)
+    assert picture.rgb.dtype == torch.float32
+    assert picture.rgb.shape == (3, 6, 8)
+    assert picture.alpha is None
+    assert np.allclose(levels(path), gradient(), atol=1e-3)
+
+
+def test_jpeg_is_close(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.fromarray(gradient()).save(path, quality=98, subsampling=0)
+    assert np.abs(levels(path) - gradient()).mean() < 4
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", [1, 2, 3, 6, 8])
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 98, "subsampling": 0} if suffix == "jpg" else {}
+    Image.fromarray(gradient()).save(path, exif=exif, **options)
+    turned = {
+        1: gradient(),
+        2: gradient()[:, ::-1],
+        3: gradient()[::-1, ::-1],
+        6: np.rot90(gradient(), -1),
+        8: np.rot90(gradient(), 1),
+    }[orientation]
+    assert levels(path).shape == turned.shape
+    assert np.abs(levels(path) - turned).mean() < 4
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    values = np.array([[0, 255, 256], [32768, 65534, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(path)
+    rgb = read_picture(path).rgb
+    assert torch.allclose(rgb[0], torch.from_numpy(values / 65535).float(), atol=1e-6)
+    assert torch.equal(rgb[0], rgb[1])
+    assert torch.equal(rgb[0], rgb[2])
+
+
+def test_sixteen_bit_big_endian_tiff(tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    values = np.array([[0, 1000], [40000, 65535]], dtype=np.uint16)
+    image = Image.frombytes("I;16B", (2, 2), values.astype(">u2").tobytes())
+    image.save(path)
+    assert torch.allclose(read_picture(path).rgb[0], torch.from_numpy(values / 65535).float())
+
+
+def test_sixteen_bit_colour_png(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    header = struct.pack(">IIBBBBB", 2, 1, 16, 2, 0, 0, 0)
+    row = b"\0" + struct.pack(">6H", 65535, 0, 32768, 0, 65535, 257)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(row))
+        + png_chunk(b"IEND", b"")
+    )
+    assert np.allclose(levels(path)[0], [[255, 0, 128], [0, 255, 1]], atol=1)
+
+
+def test_float_tiff_within_and_outside_the_range(tmp_path: Path) -> None:
+    values = np.array([[0.0, 0.25], [0.5, 1.0]], dtype=np.float32)
+    Image.fromarray(values).save(tmp_path / "x.tif")
+    assert torch.allclose(read_picture(tmp_path / "x.tif").rgb[2], torch.from_numpy(values))
+    for name, scale in (("big.tif", 255.0), ("nan.tif", float("nan"))):
+        Image.fromarray(values * np.float32(scale)).save(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} has numbers outside"):
+            read_picture(tmp_path / name)
+    Image.fromarray(np.full((2, 2), 70000, dtype=np.int32)).save(tmp_path / "deep.tif")
+    with pytest.raises(InputError, match=r"deep\.tif has 32 bits"):
+        read_picture(tmp_path / "deep.tif")
+
+
+@pytest.mark.parametrize("mode", ["1", "L"])
+def test_grey_and_bilevel(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).convert(mode).save(path)
+    expected = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    assert torch.equal(read_picture(path).rgb, expected.expand(3, 2, 2))
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(path, quality=95)
+    assert np.abs(levels(path)[4, 4] - [255, 0, 0]).max() < 12
+
+
+def test_transparency_is_composited_on_white_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    pixels = np.array([[[255, 0, 0, 255], [0, 0, 0, 0], [0, 0, 255, 51]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    picture = read_picture(path)
+    assert picture.alpha is not None
+    assert torch.allclose(picture.alpha, torch.tensor([[[1.0, 0.0, 0.2]]]))
+    assert np.allclose(levels(path)[0], [[255, 0, 0], [255, 255, 255], [204, 204, 255]], atol=0.01)
+
+
+def test_palette_with_transparency(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)
+    image.putdata([0, 1])
+    image.save(path, transparency=1)
+    picture = read_picture(path)
+    assert picture.alpha is not None
+    assert picture.alpha.flatten().tolist() == [1.0, 0.0]
+    assert np.allclose(levels(path)[0], [[10, 20, 30], [255, 255, 255]], atol=1e-3)
+
+
+def test_palette_without_transparency(tmp_path: Path) -> None:
+    path = tmp_path / "x.gif"
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50] + [0] * 762)
+    image.putdata([0, 1])
+    image.save(path)
+    assert read_picture(path).alpha is None
+    assert np.allclose(levels(path)[0], [[10, 20, 30], [200, 100, 50]], atol=1e-3)
+
+
+def test_opaque_alpha_is_no_mask_and_full_transparency_no_picture(tmp_path: Path) -> None:
+    Image.new("RGBA", (2, 2), (1, 2, 3, 255)).save(tmp_path / "opaque.png")
+    assert read_picture(tmp_path / "opaque.png").alpha is None
+    Image.new("RGBA", (2, 2), (1, 2, 3, 0)).save(tmp_path / "clear.png")
+    with pytest.raises(InputError, match=r"clear\.png is fully transparent"):
+        read_picture(tmp_path / "clear.png")
+
+
+def test_animated_gif_gives_its_first_frame(tmp_path: Path) -> None:
+    path = tmp_path / "x.gif"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    assert np.allclose(levels(path)[0, 0], [255, 0, 0], atol=1)
+
+
+def test_a_jpeg_called_png_is_still_an_image(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    Image.fromarray(gradient()).save(path, "JPEG")
+    assert levels(path).shape == (6, 8, 3)
+
+
+def noise() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "keep"),
+    [(s, k) for s in ("png", "jpg", "bmp", "tiff", "webp", "gif") for k in (0.1, 0.5, 0.9)],
+)
+def test_truncated_files_are_refused(tmp_path: Path, suffix: str, keep: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    noise().save(path)
+    content = path.read_bytes()
+    read_picture(path)
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(InputError, match=rf"cut\.{suffix} ") as caught:
+        read_picture(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_flipped_byte_in_a_png_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flip.png"
+    noise().save(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"flip\.png is damaged"):
+        read_picture(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("zero.png", b"", "is empty (0 bytes)"),
+        ("text.png", b"not an image at all\n", "is not an image"),
+        ("text.jpg", "\N{BOMB}".encode() * 100, "is not an image"),
+        ("eps.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image"),
+        ("bomb.png", bomb(60_000, 60_000), "megapixels"),
+        ("large.png", bomb(8_001, 8_000), "megapixels, 64 are allowed"),
+        ("warned.png", bomb(12_000, 12_000), "144 megapixels"),
+        ("lie.png", bomb(100, 100), "is damaged"),
+    ],
+)
+def test_hostile_files_are_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        read_picture(path)
+    assert str(path) in str(caught.value)
+
+
+def test_64_megapixels_are_allowed_by_the_header(tmp_path: Path) -> None:
+    path = tmp_path / "edge.png"
+    path.write_bytes(bomb(8_000, 8_000))
+    with pytest.raises(InputError) as caught:
+        read_picture(path)
+    assert "allowed" not in str(caught.value).replace(str(path), "")
+
+
+def test_folders_and_dangling_links_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "dir.png").mkdir()
+    with pytest.raises(InputError, match=r"dir\.png is a folder"):
+        read_picture(tmp_path / "dir.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(InputError, match=r"link\.png is not a file"):
+        read_picture(tmp_path / "link.png")
+
+
+def test_masks_are_brightness_and_clear_where_transparent(tmp_path: Path) -> None:
+    pixels = np.array([[[255, 255, 255, 255], [255, 255, 255, 0], [0, 0, 0, 255]]], dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "m.png")
+    assert torch.allclose(read_mask(tmp_path / "m.png"), torch.tensor([[[1.0, 0.0, 0.0]]]))
