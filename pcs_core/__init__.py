@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pcs_core.assembly import load_recipe
     from pcs_core.backbone import Backbone
-    from pcs_core.engine import fit, merge_personalizations, open_backbone, sample
+    from pcs_core.engine import fit, merge_personalizations, open_backbone, sample, text_features
     from pcs_core.errors import PcsError
     from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
     from pcs_core.storage import load, load_subject, save
@@ -33,6 +33,8 @@ _WHERE = {
     "open_backbone": "pcs_core.engine",
     "sample": "pcs_core.engine",
     "save": "pcs_core.storage",
+    "text_features": "pcs_core.engine",
+    "recipe_from_document": "pcs_core.assembly",
 }
 
 __all__ = [
@@ -50,6 +52,8 @@ __all__ = [
     "open_backbone",
     "sample",
     "save",
+    "text_features",
+    "recipe_from_document",
 ]
 
 

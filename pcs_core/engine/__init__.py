@@ -7,6 +7,7 @@ from pcs_core.engine.fit import Progress, fit
 from pcs_core.engine.merging import merge_personalizations
 from pcs_core.engine.opening import open_backbone
 from pcs_core.engine.sample import SampleProgress, restore, sample
+from pcs_core.engine.texts import text_features
 
 __all__ = [
     "CoreDenoise",
@@ -17,4 +18,5 @@ __all__ = [
     "open_backbone",
     "restore",
     "sample",
+    "text_features",
 ]

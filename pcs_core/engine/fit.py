@@ -243,7 +243,6 @@ class Fitting:
     def _masks(self, step: FitStep) -> Masks:
         results = self.run_.call_at(
             "mask",
-            "batch",
             lambda technique, _: "batch" in technique.mask_moments,
             query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
         )
@@ -256,7 +255,6 @@ class Fitting:
         for index, subject in enumerate(self.subjects):
             found = self.run_.call_at(
                 "extract",
-                "finish",
                 lambda _, implementation: "moment" in implementation.argnames,
                 subject=subject,
                 masks=Masks(),

@@ -82,7 +82,7 @@ def subject_masks(run: EngineRun, subject: Subject) -> Masks:
     """Ask the mask techniques about a subject; the user's own masks win."""
     query = MaskQuery(moment="subject", subject=subject, size=run.image_size)
     results = run.call_at(
-        "mask", "subject", lambda technique, _: "subject" in technique.mask_moments, query=query
+        "mask", lambda technique, _: "subject" in technique.mask_moments, query=query
     )
     return merge_masks(m for _, m in results)
 

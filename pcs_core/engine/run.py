@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +78,7 @@ class EngineRun:
         return named
 
     def call_at(
-        self, hook: str, moment: str, wants: Callable[[Any, Any], bool], **arguments: Any
+        self, hook: str, wants: Callable[[Any, Any], bool], **arguments: Any
     ) -> list[tuple[str, Any]]:
         """Call a hook on the uses for which ``wants(technique, implementation)`` holds."""
         implementations = getattr(self.manager.hook, hook).get_hookimpls()
@@ -181,8 +181,3 @@ class EngineRun:
     def log(self, message: str) -> None:
         """Tell the user something, through the ``pcs`` logger."""
         LOGGER.info(message)
-
-
-def techniques(run: EngineRun) -> Iterable[Any]:
-    """Yield the technique instances in recipe order."""
-    return (use.technique for use in run.recipe.uses)

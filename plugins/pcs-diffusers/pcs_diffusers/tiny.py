@@ -93,9 +93,10 @@ def build(
 
 def build_tokenizer(length: int = 24) -> object:
     """Return a CLIP tokenizer over letters, digits and :data:`WORDS`; unknown words are split."""
+    from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
-    letters = [chr(c) for c in range(33, 127)]
+    letters = sorted(ByteLevel.alphabet())
     vocabulary = {t: i for i, t in enumerate([*letters, *(x + "</w>" for x in letters)])}
     merges: list[tuple[str, str]] = []
     for word in WORDS:

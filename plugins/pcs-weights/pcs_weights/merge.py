@@ -103,7 +103,7 @@ def _merge(
 ) -> Personalization:
     from dataclasses import replace
 
-    from pcs_core.assembly import recipe_from_document
+    from pcs_core import recipe_from_document
 
     deltas = [_deltas(p) for p in persons]
     keys = sorted(set().union(*deltas))

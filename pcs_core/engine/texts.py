@@ -1,0 +1,34 @@
+"""Text features of a prompt, with a personalization's tokens in force: for closed-form solutions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcs_core.backbone import Attachment, tokenise
+from pcs_core.engine.sample import restore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Personalization
+
+
+@torch.no_grad()
+def text_features(
+    person: Personalization | None, backbone: Backbone, prompt: str
+) -> tuple[Tensor, list[int], list[int]]:
+    """Return the features [1 l d] of ``prompt``, [position of the end token], and the positions of
+
+    the first learned token's span (empty without one).
+    """
+    _, fusion = restore(person, backbone, 0)
+    with Attachment(backbone, fusion) as net:
+        tokens = tokenise([prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.tokens)
+        text, _ = net.encode_text(tokens, torch.zeros(1, dtype=torch.long, device=backbone.device))
+    ids = tokens.ids[0].tolist()
+    end = ids.index(backbone.tokenizer.end, 1)
+    span = next(iter(tokens.spans.values()))[0].tolist() if tokens.spans else []
+    return text, [end], [p for p in span if p >= 0]
