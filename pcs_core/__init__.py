@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcs_core.assembly import load_recipe
+    from pcs_core.assembly import load_recipe, recipe_from_document
     from pcs_core.backbone import Backbone
     from pcs_core.engine import fit, merge_personalizations, open_backbone, sample, text_features
     from pcs_core.errors import PcsError
@@ -31,10 +31,10 @@ _WHERE = {
     "load_subject": "pcs_core.storage",
     "merge_personalizations": "pcs_core.engine",
     "open_backbone": "pcs_core.engine",
+    "recipe_from_document": "pcs_core.assembly",
     "sample": "pcs_core.engine",
     "save": "pcs_core.storage",
     "text_features": "pcs_core.engine",
-    "recipe_from_document": "pcs_core.assembly",
 }
 
 __all__ = [
@@ -50,10 +50,10 @@ __all__ = [
     "load_subject",
     "merge_personalizations",
     "open_backbone",
+    "recipe_from_document",
     "sample",
     "save",
     "text_features",
-    "recipe_from_document",
 ]
 
 

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from pcs_core.backbone.protocol import Backbone
     from pcs_core.data import Conditioning, Edit
 
-SHORTHANDS = {"attention": ("self", "cross", "joint", "temporal"), "cross": ("cross",), "self": ("self",)}
+SHORTHANDS = {
+    "attention": ("self", "cross", "joint", "temporal"),
+    "cross": ("cross",),
+    "self": ("self",),
+}
 
 
 def select_sites(
@@ -44,9 +48,7 @@ def select_sites(
     else:
         globs = glob.split("|")
         matches = lambda name: any(fnmatchcase(name, g) for g in globs)  # noqa: E731
-    return tuple(
-        s for s in sites if s.part == part and (kind in ("*", s.kind)) and matches(s.name)
-    )
+    return tuple(s for s in sites if s.part == part and (kind in ("*", s.kind)) and matches(s.name))
 
 
 class Attachment:
@@ -84,9 +86,7 @@ class Attachment:
         for edit in (*fusion.layers, *fusion.weights):
             module = backbone.parts[edit.site.part].get_submodule(edit.site.name)
             layers.setdefault(str(edit.site), (module, []))[1].append(edit)
-        swaps = [
-            Swap(backbone.parts[swap.part], dict(swap.targets())) for swap in fusion.swaps
-        ]
+        swaps = [Swap(backbone.parts[swap.part], dict(swap.targets())) for swap in fusion.swaps]
         for module, edits in layers.values():
             self._undo.append(bind_layer(module, edits, context))
         by_site: dict[str, list[Any]] = {}
@@ -227,7 +227,9 @@ def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
             if isinstance(tensor, nn.Parameter):
                 name = f"{edit.owner}/{edit.key(0)}/{key}"
                 if name in found:
-                    raise ConflictError(f"two edits of {edit.owner!r} own {name!r}: name their sites")
+                    raise ConflictError(
+                        f"two edits of {edit.owner!r} own {name!r}: name their sites"
+                    )
                 found[name] = tensor
     return found
 
@@ -280,4 +282,6 @@ def import_tensors(fusion: Fusion, tensors: dict[str, Tensor]) -> None:
                 )
             tensor.copy_(value)
     if left:
-        raise ArtifactError(f"the artifact holds {sorted(left)[0]!r}, which its recipe does not build")
+        raise ArtifactError(
+            f"the artifact holds {sorted(left)[0]!r}, which its recipe does not build"
+        )

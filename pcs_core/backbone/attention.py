@@ -53,7 +53,9 @@ class AttentionChain:
             attended = state.probs.to(v.dtype) @ v
         else:
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=state.bias)
-        state.out = attended.transpose(1, 2).reshape(state.q.shape[0], -1, v.shape[-1] * state.heads)
+        state.out = attended.transpose(1, 2).reshape(
+            state.q.shape[0], -1, v.shape[-1] * state.heads
+        )
         state = self._apply("out", state, on)
         assert state.out is not None
         return state.out

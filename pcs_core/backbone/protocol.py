@@ -48,7 +48,9 @@ class Sampler(Protocol):
     def level(self, index: int, rows: int) -> Level:
         """Return the level of the shown latents at step ``index``."""
 
-    def advance(self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]) -> Tensor:
+    def advance(
+        self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
+    ) -> Tensor:
         """Return the latents of the next step, from the network's native quantity."""
 
 

@@ -99,11 +99,11 @@ def tokenise(
 class BoundEmbedding:
     """Stands in for the token table's ``forward`` and puts each edit's rows at its span."""
 
-    def __init__(self, module: torch.nn.Module, edits: Sequence[TokenEdit], context: Context) -> None:
+    def __init__(
+        self, module: torch.nn.Module, edits: Sequence[TokenEdit], context: Context
+    ) -> None:
         self.module, self.context = module, context
-        self.edits = {
-            str(i): edit for i, edit in enumerate(edits) if edit.stage() == "vocabulary"
-        }
+        self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() == "vocabulary"}
 
     def __call__(self, ids: Tensor) -> Tensor:
         table = type(self.module).forward(self.module, ids)

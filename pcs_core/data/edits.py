@@ -88,7 +88,13 @@ class Edit(nn.Module):
     claims: tuple[str, ...] = ()
 
     def __init__(
-        self, name: str, *, start: float = 0.0, stop: float = 1.0, mode: Mode = "both", stacked: bool = False
+        self,
+        name: str,
+        *,
+        start: float = 0.0,
+        stop: float = 1.0,
+        mode: Mode = "both",
+        stacked: bool = False,
     ) -> None:
         super().__init__()
         self.name = name

@@ -49,7 +49,14 @@ class Run(Protocol):
     def embed_words(self, text: str) -> Tensor:
         """Return the token embeddings [n d] of ``text``, without start and end."""
 
-    def draw(self, prompts: Sequence[str], *, seed: int, scale: float | None = None, steps: int | None = None) -> Tensor:
+    def draw(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int,
+        scale: float | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
         """Return pictures [n 3 h w] in [0, 1] drawn by the frozen base."""
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:

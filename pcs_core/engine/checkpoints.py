@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.engine.optimizers import optimizer_tensors, restore_optimizer
+from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -30,8 +31,10 @@ class Checkpoints:
         fusion: Fusion,
         rngs: Sequence[Generator],
         *,
+        identity: Mapping[str, object],
         resume: bool,
     ) -> None:
+        self.identity = dict(identity)
         self.work, self.name, self.fusion, self.rngs = work, name, fusion, rngs
         self.tensors: Mapping[str, Tensor] = {}
         self.state: Mapping[str, object] | None = None
@@ -42,12 +45,18 @@ class Checkpoints:
             found = read_checkpoint(work, self.file)
             if found is not None:
                 self.tensors, self.state = found
+                for key, value in self.identity.items():
+                    if self.state.get(key) != value:
+                        raise InputError(
+                            f"the fit in {str(work)!r} was begun with another {key} "
+                            f"({self.state.get(key)!r}, now {value!r}): start it anew"
+                        )
                 self._restore_parameters()
 
     @property
     def file(self) -> str:
         """The checkpoint's name in the work folder."""
-        return f"fit-{self.name}"[:120]
+        return f"fit-{self.name}"
 
     def _parameters(self) -> dict[str, Tensor]:
         return {
@@ -97,5 +106,7 @@ class Checkpoints:
         tensors = {k: v.detach().cpu() for k, v in self._parameters().items()}
         tensors |= optimizer_tensors(optimizer, params)
         tensors |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
-        write_checkpoint(self.work, self.file, tensors, {"phase": phase, "step": step})
+        write_checkpoint(
+            self.work, self.file, tensors, {**self.identity, "phase": phase, "step": step}
+        )
         self.written = time.monotonic()

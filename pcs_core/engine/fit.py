@@ -96,9 +96,11 @@ def fit(
     together = len(subjects) == 1 or all(u.technique.stacks_subjects for u in recipe.uses)
     groups = [subjects] if together else [[s] for s in subjects]
     results: list[Personalization] = []
+    memory: dict[str, Mapping[str, Tensor]] = {}  # class pictures serve every subject of the class
     for number, group in enumerate(groups):
-        fitting = Fitting(recipe, group, opened, seed, watch, work, resume)
-        fitting.offset, fitting.groups = number, len(groups)
+        fitting = Fitting(
+            recipe, group, opened, seed, watch, work, resume, memory, number, len(groups)
+        )
         results += fitting.run()
     return results
 
@@ -114,6 +116,7 @@ class Fitting:
     watch: Sequence[Callable[[Progress], None]]
     work: Path | None
     resume: bool
+    memory: dict[str, Mapping[str, Tensor]]
     offset: int = 0
     groups: int = 1
     losses: dict[str, float] = field(default_factory=dict)
@@ -128,6 +131,7 @@ class Fitting:
             names=[s.name for s in self.subjects],
             concepts=[s.concepts for s in self.subjects],
             work=self.work,
+            memory=self.memory,
         )
         features, own = extract(self.run_, self.subjects)
         self.run_.features = features
@@ -137,7 +141,18 @@ class Fitting:
         self.started = time.monotonic()
         self.rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
         names = "+".join(s.name for s in self.subjects)
-        self.checkpoints = Checkpoints(self.work, names, fusion, self.rngs, resume=self.resume)
+        self.checkpoints = Checkpoints(
+            self.work,
+            names,
+            fusion,
+            self.rngs,
+            identity={
+                "recipe": self.recipe.hash,
+                "backbone": self.backbone.card.hash,
+                "seed": self.seed,
+            },
+            resume=self.resume,
+        )
         with Attachment(self.backbone, fusion, fitting=True) as net:
             self.net = net
             if self.total:
@@ -181,6 +196,11 @@ class Fitting:
                 losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
                 terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
                 total = torch.stack(list(terms.values())).sum() / phase.accumulate
+                if not total.requires_grad:
+                    raise RecipeError(
+                        f"phase {phase.name!r}: none of its losses depends on what it trains "
+                        f"({', '.join(phase.train)})"
+                    )
                 total.backward()
             if phase.clip:
                 clip_per_subject(norms, phase.clip, len(self.subjects))
@@ -305,7 +325,9 @@ def draw_batch(
             for choice in torch.randint(len(rows), (count,), generator=rng).tolist():
                 row = rows[choice]
                 options = pool.texts[row]
-                pick = int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
+                pick = (
+                    int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
+                )
                 shape = pool.mean.shape[1:]
                 sampled = torch.randn(shape, generator=rng).to(pool.mean)
                 latents.append(pool.mean[row] + pool.std[row] * sampled)

@@ -42,7 +42,9 @@ def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Te
     return image[:, top : top + height, left : left + width].contiguous()
 
 
-def references(subject: Subject, index: int, size: tuple[int, int], masks: Masks) -> tuple[Example, ...]:
+def references(
+    subject: Subject, index: int, size: tuple[int, int], masks: Masks
+) -> tuple[Example, ...]:
     """Return the subject's own pictures as examples of role "subject", resized, with masks."""
     loss = masks.get(LOSS)
     examples = []
@@ -284,5 +286,3 @@ def text_is_constant(net: Attachment, training: Sequence[str]) -> bool:
     touching |= {s.owner for s in (*fusion.swaps, *fusion.injections) if s.part == "text"}
     # a use that edits both parts counts as touching: its text parameters train with it
     return not any(name.split("/", 1)[0] in touching for name in training)
-
-

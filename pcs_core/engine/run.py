@@ -36,12 +36,13 @@ class EngineRun:
         names: Sequence[str] = ("subject",),
         concepts: Sequence[tuple[Concept, ...]] = (),
         work: Path | None = None,
+        memory: dict[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.recipe, self.backbone, self.seed = recipe, backbone, seed
         self.names, self.work = tuple(names), work
         self.features = Features(concepts=tuple(concepts))
         self.scratch: dict[str, Any] = {}
-        self._memory: dict[str, Mapping[str, Tensor]] = {}
+        self._memory = {} if memory is None else memory
         self._journal: dict[int, tuple[Any, str]] = {}
         self.manager = run_manager()
         self._register()
@@ -149,6 +150,8 @@ class EngineRun:
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Return tensors made once, kept in memory and, with a work folder, on disk."""
+        # a work folder may be used again with another backbone or seed
+        name = f"{name}-{self.backbone.card.hash[:12]}-{self.seed}"
         if name not in self._memory:
             if self.work is None:
                 self._memory[name] = make()

@@ -117,12 +117,18 @@ def draw_base(
     return torch.cat(pictures)
 
 
-def restore(person: Personalization | None, backbone: Backbone, seed: int) -> tuple[EngineRun, Fusion]:
+def restore(
+    person: Personalization | None, backbone: Backbone, seed: int
+) -> tuple[EngineRun, Fusion]:
     """Build the run and the trained fusion of a personalization (none: the bare backbone)."""
     if person is None:
         return EngineRun(Recipe(id="base"), backbone, seed=seed), Fusion()
     run = EngineRun(
-        person.recipe, backbone, seed=seed, names=(person.subject or "subject",), concepts=(person.concepts,)
+        person.recipe,
+        backbone,
+        seed=seed,
+        names=(person.subject or "subject",),
+        concepts=(person.concepts,),
     )
     run.features = Features(
         tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in person.features.items()},
@@ -256,13 +262,9 @@ class Guidance:
             n = len(branches)
             cond = concatenate(tuple(self.branch(b) for b in branches))
             repeated = type(level)(*(t.repeat(n) for t in level))
-            x0 = evaluate(
-                latents.repeat(n, 1, 1, 1), repeated, cond, model=model, edits=edits
-            ).x0
+            x0 = evaluate(latents.repeat(n, 1, 1, 1), repeated, cond, model=model, edits=edits).x0
             for branch, part in zip(branches, x0.chunk(n), strict=True):
                 term = factors[branch] * part
                 total = term if total is None else total + term
         assert total is not None
         return total
-
-

@@ -21,7 +21,9 @@ Projection = Literal["q", "k", "v"]
 class ProjectionDelta(AttnEdit):
     """Stacked deltas [S, out, in] of chosen projections of one attention site."""
 
-    def __init__(self, site: Site, parts: tuple[Projection, ...], subjects: int, strength: float) -> None:
+    def __init__(
+        self, site: Site, parts: tuple[Projection, ...], subjects: int, strength: float
+    ) -> None:
         super().__init__(site, stacked=True)
         self.strength = strength
         for part in parts:
@@ -31,8 +33,6 @@ class ProjectionDelta(AttnEdit):
 
     def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Add delta times input to the projections."""
-        if self.strength == 0.0:
-            return state
         for part in self.parts:
             source = state.x if part == "q" else state.context
             delta = batched_linear(source, getattr(self, part), cond.subject)

@@ -30,8 +30,6 @@ class LowRank(WeightEdit):
 
     def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:
         """Return scale * B A x, each row with its own subject's factors."""
-        if self.scale == 0.0:
-            return torch.zeros_like(y)
         subject = None if cond is None else cond.subject
         if len(self.site.shape) == 4:
             return self._convolution(x, subject) * self.scale
@@ -92,7 +90,8 @@ class LoRA(Technique):
             rank = min(self.rank, site.shape[0], fan_in)
             start = torch.stack(
                 [
-                    torch.randn(rank, fan_in, generator=run.init_rng(s, f"{self.id}/{site}")) / self.rank
+                    torch.randn(rank, fan_in, generator=run.init_rng(s, f"{self.id}/{site}"))
+                    / self.rank
                     for s in range(features.subjects)
                 ]
             )

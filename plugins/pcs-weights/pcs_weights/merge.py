@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     from pcs_core.data import Personalization, Run
 
+TEMPLATE = "a photo of {}"
+"""Caption of a concept whose words are held fixed."""
+
 REGULARISATION: tuple[str, ...] = (
     "a photo of a {}",
     "a picture of a {} on the grass",
@@ -82,7 +85,7 @@ def closed_form(
     *,
     ridge: float = 1e-6,
     captions: Sequence[str] = REGULARISATION,
-    template: str = "a photo of {}",
+    template: str = TEMPLATE,
 ) -> Personalization:
     """Merge by constrained least squares; every concept keeps its own keys and values."""
     return _merge(persons, backbone, ridge=ridge, captions=captions, template=template)
@@ -105,7 +108,7 @@ def _merge(
 
     from pcs_core import recipe_from_document
 
-    deltas = [_deltas(p) for p in persons]
+    deltas = [deltas_of(p) for p in persons]
     keys = sorted(set().union(*deltas))
     if any(set(d) != set(keys) for d in deltas):
         raise InputError("the personalizations have deltas at different sites: they do not merge")
@@ -137,11 +140,20 @@ def _merge(
     )
 
 
-def _deltas(person: Personalization) -> dict[str, Tensor]:
+def deltas_of(person: Personalization) -> dict[str, Tensor]:
+    """Return the key/value deltas in force, by ``"<site>/<k or v>"``, the strength multiplied in.
+
+    Raises
+    ------
+    InputError
+        The personalization has none.
+    """
+    strengths = {u.name: float(getattr(u.technique, "strength", 1.0)) for u in person.recipe.uses}
     found = {
-        name.split("/", 1)[1]: value
+        name.split("/", 1)[1]: value * strengths[name.split("/", 1)[0]]
         for name, value in person.tensors.items()
-        if name.startswith(("weights.kv/", "weights.merge/")) and name.rsplit("/", 1)[1] in ("k", "v")
+        if name.startswith(("weights.kv/", "weights.merge/"))
+        and name.rsplit("/", 1)[1] in ("k", "v")
     }
     if not found:
         raise InputError(
@@ -186,7 +198,20 @@ def regular_features(
     return torch.cat(rows).float().cpu()
 
 
-NOUNS = ["cat", "dog", "car", "house", "tree", "cup", "toy", "bird", "boat", "flower", "chair", "book"]
+NOUNS = [
+    "cat",
+    "dog",
+    "car",
+    "house",
+    "tree",
+    "cup",
+    "toy",
+    "bird",
+    "boat",
+    "flower",
+    "chair",
+    "book",
+]
 
 
 def merged_document(persons: Sequence[Personalization]) -> Mapping[str, Any]:

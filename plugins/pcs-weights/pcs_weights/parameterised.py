@@ -27,7 +27,9 @@ class Injected(InjectEdit):
     made on a detached skeleton of the layers, and move into the network at :meth:`inject`.
     """
 
-    def __init__(self, part: str, sites: tuple[Site, ...], root: nn.Module, config: Any, seed: int) -> None:
+    def __init__(
+        self, part: str, sites: tuple[Site, ...], root: nn.Module, config: Any, seed: int
+    ) -> None:
         super().__init__(part, f"peft-{part}")
         self.sites, self.config, self.seed = sites, config, seed
         self.claims = tuple(str(site) for site in sites)
@@ -145,7 +147,9 @@ class Peft(Technique):
         kinds = ("linear", "conv") if self.convolutions else ("linear",)
         sites = tuple(s for s in run.sites(self.sites, "*", self.part) if s.kind in kinds)
         if not sites:
-            raise CapabilityError(f"{self.id}: no layer of part {self.part!r} matches {self.sites!r}")
+            raise CapabilityError(
+                f"{self.id}: no layer of part {self.part!r} matches {self.sites!r}"
+            )
         if self.kind == "oft" and any(len(s.shape) == 4 and s.shape[-1] > 1 for s in sites):
             raise CapabilityError(
                 f"{self.id}: oft is not a no-op on convolutions with a kernel above 1 (peft 0.21): "
