@@ -1,0 +1,257 @@
+"""Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
+
+Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md. Marked parts of README.md:
+plugins, systems, technique (the example kept in docs/write-a-technique.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcs_core.assembly.status import SystemRow, systems
+from pcs_core.catalogue import catalogue
+from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
+from pcs_core.technique import Technique
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+NOTE = "<!-- written by `make docs`: change the code, not this file -->\n\n"
+STATUS_WORDS = {
+    "ready": "has a recipe, a defining check, and a recorded run of that recipe",
+    "recipe": "has a recipe that loads; check or recorded run is missing",
+    "planned": "known, without a recipe",
+}
+
+
+def hooks() -> str:
+    """Return docs/hooks.md."""
+    text = "# Hooks\n\n## The run: five verbs\n\n"
+    text += (
+        "A technique implements those it needs, marked `@hookimpl`, with any of the arguments.\n"
+    )
+    for name in RUN_HOOKS:
+        text += _hook(RunSpecs, name)
+    text += "\n## The catalogue: what a plugin holds\n\n"
+    text += "A plugin module answers with functions marked `@catalogue_hookimpl`.\n"
+    for name, function in vars(CatalogueSpecs).items():
+        if inspect.isfunction(function):
+            text += _hook(CatalogueSpecs, name)
+    return text
+
+
+def techniques() -> str:
+    """Return docs/techniques.md."""
+    held = catalogue()
+    text = "# Techniques\n\nEvery technique of the plugins in this repository, with its settings.\n"
+    for id in held.ids("techniques"):
+        technique: type[Technique] = held.get("techniques", id)
+        text += f"\n## {id}\n\n{_prose(technique)}\n\n"
+        text += f"From `{held.distribution('techniques', id)}`"
+        if technique.catalogue:
+            text += f"; in the catalogue's words: {', '.join(technique.catalogue)}"
+        text += (
+            f". Several subjects in one forward: {'yes' if technique.stacks_subjects else 'no'}."
+        )
+        if technique.neutral is not None:
+            zero = ", ".join(f"{k} = {json.dumps(v)}" for k, v in technique.neutral.items())
+            text += f" Changes nothing at: `{zero}`."
+        text += "\n\n" + _settings(technique)
+    return text
+
+
+def systems_page(rows: Sequence[SystemRow]) -> str:
+    """Return docs/systems.md."""
+    text = "# Systems\n\nEvery system the catalogue knows, and how far each one is here.\n\n"
+    for status, words in STATUS_WORDS.items():
+        text += f"- **{status}**: {words}.\n"
+    text += "\n| system | id | year | framework | scope | status |\n|---|---|---|---|---|---|\n"
+    for row in sorted(rows, key=lambda r: (list(STATUS_WORDS).index(r.status), r.id)):
+        text += _row(
+            row.name, f"`{row.id}`", row.year or "", row.framework, ", ".join(row.scope), row.status
+        )
+    return text
+
+
+def systems_part(rows: Sequence[SystemRow]) -> str:
+    """Return the README's table of systems."""
+    counts = Counter(row.status for row in rows)
+    text = f"Of {len(rows)} systems in the catalogue, "
+    text += f"{counts['ready']} {_are(counts['ready'])} ready, {counts['recipe']} more "
+    text += f"{'has' if counts['recipe'] == 1 else 'have'} a recipe, {counts['planned']} are planned.\n\n"
+    shown = [row for row in rows if row.status != "planned"]
+    if shown:
+        text += "| system | uses | status |\n|---|---|---|\n"
+        for row in shown:
+            uses = ", ".join(f"`{use}`" for use in row.uses)
+            text += _row(f"`{row.id}`", uses, row.status)
+        text += "\n"
+    for status, words in STATUS_WORDS.items():
+        text += f"*{status}*: {words}. "
+    return text.rstrip() + "\n"
+
+
+def plugins_part(_: Sequence[SystemRow]) -> str:
+    """Return the README's table of distributions."""
+    text = "| distribution | what it holds |\n|---|---|\n"
+    for path in sorted(ROOT.glob("plugins/*/pyproject.toml")):
+        project = tomllib.loads(path.read_text("utf-8"))["project"]
+        words = project["description"].removeprefix("PCS ")
+        text += _row(f"[`{project['name']}`](plugins/{path.parent.name}/README.md)", words)
+    return text
+
+
+def technique_part(_: Sequence[SystemRow]) -> str:
+    """Return the example of docs/write-a-technique.md, so that it is written once."""
+    page = (DOCS / "write-a-technique.md").read_text("utf-8")
+    found = re.search(r"```python\n# (?:.*\n)+?```\n", page)
+    if found is None:
+        raise SystemExit("docs/write-a-technique.md has no python example that starts with a path")
+    return found[0]
+
+
+FILES: dict[str, Callable[[Sequence[SystemRow]], str]] = {
+    "docs/hooks.md": lambda _: hooks(),
+    "docs/techniques.md": lambda _: techniques(),
+    "docs/systems.md": systems_page,
+}
+PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
+    "plugins": plugins_part,
+    "systems": systems_part,
+    "technique": technique_part,
+}
+
+
+def generate() -> dict[Path, str]:
+    """Return the text that each generated file should have."""
+    rows = systems()
+    texts = {ROOT / name: NOTE + make(rows) for name, make in FILES.items()}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for name, make in PARTS.items():
+        readme = replace_part(readme, name, make(rows))
+    texts[ROOT / "README.md"] = readme
+    return texts
+
+
+def replace_part(text: str, name: str, new: str) -> str:
+    """Return ``text`` with what lies between the markers of ``name`` replaced by ``new``."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise SystemExit(f"the markers {begin} and {end} must be there once")
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{new.strip()}\n{end}{after}"
+
+
+def stale(texts: dict[Path, str]) -> list[str]:
+    """Return the names of the files that differ from ``texts``."""
+    return [
+        str(path.relative_to(ROOT))
+        for path, text in texts.items()
+        if not path.is_file() or path.read_text("utf-8") != text
+    ]
+
+
+def _hook(specs: type, name: str) -> str:
+    function = getattr(specs, name)
+    first = " (the first answer counts)" if _first_result(function) else ""
+    parameters = [p for p in inspect.signature(function).parameters if p != "self"]
+    return f"\n### `{name}({', '.join(parameters)})`{first}\n\n{_prose(function)}\n"
+
+
+def _first_result(function: Any) -> bool:
+    options = [getattr(function, f"pcs.{level}_spec", None) for level in ("run", "catalogue")]
+    return any(o and o["firstresult"] for o in options)
+
+
+def _prose(thing: Any) -> str:
+    text = inspect.cleandoc(thing.__doc__ or "")
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
+    text = text.replace("``", "`").split("\nClass attributes")[0].strip()
+    return _escape(text)
+
+
+def _escape(text: str) -> str:
+    """Return ``text`` with < escaped outside of code, where it would read as a tag."""
+    parts = text.split("`")
+    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
+    return "`".join(parts)
+
+
+def _settings(technique: type[Technique]) -> str:
+    names = technique.setting_names()
+    if not names:
+        return "No settings.\n"
+    schema, help = technique.schema(), technique.setting_help()
+    text = "| setting | type | default | meaning |\n|---|---|---|---|\n"
+    for name in names:
+        entry = schema["properties"][name]
+        default = "required" if name in schema.get("required", ()) else _short(entry.get("default"))
+        words = _escape(" ".join(help.get(name, "").split()).replace("``", "`"))
+        text += _row(f"`{name}`", _type(entry, schema), default, words)
+    return text
+
+
+def _type(entry: dict[str, Any], schema: dict[str, Any]) -> str:
+    if "$ref" in entry:
+        entry = schema["$defs"][entry["$ref"].rpartition("/")[2]]
+    if "anyOf" in entry:
+        return " or ".join(_type(option, schema) for option in entry["anyOf"])
+    if "enum" in entry:
+        return " or ".join(f"`{json.dumps(value)}`" for value in entry["enum"])
+    if "const" in entry:
+        return f"`{json.dumps(entry['const'])}`"
+    if entry.get("type") == "array":
+        inner = entry.get("items") or next(iter(entry.get("prefixItems", [])), {})
+        return f"list of {_type(inner, schema)}" if inner else "list"
+    if entry.get("type") == "null":
+        return "none"
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {entry[key]:g}" for key, sign in bounds.items() if key in entry]
+    return " ".join([str(entry.get("type", "any")), *([", ".join(limits)] if limits else [])])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list) and len(value) > 6:
+        return f"{len(value)} entries"
+    return f"`{json.dumps(value)}`"
+
+
+def _row(*cells: object) -> str:
+    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def _are(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if stale")
+    options = parser.parse_args(None if arguments is None else list(arguments))
+    texts = generate()
+    changed = stale(texts)
+    if options.check:
+        for name in changed:
+            print(f"{name} is out of date: run `make docs`", file=sys.stderr)
+        return 1 if changed else 0
+    for path, text in texts.items():
+        if str(path.relative_to(ROOT)) in changed:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+            print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
