@@ -1,0 +1,59 @@
+"""Every distribution carries its licence, and what is not ours is named."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTIONS = [ROOT, *(p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml")))]
+
+
+def project(folder: Path) -> dict:
+    return tomllib.loads((folder / "pyproject.toml").read_text("utf-8"))["project"]
+
+
+def test_every_plugin_folder_is_a_distribution() -> None:
+    folders = {p for p in (ROOT / "plugins").iterdir() if list(p.glob("*/__init__.py"))}
+    assert folders <= set(DISTRIBUTIONS)
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS, ids=lambda p: p.name)
+def test_licence(folder: Path) -> None:
+    table = project(folder)
+    assert table["license"] == "Apache-2.0"
+    assert "LICENSE" in table["license-files"]
+    assert (folder / "LICENSE").read_text("utf-8") == (ROOT / "LICENSE").read_text("utf-8")
+    assert (folder / table["readme"]).read_text("utf-8").strip()
+
+
+@pytest.mark.parametrize("folder", DISTRIBUTIONS[1:], ids=lambda p: p.name)
+def test_scheme(folder: Path) -> None:
+    """One name for folder, distribution, package and entry point."""
+    table = project(folder)
+    package = folder.name.replace("-", "_")
+    assert table["name"] == folder.name
+    assert (folder / package / "__init__.py").is_file()
+    points = table["entry-points"]["pcs.plugins"]
+    assert points == {folder.name.removeprefix("pcs-"): f"{package}.plugin"}
+    assert any(line.startswith("pcs-core") for line in table["dependencies"])
+    own = {d.name for d in DISTRIBUTIONS[1:]}
+    assert not own & {line.split(">")[0].strip() for line in table["dependencies"]}
+
+
+def test_one_version() -> None:
+    assert len({project(d)["version"] for d in DISTRIBUTIONS}) == 1
+
+
+def test_the_core_says_its_version_once() -> None:
+    import pcs_core
+
+    assert pcs_core.__version__ == project(ROOT)["version"]
+
+
+def test_notice_names_the_drawings() -> None:
+    notice = (ROOT / "NOTICE").read_text("utf-8")
+    for words in ("Noto Emoji", "Fluent UI Emoji", "Twemoji", "Apache-2.0", "MIT", "CC-BY-4.0"):
+        assert words in notice
