@@ -125,7 +125,7 @@ def _captioned(
     examples: Sequence[Example], captions: Sequence[str], subject: Subject, index: int
 ) -> tuple[Example, ...]:
     templates = tuple(captions) or (DEFAULT_CAPTION,)
-    token = subject.concept.token
+    token = " and ".join(c.token for c in subject.concepts)
     default = tuple(t.replace("{token}", token) for t in templates)
     named = []
     for example in examples:

@@ -54,8 +54,8 @@ class LearnableToken(Technique):
         """Give the references neutral captions."""
         if moment != "start":
             return None
-        concept = subject.concept
-        named = f"{{token}} {concept.noun}" if self.with_noun else "{token}"
+        names = [f"{c.token} {c.noun}" if self.with_noun else c.token for c in subject.concepts]
+        named = " and ".join(names)
         return Features(captions=tuple(t.replace("{token}", named) for t in self.templates))
 
     @hookimpl
