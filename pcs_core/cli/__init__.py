@@ -1,0 +1,1 @@
+"""The command line ``pcs``. Importing it imports no torch."""

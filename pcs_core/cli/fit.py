@@ -1,0 +1,210 @@
+"""``pcs fit``: personalise."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_core.cli.options import Device, Json, Out, Overwrite, Seed, Settings
+from pcs_core.cli.output import emit, emit_json, notice
+from pcs_core.errors import InputError, PcsError
+
+if TYPE_CHECKING:
+    from pcs_core.cli.fit_plan import FitPlan
+    from pcs_core.cli.fit_work import Workplace
+    from pcs_core.data import Personalization
+
+
+def fit(
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")
+    ],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Folders of pictures, one subject each."),
+    ],
+    out: Out,
+    noun: Annotated[
+        str | None, typer.Option("--noun", help="What the subject is, as dog.", show_default=False)
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help='What prompts will call it, as "<dog>".', show_default=False),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
+    ] = "mini",
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
+    ] = False,
+    overwrite: Overwrite = False,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Learn the subject in FOLDER and write it to DIR.
+
+    Several folders train together and are written to DIR/<folder name>/. Work goes to DIR.partial/,
+    which becomes DIR at the end; after an interruption the same command with --resume goes on.
+    """
+    from pcs_core.cli.fingerprint import facts
+    from pcs_core.cli.fit_plan import plan_fit
+    from pcs_core.cli.fit_work import open_workplace
+
+    started = time.monotonic()
+    plan = plan_fit(
+        system,
+        folders,
+        out=out,
+        noun=noun,
+        token=token,
+        backbone=backbone,
+        overrides=settings or (),
+        seed=seed,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+    )
+    known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
+    place = open_workplace(plan.destination, known, resume=resume)
+    if resume and not place.resumed:
+        notice(f"nothing to resume at {place.folder}: starting anew")
+    again = resume_command(
+        system,
+        folders,
+        out,
+        noun,
+        token,
+        backbone,
+        settings or (),
+        seed,
+        device,
+        overwrite,
+        preview,
+    )
+    try:
+        persons = run(plan, place, preview)
+        plan.destination.publish(place.result)
+    except KeyboardInterrupt:
+        place.close()
+        notice(f"\ninterrupted; go on with:\n  {again}")
+        raise typer.Exit(130) from None
+    except PcsError as error:
+        _leave(place, error, again)
+        raise
+    except BaseException:
+        place.close()
+        notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
+        raise
+    place.discard()
+    tell(plan, persons, time.monotonic() - started, json)
+
+
+def run(plan: FitPlan, place: Workplace, preview: bool) -> list[Personalization]:
+    """Fit, and write the artifacts to ``place.result``."""
+    from pcs_core.cli.preview import draw_preview
+    from pcs_core.cli.progress import reporting
+    from pcs_core.engine import fit as engine_fit
+    from pcs_core.storage import save
+
+    with reporting("preparing") as reporter:
+        persons = engine_fit(
+            plan.recipe,
+            plan.subjects,
+            plan.backbone,
+            seed=plan.seed,
+            watch=(reporter.fitting,),
+            work=place.work,
+            resume=place.resumed,
+        )
+        for person in persons:
+            check_finite(person)
+            extra = draw_preview(person, plan.backbone) if preview else {}
+            alone = len(persons) == 1
+            folder = place.result if alone else place.result / person.subject
+            save(person, folder, extra_files=extra)
+    return persons
+
+
+def check_finite(person: Personalization) -> None:
+    """Refuse to keep numbers that are none.
+
+    Raises
+    ------
+    InputError
+        The fit diverged.
+    """
+    for name, tensor in person.tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise InputError(
+                f"the fit of {person.subject!r} diverged ({name} is not finite): "
+                "use a smaller lr, as --set <phase>.lr=1e-5"
+            )
+
+
+def tell(plan: FitPlan, persons: Sequence[Personalization], seconds: float, json: bool) -> None:
+    """Print where the artifacts are."""
+    folder = plan.destination.folder
+    alone = len(persons) == 1
+    paths = [folder if alone else folder / person.subject for person in persons]
+    if json:
+        rows: list[dict[str, Any]] = [
+            {"subject": p.subject, "path": str(path), "losses": dict(p.losses)}
+            for p, path in zip(persons, paths, strict=True)
+        ]
+        emit_json({"out": str(folder), "seconds": round(seconds, 2), "artifacts": rows})
+        return
+    tokens = " and ".join(concept.token for concept in persons[0].concepts)
+    notice(f"fitted in {seconds:.0f} s; draw with:")
+    notice(f"  pcs sample {shlex.quote(str(paths[0]))} 'a photo of {tokens}' -n 4 --out pictures")
+    for path in paths:
+        emit(str(path))
+
+
+def resume_command(
+    system: str,
+    folders: Sequence[Path],
+    out: Path,
+    noun: str | None,
+    token: str | None,
+    backbone: str,
+    settings: Sequence[str],
+    seed: int,
+    device: str,
+    overwrite: bool,
+    preview: bool,
+) -> str:
+    """Return the command that goes on with this fit."""
+    words = ["pcs", "fit", system, *map(str, folders)]
+    for option, value in (("--noun", noun), ("--token", token)):
+        if value is not None:
+            words += [option, value]
+    words += ["--backbone", backbone]
+    for setting in settings:
+        words += ["--set", setting]
+    words += ["--seed", str(seed)]
+    if device != "auto":
+        words += ["--device", device]
+    if overwrite:
+        words.append("--overwrite")
+    if not preview:
+        words.append("--no-preview")
+    return shlex.join([*words, "--resume", "--out", str(out)])
+
+
+def _leave(place: Workplace, error: PcsError, again: str) -> None:
+    """Keep the work if the machine failed; remove it if the same would happen again."""
+    if place.resumed or isinstance(error.__cause__, OSError):
+        place.close()
+        notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
+    else:
+        place.discard()

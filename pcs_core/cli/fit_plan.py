@@ -1,0 +1,88 @@
+"""Everything about a fit that can be refused, refused before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcs_core.cli.destination import Destination, destination
+from pcs_core.cli.fit_work import check_partial
+from pcs_core.cli.opening import backbone_name, device_name
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Recipe, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """A fit that nothing speaks against."""
+
+    recipe: Recipe
+    subjects: tuple[Subject, ...]
+    backbone: Backbone
+    seed: int
+    device: str
+    destination: Destination
+
+
+def plan_fit(
+    system: str,
+    folders: Sequence[Path],
+    *,
+    out: Path,
+    noun: str | None,
+    token: str | None,
+    backbone: str,
+    overrides: Sequence[str],
+    seed: int,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+) -> FitPlan:
+    """Check every argument of a fit and return what it works with. Makes nothing.
+
+    Raises
+    ------
+    PcsError
+        The first thing that is wrong, and what to do.
+    """
+    folders = [folder.expanduser() for folder in folders]
+    check_names(folders)
+    target = destination(out, overwrite=overwrite, inputs=folders)
+    check_partial(target, resume=resume)
+
+    from pcs_core.assembly import load_recipe
+    from pcs_core.engine import open_backbone
+    from pcs_core.engine.opening import check_subjects
+    from pcs_core.storage import load_subject
+
+    name = backbone_name(backbone)
+    recipe = load_recipe(system, backbone=name, overrides=overrides)
+    subjects = tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
+    chosen = device_name(device)
+    opened = open_backbone(name, device=chosen)
+    check_subjects(subjects, opened)
+    return FitPlan(recipe, subjects, opened, seed, chosen, target)
+
+
+def check_names(folders: Sequence[Path]) -> None:
+    """Refuse two folders of one name: it names the subject and its artifact.
+
+    Raises
+    ------
+    InputError
+        Names both.
+    """
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in seen:
+            both = f"{seen[name]} and {folder}"
+            if seen[name].resolve() == folder.resolve():
+                raise InputError(f"{both} are one folder: give it once")
+            raise InputError(f"{both} are both called {name!r}: rename one of them")
+        seen[name] = folder

@@ -1,0 +1,97 @@
+"""Turning words of the command line into what the engine works with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import ArtifactError, InputError, PcsError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Personalization
+
+
+def device_name(device: str) -> str:
+    """Return the device meant: ``auto`` is a CUDA GPU where there is one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        There is no such device here.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"--device {device}: there is no such device here: use cpu, or auto"
+        ) from error
+    return str(torch.device(device))
+
+
+def backbone_name(backbone: str) -> str:
+    """Return the name to open: a folder as an absolute path, so that an artifact finds it again."""
+    from pcs_core.catalogue import catalogue
+
+    if backbone not in catalogue().ids("backbones"):
+        folder = Path(backbone).expanduser()
+        if folder.is_dir():
+            return str(folder.resolve())
+    return backbone
+
+
+def remembered_backbone(person: Personalization) -> str:
+    """Return the name under which the backbone of ``person`` opens here."""
+    from pcs_core.catalogue import catalogue
+
+    card = person.backbone
+    if card.id not in catalogue().ids("backbones") and card.location:
+        if Path(card.location).is_dir():
+            return card.location
+        if Path(card.id).is_absolute():
+            raise ArtifactError(
+                f"the backbone of this artifact is gone from {card.location}: "
+                "say where it is now with --backbone"
+            )
+    return card.id
+
+
+def open_for(person: Personalization, backbone: str | None, device: str) -> Backbone:
+    """Open the backbone of ``person``, or ``backbone`` in its place if it has the same weights.
+
+    Raises
+    ------
+    ArtifactError
+        It has other weights than the one ``person`` was made on.
+    """
+    from pcs_core.engine import open_backbone
+    from pcs_core.engine.opening import resolve_backbone
+
+    name = backbone_name(backbone) if backbone else remembered_backbone(person)
+    return resolve_backbone(open_backbone(name, device=device_name(device)), person)
+
+
+def open_artifact(folder: Path) -> Personalization:
+    """Load an artifact; a folder of several is refused with their names.
+
+    Raises
+    ------
+    PcsError
+        Not an artifact, or damaged.
+    """
+    from pcs_core.storage import load
+
+    folder = folder.expanduser()
+    try:
+        return load(folder)
+    except PcsError as error:
+        held = sorted(p.parent.name for p in folder.glob("*/manifest.json"))
+        if held and not (folder / "manifest.json").exists():
+            raise InputError(
+                f"{folder} holds the artifacts {', '.join(held)}: name one, as {folder / held[0]}"
+            ) from error
+        raise

@@ -1,0 +1,36 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
+
+Out = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.", show_default=False)
+]
+
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace --out, once the new one is complete.")
+]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting: <use or phase>.<field>, sample.<field> or fit.<field>. Repeatable.",
+    ),
+]
+
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, help="Seed of all that is drawn.")
+]
+
+Device = Annotated[
+    str,
+    typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."),
+]

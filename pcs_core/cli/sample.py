@@ -1,0 +1,224 @@
+"""``pcs sample``: draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_core.cli.options import Device, Json, Out, Overwrite, Seed
+from pcs_core.cli.output import emit, emit_json
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.cli.destination import Destination
+    from pcs_core.data import Personalization
+
+COLUMNS = 4
+"""Pictures in a row of the sheet."""
+
+
+def sample(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DIR PROMPT", help="An artifact and what to draw; with --base, PROMPT."
+        ),
+    ],
+    out: Out,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=10_000, help="How many pictures.")
+    ] = 4,
+    seed: Seed = 0,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            metavar="ID|PATH|HUB_ID",
+            help="Draw with this untuned backbone instead of an artifact.",
+            show_default=False,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")
+    ] = None,
+    scale: Annotated[
+        float | None, typer.Option("--scale", min=0.0, max=100.0, help="Guidance scale.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="ddim, dpm, euler ...", show_default=False)
+    ] = None,
+    negative: Annotated[
+        str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="Where the artifact's backbone is now; it must have the same weights.",
+            show_default=False,
+        ),
+    ] = None,
+    device: Device = "auto",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Draw PROMPT with the artifact in DIR.
+
+    Writes 000.png ..., sheet.png and sample.json, nothing else.
+
+    What is not given (steps, scale, scheduler, negative) comes from the artifact's recipe.
+    """
+    from pcs_core.cli.destination import destination
+    from pcs_core.cli.opening import open_artifact
+    from pcs_core.cli.progress import reporting
+    from pcs_core.data import SampleSettings
+
+    artifact, prompt = split_words(words, base, backbone)
+    target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
+    person = open_artifact(artifact) if artifact else None
+    usual = person.recipe.sample if person else SampleSettings()
+    settings = SampleSettings(
+        steps=usual.steps if steps is None else steps,
+        scale=usual.scale if scale is None else scale,
+        scheduler=scheduler or usual.scheduler,
+        negative=usual.negative if negative is None else negative,
+    )
+    opened, pictures = None, None
+    with reporting("opening") as reporter:
+        from pcs_core.engine import sample as engine_sample
+
+        opened = open_for_sampling(person, base, backbone, device)
+        pictures = engine_sample(
+            person,
+            opened,
+            prompt,
+            count=count,
+            seed=seed,
+            steps=settings.steps,
+            scale=settings.scale,
+            scheduler=settings.scheduler,
+            negative=settings.negative,
+            watch=(reporter.drawing,),
+        )
+    facts = describe(person, artifact, opened, prompt, seed, count, settings)
+    write(target, pictures, facts)
+    if json:
+        emit_json({"out": str(target.folder), **facts})
+    else:
+        emit(str(target.folder))
+
+
+def split_words(
+    words: Sequence[str], base: str | None, backbone: str | None
+) -> tuple[Path | None, str]:
+    """Return the artifact's folder (None with --base) and the prompt.
+
+    Raises
+    ------
+    InputError
+        One of the two is missing, or there is more.
+    """
+    if base is not None:
+        if backbone is not None:
+            raise InputError("--base names the backbone already: leave out --backbone")
+        if len(words) == 1:
+            return None, words[0]
+        if len(words) == 2 and Path(words[0]).is_dir():
+            raise InputError(
+                f"--base {base} draws untuned: leave out {words[0]!r}, "
+                "or leave out --base to draw with it"
+            )
+        raise InputError(f"--base takes one PROMPT, got {len(words)} words: put it in quotes")
+    if len(words) == 2:
+        return Path(words[0]), words[1]
+    if len(words) == 1:
+        what = "PROMPT" if Path(words[0]).is_dir() else "DIR"
+        raise InputError(
+            f"{what} is missing: pcs sample DIR PROMPT, or pcs sample --base mini PROMPT"
+        )
+    raise InputError(f"DIR and one PROMPT are wanted, got {len(words)} words: put it in quotes")
+
+
+def open_for_sampling(
+    person: Personalization | None, base: str | None, backbone: str | None, device: str
+) -> Backbone:
+    """Open the backbone to draw with."""
+    from pcs_core.cli.opening import backbone_name, device_name, open_for
+    from pcs_core.engine import open_backbone
+
+    if person is not None:
+        return open_for(person, backbone, device)
+    return open_backbone(backbone_name(base or "mini"), device=device_name(device))
+
+
+def describe(
+    person: Personalization | None,
+    artifact: Path | None,
+    backbone: Backbone,
+    prompt: str,
+    seed: int,
+    count: int,
+    settings: Any,
+) -> dict[str, Any]:
+    """Return what ``sample.json`` holds: all that is needed to draw these pictures again."""
+    from pcs_core.storage.versions import versions
+
+    card = backbone.card
+    drawn: dict[str, Any] = {
+        "prompt": prompt,
+        "seed": seed,
+        "count": count,
+        "settings": {
+            "steps": settings.steps,
+            "scale": settings.scale,
+            "scheduler": settings.scheduler,
+            "negative": settings.negative,
+        },
+        "backbone": {"id": card.id, "hash": card.hash, "size": list(card.size)},
+        "artifact": None,
+        "pictures": [{"file": picture_name(index), "seed": seed + index} for index in range(count)],
+        "versions": versions(),
+    }
+    if person is not None:
+        drawn["artifact"] = {
+            "path": str(artifact),
+            "subject": person.subject,
+            "tokens": [concept.token for concept in person.concepts],
+            "recipe": person.recipe.id,
+            "recipe_hash": person.recipe.hash,
+            "seed": person.seed,
+        }
+    return drawn
+
+
+def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
+    """Write the pictures, their sheet and ``sample.json`` as one folder.
+
+    Raises
+    ------
+    InputError
+        A picture holds nan, or the disk is full.
+    """
+    import json
+
+    from pcs_core.storage.pictures import sheet, write_png
+
+    with target.filling() as ready:
+        ready.mkdir()
+        for index, picture in enumerate(pictures):
+            write_png(picture, ready / picture_name(index))
+        write_png(sheet(pictures, COLUMNS), ready / "sheet.png")
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        (ready / "sample.json").write_text(text + "\n", encoding="utf-8")
+
+
+def picture_name(index: int) -> str:
+    """Return the file name of picture ``index``: ``000.png``."""
+    return f"{index:03d}.png"
