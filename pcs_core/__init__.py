@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pcs_core.assembly import load_recipe, recipe_from_document
     from pcs_core.backbone import Backbone
-    from pcs_core.engine import fit, merge_personalizations, open_backbone, sample, text_features
+    from pcs_core.engine import (  # type: ignore[no-redef]
+        fit,
+        merge_personalizations,
+        open_backbone,
+        sample,
+        text_features,
+    )
     from pcs_core.errors import PcsError
     from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
     from pcs_core.storage import load, load_subject, save

@@ -60,9 +60,7 @@ def merge_fusions(results: Named) -> Fusion:
 
     lists: dict[str, list[Any]] = {
         k: []
-        for k in (
-            "words tokens attention weights layers pixels swaps injections guidance".split()
-        )
+        for k in ("words tokens attention weights layers pixels swaps injections guidance".split())
     }
     maps: dict[str, dict[str, Any]] = {"streams": {}, "heads": {}}
     single: dict[str, Any] = {"source": None, "noise_law": None}
@@ -84,7 +82,8 @@ def merge_fusions(results: Named) -> Fusion:
                 if single[key] is not None:
                     raise ConflictError(f"{key} is claimed by both {origin[key]!r} and {name!r}")
                 single[key], origin[key] = value, name
-    merged = Fusion(**{k: tuple(v) for k, v in lists.items()}, **maps, **single, origin=origin)
+    parts: dict[str, Any] = {k: tuple(v) for k, v in lists.items()} | maps | single
+    merged = Fusion(**parts, origin=origin)
     check_claims(merged.edits())
     check_placeholders(merged, origin)
     return merged

@@ -83,9 +83,10 @@ class Attachment:
             edit.to(backbone.device)
         # resolve every module on the bare network: an injection moves layers to other names
         layers: dict[str, tuple[nn.Module, list[Edit]]] = {}
-        for edit in (*fusion.layers, *fusion.weights):
-            module = backbone.parts[edit.site.part].get_submodule(edit.site.name)
-            layers.setdefault(str(edit.site), (module, []))[1].append(edit)
+        for layered in (*fusion.layers, *fusion.weights):
+            site: Any = layered.site
+            module = backbone.parts[site.part].get_submodule(site.name)
+            layers.setdefault(str(site), (module, []))[1].append(layered)
         swaps = [Swap(backbone.parts[swap.part], dict(swap.targets())) for swap in fusion.swaps]
         for module, edits in layers.values():
             self._undo.append(bind_layer(module, edits, context))
@@ -143,16 +144,15 @@ class Attachment:
     ) -> tuple[Tensor, Tensor | None]:
         """Return text [b l d] and pooled [b d] of tokenised prompts, rows of ``subject`` [b]."""
         device = self.backbone.device
-        state = {
-            "spans": {k: v.to(device) for k, v in prompts.spans.items()},
-            "subject": None if subject is None else subject.to(device),
-        }
+        spans = {k: v.to(device) for k, v in prompts.spans.items()}
+        subject = None if subject is None else subject.to(device)
+        state = {"spans": spans, "subject": subject}
         with Restore(self.context, state), self.off() if model == "base" else nullcontext():
             text, pooled = self.backbone.encode_ids(prompts.ids.to(device))
             if not self.context.off:
                 for i, edit in enumerate(self.fusion.tokens):
                     if edit.stage() == "output" and self.context.acts(edit):
-                        text = edit.output(text, state["spans"][str(i)], state["subject"])  # type: ignore[index]
+                        text = edit.output(text, spans[str(i)], subject)
         return text, pooled
 
     def evaluate(

@@ -49,6 +49,7 @@ class BoundLayer:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer with the edits in force."""
         context = self.context
         if context.off:
             return self.base(x, *args, **kwargs)

@@ -40,7 +40,7 @@ def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
             continue
         if word.noun and word.text.endswith(" " + word.noun):
             doubled = re.escape(word.token) + r"\s+" + re.escape(word.noun) + r"\b"
-            prompt = re.sub(doubled, lambda _, w=word: w.text, prompt)
+            prompt = word.text.join(re.split(doubled, prompt))
         prompt = prompt.replace(word.token, word.text)
     return prompt
 
@@ -63,7 +63,8 @@ def tokenise(
     InputError
         A placeholder would be cut off because the prompt is too long.
     """
-    rows, spans = [], {str(i): [] for i in range(len(tokens))}
+    rows: list[list[int]] = []
+    spans: dict[str, list[list[int]]] = {str(i): [] for i in range(len(tokens))}
     for row, prompt in enumerate(prompts):
         subject = subjects[row] if subjects is not None else 0
         text = substitute(prompt, words, subject)
@@ -106,6 +107,7 @@ class BoundEmbedding:
         self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() == "vocabulary"}
 
     def __call__(self, ids: Tensor) -> Tensor:
+        """Return the rows [b l d] of ``ids``, the edits' rows at their spans."""
         table = type(self.module).forward(self.module, ids)
         if self.context.off:
             return table

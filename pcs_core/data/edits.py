@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -110,7 +110,7 @@ class Edit(nn.Module):
         TypeError
             It overrides no stage method, or more than one.
         """
-        base = next(c for c in type(self).__mro__ if "STAGES" in vars(c) and c.STAGES)
+        base: Any = next(c for c in type(self).__mro__ if vars(c).get("STAGES"))
         own = [s for s in base.STAGES if getattr(type(self), s) is not getattr(base, s)]
         if len(own) != 1:
             raise TypeError(

@@ -84,7 +84,8 @@ class Fusion:
     def edits(self) -> tuple[Edit, ...]:
         """Return all edits in the order: tokens, attention, weights, layers, pixels, swaps,
 
-        injections."""
+        injections.
+        """
         return (
             *self.tokens,
             *self.attention,

@@ -124,8 +124,8 @@ class EngineRun:
 
         ids = self.backbone.tokenizer.encode(text)
         with torch.no_grad():
-            table = self.backbone.embedding.weight
-            return table[torch.tensor(ids, device=table.device)].float()  # type: ignore[index]
+            table: Any = self.backbone.embedding.weight
+            return table[torch.tensor(ids, device=table.device)].float()  # type: ignore[no-any-return]
 
     def draw(
         self,

@@ -46,14 +46,18 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         )
     cls, options = SCHEDULERS[name]
     if config.get("s_churn", 0):
-        raise CapabilityError("s_churn > 0 moves the latents inside the scheduler's step: set it to 0")
+        raise CapabilityError(
+            "s_churn > 0 moves the latents inside the scheduler's step: set it to 0"
+        )
     return getattr(diffusers, cls).from_config(dict(config), **options)
 
 
 class DiffusersSampler:
     """One scheduler for one run of ``steps`` steps."""
 
-    def __init__(self, name: str, config: Mapping[str, Any], steps: int, device: torch.device) -> None:
+    def __init__(
+        self, name: str, config: Mapping[str, Any], steps: int, device: torch.device
+    ) -> None:
         self.scheduler = make_scheduler(name, config)
         self.scheduler.set_timesteps(steps, device=device)
         self.exploding = name in ("euler",)
@@ -93,10 +97,14 @@ class DiffusersSampler:
             alpha_squared = self.scheduler.alphas_cumprod.to(time.device)[time.long()].float()
             alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
         return Level(
-            alpha.reshape(1).expand(rows), sigma.reshape(1).expand(rows), time.reshape(1).expand(rows)
+            alpha.reshape(1).expand(rows),
+            sigma.reshape(1).expand(rows),
+            time.reshape(1).expand(rows),
         )
 
-    def advance(self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]) -> Tensor:
+    def advance(
+        self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
+    ) -> Tensor:
         """Return the next latents. ``rngs`` serve schedulers that add noise."""
         options = {"generator": list(rngs)} if self.stochastic else {}
         advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample

@@ -43,7 +43,9 @@ class ClipTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Return ids without start, end and padding."""
-        ids = self.inner(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        ids = self.inner(text, add_special_tokens=False, truncation=False, verbose=False)[
+            "input_ids"
+        ]
         return list(ids)
 
     def is_entry(self, text: str) -> bool:
@@ -145,7 +147,10 @@ class StableDiffusion:
     def denoise(self, latents: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
         """Return the UNet's native output [b c h w]."""
         output: Tensor = self.unet(
-            latents.to(self.dtype), time, encoder_hidden_states=cond.text.to(self.dtype), return_dict=False
+            latents.to(self.dtype),
+            time,
+            encoder_hidden_states=cond.text.to(self.dtype),
+            return_dict=False,
         )[0]
         return output
 
@@ -168,11 +173,19 @@ class StableDiffusion:
         for part in ("denoiser", "text", "vae"):
             for name, tensor in sorted(self.parts[part].state_dict().items()):
                 digest.update(f"{part}/{name}".encode())
-                digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                )
         return digest.hexdigest()
 
 
-def load(location: str | Path, *, id: str = "", device: str = "cpu", dtype: torch.dtype | None = None) -> StableDiffusion | None:
+def load(
+    location: str | Path,
+    *,
+    id: str = "",
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> StableDiffusion | None:
     """Open a folder or hub id in Stable Diffusion layout, or return None if it is another layout.
 
     Raises
@@ -196,9 +209,12 @@ def load(location: str | Path, *, id: str = "", device: str = "cpu", dtype: torc
 
     options = {"torch_dtype": dtype or torch.float32, "use_safetensors": True}
     try:
-        index = json.loads((folder / "model_index.json").read_text()) if (folder / "model_index.json").exists() else {}
+        file = folder / "model_index.json"
+        index = json.loads(file.read_text()) if file.exists() else {}
         if str(index.get("_class_name", "StableDiffusionPipeline")).startswith("StableDiffusionXL"):
-            raise CapabilityError(f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported")
+            raise CapabilityError(
+                f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported"
+            )
         return StableDiffusion(
             unet=UNet2DConditionModel.from_pretrained(folder / "unet", **options),
             vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
@@ -206,7 +222,9 @@ def load(location: str | Path, *, id: str = "", device: str = "cpu", dtype: torc
                 folder / "text_encoder", dtype=options["torch_dtype"], use_safetensors=True
             ),
             tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
-            scheduler_config=json.loads((folder / "scheduler" / "scheduler_config.json").read_text()),
+            scheduler_config=json.loads(
+                (folder / "scheduler" / "scheduler_config.json").read_text()
+            ),
             id=id or str(location),
             location=str(location),
             device=device,
@@ -235,7 +253,9 @@ def _from_hub(name: str) -> Path:
     patterns = [f"{part}/*" for part in PARTS] + ["model_index.json"]
     try:
         return Path(
-            snapshot_download(name, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"])
+            snapshot_download(
+                name, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"]
+            )
         )
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -26,7 +26,12 @@ def tiny_v(**options: object) -> StableDiffusion:
 
 
 def build(
-    *, prediction: str = "epsilon", id: str = "tiny", seed: int = 0, size: int = 16, device: str = "cpu"
+    *,
+    prediction: str = "epsilon",
+    id: str = "tiny",
+    seed: int = 0,
+    size: int = 16,
+    device: str = "cpu",
 ) -> StableDiffusion:
     """Build a network of about a million parameters. ``size`` is the side of the latents."""
     from diffusers import AutoencoderKL, UNet2DConditionModel

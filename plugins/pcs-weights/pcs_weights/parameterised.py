@@ -59,7 +59,7 @@ class Injected(InjectEdit):
         if self._values:
             self._adopt()
         else:
-            self._values = {n: p for n, p in self._named()}
+            self._values = dict(self._named())
             for parameter in self._values.values():
                 parameter.data = parameter.data.float()
 
