@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Personalise a shipped subject with the embedded backbone and draw it in two places.
-# SUBJECT, SYSTEM and OUT may be set; what is already fitted is kept.
+# SUBJECT (a folder with a subject.toml), SYSTEM and OUT may be set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 system=${SYSTEM:-lora-dreambooth}
-out=${OUT:-demo}
+out=${OUT:-$PWD/demo}
 subjects=plugins/pcs-mini/pcs_mini/subjects
 
 if [[ -z ${SUBJECT:-} ]]; then
@@ -17,31 +17,22 @@ if [[ -z ${SUBJECT:-} ]]; then
     SUBJECT=$(dirname "$first")
 fi
 name=$(basename "$SUBJECT")
-read -r token noun < <(python - "$SUBJECT/subject.toml" <<'PY'
+token=$(python -c '
 import sys, tomllib
-with open(sys.argv[1], "rb") as file:
-    concept = tomllib.load(file)["concept"][0]
-print(concept["token"], concept["noun"])
-PY
-)
+print(tomllib.load(open(sys.argv[1], "rb"))["concept"][0]["token"])' "$SUBJECT/subject.toml")
 
 fitted="$out/$name-$system"
 mkdir -p "$out"
-if [[ -e $fitted ]]; then
-    echo "keeping $fitted (make clean removes it)"
-elif [[ -e $fitted.partial ]]; then
-    pcs fit "$system" "$SUBJECT" --backbone mini --resume --out "$fitted"
-else
-    pcs fit "$system" "$SUBJECT" --backbone mini --out "$fitted"
-fi
+rm -rf "$fitted.partial"
+pcs fit "$system" "$SUBJECT" --backbone mini --overwrite --out "$fitted"
 
 index=0
 for place in "on the beach" "on a red background"; do
     index=$((index + 1))
-    pcs sample "$fitted" "$token $noun $place" -n 4 --seed 0 --overwrite --out "$out/$name-$index"
+    pcs sample "$fitted" "a picture of $token $place" -n 4 --seed 0 --overwrite --out "$out/$name-$index"
 done
 
 echo
 echo "the references:  $SUBJECT"
-echo "the pictures:    $PWD/$out/$name-1/sheet.png  (\"$token $noun on the beach\")"
-echo "                 $PWD/$out/$name-2/sheet.png  (\"$token $noun on a red background\")"
+echo "the pictures:    $out/$name-1/sheet.png  (\"a picture of $token on the beach\")"
+echo "                 $out/$name-2/sheet.png  (\"a picture of $token on a red background\")"
