@@ -11,7 +11,7 @@ from pcs_core.errors import ConflictError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Batch, Edit, Features, Fusion, Loss, Masks
+    from pcs_core.data import Batch, Edit, Features, Fusion, Loss, Masks, Word
 
 Named = Iterable[tuple[str, Any]]
 """Pairs of (name of the use, what its hook returned), in recipe order."""
@@ -65,9 +65,11 @@ def merge_fusions(results: Named) -> Fusion:
     maps: dict[str, dict[str, Any]] = {"streams": {}, "heads": {}}
     single: dict[str, Any] = {"source": None, "noise_law": None}
     origin: dict[str, str] = {}
+    speakers: list[tuple[str, Word]] = []
     for name, fusion in results:
         for key, target in lists.items():
             target += getattr(fusion, key)
+        speakers += [(name, word) for word in fusion.words]
         for edit in fusion.edits():
             edit.owner = name
         for key, table in maps.items():
@@ -85,7 +87,7 @@ def merge_fusions(results: Named) -> Fusion:
     parts: dict[str, Any] = {k: tuple(v) for k, v in lists.items()} | maps | single
     merged = Fusion(**parts, origin=origin)
     check_claims(merged.edits())
-    check_placeholders(merged, origin)
+    check_placeholders(merged, speakers)
     return merged
 
 
@@ -127,15 +129,41 @@ def _claims(edit: Edit) -> Iterable[tuple[str, str]]:
             yield claim, "weight"
 
 
-def check_placeholders(fusion: Fusion, origin: Mapping[str, str]) -> None:
-    """Refuse a placeholder that one use rewrites to text and another one owns as a token."""
-    words = {w.token for w in fusion.words}
+def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> None:
+    """Refuse a placeholder that two uses give a meaning; the one of the first would be lost silently.
+
+    ``words`` are the plain-text placeholders with the names of their uses.
+
+    Raises
+    ------
+    ConflictError
+        Names both uses and the placeholder.
+    """
+    held: dict[tuple[str, int | None], str] = {}
+    for name, word in words:
+        for (token, subject), other in list(held.items()):
+            shared = subject == word.subject or None in (subject, word.subject)
+            if token == word.token and shared and other != name:
+                raise ConflictError(
+                    f"the token {token!r} is replaced by plain text by both {other!r} and {name!r}: "
+                    "remove one of them"
+                )
+        held[word.token, word.subject] = name
+    replaced = {word.token: name for name, word in words}
+    owners: dict[str, str] = {}
     for edit in fusion.tokens:
         for token in edit.tokens:
-            if token in words:
+            if token in replaced:
                 raise ConflictError(
-                    f"the token {token!r} is both replaced by plain text and learned by "
-                    f"{edit.owner!r}: use one of the two"
+                    f"the token {token!r} is both replaced by plain text by {replaced[token]!r} and "
+                    f"learned by {edit.owner!r}: use one of the two"
+                )
+            if edit.stage() != "vocabulary":  # edits of the encoder's output chain
+                continue
+            if owners.setdefault(token, edit.owner) != edit.owner:
+                raise ConflictError(
+                    f"the token {token!r} is learned by both {owners[token]!r} and {edit.owner!r}: "
+                    "remove one of them"
                 )
 
 

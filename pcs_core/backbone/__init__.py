@@ -7,6 +7,7 @@ from pcs_core.backbone.attach import (
     export_tensors,
     import_tensors,
     select_sites,
+    suspended,
     trainable,
 )
 from pcs_core.backbone.attention import AttentionChain, batched_linear, gather
@@ -32,6 +33,7 @@ __all__ = [
     "place_rows",
     "select_sites",
     "substitute",
+    "suspended",
     "tokenise",
     "trainable",
 ]

@@ -42,7 +42,8 @@ class Context:
             return False
         if edit.mode != "both" and (edit.mode == "fit") != self.fitting:
             return False
-        if edit.start > 0.0 or edit.stop < 1.0:
+        # a fit draws its noise levels at random: there, an edit with a part of the sampling trains at all
+        if not self.fitting and (edit.start > 0.0 or edit.stop < 1.0):
             return edit.start <= self.progress < edit.stop or (
                 edit.stop >= 1.0 and self.progress >= edit.start
             )

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedPrompts:
-    """``ids`` [b l] and, by placeholder key, ``spans`` [b count] of positions, -1 where absent."""
+    """``ids`` [b l] and, by placeholder key, ``spans`` [b n] of positions, -1 where absent.
+
+    A placeholder that stands k times in a prompt has k times its count of positions, in order.
+    """
 
     ids: Tensor
     spans: Mapping[str, Tensor]
@@ -35,14 +38,21 @@ class TokenisedPrompts:
 
 def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
     """Return ``prompt`` with plain-text placeholders replaced; a noun already there is not doubled."""
-    for word in words:
-        if word.subject is not None and word.subject != subject:
-            continue
-        if word.noun and word.text.endswith(" " + word.noun):
-            doubled = re.escape(word.token) + r"\s+" + re.escape(word.noun) + r"\b"
-            prompt = word.text.join(re.split(doubled, prompt))
-        prompt = prompt.replace(word.token, word.text)
-    return prompt
+    mine = {w.token: w for w in words if w.subject is None or w.subject == subject}
+    if not mine:
+        return prompt
+    # one pass, longest first: a token may be part of another, or of the text it stands for
+    patterns = []
+    for token in sorted(mine, key=len, reverse=True):
+        noun = mine[token].noun
+        doubled = noun and mine[token].text.endswith(" " + noun)
+        patterns.append(re.escape(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
+
+    def text(match: re.Match[str]) -> str:
+        found = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
+        return mine[found].text
+
+    return re.sub("|".join(patterns), text, prompt)
 
 
 def tokenise(
@@ -64,37 +74,59 @@ def tokenise(
         A placeholder would be cut off because the prompt is too long.
     """
     rows: list[list[int]] = []
-    spans: dict[str, list[list[int]]] = {str(i): [] for i in range(len(tokens))}
+    places: list[dict[int, list[int]]] = []
+    room = tokenizer.length - 1
     for row, prompt in enumerate(prompts):
         subject = subjects[row] if subjects is not None else 0
-        text = substitute(prompt, words, subject)
-        places = {e.tokens[min(subject, len(e.tokens) - 1)]: i for i, e in enumerate(tokens)}
-        ids = [tokenizer.start]
-        found: dict[int, list[int]] = {i: [] for i in range(len(tokens))}
-        pattern = "|".join(re.escape(t) for t in sorted(places, key=len, reverse=True))
-        for piece in re.split(f"({pattern})", text) if places else [text]:
-            if piece in places:
-                edit = tokens[places[piece]]
-                host = tokenizer.encode(edit.hosts[min(subject, len(edit.hosts) - 1)])[:1]
-                if not found[places[piece]]:
-                    found[places[piece]] = list(range(len(ids), len(ids) + edit.count))
-                ids += (host or [tokenizer.pad]) * edit.count
-            elif piece.strip():
-                ids += tokenizer.encode(piece)
-        room = tokenizer.length - 1
-        if any(p >= room for positions in found.values() for p in positions):
+        ids, found = _read(substitute(prompt, words, subject), tokenizer, tokens, subject)
+        cut = any(p >= room for positions in found.values() for p in positions)
+        if len(ids) > room and not cut:  # a placeholder that is plain text may be cut off too
+            for word in words:
+                if word.subject in (None, subject) and word.token in prompt:
+                    head = prompt[: prompt.index(word.token) + len(word.token)]
+                    cut |= (
+                        len(_read(substitute(head, words, subject), tokenizer, tokens, subject)[0])
+                        > room
+                    )
+        if cut:
             raise InputError(
                 f"the prompt {prompt!r} is too long: its placeholder lies beyond the {room} tokens "
                 "the text encoder reads. Shorten the prompt"
             )
         ids = [*ids[:room], tokenizer.end]
         rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
-        for i, edit in enumerate(tokens):
-            spans[str(i)].append(found[i] or [-1] * edit.count)
+        places.append(found)
+    spans: dict[str, list[list[int]]] = {}
+    for i, edit in enumerate(tokens):
+        width = max([edit.count, *(len(found[i]) for found in places)])
+        spans[str(i)] = [found[i] + [-1] * (width - len(found[i])) for found in places]
     return TokenisedPrompts(
         torch.tensor(rows, dtype=torch.long),
         {k: torch.tensor(v, dtype=torch.long) for k, v in spans.items()},
     )
+
+
+def _read(
+    text: str, tokenizer: Tokenizer, tokens: Sequence[TokenEdit], subject: int
+) -> tuple[list[int], dict[int, list[int]]]:
+    """Return the ids of ``text`` from the start token on, uncut, and each edit's positions."""
+    edits: dict[str, list[int]] = {}
+    for i, edit in enumerate(tokens):
+        edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
+    ids = [tokenizer.start]
+    found: dict[int, list[int]] = {i: [] for i in range(len(tokens))}
+    pattern = "|".join(re.escape(t) for t in sorted(edits, key=len, reverse=True))
+    for piece in re.split(f"({pattern})", text) if edits else [text]:
+        if piece in edits:
+            first = tokens[edits[piece][0]]
+            host = tokenizer.encode(first.hosts[min(subject, len(first.hosts) - 1)])[:1]
+            count = max(tokens[i].count for i in edits[piece])
+            for i in edits[piece]:
+                found[i] += range(len(ids), len(ids) + tokens[i].count)
+            ids += (host or [tokenizer.pad]) * count
+        elif piece.strip():
+            ids += tokenizer.encode(piece)
+    return ids, found
 
 
 class BoundEmbedding:
@@ -117,6 +149,7 @@ class BoundEmbedding:
                 continue
             rows = edit.vocabulary()
             own = rows if rows.shape[0] == 1 else rows[self.context.subject]
+            own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice
             table = place_rows(table, span, own)
         return table
 

@@ -35,8 +35,9 @@ class ProjectionDelta(AttnEdit):
         """Add delta times input to the projections."""
         for part in self.parts:
             source = state.x if part == "q" else state.context
-            delta = batched_linear(source, getattr(self, part), cond.subject)
-            setattr(state, part, getattr(state, part) + self.strength * delta)
+            own, before = getattr(self, part), getattr(state, part)
+            delta = batched_linear(source.to(own.dtype), own, cond.subject)
+            setattr(state, part, before + (self.strength * delta).to(before.dtype))
         return state
 
 

@@ -31,21 +31,25 @@ class LowRank(WeightEdit):
     def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:
         """Return scale * B A x, each row with its own subject's factors."""
         subject = None if cond is None else cond.subject
+        low = x.to(self.A.dtype)  # the factors stay in fp32 whatever the network's dtype
         if len(self.site.shape) == 4:
-            return self._convolution(x, subject) * self.scale
-        flat = x if x.dim() == 3 else x.reshape(x.shape[0], -1, x.shape[-1])
-        low = batched_linear(flat.to(self.A.dtype), self.A, subject)
-        return (batched_linear(low, self.B, subject) * self.scale).to(y.dtype).reshape(y.shape)
+            stride = -(-x.shape[-1] // y.shape[-1])
+            return (self._convolution(low, subject, stride) * self.scale).to(y.dtype)
+        flat = low if x.dim() == 3 else low.reshape(x.shape[0], -1, x.shape[-1])
+        added = batched_linear(batched_linear(flat, self.A, subject), self.B, subject)
+        return (added * self.scale).to(y.dtype).reshape(y.shape)
 
-    def _convolution(self, x: Tensor, subject: Tensor | None) -> Tensor:
-        out, inner, kernel, _ = self.site.shape
-        stride = self.stride
+    def _convolution(self, x: Tensor, subject: Tensor | None, stride: int) -> Tensor:
+        _, inner, kernel, _ = self.site.shape
         a = gather(self.A, subject).unflatten(2, (inner, kernel, kernel))
         b = gather(self.B, subject)
         if a.shape[0] == 1:
             low = F.conv2d(x, a[0], stride=stride, padding=kernel // 2)
             return F.conv2d(low, b[0, :, :, None, None])
-        n = x.shape[0]  # rows folded into groups: one grouped convolution for all subjects
+        n = x.shape[0]
+        if a.shape[0] != n:  # frames or views folded into the batch
+            a, b = (t.repeat_interleave(n // t.shape[0], dim=0) for t in (a, b))
+        # rows folded into groups: one grouped convolution for all subjects
         low = F.conv2d(
             x.reshape(1, n * inner, *x.shape[2:]),
             a.flatten(0, 1),
@@ -53,11 +57,8 @@ class LowRank(WeightEdit):
             padding=kernel // 2,
             groups=n,
         )
-        low = low.reshape(n, -1, low.shape[-2] * low.shape[-1])
-        side = -(-x.shape[-2] // stride), -(-x.shape[-1] // stride)
-        return torch.bmm(b, low).reshape(n, out, *side)
-
-    stride: int = 1
+        side = low.shape[-2:]
+        return torch.bmm(b, low.reshape(n, b.shape[2], -1)).unflatten(2, side)
 
 
 class LoRA(Technique):

@@ -89,9 +89,6 @@ class Injected(InjectEdit):
                     path = next(p for p, q in layer.named_parameters() if q is parameter)
                     parts = [q for q in path.split(".") if q not in ("pcs", self.name_of(layer))]
                     module._parameters[key] = self._values[f"{name}/{'.'.join(parts)}"]
-            for module in layer.modules():
-                if isinstance(module, torch.nn.ParameterDict):
-                    continue
 
     def eject(self, root: nn.Module) -> None:
         """Put the base layers back, outermost wrapper first, and restore ``requires_grad``."""
@@ -106,8 +103,11 @@ class Injected(InjectEdit):
 
     def active(self, on: bool) -> None:
         """Enable or disable the adapters of this use."""
+        flags = [(p, p.requires_grad) for p in self._values.values()]
         for _, layer in self._layers:
-            layer.enable_adapters(on)
+            layer.enable_adapters(on)  # sets requires_grad of all it switches
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
     def settle(self) -> None:
         """Make every adapter of each layer active: the last injection silences the others."""

@@ -1,0 +1,27 @@
+"""The contract over every technique that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pcs_core.catalogue import catalogue
+from pcs_core.testing import CHECKS, Case
+
+AFFORDABLE: dict[str, dict[str, Any]] = {
+    "data.augment": {"settings": {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}},
+    "regularizers.prior_preservation": {
+        "settings": {"count": 2, "steps": 2},
+        "roles": {"subject": 1, "prior": 1},
+    },
+    "weights.peft": {"settings": {"sites": "*.attn2.to_k|*.attn2.to_v"}},
+}
+"""How to try a technique where its defaults are more than a test can pay for."""
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("id", catalogue().ids("techniques"))
+def test_contract(id: str, check: Callable[[Case], None]) -> None:
+    check(Case(catalogue().get("techniques", id), **AFFORDABLE.get(id, {})))
