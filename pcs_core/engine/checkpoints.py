@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -54,6 +54,12 @@ class Checkpoints:
                 self._restore_parameters()
 
     @property
+    def losses(self) -> dict[str, list[float]]:
+        """The last reading of each loss, by subject."""
+        found: Any = {} if self.state is None else self.state.get("losses", {})
+        return dict(found)
+
+    @property
     def file(self) -> str:
         """The checkpoint's name in the work folder."""
         return f"fit-{self.name}"
@@ -96,6 +102,7 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         params: Mapping[str, nn.Parameter],
         *,
+        losses: Mapping[str, list[float]],
         last: bool,
     ) -> None:
         """Write a checkpoint if enough time went by, or at the end of a phase."""
@@ -106,7 +113,6 @@ class Checkpoints:
         tensors = {k: v.detach().cpu() for k, v in self._parameters().items()}
         tensors |= optimizer_tensors(optimizer, params)
         tensors |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
-        write_checkpoint(
-            self.work, self.file, tensors, {**self.identity, "phase": phase, "step": step}
-        )
+        state = {**self.identity, "phase": phase, "step": step, "losses": dict(losses)}
+        write_checkpoint(self.work, self.file, tensors, state)
         self.written = time.monotonic()

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.backbone import Attachment, export_tensors, trainable
+from pcs_core.backbone import Attachment, export_tensors, suspended, trainable
 from pcs_core.data import (
+    LOSS,
     Batch,
     Conditioning,
     FitStep,
@@ -93,7 +94,11 @@ def fit(
 
         recipe = load_recipe(recipe, backbone=opened.card.id)
     check_subjects(subjects, opened)
-    together = len(subjects) == 1 or all(u.technique.stacks_subjects for u in recipe.uses)
+    # subjects share one stack of parameters: they need the same number of concepts
+    alike = len({len(s.concepts) for s in subjects}) == 1
+    together = len(subjects) == 1 or (
+        alike and all(u.technique.stacks_subjects for u in recipe.uses)
+    )
     groups = [subjects] if together else [[s] for s in subjects]
     results: list[Personalization] = []
     memory: dict[str, Mapping[str, Tensor]] = {}  # class pictures serve every subject of the class
@@ -101,7 +106,8 @@ def fit(
         fitting = Fitting(
             recipe, group, opened, seed, watch, work, resume, memory, number, len(groups)
         )
-        results += fitting.run()
+        with suspended(opened):
+            results += fitting.run()
     return results
 
 
@@ -119,7 +125,7 @@ class Fitting:
     memory: dict[str, Mapping[str, Tensor]]
     offset: int = 0
     groups: int = 1
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, list[float]] = field(default_factory=dict)
     done: int = 0
 
     def run(self) -> list[Personalization]:
@@ -153,6 +159,7 @@ class Fitting:
             },
             resume=self.resume,
         )
+        self.losses = self.checkpoints.losses
         with Attachment(self.backbone, fusion, fitting=True) as net:
             self.net = net
             if self.total:
@@ -194,6 +201,10 @@ class Fitting:
             for _ in range(phase.accumulate):
                 step = self._step(phase, index, records)
                 losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
+                if not losses:
+                    raise RecipeError(
+                        f"phase {phase.name!r}: no loss matches {', '.join(phase.losses)}"
+                    )
                 terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
                 total = torch.stack(list(terms.values())).sum() / phase.accumulate
                 if not total.requires_grad:
@@ -210,18 +221,23 @@ class Fitting:
             if (index + 1) % REPORT_EVERY == 0 or index + 1 == phase.steps:
                 self._report(phase, index, terms)
             self.checkpoints.maybe_write(
-                number, index + 1, optimizer, params, last=index + 1 == phase.steps
+                number,
+                index + 1,
+                optimizer,
+                params,
+                losses=self.losses,
+                last=index + 1 == phase.steps,
             )
 
     def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
-        self.losses = {name: float(value.detach().mean()) for name, value in terms.items()}
+        self.losses = {name: value.detach().tolist() for name, value in terms.items()}
         progress = Progress(
             phase=phase.name,
             index=index + 1,
             steps=phase.steps,
             done=self.offset * self.total + self.done,
             total=self.groups * self.total,
-            losses=self.losses,
+            losses={name: sum(values) / len(values) for name, values in self.losses.items()},
             seconds=time.monotonic() - self.started,
             subjects=tuple(s.name for s in self.subjects),
         )
@@ -294,7 +310,7 @@ class Fitting:
                 tensors=export_tensors(fusion, index),
                 features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
                 seed=self.seed,
-                losses=dict(self.losses),
+                losses={name: values[index] for name, values in self.losses.items()},
                 subject=subject.name,
             )
             for index, subject in enumerate(self.subjects)
@@ -312,7 +328,8 @@ def draw_batch(
 
     Returns the batch, the caption row of each, the noise [b c h w] and the times [b] (on the CPU).
     """
-    latents, weights, masks, noises, times = [], [], [], [], []
+    latents, weights, noises, times = [], [], [], []
+    masks: list[Tensor | None] = []
     subjects: list[int] = []
     roles: list[str] = []
     texts: list[int] = []
@@ -338,10 +355,12 @@ def draw_batch(
                 roles.append(role)
                 texts.append(options[pick])
                 indices.append(pool.index[row])
-                if pool.mask is not None:
-                    masks.append(pool.mask[row])
+                masks.append(None if pool.mask is None else pool.mask[row])
     stacked = torch.stack(latents)
-    given = {"loss": torch.stack(masks)} if len(masks) == len(latents) else {}
+    given = {}
+    if any(mask is not None for mask in masks):  # a subject without masks counts in full
+        full = torch.ones_like(stacked[0, :1])
+        given = {LOSS: torch.stack([full if mask is None else mask for mask in masks])}
     batch = Batch(
         latents=stacked,
         subject=torch.tensor(subjects, device=stacked.device),

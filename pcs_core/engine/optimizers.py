@@ -72,7 +72,11 @@ def clip_per_subject(params: Sequence[tuple[Tensor, bool]], limit: float, subjec
         if param.grad is None:
             continue
         grad = param.grad.float().square()
-        part = grad.reshape(grad.shape[0], -1).sum(1) if stacked else grad.sum().reshape(1).expand(subjects)
+        part = (
+            grad.reshape(grad.shape[0], -1).sum(1)
+            if stacked
+            else grad.sum().reshape(1).expand(subjects)
+        )
         squares = part if squares is None else squares + part
     if squares is None:
         return

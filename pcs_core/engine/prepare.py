@@ -181,6 +181,7 @@ class CaptionTable:
             tokens=fusion.tokens,
             subjects=subjects,
         )
+        self.text = self.pooled = None  # an earlier phase may have left what it could keep
         if not constant:
             return
         index = torch.tensor(subjects, device=net.backbone.device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.backbone import Attachment, import_tensors, tokenise
+from pcs_core.backbone import Attachment, import_tensors, suspended, tokenise
 from pcs_core.data import (
     Branch,
     Conditioning,
@@ -77,8 +78,7 @@ def sample(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
     texts = [prompt for prompt in prompts for _ in range(count)]
-    run, fusion = restore(person, opened, seed)
-    chosen = run.recipe.sample
+    chosen = (Recipe(id="base") if person is None else person.recipe).sample
     settings = SampleSettings(
         steps=chosen.steps if steps is None else steps,
         scale=chosen.scale if scale is None else scale,
@@ -86,7 +86,10 @@ def sample(
         negative=chosen.negative if negative is None else negative,
     )
     pictures = []
-    with Attachment(opened, fusion) as net:
+    with ExitStack() as stack:
+        stack.enter_context(suspended(opened))
+        run, fusion = restore(person, opened, seed)
+        net = stack.enter_context(Attachment(opened, fusion))
         for start in range(0, len(texts), BATCH):
             chunk = texts[start : start + BATCH]
             seeds = [seed + i for i in range(start, start + len(chunk))]
@@ -184,11 +187,11 @@ class Guidance:
                 Branch("positive"), Branch("negative"), settings.scale - 1.0
             )
             self.terms = (classifier_free, *self.terms)
-        self._encoded: dict[tuple[str, str], Conditioning] = {}
+        self._encoded: dict[tuple[str, str, str], Conditioning] = {}
 
     def branch(self, branch: Branch) -> Conditioning:
         """Return the conditioning of a branch, encoded once per sampling run."""
-        key = (branch.prompt, branch.model)
+        key = (branch.prompt, branch.model, branch.edits)
         if key not in self._encoded:
             prompts = {
                 "positive": self.texts,
@@ -199,7 +202,9 @@ class Guidance:
             tokens = tokenise(
                 prompts, self.net.backbone.tokenizer, words=fusion.words, tokens=fusion.tokens
             )
-            text, pooled = self.net.encode_text(tokens, subject, model=branch.model)
+            text, pooled = self.net.encode_text(
+                tokens, subject, model=branch.model, edits=branch.edits
+            )
             self._encoded[key] = Conditioning(text=text, pooled=pooled, subject=subject)
         return self._encoded[key]
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_core.backbone import Attachment, tokenise
+from pcs_core.backbone import Attachment, suspended, tokenise
 from pcs_core.engine.sample import restore
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ def text_features(
 
     the first learned token's span (empty without one).
     """
-    _, fusion = restore(person, backbone, 0)
-    with Attachment(backbone, fusion) as net:
+    with ExitStack() as stack:
+        stack.enter_context(suspended(backbone))
+        _, fusion = restore(person, backbone, 0)
+        net = stack.enter_context(Attachment(backbone, fusion))
         tokens = tokenise([prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.tokens)
         text, _ = net.encode_text(tokens, torch.zeros(1, dtype=torch.long, device=backbone.device))
     ids = tokens.ids[0].tolist()

@@ -61,6 +61,8 @@ class DiffusersSampler:
         self.scheduler = make_scheduler(name, config)
         self.scheduler.set_timesteps(steps, device=device)
         self.exploding = name in ("euler",)
+        # their levels need not be those of integer times (Karras sigmas)
+        self.by_sigma = name in ("euler", "dpm++", "unipc")
         self.stochastic = name in ("lcm", "ddpm")
 
     @property
@@ -89,7 +91,7 @@ class DiffusersSampler:
     def level(self, index: int, rows: int) -> Level:
         """Return the level of the shown latents at step ``index``, one entry per row."""
         time = self.times[index]
-        if self.exploding:
+        if self.by_sigma:
             spread = self.scheduler.sigmas[index].float()
             alpha = (1 + spread.square()).rsqrt()
             sigma = spread * alpha

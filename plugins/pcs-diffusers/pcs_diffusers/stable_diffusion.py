@@ -69,6 +69,7 @@ class StableDiffusion:
         device: str | torch.device = "cpu",
         digest: str = "",
     ) -> None:
+        _check_parts(id, unet, vae, text_encoder, tokenizer)
         self.device = torch.device(device)
         self.unet, self.vae, self.text_encoder = (
             m.to(self.device).eval().requires_grad_(False) for m in (unet, vae, text_encoder)
@@ -91,11 +92,6 @@ class StableDiffusion:
             prediction=scheduler.config.prediction_type,
             location=location,
         )
-        if text_encoder.config.hidden_size != unet.config.cross_attention_dim:
-            raise InputError(
-                f"backbone {id!r}: the text encoder gives {text_encoder.config.hidden_size} channels, "
-                f"the unet reads {unet.config.cross_attention_dim}: the folder mixes two models"
-            )
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -195,9 +191,9 @@ def load(
     """
     folder = Path(location)
     if folder.is_dir():
-        if not (folder / "unet").is_dir():
-            return None
         missing = [p for p in PARTS if not (folder / p).is_dir()]
+        if "unet" in missing and (len(missing) > 1 or (folder / "transformer").is_dir()):
+            return None
         if missing:
             raise InputError(f"backbone {str(folder)!r}: folder {missing[0]!r} is missing")
     elif str(location).count("/") == 1:
@@ -205,9 +201,9 @@ def load(
     else:
         return None
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from transformers import CLIPTextModel
 
-    options = {"torch_dtype": dtype or torch.float32, "use_safetensors": True}
+    kind = dtype or torch.float32
     try:
         file = folder / "model_index.json"
         index = json.loads(file.read_text()) if file.exists() else {}
@@ -216,12 +212,10 @@ def load(
                 f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported"
             )
         return StableDiffusion(
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", **options),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", **options),
-            text_encoder=CLIPTextModel.from_pretrained(
-                folder / "text_encoder", dtype=options["torch_dtype"], use_safetensors=True
-            ),
-            tokenizer=CLIPTokenizer.from_pretrained(folder / "tokenizer"),
+            unet=_whole(UNet2DConditionModel, folder / "unet", torch_dtype=kind),
+            vae=_whole(AutoencoderKL, folder / "vae", torch_dtype=kind),
+            text_encoder=_whole(CLIPTextModel, folder / "text_encoder", dtype=kind),
+            tokenizer=_tokenizer(folder / "tokenizer"),
             scheduler_config=json.loads(
                 (folder / "scheduler" / "scheduler_config.json").read_text()
             ),
@@ -233,6 +227,50 @@ def load(
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"backbone {str(location)!r} does not load: {reason}") from error
+
+
+def _whole(cls: Any, folder: Path, **options: Any) -> Any:
+    """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
+    from safetensors import SafetensorError
+
+    try:
+        model, found = cls.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"{folder.name}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise OSError(
+            f"the weights in {str(folder)!r} lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
+    return model
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    # without a vocabulary file an empty tokenizer would come out, and no error
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise OSError(f"{str(folder)!r} has no tokenizer.json or vocab.json")
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
+    """Refuse parts that are not of one model."""
+    gives, reads = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+    mixed = f"backbone {id!r}: the folder mixes two models: "
+    if gives != reads:
+        raise InputError(f"{mixed}the text encoder gives {gives} channels, the unet reads {reads}")
+    words, rows = len(tokenizer), text_encoder.config.vocab_size
+    if words > rows:
+        raise InputError(f"{mixed}the tokenizer has {words} entries, the text encoder {rows} rows")
+    latent, channels = vae.config.latent_channels, unet.config.in_channels
+    if latent != channels:
+        raise InputError(
+            f"{mixed}the vae has {latent} latent channels, the unet reads {channels} "
+            "(inpainting and depth networks are not supported)"
+        )
 
 
 def _folder_digest(folder: Path) -> str:
