@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from pcs_core.catalogue import catalogue
+from pcs_core.testing import CHECKS, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -93,20 +99,47 @@ def test_changelog_fragments() -> None:
         assert path.read_text("utf-8").strip()
 
 
-def test_the_written_technique_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The example of write-a-technique.md trains, is saved and loaded, and draws."""
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The technique of write-a-technique.md, installed as its page says."""
+    home = tmp_path_factory.mktemp("written")
+    page = (ROOT / "docs" / "write-a-technique.md").read_text("utf-8")
+    (home / "pcs_scale").mkdir()
+    (home / "pcs_scale" / "__init__.py").touch()
+    for name in ("channel_scale", "plugin"):
+        code = re.search(rf"```python\n(# pcs_scale/{name}.py\n.*?)```", page, re.DOTALL)
+        assert code is not None
+        (home / "pcs_scale" / f"{name}.py").write_text(code[1], "utf-8")
+    toml = re.search(r"```toml\n(# pyproject.toml\n.*?)```", page, re.DOTALL)
+    assert toml is not None
+    project = tomllib.loads(toml[1])["project"]
+    info = home / f"pcs_scale-{project['version']}.dist-info"
+    info.mkdir()
+    head = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (info / "METADATA").write_text(head, "utf-8")
+    ((group, points),) = project["entry-points"].items()
+    lines = [f"{name} = {value}" for name, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join([f"[{group}]", *lines, ""]), "utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(home))
+        catalogue.cache_clear()
+        yield catalogue().get("techniques", "scale.channels")
+    catalogue.cache_clear()
+    for name in [n for n in sys.modules if n.split(".")[0] == "pcs_scale"]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+def test_the_written_technique_keeps_the_contract(check: Any, written: Any) -> None:
+    check(Case(written))
+
+
+def test_the_written_technique_works(written: Any) -> None:
+    """The example of write-a-technique.md trains two subjects, draws, and comes off without a trace."""
     import torch
 
     import pcs_core
     from pcs_core.data import Concept, Phase, Recipe, Subject, Use
-
-    page = (ROOT / "docs" / "write-a-technique.md").read_text("utf-8")
-    code = re.search(r"```python\n(# pcs_scale/channel_scale.py\n.*?)```", page, re.DOTALL)
-    assert code is not None
-    (tmp_path / "channel_scale_example.py").write_text(code[1], "utf-8")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "channel_scale_example", raising=False)
-    from channel_scale_example import ChannelScale  # type: ignore[import-not-found]
 
     backbone = pcs_core.open_backbone("tiny")
     pictures = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -118,7 +151,7 @@ def test_the_written_technique_works(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     recipe = Recipe(
         id="example",
-        uses=(Use("scale", ChannelScale()),),
+        uses=(Use("scale", written()),),
         phases=(Phase("all", steps=2, lr={"*": 0.05}),),
     )
     before = pcs_core.sample(None, backbone, "a dog", steps=2, seed=3)
