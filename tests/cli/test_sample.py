@@ -1,0 +1,179 @@
+"""``pcs sample``, ``show`` and ``merge``: exact files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_exactly_the_files(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    done = pcs("sample", fitted, "a photo of <rex>", "-n", 3, "--seed", 5, "--out", out)
+    assert done.code == 0, done.err
+    assert done.out == f"{out}\n"
+    assert names(out) == {"000.png", "001.png", "002.png", "sheet.png", "sample.json"}
+    assert names(tmp_path) == {"pictures"}
+    told = json.loads((out / "sample.json").read_text())
+    assert told["prompt"] == "a photo of <rex>"
+    assert told["seed"] == 5
+    assert told["settings"] == {"steps": 3, "scale": 2.0, "scheduler": "ddim", "negative": ""}
+    assert "torch" in told["versions"]
+    with Image.open(out / "001.png") as picture:
+        assert (picture.mode, picture.size) == ("RGB", (32, 32))
+
+
+def test_same_seed_same_pictures(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        arguments = ["sample", fitted, "<rex>", "-n", 2, "--steps", 2, "--seed", seed]
+        assert pcs(*arguments, "--out", tmp_path / name).code == 0
+    a, b, c = (tmp_path / name for name in "abc")
+    assert (a / "001.png").read_bytes() == (b / "001.png").read_bytes()
+    # picture i starts from seed + i
+    assert (a / "001.png").read_bytes() == (c / "000.png").read_bytes()
+
+
+def test_untuned(pcs: Callable, tmp_path: Path) -> None:
+    out = tmp_path / "base"
+    arguments = ["sample", "--base", "tiny", "a dog", "-n", 1, "--steps", 2, "--scale", 1]
+    done = pcs(*arguments, "--negative", "a cat", "--scheduler", "euler", "--json", "--out", out)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert told["artifact"] is None
+    assert told["backbone"]["id"] == "tiny"
+    assert told["settings"]["scheduler"] == "euler"
+    assert names(out) == {"000.png", "sheet.png", "sample.json"}
+
+
+def test_overwrite(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
+    arguments = ["sample", fitted, "<rex>", "--steps", 1, "--out", tmp_path / "pictures"]
+    assert pcs(*arguments, "-n", 3).code == 0
+    assert pcs(*arguments, "-n", 1).code == 2
+    assert pcs(*arguments, "-n", 1, "--overwrite").code == 0
+    assert names(tmp_path / "pictures") == {"000.png", "sheet.png", "sample.json"}
+    assert names(tmp_path) == {"pictures"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["{artifact}"], "PROMPT is missing"),
+        (["a photo of <rex>"], "DIR is missing"),
+        (["{artifact}", "a", "<rex>"], "quotes"),
+        (["{artifact}", "<rex>", "--base", "tiny"], "leave out"),
+        (["<rex>", "--base", "tiny", "--backbone", "tiny"], "--backbone"),
+        (["{artifact}", "a photo of a dog"], "<rex>"),
+        (["{artifact}", ""], "prompt"),
+        (["{artifact}", "<rex>", "--scheduler", "eulr"], "euler"),
+        (["{artifact}", "<rex>", "--backbone", "tyni"], "tiny"),
+        (["a dog", "--base", "tyni"], "tiny"),
+        (["{artifact}", "<rex>", "--device", "quantum"], "quantum"),
+        (["/nowhere/at/all", "<rex>"], "/nowhere/at/all"),
+    ],
+)
+def test_refused(pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], says: str) -> None:
+    out = tmp_path / "pictures"
+    done = pcs("sample", *(w.format(artifact=fitted) for w in words), "--out", out)
+    assert done.code == 2
+    assert says in done.err
+    assert not names(tmp_path)
+    assert not done.out
+
+
+OTHER = """
+from pcs_diffusers.tiny import build
+
+def other():
+    return build(seed=1, id="other")
+"""
+
+
+def test_a_backbone_of_other_weights(
+    pcs: Callable, plugged: Callable, fitted: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other_backbone.py").write_text(OTHER)
+    plugged({"backbones": {"other": "other_backbone:other"}})
+    done = pcs("sample", fitted, "<rex>", "--backbone", "other", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "other" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "manifest.json", "recipe.toml"])
+def test_a_flipped_byte(pcs: Callable, artifact: Path, tmp_path: Path, file: str) -> None:
+    content = bytearray((artifact / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (artifact / file).write_bytes(content)
+    for command in (["sample", artifact, "<rex>", "--out", tmp_path / "out"], ["show", artifact]):
+        done = pcs(*command)
+        assert done.code == 2
+        assert file in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_newer_schema(pcs: Callable, artifact: Path, tmp_path: Path) -> None:
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    manifest["schema"] = 999
+    (artifact / "manifest.json").write_text(json.dumps(manifest))
+    done = pcs("sample", artifact, "<rex>", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "newer" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_several_artifacts_names_them(
+    pcs: Callable, artifact: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "several").mkdir()
+    artifact.rename(tmp_path / "several" / "rex")
+    done = pcs("sample", tmp_path / "several", "<rex>", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "rex" in done.err
+
+
+def test_show(pcs: Callable, fitted: Path) -> None:
+    assert "<rex> (dog)" in pcs("show", fitted).out
+    told = json.loads(pcs("show", fitted, "--json").out)
+    assert told["recipe"] == "words"
+    assert told["backbone"]["id"] == "tiny"
+    assert told["concepts"][0]["token"] == "<rex>"
+    assert set(told["files"]) == names(fitted)
+
+
+def test_merge(pcs: Callable, subject: Callable, tmp_path: Path) -> None:
+    recipe = tmp_path / "kv.toml"
+    recipe.write_text(
+        '[recipe]\nid = "kv"\n[[use]]\ntechnique = "tokens.learnable"\n'
+        '[[use]]\ntechnique = "weights.kv"\n[[phase]]\nname = "fit"\nsteps = 2\nlr = 1e-3\n'
+        "[sample]\nsteps = 2\n"
+    )
+    for name, token in (("rex", "<rex>"), ("tom", "<tom>")):
+        words = ["--noun", "dog", "--token", token, "--backbone", "tiny", "--no-preview"]
+        folder = subject(name)
+        assert pcs("fit", recipe, folder, *words, "--out", tmp_path / name).code == 0
+    pair = [tmp_path / "rex", tmp_path / "tom"]
+    done = pcs("merge", *pair, "--set", "ridge=1e-5", "--out", tmp_path / "both")
+    assert done.code == 0, done.err
+    assert {"manifest.json", "weights.safetensors", "preview.png"} <= names(tmp_path / "both")
+    told = json.loads(pcs("show", tmp_path / "both", "--json").out)
+    assert [c["token"] for c in told["concepts"]] == ["<rex>", "<tom>"]
+    for arguments, says in (
+        (pair[:1], "at least two"),
+        ([*pair, "--method", "closed-from"], "closed-form"),
+        ([*pair, "--set", "rigde=1"], "ridge"),
+        ([*pair, "--set", "ridge=much"], "ridge"),
+        ([*pair, "--set", "ridge"], "KEY=VALUE"),
+        ([pair[0], pair[0]], "<rex>"),
+        ([pair[0], tmp_path / "nowhere"], "nowhere"),
+    ):
+        done = pcs("merge", *arguments, "--out", tmp_path / "refused")
+        assert done.code == 2
+        assert says in done.err
+        assert not (tmp_path / "refused").exists()
