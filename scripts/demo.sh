@@ -9,7 +9,8 @@ out=${OUT:-$PWD/demo}
 subjects=plugins/pcs-mini/pcs_mini/subjects
 
 if [[ -z ${SUBJECT:-} ]]; then
-    first=$(find "$subjects" -mindepth 2 -maxdepth 2 -name subject.toml 2>/dev/null | sort | head -n 1)
+    first=$subjects/dog_pug/subject.toml
+    [[ -e $first ]] || first=$(find "$subjects" -mindepth 2 -maxdepth 2 -name subject.toml 2>/dev/null | sort | head -n 1)
     if [[ -z $first ]]; then
         echo "demo: no shipped subject under $subjects" >&2
         exit 2
