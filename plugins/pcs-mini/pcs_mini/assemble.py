@@ -1,0 +1,69 @@
+"""Put trained parts together as the shipped folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel
+
+from pcs_mini.networks import build_scheduler
+from pcs_mini.tokenizer import build_tokenizer
+
+MODEL_INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "_diffusers_version": "0.42.1",
+    "feature_extractor": [None, None],
+    "image_encoder": [None, None],
+    "requires_safety_checker": False,
+    "safety_checker": [None, None],
+    "scheduler": ["diffusers", "DDIMScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+}
+
+
+def assemble(model: Path, clip: Path | None, out: Path) -> Path:
+    """Write the diffusers folder `out` in half precision from the folder `model` of a run.
+
+    `clip` is the scorer's folder; None keeps the one in `out`. The folder is replaced as a whole,
+    other files in it (the model card) are kept.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
+        fresh = Path(scratch) / "weights"
+        if out.exists():
+            shutil.copytree(out, fresh)
+        half = torch.float16
+        text = CLIPTextModel.from_pretrained(model, subfolder="text_encoder").to(half)
+        text.save_pretrained(fresh / "text_encoder")
+        unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet").to(half)
+        unet.save_pretrained(fresh / "unet")
+        vae = AutoencoderKL.from_pretrained(model, subfolder="vae").to(half)
+        vae.save_pretrained(fresh / "vae")
+        for config in ("unet", "vae"):
+            _forget_path(fresh / config / "config.json")
+        build_tokenizer().save_pretrained(fresh / "tokenizer")
+        build_scheduler().save_pretrained(fresh / "scheduler")
+        (fresh / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
+        if clip is not None:
+            shutil.copytree(clip, fresh / "clip", dirs_exist_ok=True)
+        old = Path(scratch) / "old"
+        if out.exists():
+            os.replace(out, old)
+        os.replace(fresh, out)
+    return out
+
+
+def _forget_path(config: Path) -> None:
+    """Drop the path that diffusers notes in a config it has loaded from."""
+    data = json.loads(config.read_text(encoding="utf-8"))
+    data.pop("_name_or_path", None)
+    config.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,60 @@
+"""What ``pcs-mini`` holds, as ids and import strings; importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+_HERE = Path(__file__).parent
+
+
+def folder() -> Path:
+    """The shipped weights, in the diffusers layout (with ``clip/``, the scorer, beside them)."""
+    return _HERE / "weights"
+
+
+def subjects_folder() -> Path:
+    """Where the shipped reference subjects lie, one folder each."""
+    return _HERE / "subjects"
+
+
+def subjects() -> dict[str, Path]:
+    """Name -> folder of each shipped reference subject."""
+    found = sorted(subjects_folder().glob("*/subject.toml"))
+    return {path.parent.name: path.parent for path in found}
+
+
+def places() -> dict[str, str]:
+    """Name -> phrase of every place of the world, as in ``{"beach": "on the beach"}``."""
+    from pcs_mini.world.places import PLACES, phrase
+
+    return {place: phrase(place) for place in PLACES}
+
+
+@catalogue_hookimpl
+def backbones() -> Mapping[str, str]:
+    """``mini``, the embedded backbone."""
+    return {"mini": "pcs_mini.plugin:folder"}
+
+
+@catalogue_hookimpl
+def feature_models() -> Mapping[str, str]:
+    """``mini.clip``, the offline scorer."""
+    return {"mini.clip": "pcs_mini.scorer:load"}
+
+
+@catalogue_hookimpl
+def datasets() -> Mapping[str, str]:
+    """The shipped reference folders, and the places that prompts can name."""
+    return {
+        "mini.subjects": "pcs_mini.plugin:subjects",
+        "mini.places": "pcs_mini.plugin:places",
+    }
+
+
+@catalogue_hookimpl
+def commands() -> Mapping[str, str]:
+    """``pcs mini pack|train|evaluate``."""
+    return {"mini": "pcs_mini.commands:app"}

@@ -1,0 +1,1 @@
+"""One module per trained part: ``vae``, ``clip``, ``denoiser``."""

@@ -1,0 +1,1 @@
+"""World v0: drawn subjects on procedural places, with captions and exact masks."""
