@@ -31,7 +31,7 @@ def check(
     """
     report = find_check(system)(neutral=neutral)
     if json:
-        emit_json(asdict(report))
+        emit_json({**asdict(report), "neutral": neutral})
     else:
         emit(render(report, neutral))
     raise typer.Exit(0 if report.holds else 1)

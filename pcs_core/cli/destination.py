@@ -57,9 +57,12 @@ class Destination:
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         old = None
-        if self.folder.exists() and any(self.folder.iterdir()):
-            old = free_name(self.folder)
-            os.replace(self.folder, old)
+        if self.folder.exists():
+            if any(self.folder.iterdir()):
+                old = free_name(self.folder)
+                os.replace(self.folder, old)
+            else:
+                self.folder.rmdir()
         try:
             os.replace(ready, self.folder)
         except OSError:
@@ -103,7 +106,7 @@ def _check(folder: Path, out: Path, overwrite: bool, inputs: list[Path]) -> None
             )
         for held, what in [
             (Path.cwd(), "the current folder"),
-            (Path.home().resolve(), "your home folder"),
+            *((home, "your home folder") for home in _home()),
             *((path, f"the input {path}") for path in inputs),
         ]:
             if held == folder or folder in held.parents:
@@ -113,6 +116,13 @@ def _check(folder: Path, out: Path, overwrite: bool, inputs: list[Path]) -> None
         raise InputError(f"--out {out}: {parent} is a file: give a folder elsewhere")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"--out {out}: {parent} is not writable: give a folder elsewhere")
+
+
+def _home() -> list[Path]:
+    try:
+        return [Path.home().resolve()]
+    except RuntimeError:  # a user without one
+        return []
 
 
 def free_name(folder: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,14 +24,21 @@ MEANINGS = {
     "regularize": "loss terms of each fit step, summed",
     "sample": "the prediction of each sampling step; wrappers transform it",
 }
+DEFAULT = "mini"
 ORDER = ("mask", "extract", "fuse", "regularize", "sample")
 
 
 def explain(
     system: Annotated[str, typer.Argument(metavar="SYSTEM", help="A system or a recipe.toml.")],
     backbone: Annotated[
-        str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="For which backbone.")
-    ] = "mini",
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="For which backbone; mini where none is given.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Settings = None,
     json: Json = False,
 ) -> None:
@@ -45,17 +51,18 @@ def explain(
     from pcs_core.assembly import load_recipe
     from pcs_core.cli.opening import backbone_name
 
-    recipe = load_recipe(system, backbone=backbone_name(backbone), overrides=settings or ())
+    name = backbone_name(backbone or DEFAULT)
+    recipe = load_recipe(system, backbone=name, overrides=settings or ())
 
     from pcs_core.engine import CoreDenoise
 
     explained = order(recipe, builtin=(CoreDenoise(),))
-    edits, missing = edits_of(recipe, backbone)
+    edits, missing = edits_of(recipe, name, asked=backbone is not None)
     if json:
         emit_json(
             {
                 **asdict(explained),
-                "backbone": backbone,
+                "backbone": name,
                 "hash": recipe.hash,
                 "document": dict(recipe.document),
                 "edits": None if edits is None else [asdict(row) for row in edits],
@@ -67,20 +74,25 @@ def explain(
     for name in ORDER:
         lines += hook_lines(by_name[name])
     lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
-    lines += ["", f"Edits on {backbone}, for one subject", *edit_lines(edits, missing)]
+    lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
     emit("\n".join(lines))
 
 
-def edits_of(recipe: Recipe, backbone: str) -> tuple[list[EditRow] | None, str]:
-    """Return the overview of edits, or None and why there is none."""
+def edits_of(recipe: Recipe, backbone: str, *, asked: bool) -> tuple[list[EditRow] | None, str]:
+    """Return the overview of edits, or None and why there is none.
+
+    Raises
+    ------
+    PcsError
+        The backbone that the user asked for does not open.
+    """
     from pcs_core.cli.edits import overview
-    from pcs_core.cli.opening import backbone_name
     from pcs_core.engine import open_backbone
 
     try:
-        opened = open_backbone(backbone_name(backbone))
+        opened = open_backbone(backbone)
     except PcsError as error:
-        if Path(backbone).exists():
+        if asked:
             raise
         notice(f"edits are not shown: {error}")
         return None, "the backbone does not open"
@@ -96,7 +108,7 @@ def edits_of(recipe: Recipe, backbone: str) -> tuple[list[EditRow] | None, str]:
 def head(recipe: Recipe) -> str:
     """Return the title of a recipe."""
     facts = ", ".join(x for x in (recipe.paper, recipe.framework, "/".join(recipe.scope)) if x)
-    notes = f"\n{recipe.notes}" if recipe.notes else ""
+    notes = f"\n{recipe.notes.strip()}" if recipe.notes else ""
     return f"{recipe.id}: {recipe.name or recipe.id} ({facts}){notes}"
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcs_core.cli.options import Device, Json, Out, Overwrite, Seed, Settings
-from pcs_core.cli.output import emit, emit_json, notice
+from pcs_core.cli.output import complain, emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def fit(
         preview,
     )
     try:
-        persons = run(plan, place, preview)
+        persons, failed = run(plan, place, preview)
         plan.destination.publish(place.result)
     except KeyboardInterrupt:
         place.close()
@@ -106,11 +106,23 @@ def fit(
         notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
         raise
     place.discard()
-    tell(plan, persons, time.monotonic() - started, json)
+    tell(plan, persons, failed, time.monotonic() - started, json)
+    if failed:
+        raise typer.Exit(3)
 
 
-def run(plan: FitPlan, place: Workplace, preview: bool) -> list[Personalization]:
-    """Fit, and write the artifacts to ``place.result``."""
+def run(
+    plan: FitPlan, place: Workplace, preview: bool
+) -> tuple[list[Personalization], dict[str, str]]:
+    """Fit, and write the artifacts to ``place.result``.
+
+    Returns the personalizations, and by name why a subject has none.
+
+    Raises
+    ------
+    InputError
+        Every fit diverged.
+    """
     from pcs_core.cli.preview import draw_preview
     from pcs_core.cli.progress import reporting
     from pcs_core.engine import fit as engine_fit
@@ -126,46 +138,64 @@ def run(plan: FitPlan, place: Workplace, preview: bool) -> list[Personalization]
             work=place.work,
             resume=place.resumed,
         )
-        for person in persons:
-            check_finite(person)
+        failed = {p.subject: why for p in persons if (why := diverged(p))}
+        if len(failed) == len(persons):
+            raise InputError(next(iter(failed.values())))
+        whole = [p for p in persons if p.subject not in failed]
+        for person in whole:
             extra = draw_preview(person, plan.backbone) if preview else {}
-            alone = len(persons) == 1
-            folder = place.result if alone else place.result / person.subject
+            folder = place.result if alone(plan) else place.result / person.subject
             save(person, folder, extra_files=extra)
-    return persons
+    return whole, failed
 
 
-def check_finite(person: Personalization) -> None:
-    """Refuse to keep numbers that are none.
+def alone(plan: FitPlan) -> bool:
+    """Return whether the destination is itself the artifact."""
+    return len(plan.subjects) == 1
 
-    Raises
-    ------
-    InputError
-        The fit diverged.
-    """
+
+def diverged(person: Personalization) -> str:
+    """Return why the numbers of a fit are worth nothing, or an empty string."""
     for name, tensor in person.tensors.items():
         if not bool(tensor.isfinite().all()):
-            raise InputError(
+            return (
                 f"the fit of {person.subject!r} diverged ({name} is not finite): "
                 "use a smaller lr, as --set <phase>.lr=1e-5"
             )
+    return ""
 
 
-def tell(plan: FitPlan, persons: Sequence[Personalization], seconds: float, json: bool) -> None:
-    """Print where the artifacts are."""
+def tell(
+    plan: FitPlan,
+    persons: Sequence[Personalization],
+    failed: Mapping[str, str],
+    seconds: float,
+    json: bool,
+) -> None:
+    """Print where the artifacts are, and which are missing."""
+    from pcs_core.cli.preview import default_prompt
+
     folder = plan.destination.folder
-    alone = len(persons) == 1
-    paths = [folder if alone else folder / person.subject for person in persons]
+    paths = [folder if alone(plan) else folder / person.subject for person in persons]
+    for why in failed.values():
+        complain(why)
     if json:
         rows: list[dict[str, Any]] = [
             {"subject": p.subject, "path": str(path), "losses": dict(p.losses)}
             for p, path in zip(persons, paths, strict=True)
         ]
-        emit_json({"out": str(folder), "seconds": round(seconds, 2), "artifacts": rows})
+        emit_json(
+            {
+                "out": str(folder),
+                "seconds": round(seconds, 2),
+                "artifacts": rows,
+                "failed": dict(failed),
+            }
+        )
         return
-    tokens = " and ".join(concept.token for concept in persons[0].concepts)
+    prompt = shlex.quote(default_prompt(persons[0]))
     notice(f"fitted in {seconds:.0f} s; draw with:")
-    notice(f"  pcs sample {shlex.quote(str(paths[0]))} 'a photo of {tokens}' -n 4 --out pictures")
+    notice(f"  pcs sample {shlex.quote(str(paths[0]))} {prompt} -n 4 --out pictures")
     for path in paths:
         emit(str(path))
 

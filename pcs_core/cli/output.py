@@ -10,8 +10,11 @@ from typing import Any
 
 
 def emit(text: str) -> None:
-    """Print a result to stdout."""
-    print(text, flush=True)
+    """Print a result to stdout. A reader that leaves early, as ``head`` does, is no error."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        silence_pipe()
 
 
 def emit_json(data: Any) -> None:

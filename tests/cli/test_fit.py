@@ -194,6 +194,38 @@ def test_an_error_within_the_fit_leaves_nothing(
     assert not (tmp_path / "out").exists() or not names(tmp_path / "out")
 
 
+def test_a_diverged_subject_is_left_out_and_told(
+    pcs: Callable,
+    recipe: Path,
+    subject: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import dataclasses
+
+    import pcs_core.engine
+
+    fit = pcs_core.engine.fit
+
+    def diverging(*arguments: object, **options: object) -> list:
+        rex, *others = fit(*arguments, **options)
+        tensors = {name: tensor * float("nan") for name, tensor in rex.tensors.items()}
+        return [dataclasses.replace(rex, tensors=tensors), *others]
+
+    monkeypatch.setattr(pcs_core.engine, "fit", diverging)
+    folders = [subject("rex"), subject("tom", seed=1)]
+    options = ["--noun", "dog", "--token", "<it>", "--backbone", "tiny", "--no-preview"]
+    done = pcs("fit", recipe, *folders, *options, "--out", tmp_path / "both")
+    assert done.code == 3
+    assert names(tmp_path / "both") == {"tom"}
+    assert "'rex' diverged" in done.err
+    done = pcs("fit", recipe, folders[0], *options, "--out", tmp_path / "one")
+    assert done.code == 2
+    assert "diverged" in done.err
+    assert not (tmp_path / "one").exists()
+    assert not (tmp_path / "one.partial").exists()
+
+
 KILLED = """
 import os, signal, sys
 import pcs_core.engine.checkpoints as checkpoints
@@ -211,7 +243,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("after", [2, 3, 5])
+@pytest.mark.parametrize(
+    "after",
+    [
+        pytest.param(2, marks=pytest.mark.slow),  # in the first phase
+        5,  # in the second
+        pytest.param(8, marks=pytest.mark.slow),  # after the last step
+    ],
+)
 def test_a_killed_fit_goes_on_bit_for_bit(
     pcs: Callable, layers: Path, subject: Callable, tmp_path: Path, after: int
 ) -> None:
@@ -233,8 +272,7 @@ def test_a_killed_fit_goes_on_bit_for_bit(
     assert done.code == 0, done.err
     assert "anew" not in done.err
     for name in ("rex", "tom"):
-        weights = [
-            (folder / name / "weights.safetensors").read_bytes() for folder in (whole, parts)
-        ]
-        assert weights[0] == weights[1]
+        assert names(whole / name) == names(parts / name)
+        for file in names(whole / name):
+            assert (whole / name / file).read_bytes() == (parts / name / file).read_bytes(), file
     assert not (tmp_path / "parts.partial").exists()

@@ -74,8 +74,10 @@ def test_usage_errors_exit_2_and_name_the_nearest(
 
 def test_a_reader_that_leaves_is_no_error() -> None:
     # the listing is longer than a pipe holds, so that writing meets the closed end
-    script = "from pcs_core.cli.output import emit\nfrom pcs_core.cli import main as m\n"
-    script += "m.run = lambda _: emit('x' * 1_000_000) or 0\nraise SystemExit(m.main())"
+    script = "import typer\nfrom pcs_core.cli import app, main, output\n"
+    script += "app.app = typer.Typer()\n"
+    script += "app.app.command()(lambda: output.emit('x' * 1_000_000))\n"
+    script += "raise SystemExit(main.main([]))"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -69,6 +69,9 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
     told = json.loads(pcs("explain", recipe, "--backbone", "tiny", "--json").out)
     assert told["uses"] == ["tokens.learnable"]
     assert told["edits"][0]["numbers"] > 0
+    refused = pcs("explain", recipe, "--backbone", "tyni")
+    assert refused.code == 2
+    assert "tiny" in refused.err
     refused = pcs("explain", "dreambooht", "--backbone", "tiny")
     assert refused.code == 2
     assert "dreambooth" in refused.err
