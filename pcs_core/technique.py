@@ -76,7 +76,9 @@ class Technique:
             return _adapter(cls).validate_json(json.dumps(dict(settings)), strict=True)
         except (TypeError, ValueError) as error:
             if not isinstance(error, ValidationError):
-                raise RecipeError(f"{prefix}{cls.id}: settings are not plain data ({error})") from error
+                raise RecipeError(
+                    f"{prefix}{cls.id}: settings are not plain data ({error})"
+                ) from error
             raise RecipeError(f"{prefix}{cls.id}: {explain(error, cls.setting_names())}") from error
 
     @classmethod
@@ -131,7 +133,9 @@ def _guard(cls: type) -> None:
     annotations = vars(cls).get("__annotations__", {})
     for name in annotations:
         if name.startswith("_") and not _is_classvar(annotations[name]):
-            raise TypeError(f"{cls.__qualname__}.{name}: a setting may not start with an underscore")
+            raise TypeError(
+                f"{cls.__qualname__}.{name}: a setting may not start with an underscore"
+            )
     for name, value in vars(cls).items():
         if name in RUN_HOOKS:
             if not callable(value) or not hasattr(value, f"{RUN_PROJECT}_impl"):
@@ -148,8 +152,12 @@ def _guard(cls: type) -> None:
             )
 
 
-_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "records"})
+_CLASS_ATTRIBUTES = frozenset(
+    {"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "records"}
+)
 
 
 def _is_classvar(annotation: Any) -> bool:
-    return get_origin(annotation) is ClassVar or str(annotation).startswith(("ClassVar", "typing.ClassVar"))
+    return get_origin(annotation) is ClassVar or str(annotation).startswith(
+        ("ClassVar", "typing.ClassVar")
+    )

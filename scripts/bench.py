@@ -1,101 +1,158 @@
-"""Time what the project promises: cheap hooks, several subjects in one forward. Prints a table.
+"""Fit steps: subjects together against one by one, cached against re-encoded, hooks against the step.
 
-Uses the tiny random backbone, so that it runs anywhere in a minute; on larger networks the share of
-the hooks only shrinks.
+    python scripts/bench.py [--backbone tiny] [--subjects 4] [--steps 30] [--repeats 3] [--threads 1]
+
+Prints the machine, the versions and both sides of every ratio, measured in this one run. Sides take
+turns, and the median over the repeats is shown with the range.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
-import pcs_core
-from pcs_core.data import Concept, Phase, Recipe, Subject, Use
-from pcs_core.hookspecs import run_manager
-
-USES = ("tokens.learnable", "weights.kv", "weights.lora")
-
-
-def recipe(steps: int) -> Recipe:
-    """Return a recipe of three techniques that all have a subject axis."""
-    from pcs_core.catalogue import catalogue
-
-    held = catalogue()
-    uses = tuple(Use(id, held.get("techniques", id)()) for id in USES)
-    return Recipe(id="bench", uses=uses, phases=(Phase("all", steps=steps),))
+from pcs_core import fit, load_recipe, open_backbone
+from pcs_core.data import Concept, Subject
 
 
 def subjects(count: int) -> list[Subject]:
-    """Return ``count`` subjects of one random picture each."""
+    """Return ``count`` random subjects of four pictures."""
     rng = torch.Generator().manual_seed(0)
     return [
         Subject(
-            name=f"s{i}",
-            concepts=(Concept(name=f"s{i}", token=f"<s{i}>", noun="dog"),),
-            images=(torch.rand(3, 32, 32, generator=rng),),
+            f"s{i}",
+            (Concept(f"s{i}", f"<s{i}>", "dog"),),
+            tuple(torch.rand(3, 64, 64, generator=rng) for _ in range(4)),
+            (None,) * 4,
         )
         for i in range(count)
     ]
 
 
-def step_seconds(count: int, backbone: Any, steps: int) -> float:
-    """Return the median seconds of a fit step with ``count`` subjects."""
-    seen: list[tuple[int, float]] = []
-    pcs_core.fit(
-        recipe(steps), subjects(count), backbone, watch=[lambda p: seen.append((p.done, p.seconds))]
-    )
-    pairs = itertools.pairwise(seen)
-    return statistics.median((b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs)
+def paired(repeats: int, **sides: Callable[[], float]) -> dict[str, list[float]]:
+    """Measure the sides in turn, after one warm-up each; return seconds."""
+    for side in sides.values():
+        side()
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            times[name].append(side())
+    return times
 
 
-def hook_seconds(calls: int = 20_000) -> float:
-    """Return the seconds of one call of a hook through pluggy, with six implementations."""
-    manager = run_manager()
-    for number in range(6):
-        manager.register(Silent(), f"silent{number}")
-    return _time(lambda: manager.hook.regularize(run=None, step=None), calls)
+def seconds_of_loop(recipe: Any, group: list[Subject], backbone: Any) -> float:
+    """Return the seconds of the loop alone, preparation left out."""
+    last: list[float] = []
+    begun: list[float] = []
+
+    def watch(progress: Any) -> None:
+        begun.append(time.perf_counter())
+        last.append(time.perf_counter())
+
+    steps = recipe.phases[0].steps
+    fit(recipe, group, backbone, watch=[watch])
+    # the first report comes after ten steps: the loop between it and the last is what is timed
+    return (last[-1] - begun[0]) / (steps - 10)
 
 
-class Silent:
-    """Implements one hook and says nothing."""
-
-    @pcs_core.hookimpl
-    def regularize(self) -> None:
-        """Return no loss."""
-
-
-def _time(call: Callable[[], object], calls: int) -> float:
-    start = time.perf_counter()
-    for _ in range(calls):
-        call()
-    return (time.perf_counter() - start) / calls
+def show(title: str, times: dict[str, list[float]], unit: str = "ms a step") -> None:
+    """Print medians, ranges and the ratio of the two sides."""
+    medians = {}
+    for name, values in times.items():
+        medians[name] = statistics.median(values)
+        low, high = min(values) * 1e3, max(values) * 1e3
+        print(f"  {name:<42} {medians[name] * 1e3:10.4f} {unit}  ({low:.4f} to {high:.4f})")
+    first, second = list(medians.values())[:2]
+    print(f"  {title}: {first / second:.2f}x\n")
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=60)
+    """Run the three comparisons."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="tiny")
+    parser.add_argument("--subjects", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    backbone = pcs_core.open_backbone("tiny")
-    hook = hook_seconds()
-    steps = {n: step_seconds(n, backbone, options.steps) for n in (1, 2, 4)}
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.steps < 20:
+        parser.error("--steps must be at least 20")
+    names = ("torch", "diffusers", "transformers", "pluggy")
     print(
-        f"torch {torch.__version__}, {options.threads} thread(s), backbone tiny, {', '.join(USES)}\n"
+        f"machine: {platform.platform()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     )
-    print("| what | time |\n|---|---|")
-    print(f"| one hook call, six implementations | {hook * 1e6:.1f} us |")
-    for count, seconds in steps.items():
-        print(f"| a fit step, {count} subject(s) in one forward | {seconds * 1e3:.1f} ms |")
-    print(f"| three hook calls, share of a step of one subject | {3 * hook / steps[1]:.2%} |")
-    print(f"| 4 subjects together against one by one | {4 * steps[1] / steps[4]:.1f} x faster |")
+    print("versions: " + ", ".join(f"{n} {version(n)}" for n in names))
+    print(f"backbone: {arguments.backbone}, {arguments.steps} steps, {arguments.repeats} repeats\n")
+    backbone = open_backbone(arguments.backbone)
+    group = subjects(arguments.subjects)
+    settings = [f"tune.steps={arguments.steps}", "tune.batch=1"]
+    lora = load_recipe("lora-dreambooth", overrides=settings)
+
+    print(f"{arguments.subjects} subjects, LoRA, batch 1 each")
+    show(
+        "together against one by one",
+        paired(
+            arguments.repeats,
+            one_by_one=lambda: sum(seconds_of_loop(lora, [s], backbone) for s in group),
+            together=lambda: seconds_of_loop(lora, group, backbone),
+        ),
+    )
+
+    print("one subject, LoRA: latents and text encoded once, against encoding them in every step")
+
+    def encoding() -> float:
+        images = torch.stack([group[0].images[0]])
+        ids = torch.zeros(1, backbone.tokenizer.length, dtype=torch.long)
+        begun = time.perf_counter()
+        for _ in range(arguments.steps):
+            backbone.moments(torch.nn.functional.interpolate(images, size=backbone.card.size))
+            with torch.no_grad():
+                backbone.encode_ids(ids)
+        return (time.perf_counter() - begun) / arguments.steps
+
+    cached = paired(
+        arguments.repeats,
+        encoding=encoding,
+        step=lambda: seconds_of_loop(lora, group[:1], backbone),
+    )
+    both = {
+        "step_plus_encoding": [
+            a + b for a, b in zip(cached["step"], cached["encoding"], strict=True)
+        ],
+        "step_cached": cached["step"],
+    }
+    show("re-encoding against cached", both)
+
+    print("hook calls of a fit step (mask at moment batch, regularize), without what they compute")
+    from pcs_core.engine.run import EngineRun
+
+    run = EngineRun(lora, backbone)
+    term = object()
+    for implementation in run.manager.hook.regularize.get_hookimpls():
+        implementation.function = lambda *_: term  # the call alone, not the loss
+
+    def hooks() -> float:
+        begun = time.perf_counter()
+        for _ in range(200):
+            run.call_at("mask", lambda technique, _: "batch" in technique.mask_moments)
+            run.call("regularize", step=None)
+        return (time.perf_counter() - begun) / 200
+
+    cost = paired(
+        arguments.repeats,
+        step=lambda: seconds_of_loop(lora, group[:1], backbone),
+        hooks=hooks,
+    )
+    show("step against its hook calls", cost)
 
 
 if __name__ == "__main__":
