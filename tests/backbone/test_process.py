@@ -1,0 +1,60 @@
+"""x0, noise and v: one tongue for the techniques, the network's own for the schedulers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pcs_core.backbone import VariancePreserving
+from pcs_core.errors import CapabilityError
+
+ALPHAS = torch.linspace(0.999, 0.005, 1000)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_conversions_are_inverse(prediction: str) -> None:
+    process = VariancePreserving(ALPHAS, prediction)  # type: ignore[arg-type]
+    rng = torch.Generator().manual_seed(0)
+    x0, noise = torch.randn(2, 5, 4, 8, 8, generator=rng)
+    level = process.level(torch.tensor([0, 10, 400, 800, 999]))
+    noisy = process.corrupt(x0, noise, level)
+    target = process.target(x0, noise, level)
+    torch.testing.assert_close(process.denoised(target, noisy, level), x0, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(process.native(x0, noisy, level), target, rtol=1e-3, atol=1e-4)
+
+
+def test_a_level_preserves_variance() -> None:
+    level = VariancePreserving(ALPHAS, "epsilon").level(torch.arange(1000))
+    torch.testing.assert_close(level.alpha**2 + level.sigma**2, torch.ones(1000))
+    assert torch.equal(level.time, torch.arange(1000))
+
+
+def test_half_precision_latents_are_converted_in_fp32() -> None:
+    process = VariancePreserving(ALPHAS, "v_prediction")
+    x = torch.randn(1, 4, 4, 4).bfloat16()
+    level = process.level(torch.tensor([500]))
+    assert process.denoised(x, x, level).dtype == torch.float32
+    assert process.native(x, x, level).dtype == torch.float32
+    assert process.corrupt(x, x, level).dtype == torch.bfloat16
+
+
+def test_zero_terminal_snr_cannot_predict_epsilon() -> None:
+    alphas = ALPHAS.clone()
+    alphas[-1] = 0
+    with pytest.raises(CapabilityError, match="zero terminal SNR"):
+        VariancePreserving(alphas, "epsilon")
+    process = VariancePreserving(alphas, "v_prediction")
+    x = torch.ones(1, 4, 2, 2)
+    assert torch.isfinite(process.denoised(x, x, process.level(torch.tensor([999])))).all()
+
+
+def test_other_predictions_are_refused() -> None:
+    with pytest.raises(CapabilityError, match="'sample'"):
+        VariancePreserving(ALPHAS, "sample")  # type: ignore[arg-type]
+
+
+def test_times_are_drawn_over_the_whole_range() -> None:
+    process = VariancePreserving(ALPHAS, "epsilon")
+    times = process.draw_times(5000, torch.Generator().manual_seed(0))
+    assert times.min() < 10
+    assert times.max() > 990
