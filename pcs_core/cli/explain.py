@@ -71,8 +71,8 @@ def explain(
         return
     lines = [head(recipe), "", "Techniques, in order", *uses(recipe), "", "Hooks, in call order"]
     by_name = {hook.hook: hook for hook in explained.hooks}
-    for name in ORDER:
-        lines += hook_lines(by_name[name])
+    for hook in ORDER:
+        lines += hook_lines(by_name[hook])
     lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
     lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
     emit("\n".join(lines))

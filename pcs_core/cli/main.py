@@ -80,12 +80,15 @@ def wants_traceback() -> bool:
 
 
 def prepare_streams() -> None:
-    """Print any text on any terminal, and keep other libraries' warnings to developers."""
+    """Print any text on any terminal, and keep what other libraries say to developers from users."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     if not sys.warnoptions and not wants_traceback():
         warnings.simplefilter("ignore")
+        # what the model libraries log on a failure stands in our own message
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
 
 
 if __name__ == "__main__":

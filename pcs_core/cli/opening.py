@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,11 +38,22 @@ def backbone_name(backbone: str) -> str:
     """Return the name to open: a folder as an absolute path, so that an artifact finds it again."""
     from pcs_core.catalogue import catalogue
 
-    if backbone not in catalogue().ids("backbones"):
-        folder = Path(backbone).expanduser()
-        if folder.is_dir():
-            return str(folder.resolve())
+    if backbone in catalogue().ids("backbones"):
+        hide_loading_bars()
+        return backbone
+    folder = Path(backbone).expanduser()
+    if folder.is_dir():
+        hide_loading_bars()
+        return str(folder.resolve())
     return backbone
+
+
+def hide_loading_bars() -> None:
+    """Keep the model libraries from drawing a bar for reading a file: only a download is worth one.
+
+    They look when they are first imported.
+    """
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
 def remembered_backbone(person: Personalization) -> str:
@@ -71,7 +83,7 @@ def open_for(person: Personalization, backbone: str | None, device: str) -> Back
     from pcs_core.engine import open_backbone
     from pcs_core.engine.opening import resolve_backbone
 
-    name = backbone_name(backbone) if backbone else remembered_backbone(person)
+    name = backbone_name(backbone or remembered_backbone(person))
     return resolve_backbone(open_backbone(name, device=device_name(device)), person)
 
 
