@@ -48,8 +48,10 @@ def assemble(model: Path, clip: Path | None, out: Path) -> Path:
         unet.save_pretrained(fresh / "unet")
         vae = AutoencoderKL.from_pretrained(model, subfolder="vae").to(half)
         vae.save_pretrained(fresh / "vae")
-        for config in ("unet", "vae"):
-            _forget_path(fresh / config / "config.json")
+        for part in ("unet", "vae"):
+            _edit_config(fresh / part, "_name_or_path", None)
+        # Loaders that follow the config open the text encoder as the other parts: in fp32.
+        _edit_config(fresh / "text_encoder", "dtype", "float32")
         build_tokenizer().save_pretrained(fresh / "tokenizer")
         build_scheduler().save_pretrained(fresh / "scheduler")
         (fresh / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
@@ -62,8 +64,11 @@ def assemble(model: Path, clip: Path | None, out: Path) -> Path:
     return out
 
 
-def _forget_path(config: Path) -> None:
-    """Drop the path that diffusers notes in a config it has loaded from."""
-    data = json.loads(config.read_text(encoding="utf-8"))
-    data.pop("_name_or_path", None)
-    config.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _edit_config(folder: Path, key: str, value: str | None) -> None:
+    """Set one entry of the folder's ``config.json``; None takes it out."""
+    path = folder / "config.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data.pop(key, None)
+    if value is not None:
+        data[key] = value
+    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")

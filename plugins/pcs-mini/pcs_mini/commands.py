@@ -65,6 +65,9 @@ def train(
     batch: Annotated[int | None, typer.Option()] = None,
     pool: Annotated[int, typer.Option(help="Pictures rendered in advance.")] = 24_000,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    decoder_only: Annotated[
+        bool, typer.Option(help="Stage vae with --init: keep the encoder, and so the latents.")
+    ] = False,
 ) -> None:
     """Train one part of the backbone on the world."""
     from pcs_mini.training import clip, denoiser, vae
@@ -82,6 +85,7 @@ def train(
         resume=resume,
         pool=pool,
         init=init,
+        decoder_only=decoder_only,
     )
     if stage is Stage.vae:
         folder = vae.train(settings, _say)

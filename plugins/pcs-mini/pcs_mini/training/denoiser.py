@@ -113,8 +113,6 @@ def train(settings: Settings, vae_folder: Path, report: Report) -> Path:
     began, seen, smooth = time.monotonic(), 0, 0.0
     for step in range(first, steps):
         share = rate(step, steps, settings.warmup, settings.decay_share)
-        if first:
-            share *= min(1.0, (step - first + 1) / settings.warmup)
         for optimizer, base in zip(optimizers, (settings.matrix_lr, settings.lr), strict=True):
             optimizer.param_groups[0]["lr"] = base * share
         n = settings.batch

@@ -29,7 +29,7 @@ class Settings:
     lr: float = 2e-3
     matrix_lr: float = 2e-3
     warmup: int = 100
-    """Steps until the learning rate is full; counted anew after a resume from weights alone."""
+    """Steps until the learning rate is full; a start from weights alone warms up too."""
     decay_share: float = 0.3
     """Share of the run, at its end, over which the learning rate falls to zero."""
     seed: int = 0
@@ -42,6 +42,8 @@ class Settings:
     init: Path | None = None
     """Weights folder to start from with a fresh optimizer."""
     compile: bool = False
+    decoder_only: bool = False
+    """Stage ``vae``: leave the encoder as it is, so that a denoiser trained on it stays right."""
 
 
 def start(settings: Settings) -> Accelerator:

@@ -61,9 +61,14 @@ def train(settings: Settings, report: Report) -> Path:
     pool = render_pool(settings.pool + _HELD_BACK, settings.seed)
     images = torch.from_numpy(pool.images).permute(0, 3, 1, 2)
     held_back = images[settings.pool :].float().to(accelerator.device) / 127.5 - 1
+    if settings.decoder_only:
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        vae.post_quant_conv.requires_grad_(False)
     modules = {"vae": vae}
+    learning = [vae.decoder] if settings.decoder_only else [vae]
     optimizers = split_optimizers(
-        [vae], settings.lr, settings.matrix_lr, ("conv_in", "conv_out", "quant_conv")
+        learning, settings.lr, settings.matrix_lr, ("conv_in", "conv_out", "quant_conv")
     )
     average = Average(modules)
     draws = torch.Generator().manual_seed(settings.seed)
@@ -89,7 +94,7 @@ def train(settings: Settings, report: Report) -> Path:
         divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
         loss = error.square().mean() + 0.15 * error.abs().mean() + 1e-7 * divergence
         accelerator.backward(loss)
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([p for p in vae.parameters() if p.requires_grad], 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -106,7 +111,9 @@ def train(settings: Settings, report: Report) -> Path:
             vae.save_pretrained(settings.out / "vae_raw")
             average.swap()
     average.swap()
-    standardise(vae.eval(), images[:2048].float().to(accelerator.device) / 127.5 - 1)
-    report(f"vae standardised: psnr {psnr(vae, held_back):.2f} dB")
+    vae.requires_grad_(True)
+    if not settings.decoder_only:
+        standardise(vae.eval(), images[:2048].float().to(accelerator.device) / 127.5 - 1)
+    report(f"vae done: psnr {psnr(vae, held_back):.2f} dB")
     vae.save_pretrained(settings.out / "vae")
     return settings.out / "vae"
