@@ -73,7 +73,9 @@ class Technique:
         prefix = f"{place}: " if place else ""
         try:
             # JSON mode: a list for a tuple and 1 for a float pass; "7", 7.0, true for int do not
-            return _adapter(cls).validate_json(json.dumps(dict(settings)), strict=True)
+            return _adapter(cls).validate_json(
+                json.dumps(dict(settings), allow_nan=False), strict=True
+            )
         except (TypeError, ValueError) as error:
             if not isinstance(error, ValidationError):
                 raise RecipeError(

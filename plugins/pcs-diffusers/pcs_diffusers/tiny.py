@@ -107,7 +107,7 @@ def build_tokenizer(length: int = 24) -> object:
     for word in WORDS:
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
-            # left to right: each word is reached by merges of its own prefix
+            # left to right; a few words stay split, where another's merge comes first ("at" in "cat")
             merged = pieces[0] + pieces[1]
             if merged not in vocabulary:
                 vocabulary[merged] = len(vocabulary)

@@ -1,0 +1,83 @@
+"""What the code of techniques may name: no backbone, and the core's public rooms only."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pcs_core.catalogue import catalogue
+
+BACKBONES = {"mini", "sd", "sdxl", "tiny", "tiny-v", "sd3", "flux"}
+ROOMS = {"pcs_core", "pcs_core.data", "pcs_core.backbone", "pcs_core.errors", "pcs_core.hookspecs"}
+FRAMEWORKS = {"diffusers", "transformers", "pluggy", "pydantic.dataclasses"}
+
+
+def sources() -> Iterator[Path]:
+    """Return the modules of every distribution's package that holds techniques."""
+    known = catalogue()
+    packages = {known.where("techniques", i).split(".")[0] for i in known.ids("techniques")}
+    for package in sorted(packages):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        for root in spec.submodule_search_locations or ():
+            yield from sorted(p for p in Path(root).rglob("*.py") if p.name != "plugin.py")
+
+
+FILES = list(sources())
+
+
+def strings_of(tree: ast.Module) -> Iterator[ast.Constant]:
+    """Yield string constants that are no docstrings."""
+    prose = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node
+
+
+def imports_of(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def test_every_technique_is_looked_at() -> None:
+    known = catalogue()
+    modules = {known.where("techniques", i).split(":")[0] for i in known.ids("techniques")}
+    seen = {".".join(p.with_suffix("").parts[-2:]) for p in FILES}
+    assert {".".join(m.split(".")[-2:]) for m in modules} <= seen
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_no_backbone_is_named(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    named = [
+        f"{path.name}:{n.lineno}: {n.value!r}" for n in strings_of(tree) if n.value in BACKBONES
+    ]
+    assert not named
+    classes = [n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and "UNet" in n.id]
+    assert not classes
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: f"{p.parent.name}.{p.stem}")
+def test_only_public_rooms_are_imported(path: Path) -> None:
+    package = path.parent.name
+    for name in imports_of(ast.parse(path.read_text())):
+        top = name.split(".")[0]
+        assert name not in FRAMEWORKS, f"{path.name} imports {name}"
+        assert top not in FRAMEWORKS, f"{path.name} imports {name}"
+        if top == "pcs_core":
+            assert name in ROOMS, f"{path.name} imports {name}: not a public room"
+        elif top.startswith("pcs_"):
+            assert top == package, f"{path.name} imports another plugin: {name}"
+
+
+def test_the_check_can_fail() -> None:
+    tree = ast.parse('"sd"\nif run.backbone == "sd":\n    from pcs_core.engine import fit\n')
+    assert [n.value for n in strings_of(tree)] == ["sd"]
+    assert list(imports_of(tree)) == ["pcs_core.engine"]
