@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Annotated
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 
@@ -47,8 +48,11 @@ class Augment(Technique):
         """Draw the variants of this subject's references."""
         if moment != "start" or self.variants == 0:
             return None
-        rng = run.subject_rng(0, f"{self.id}/{subject.name}")
         references = [e for e in run.features.examples if e.role == "subject"]
+        if not references:
+            return None
+        # its own draws, the same alone or among others
+        rng = run.subject_rng(references[0].subject, self.id)
         drawn = [self._vary(e, rng) for e in references for _ in range(self.variants)]
         return Features(examples=tuple(drawn))
 
@@ -68,7 +72,7 @@ class Augment(Technique):
             corner = rng.random(), rng.random()
             image = _rescale(image, factor, corner)
             if mask is not None:
-                mask = _rescale(mask, factor, corner)
+                mask = _rescale(mask, factor, corner, fill=torch.zeros(1, 1, 1))
             if self.size_words:
                 words = self._words(factor)
         captions = example.captions
@@ -89,14 +93,17 @@ def _crop(image: Tensor, keep: float, corner: tuple[float, float]) -> Tensor:
     return _resize(image[:, top : top + ch, left : left + cw], (h, w))
 
 
-def _rescale(image: Tensor, factor: float, corner: tuple[float, float]) -> Tensor:
+def _rescale(
+    image: Tensor, factor: float, corner: tuple[float, float], fill: Tensor | None = None
+) -> Tensor:
     h, w = image.shape[-2:]
     scaled = _resize(image, (max(1, round(h * factor)), max(1, round(w * factor))))
     sh, sw = scaled.shape[-2:]
     if factor >= 1.0:
         top, left = (sh - h) // 2, (sw - w) // 2
         return scaled[:, top : top + h, left : left + w]
-    canvas = image.mean(dim=(-2, -1), keepdim=True).expand(-1, h, w).clone()
+    around = image.mean(dim=(-2, -1), keepdim=True) if fill is None else fill.to(image)
+    canvas = around.expand(-1, h, w).clone()
     top, left = round((h - sh) * corner[0]), round((w - sw) * corner[1])
     canvas[:, top : top + sh, left : left + sw] = scaled
     return canvas

@@ -1,0 +1,117 @@
+"""Variants of the references: a finite pool, drawn before the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_core.backbone import Backbone
+from pcs_core.data import Example, Features, Subject
+from pcs_core.engine.prepare import extract
+from pcs_core.engine.run import EngineRun
+from pcs_core.testing import make_picture, make_recipe, make_subject
+from pcs_data.augment import Augment
+
+
+def pool(backbone: Backbone, *subjects: Subject, seed: int = 0, **settings: Any) -> list[Features]:
+    subjects = subjects or (make_subject(),)
+    run = EngineRun(
+        make_recipe([Augment(**settings)]),
+        backbone,
+        seed=seed,
+        names=[s.name for s in subjects],
+        concepts=[s.concepts for s in subjects],
+    )
+    return list(extract(run, subjects)[1])
+
+
+def variants(
+    backbone: Backbone, **settings: Any
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    examples = pool(backbone, **settings)[0].examples
+    return examples[:2], examples[2:]
+
+
+def test_counts_roles_and_references(backbone: Backbone) -> None:
+    references, drawn = variants(backbone, variants=3)
+    assert [e.index for e in drawn] == [0, 0, 0, 1, 1, 1]
+    assert {e.role for e in drawn} == {"subject"}
+    assert all(e.image.shape == references[0].image.shape for e in drawn)
+    assert not variants(backbone, variants=0)[1]
+
+
+def test_a_flip_is_exact(backbone: Backbone) -> None:
+    references, drawn = variants(backbone, variants=1, flip=1.0)
+    for reference, variant in zip(references, drawn, strict=True):
+        assert torch.equal(variant.image, reference.image.flip(-1))
+    _, same = variants(backbone, variants=1, flip=0.0)
+    assert torch.equal(same[0].image, references[0].image)
+
+
+def test_crops_and_rescaling_stay_in_range(backbone: Backbone) -> None:
+    _, drawn = variants(backbone, variants=8, crop=0.5, rescale=(0.3, 1.6))
+    images = torch.stack([e.image for e in drawn])
+    assert images.shape[1:] == (3, 32, 32)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert len({tuple(i.flatten().tolist()) for i in images}) == len(images)
+
+
+def test_size_words_say_what_was_done(backbone: Backbone) -> None:
+    _, small = variants(backbone, variants=2, rescale=(0.3, 0.4))
+    assert all(c.startswith("far away very small a photo") for e in small for c in e.captions)
+    _, large = variants(backbone, variants=2, rescale=(1.2, 1.4))
+    assert all(c.startswith("zoomed in close up a photo") for e in large for c in e.captions)
+    _, plain = variants(backbone, variants=2, rescale=(0.3, 0.4), size_words=False)
+    assert all(c == "a photo of <fido>" for e in plain for c in e.captions)
+    _, middle = variants(backbone, variants=2, rescale=(0.7, 0.9))
+    assert all(c == "a photo of <fido>" for e in middle for c in e.captions)
+
+
+def test_masks_move_with_the_picture() -> None:
+    image = make_picture()
+    mask = (image.mean(0, keepdim=True) > 0.5).float()
+    example = Example(image=image.clone(), captions=(), mask=mask)
+    import random
+
+    for settings in (
+        {"flip": 1.0},
+        {"crop": 0.5, "flip": 0.0},
+        {"rescale": (0.4, 0.5), "flip": 0.0},
+    ):
+        technique = Augment(**settings)  # type: ignore[arg-type]
+        moved = technique._vary(example, random.Random(3))
+        # the same change made to the mask as a picture gives the mask of the picture
+        as_picture = technique._vary(
+            example.with_(image=mask.expand(3, -1, -1), mask=None), random.Random(3)
+        ).image[:1]
+        assert moved.mask is not None
+        if "rescale" in settings:  # outside the pasted picture there is no subject
+            inside = moved.mask > 0
+            assert 0 < inside.float().mean() < 0.5
+            torch.testing.assert_close(moved.mask[inside], as_picture[inside])
+        else:
+            torch.testing.assert_close(moved.mask, as_picture)
+
+
+def test_drawn_from_the_subjects_own_seed(backbone: Backbone) -> None:
+    settings: dict[str, Any] = {"variants": 4, "crop": 0.4}
+    ann, bob = make_subject("ann", seed=1), make_subject("bob", seed=2)
+    together, alone = pool(backbone, ann, bob, **settings), pool(backbone, bob, **settings)
+    for one, other in zip(together[1].examples, alone[0].examples, strict=True):
+        assert torch.equal(one.image, other.image)
+    reseeded = pool(backbone, bob, seed=1, **settings)[0]
+    assert any(
+        not torch.equal(a.image, b.image)
+        for a, b in zip(alone[0].examples, reseeded.examples, strict=True)
+    )
+
+
+@pytest.mark.parametrize("settings", [{"flip": 1.5}, {"variants": -1}, {"crop": 0.9}])
+def test_out_of_range(settings: dict[str, Any]) -> None:
+    from pcs_core.errors import RecipeError
+
+    with pytest.raises(RecipeError, match=next(iter(settings))):
+        Augment.from_settings(settings)

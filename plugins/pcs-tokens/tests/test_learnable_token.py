@@ -1,0 +1,122 @@
+"""Learned words: where they start, what trains, how they are named, what their captions say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_core import fit, sample
+from pcs_core.backbone import Backbone, trainable
+from pcs_core.data import Concept, Phase, Subject
+from pcs_core.errors import InputError
+from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_tokens.learnable import LearnableToken
+
+
+def start_of(
+    backbone: Backbone, *, seed: int = 0, subject: Subject | None = None, **settings: Any
+) -> torch.Tensor:
+    recipe = make_recipe([LearnableToken(**settings)])
+    fusion = build_fusion(recipe, [subject or make_subject()], backbone, seed=seed)
+    ((name, rows),) = trainable(fusion).items()
+    assert name == "tokens.learnable/<fido>/rows"
+    return rows.detach()
+
+
+def embedding(backbone: Any, word: str) -> torch.Tensor:
+    return backbone.embedding.weight[backbone.tokenizer.encode(word)].mean(0).float()
+
+
+def test_it_starts_from_the_noun(backbone: Backbone) -> None:
+    rows = start_of(backbone, vectors=3)
+    assert rows.shape == (1, 3, 32)
+    for row in rows[0]:
+        torch.testing.assert_close(row, embedding(backbone, "dog"))
+
+
+def test_with_one_vector_the_start_is_the_noun_to_the_network(backbone: Backbone) -> None:
+    fusion = build_fusion(make_recipe([LearnableToken()]), [make_subject()], backbone)
+    ours = evaluate(backbone, fusion, ("a photo of <fido> on the beach",))
+    assert torch.equal(ours, evaluate(backbone, prompts=("a photo of dog on the beach",)))
+
+
+def test_it_may_start_from_another_word_or_at_random(backbone: Backbone) -> None:
+    word = start_of(backbone, init="word", init_word="snow")
+    torch.testing.assert_close(word[0, 0], embedding(backbone, "snow"))
+    random = start_of(backbone, init="random", vectors=2)
+    norm = embedding(backbone, "dog").norm()
+    torch.testing.assert_close(random.norm(dim=-1), norm.expand(1, 2))
+    assert not torch.equal(random[0, 0], random[0, 1])
+    assert torch.equal(random, start_of(backbone, init="random", vectors=2))
+    assert not torch.equal(random, start_of(backbone, init="random", vectors=2, seed=1))
+
+
+def test_noise_makes_vectors_differ(backbone: Backbone) -> None:
+    rows = start_of(backbone, vectors=2, noise=0.1)[0]
+    noun = embedding(backbone, "dog")
+    torch.testing.assert_close((rows - noun).norm(dim=-1), 0.1 * noun.norm().expand(2))
+    assert not torch.equal(rows[0], rows[1])
+
+
+def test_only_the_rows_train_and_the_pictures_change(backbone: Any) -> None:
+    table = backbone.embedding.weight.clone()
+    recipe = make_recipe([LearnableToken()], Phase("p", 3, lr={"*": 0.1}))
+    (person,) = fit(recipe, make_subject(), backbone)
+    assert list(person.tensors) == ["tokens.learnable/<fido>/rows"]
+    assert person.tensors["tokens.learnable/<fido>/rows"].shape == (1, 32)
+    assert torch.equal(table, backbone.embedding.weight)
+    options: dict[str, Any] = {"steps": 2, "scale": 2.0, "scheduler": "ddim"}
+    tuned = sample(person, backbone, "a photo of <fido>", **options)
+    noun = sample(None, backbone, "a photo of dog", **options)
+    assert (tuned - noun).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("with_noun", [False, True])
+def test_captions(backbone: Backbone, with_noun: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[str] = set()
+
+    def watch(run: Any, step: Any) -> None:
+        seen.update(step.batch.captions)
+
+    from pcs_core import Technique, hookimpl
+
+    class Spy(Technique):
+        id = "test.spy"
+
+        @hookimpl
+        def regularize(self, run: Any, step: Any) -> None:
+            watch(run, step)
+
+    token = LearnableToken(with_noun=with_noun, templates=("a {token} on grass",))
+    recipe = make_recipe([Spy(), token], Phase("p", 12, lr={"*": 1e-3}))
+    subject = make_subject(captions=[None, "a dog in snow"])
+    fit(recipe, subject, backbone)
+    default = "a <fido> dog on grass" if with_noun else "a <fido> on grass"
+    assert default in seen
+    (other,) = seen - {default}
+    assert other.startswith("a <fido>")  # the user's caption, with the token for its noun
+    assert other.endswith("in snow")
+
+
+def test_every_concept_gets_rows_of_its_own(backbone: Backbone) -> None:
+    subject = make_subject()
+    ball = Concept("ball", "<ball>", "toy")
+    subject = replace(subject, concepts=(*subject.concepts, ball))
+    recipe = make_recipe([LearnableToken(vectors=2)], Phase("p", 2, lr={"*": 0.1}))
+    start = trainable(build_fusion(recipe, [subject], backbone))
+    assert list(start) == ["tokens.learnable/<fido>/rows", "tokens.learnable/<ball>/rows"]
+    (person,) = fit(recipe, subject, backbone)
+    for name, rows in person.tensors.items():
+        assert not torch.equal(rows, start[name].detach()[0]), f"{name} did not train"
+    drawn = sample(person, backbone, "<ball> on <fido>", steps=1)
+    assert drawn.shape == (1, 3, 32, 32)
+
+
+def test_a_prompt_that_would_lose_the_token_is_refused(backbone: Backbone) -> None:
+    recipe = make_recipe([LearnableToken(vectors=4)], Phase("p", 1))
+    (person,) = fit(recipe, make_subject(), backbone)
+    with pytest.raises(InputError, match="too long"):
+        sample(person, backbone, "grass " * 20 + "<fido>", steps=1)
