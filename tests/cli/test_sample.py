@@ -106,6 +106,42 @@ def test_a_backbone_of_other_weights(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_backbone_folder_is_found_again(
+    pcs: Callable,
+    recipe: Path,
+    subject: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from pcs_core import open_backbone
+
+    tiny, model = open_backbone("tiny"), tmp_path / "model"
+    for part in ("unet", "vae", "text_encoder"):
+        getattr(tiny, part).save_pretrained(model / part)
+    tiny.tokenizer.inner.save_pretrained(model / "tokenizer")
+    (model / "scheduler").mkdir()
+    (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(tiny.scheduler_config))
+
+    monkeypatch.chdir(tmp_path)
+    words = ["--noun", "dog", "--token", "<rex>", "--backbone", "model", "--no-preview"]
+    done = pcs("fit", recipe, subject(), *words, "--out", "fitted")
+    assert done.code == 0, done.err
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    draw = ["sample", tmp_path / "fitted", "<rex>", "-n", 1, "--steps", 1]
+    assert pcs(*draw, "--out", "a").code == 0
+    model.rename(tmp_path / "moved")
+    done = pcs(*draw, "--out", "b")
+    assert done.code == 2
+    assert "--backbone" in done.err
+    assert pcs(*draw, "--backbone", "../moved", "--out", "b").code == 0
+    assert names(tmp_path / "elsewhere") == {"a", "b"}
+    (tmp_path / "moved" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    done = pcs(*draw, "--backbone", "../moved", "--out", "c")
+    assert done.code == 2
+    assert not (tmp_path / "elsewhere" / "c").exists()
+
+
 @pytest.mark.parametrize("file", ["weights.safetensors", "manifest.json", "recipe.toml"])
 def test_a_flipped_byte(pcs: Callable, artifact: Path, tmp_path: Path, file: str) -> None:
     content = bytearray((artifact / file).read_bytes())
