@@ -232,7 +232,9 @@ def load(
 def _whole(cls: Any, folder: Path, **options: Any) -> Any:
     """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
     from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # the caller has a progress display of its own
     try:
         model, found = cls.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
