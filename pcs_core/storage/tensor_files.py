@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,10 @@ def write_tensors(
     try:
         # never without metadata: an empty table beside no tensors makes a header that is no JSON
         save_file(own_storage(tensors), path, {"format": "pt", **(metadata or {})})
+        # safetensors writes for the owner alone; the other files of an artifact follow the umask
+        mask = os.umask(0)
+        os.umask(mask)
+        path.chmod(0o666 & ~mask)
     except SafetensorError as error:
         # the library wraps the system's error in its own
         raise OSError(str(error)) from error

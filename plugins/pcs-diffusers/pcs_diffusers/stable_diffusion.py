@@ -164,8 +164,8 @@ class StableDiffusion:
             self.unet.train()  # diffusers recomputes only in training mode
 
     def weights_digest(self) -> str:
-        """Return sha256 over all weights, by name."""
-        digest = hashlib.sha256()
+        """Return sha256 over all weights, by name, and the noise schedule."""
+        digest = _schedule_digest(self.scheduler_config)
         for part in ("denoiser", "text", "vae"):
             for name, tensor in sorted(self.parts[part].state_dict().items()):
                 digest.update(f"{part}/{name}".encode())
@@ -275,9 +275,17 @@ def _check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any
         )
 
 
+def _schedule_digest(config: Mapping[str, Any]) -> Any:
+    """Begin a digest with what the network predicts and under which noise: it is part of what it is."""
+    keys = ("prediction_type", "num_train_timesteps", "trained_betas", "rescale_betas_zero_snr")
+    kept = {k: v for k, v in sorted(config.items()) if k in keys or k.startswith("beta_")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+
+
 def _folder_digest(folder: Path) -> str:
-    """Return sha256 over the weight files, by relative name: the identity of a checkpoint."""
-    digest = hashlib.sha256()
+    """Return sha256 over the weight files, by relative name, and the noise schedule."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    digest = _schedule_digest(json.loads(file.read_text()))
     for part in ("text_encoder", "unet", "vae"):
         for file in sorted((folder / part).glob("*.safetensors")):
             digest.update(f"{part}/{file.name}".encode())
