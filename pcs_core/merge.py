@@ -153,7 +153,8 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
     owners: dict[str, str] = {}
     for edit in fusion.tokens:
         for token in edit.tokens:
-            if token in replaced:
+            # a use may say what stands around its own token ("<dog>" -> "<dog> dog")
+            if token in replaced and replaced[token] != edit.owner:
                 raise ConflictError(
                     f"the token {token!r} is both replaced by plain text by {replaced[token]!r} and "
                     f"learned by {edit.owner!r}: use one of the two"

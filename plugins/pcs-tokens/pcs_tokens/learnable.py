@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Features, Fusion, TokenEdit
+from pcs_core.data import Features, Fusion, TokenEdit, Word
 from pcs_tokens.templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class LearnableToken(Technique):
     noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Gaussian noise added to the start value, relative to its norm, so that rows differ."""
     with_noun: bool = False
-    """Whether training captions name the noun after the token ("<dog> dog")."""
+    """Whether the noun follows the token wherever it stands, in captions and prompts ("<dog> dog")."""
     templates: tuple[str, ...] = TEMPLATES
     """Captions of references that have none; ``{token}`` stands for the subject."""
 
@@ -54,8 +54,7 @@ class LearnableToken(Technique):
         """Give the references neutral captions."""
         if moment != "start":
             return None
-        names = [f"{c.token} {c.noun}" if self.with_noun else c.token for c in subject.concepts]
-        named = " and ".join(names)
+        named = " and ".join(c.token for c in subject.concepts)
         return Features(captions=tuple(t.replace("{token}", named) for t in self.templates))
 
     @hookimpl
@@ -70,7 +69,19 @@ class LearnableToken(Technique):
             edits.append(
                 LearnedRows(start, [c.token for c in concepts], [c.noun for c in concepts])
             )
-        return Fusion(tokens=tuple(edits))
+        return Fusion(words=self._nouns(features) if self.with_noun else (), tokens=tuple(edits))
+
+    def _nouns(self, features: Features) -> tuple[Word, ...]:
+        return tuple(
+            Word(
+                token=concept.token,
+                text=f"{concept.token} {concept.noun}",
+                noun=concept.noun,
+                subject=subject if len(features.concepts) > 1 else None,
+            )
+            for subject, concepts in enumerate(features.concepts)
+            for concept in concepts
+        )
 
     def _start(self, run: Run, concept: Concept, subject: int) -> Tensor:
         word = self.init_word if self.init == "word" and self.init_word else concept.noun

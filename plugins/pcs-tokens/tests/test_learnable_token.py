@@ -94,11 +94,24 @@ def test_captions(backbone: Backbone, with_noun: bool, monkeypatch: pytest.Monke
     recipe = make_recipe([Spy(), token], Phase("p", 12, lr={"*": 1e-3}))
     subject = make_subject(captions=[None, "a dog in snow"])
     fit(recipe, subject, backbone)
-    default = "a <fido> dog on grass" if with_noun else "a <fido> on grass"
+    default = "a <fido> on grass"
     assert default in seen
     (other,) = seen - {default}
     assert other.startswith("a <fido>")  # the user's caption, with the token for its noun
     assert other.endswith("in snow")
+
+
+def test_the_noun_follows_the_token_where_asked(backbone: Backbone) -> None:
+    subject = make_subject()
+    recipe = make_recipe([LearnableToken(with_noun=True, init="random")], Phase("p", 2))
+    person = fit(recipe, subject, backbone)[0]
+    options: dict[str, Any] = {"steps": 2, "scale": 1.0}
+    alone = sample(person, backbone, "a photo of <fido> on grass", **options)
+    named = sample(person, backbone, "a photo of <fido> dog on grass", **options)
+    assert torch.equal(alone, named)  # added where it lacks, not doubled where it stands
+    bare = fit(make_recipe([LearnableToken(init="random")], Phase("p", 2)), subject, backbone)[0]
+    without = sample(bare, backbone, "a photo of <fido> on grass", **options)
+    assert not torch.equal(alone, without)
 
 
 def test_every_concept_gets_rows_of_its_own(backbone: Backbone) -> None:
