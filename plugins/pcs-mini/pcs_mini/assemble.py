@@ -30,10 +30,11 @@ MODEL_INDEX = {
 }
 
 
-def assemble(model: Path, clip: Path | None, out: Path) -> Path:
+def assemble(model: Path, clip: Path | None, out: Path, vae: Path | None = None) -> Path:
     """Write the diffusers folder `out` in half precision from the folder `model` of a run.
 
-    `clip` is the scorer's folder; None keeps the one in `out`. The folder is replaced as a whole,
+    `clip` is the scorer's folder; None keeps the one in `out`. `vae` is an autoencoder whose
+    decoder was trained further than the one in `model`, with the same latents. The folder is replaced as a whole,
     other files in it (the model card) are kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +47,8 @@ def assemble(model: Path, clip: Path | None, out: Path) -> Path:
         text.save_pretrained(fresh / "text_encoder")
         unet = UNet2DConditionModel.from_pretrained(model, subfolder="unet").to(half)
         unet.save_pretrained(fresh / "unet")
-        vae = AutoencoderKL.from_pretrained(model, subfolder="vae").to(half)
-        vae.save_pretrained(fresh / "vae")
+        autoencoder = AutoencoderKL.from_pretrained(vae or model / "vae").to(half)
+        autoencoder.save_pretrained(fresh / "vae")
         for part in ("unet", "vae"):
             _edit_config(fresh / part, "_name_or_path", None)
         # Loaders that follow the config open the text encoder as the other parts: in fp32.

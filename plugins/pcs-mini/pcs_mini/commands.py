@@ -22,7 +22,7 @@ class Stage(StrEnum):
     clip = "clip"
 
 
-_IMAGES = {Stage.vae: 40_000, Stage.denoiser: 150_000, Stage.clip: 60_000}
+_IMAGES = {Stage.vae: 40_000, Stage.denoiser: 86_400, Stage.clip: 96_000}
 
 
 def _say(line: str) -> None:
@@ -144,6 +144,7 @@ def assemble(
     from pcs_mini.plugin import folder
 
     target = out or folder()
-    put_together(parts / "model", parts / "clip", target)
+    vae = parts / "vae"
+    put_together(parts / "model", parts / "clip", target, vae if vae.exists() else None)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     typer.echo(f"{target} ({size} bytes)")

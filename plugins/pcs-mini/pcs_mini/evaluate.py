@@ -16,7 +16,7 @@ from pcs_mini.scorer import Scorer
 from pcs_mini.world.atlas import holds
 from pcs_mini.world.captions import caption
 from pcs_mini.world.compose import compose
-from pcs_mini.world.places import COLOURS, PLACES, SCENES
+from pcs_mini.world.places import PLACES
 from pcs_mini.world.pool import render_pool
 from pcs_mini.world.roster import roster
 
@@ -61,13 +61,12 @@ def to_tensor(images: np.ndarray) -> Tensor:
 
 
 def prompt_set(n: int) -> list[tuple[str, str, str]]:
-    """`n` prompts with their noun and place: every noun in turn, half colours, half scenes."""
-    nouns, colours, scenes = list(roster().nouns), list(COLOURS), list(SCENES)
+    """`n` prompts with their noun and place: 18 of them hold every noun and every place once."""
+    nouns = list(roster().nouns)
     chosen = []
     for i in range(n):
-        noun, turn = nouns[i % len(nouns)], i // len(nouns)
-        places = colours if (i + turn) % 2 else scenes
-        place = places[(i * 5 + turn * 3) % len(places)]
+        turn, k = divmod(i, len(nouns))
+        noun, place = nouns[k], PLACES[(k * 7 + turn * 5) % len(PLACES)]
         chosen.append((caption(noun, place, template="a photo of {}"), noun, place))
     return chosen
 

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
-from pcs_mini.evaluate import RENDER_SEED, to_tensor
+from pcs_mini.evaluate import RENDER_SEED, prompt_set, to_tensor
 from pcs_mini.plugin import folder
+from pcs_mini.world.places import PLACES
 from pcs_mini.world.pool import render_pool
+from pcs_mini.world.roster import roster
 
 pytestmark = pytest.mark.skipif(
     not (folder() / "clip").exists(), reason="a source tree without trained weights"
@@ -37,6 +39,12 @@ def test_gradients_reach_the_picture(scorer):
     image = torch.rand(1, 3, 64, 64, requires_grad=True)
     scorer.image_features(image).sum().backward()
     assert image.grad.abs().sum() > 0
+
+
+def test_the_gate_asks_for_everything():
+    prompts = prompt_set(18)
+    assert {noun for _, noun, _ in prompts} == set(roster().nouns)
+    assert {place for _, _, place in prompts} == set(PLACES)
 
 
 def test_lengths_must_agree(scorer):

@@ -30,7 +30,7 @@ class Settings:
     matrix_lr: float = 2e-3
     warmup: int = 100
     """Steps until the learning rate is full; a start from weights alone warms up too."""
-    decay_share: float = 0.3
+    decay_share: float = 0.5
     """Share of the run, at its end, over which the learning rate falls to zero."""
     seed: int = 0
     device: str | None = None
