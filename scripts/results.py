@@ -35,6 +35,9 @@ def main() -> None:
     parser.add_argument("--subjects", default="")
     parser.add_argument("--systems", default="")
     parser.add_argument("--report", action="store_true", help="only rewrite the report")
+    parser.add_argument(
+        "--fits", action="store_true", help="only fit: systems can run side by side"
+    )
     arguments = parser.parse_args()
     from pcs_core.catalogue import catalogue
 
@@ -46,7 +49,8 @@ def main() -> None:
     if not arguments.report:
         for system in systems:
             fit_all(system, folders, arguments.out / system)
-    report(systems, folders, arguments.out)
+    if not arguments.fits:
+        report(systems, folders, arguments.out)
 
 
 def fit_all(system: str, folders: dict[str, Path], out: Path) -> None:
