@@ -34,8 +34,8 @@ def assemble(model: Path, clip: Path | None, out: Path, vae: Path | None = None)
     """Write the diffusers folder `out` in half precision from the folder `model` of a run.
 
     `clip` is the scorer's folder; None keeps the one in `out`. `vae` is an autoencoder whose
-    decoder was trained further than the one in `model`, with the same latents. The folder is replaced as a whole,
-    other files in it (the model card) are kept.
+    decoder was trained further than the one in `model`, with the same latents. The folder is
+    replaced as a whole, other files in it (the model card) are kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
