@@ -32,7 +32,8 @@ class VariancePreserving:
             raise CapabilityError(
                 f"prediction type {prediction!r} is not supported: epsilon and v_prediction are"
             )
-        if prediction == "epsilon" and float(self.alphas_cumprod[-1]) == 0.0:
+        # some schedulers keep 2^-24 in place of zero
+        if prediction == "epsilon" and float(self.alphas_cumprod[-1]) < 1e-6:
             raise CapabilityError(
                 "a noise schedule with zero terminal SNR cannot predict epsilon: use v_prediction"
             )

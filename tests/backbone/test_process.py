@@ -58,3 +58,10 @@ def test_times_are_drawn_over_the_whole_range() -> None:
     times = process.draw_times(5000, torch.Generator().manual_seed(0))
     assert times.min() < 10
     assert times.max() > 990
+
+
+def test_nearly_zero_terminal_snr_is_refused_too() -> None:
+    alphas = torch.linspace(0.999, 0.0, 10).clamp_min(2**-24)  # what some schedulers keep
+    with pytest.raises(CapabilityError, match="zero terminal SNR"):
+        VariancePreserving(alphas, "epsilon")
+    assert VariancePreserving(alphas, "v_prediction").times == 10
