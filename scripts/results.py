@@ -178,7 +178,12 @@ def markdown(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) ->
             for r in (UNTUNED, *systems)
         ]
         details.append(f"| {name} | " + " | ".join(cells) + " |")
-    details += ["", "(similarity / place accuracy)"]
+    links = ", ".join(f"[{r}](docs/images/{sheet_name(r)})" for r in (UNTUNED, *systems))
+    details += [
+        "",
+        "(similarity / place accuracy). Contact sheets, a line per subject, two references and then "
+        f"{', '.join(facts['places'])}: {links}.",
+    ]
     return "\n".join([*lines, *details])
 
 
@@ -196,8 +201,12 @@ def write_sheets(systems: list[str], sheets: dict[str, list[Any]]) -> None:
             for _, references, images in sheets[row]
         ]
         sheet = torch.cat(lines, dim=1).permute(1, 2, 0).mul(255).round().byte().numpy()
-        name = "results-" + row.replace(" ", "-") + ".png"
-        Image.fromarray(numpy.ascontiguousarray(sheet)).save(folder / name, optimize=True)
+        Image.fromarray(numpy.ascontiguousarray(sheet)).save(folder / sheet_name(row), quality=88)
+
+
+def sheet_name(row: str) -> str:
+    """Return the file name of a row's contact sheet."""
+    return "results-" + row.replace(" ", "-") + ".jpg"
 
 
 def write_evidence(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) -> None:
