@@ -31,28 +31,32 @@ class Reporter:
     task: Any = None
     last: float = field(default_factory=time.monotonic)
     phase: str = ""
+    first: tuple[float, int] | None = None
 
     def fitting(self, progress: Progress) -> None:
         """Show a step of a fit; a ``watch`` of :func:`pcs_core.engine.fit`."""
         losses = "  ".join(f"{name} {_number(value)}" for name, value in progress.losses.items())
-        self._show(progress.done, progress.total, progress.phase, losses, progress.seconds)
+        self._show(progress.done, progress.total, progress.phase, losses)
 
     def drawing(self, progress: SampleProgress) -> None:
         """Show a step of a drawing; a ``watch`` of :func:`pcs_core.engine.sample`."""
-        self._show(progress.done, progress.total, "drawing", "", 0.0)
+        self._show(progress.done, progress.total, "drawing", "")
 
-    def _show(self, done: int, total: int, phase: str, losses: str, seconds: float) -> None:
+    def _show(self, done: int, total: int, phase: str, losses: str) -> None:
         if self.bar is not None:
             self.bar.update(
                 self.task, completed=done, total=total, description=phase, losses=losses
             )
             return
         now = time.monotonic()
+        # measured here: a resumed fit begins in the middle, and subjects may follow each other
+        self.first = self.first or (now, done)
         if phase == self.phase and now - self.last < PLAIN_EVERY and done < total:
             return
         self.last, self.phase = now, phase
         if losses:
-            left = seconds / done * (total - done) if done else math.nan
+            begun, before = self.first
+            left = (now - begun) / (done - before) * (total - done) if done > before else math.nan
             remaining = f"  about {left:.0f} s left" if 0 < left < math.inf else ""
             notice(f"{phase}: step {done}/{total}  {losses}{remaining}")
 
