@@ -2,55 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pcs_core.backbone.attention import AttentionChain
 from pcs_core.backbone.context import Context, Restore
-from pcs_core.backbone.layers import Swap, bind_layer
+from pcs_core.backbone.layers import bind_layer
+from pcs_core.backbone.sites import SHORTHANDS
+from pcs_core.backbone.swap import Swap
 from pcs_core.backbone.tokens import BoundEmbedding, TokenisedPrompts
-from pcs_core.data import Conditioning, Evaluation, Fusion, Level, Site
+from pcs_core.data import Conditioning, Evaluation, Fusion, Level
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone.protocol import Backbone
     from pcs_core.data import Edit
-
-SHORTHANDS = {
-    "attention": ("self", "cross", "joint", "temporal"),
-    "cross": ("cross",),
-    "self": ("self",),
-}
-
-
-def select_sites(
-    sites: Sequence[Site], glob: str, *, kind: str = "*", part: str = "denoiser"
-) -> tuple[Site, ...]:
-    """Return the sites of ``part`` whose name matches ``glob`` and kind matches ``kind``.
-
-    ``glob`` may be "attention", "cross" or "self": all attention sites of that kind. Several globs
-    are joined by ``|``. A ``/regex/`` is matched against the whole name.
-    """
-    if glob in SHORTHANDS:
-        kinds = SHORTHANDS[glob]
-        return tuple(s for s in sites if s.part == part and s.kind in kinds)
-    if len(glob) > 1 and glob.startswith("/") and glob.endswith("/"):
-        pattern = re.compile(glob[1:-1])
-        matches: Callable[[str], bool] = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
-    else:
-        globs = glob.split("|")
-        matches = lambda name: any(fnmatchcase(name, g) for g in globs)  # noqa: E731
-    return tuple(s for s in sites if s.part == part and (kind in ("*", s.kind)) and matches(s.name))
-
 
 _ATTACHED: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
 """The attachment in force on a backbone."""
@@ -285,79 +257,3 @@ class Attachment:
             if edit.stage() == stage and self.context.acts(edit):
                 images = getattr(edit, stage)(images)
         return images
-
-
-def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
-    """Return the parameters by ``"<use>/<site or token>/<param>"``.
-
-    Raises
-    ------
-    ConflictError
-        Two edits of one use own a parameter of the same name.
-    """
-    from pcs_core.errors import ConflictError
-
-    found: dict[str, nn.Parameter] = {}
-    for edit in fusion.edits():
-        for key, tensor in edit.owned().items():
-            if isinstance(tensor, nn.Parameter):
-                name = f"{edit.owner}/{edit.key(0)}/{key}"
-                if name in found:
-                    raise ConflictError(
-                        f"two edits of {edit.owner!r} own {name!r}: name their sites"
-                    )
-                found[name] = tensor
-    return found
-
-
-def export_tensors(fusion: Fusion, subject: int = 0) -> dict[str, Tensor]:
-    """Return what an artifact of ``subject`` stores, by name, detached, on the CPU.
-
-    A stacked parameter gives its subject's slice; a swapped one the difference W' - W0.
-    """
-    from pcs_core.data import SwapEdit
-
-    tensors: dict[str, Tensor] = {}
-    for edit in fusion.edits():
-        for key, tensor in edit.owned().items():
-            value = tensor.detach()
-            if isinstance(edit, SwapEdit):
-                value = value.float() - edit.base[key].detach().float()
-            elif edit.stacked:
-                value = value[subject]
-            tensors[f"{edit.owner}/{edit.key(subject)}/{key}"] = value.clone().contiguous().cpu()
-    return tensors
-
-
-@torch.no_grad()
-def import_tensors(fusion: Fusion, tensors: dict[str, Tensor]) -> None:
-    """Load what :func:`export_tensors` gave into the edits of a one-subject fusion.
-
-    Raises
-    ------
-    ArtifactError
-        A tensor is missing, left over, or has another shape.
-    """
-    from pcs_core.data import SwapEdit
-    from pcs_core.errors import ArtifactError
-
-    left = dict(tensors)
-    for edit in fusion.edits():
-        for key, tensor in edit.owned().items():
-            name = f"{edit.owner}/{edit.key(0)}/{key}"
-            if name not in left:
-                raise ArtifactError(f"the artifact lacks {name!r}, which its recipe needs")
-            value = left.pop(name).to(tensor.device)
-            if isinstance(edit, SwapEdit):
-                value = value + edit.base[key].detach().float()
-            elif edit.stacked:
-                value = value.unsqueeze(0)
-            if value.shape != tensor.shape:
-                raise ArtifactError(
-                    f"{name!r} has shape {tuple(value.shape)}, its recipe builds {tuple(tensor.shape)}"
-                )
-            tensor.copy_(value)
-    if left:
-        raise ArtifactError(
-            f"the artifact holds {sorted(left)[0]!r}, which its recipe does not build"
-        )

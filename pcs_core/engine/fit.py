@@ -25,16 +25,13 @@ from pcs_core.data import (
     Recipe,
     Subject,
 )
+from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.opening import check_subjects, open_backbone
-from pcs_core.engine.optimizers import clip_per_subject, make_optimizer, warm_up
-from pcs_core.engine.prepare import (
-    CaptionTable,
-    Pool,
-    encode_pools,
-    extract,
-    text_is_constant,
-)
+from pcs_core.engine.optimizers import make_optimizer, warm_up
+from pcs_core.engine.pools import Pool, encode_pools
+from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import RecipeError

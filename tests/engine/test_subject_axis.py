@@ -13,7 +13,7 @@ from pcs_core.backbone import Attachment, Backbone, import_tensors, trainable
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Fusion, Phase, Recipe, Subject
 from pcs_core.engine import Progress, fit
-from pcs_core.engine.optimizers import clip_per_subject
+from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.testing import (
     build_fusion,
     evaluate_attached,
@@ -188,8 +188,9 @@ def test_subjects_may_share_a_placeholder(backbone: Backbone) -> None:
 
 
 def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
+    from pcs_core.engine.captions import CaptionTable
     from pcs_core.engine.fit import draw_batch
-    from pcs_core.engine.prepare import CaptionTable, Pool
+    from pcs_core.engine.pools import Pool
 
     def pool(mask: Tensor | None) -> Pool:
         latents = torch.zeros(1, 4, 2, 2)

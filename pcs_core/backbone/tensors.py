@@ -1,0 +1,89 @@
+"""The tensors of a fusion by name: what trains, what an artifact stores and brings back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pcs_core.data import Fusion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
+    """Return the parameters by ``"<use>/<site or token>/<param>"``.
+
+    Raises
+    ------
+    ConflictError
+        Two edits of one use own a parameter of the same name.
+    """
+    from pcs_core.errors import ConflictError
+
+    found: dict[str, nn.Parameter] = {}
+    for edit in fusion.edits():
+        for key, tensor in edit.owned().items():
+            if isinstance(tensor, nn.Parameter):
+                name = f"{edit.owner}/{edit.key(0)}/{key}"
+                if name in found:
+                    raise ConflictError(
+                        f"two edits of {edit.owner!r} own {name!r}: name their sites"
+                    )
+                found[name] = tensor
+    return found
+
+
+def export_tensors(fusion: Fusion, subject: int = 0) -> dict[str, Tensor]:
+    """Return what an artifact of ``subject`` stores, by name, detached, on the CPU.
+
+    A stacked parameter gives its subject's slice; a swapped one the difference W' - W0.
+    """
+    from pcs_core.data import SwapEdit
+
+    tensors: dict[str, Tensor] = {}
+    for edit in fusion.edits():
+        for key, tensor in edit.owned().items():
+            value = tensor.detach()
+            if isinstance(edit, SwapEdit):
+                value = value.float() - edit.base[key].detach().float()
+            elif edit.stacked:
+                value = value[subject]
+            tensors[f"{edit.owner}/{edit.key(subject)}/{key}"] = value.clone().contiguous().cpu()
+    return tensors
+
+
+@torch.no_grad()
+def import_tensors(fusion: Fusion, tensors: dict[str, Tensor]) -> None:
+    """Load what :func:`export_tensors` gave into the edits of a one-subject fusion.
+
+    Raises
+    ------
+    ArtifactError
+        A tensor is missing, left over, or has another shape.
+    """
+    from pcs_core.data import SwapEdit
+    from pcs_core.errors import ArtifactError
+
+    left = dict(tensors)
+    for edit in fusion.edits():
+        for key, tensor in edit.owned().items():
+            name = f"{edit.owner}/{edit.key(0)}/{key}"
+            if name not in left:
+                raise ArtifactError(f"the artifact lacks {name!r}, which its recipe needs")
+            value = left.pop(name).to(tensor.device)
+            if isinstance(edit, SwapEdit):
+                value = value + edit.base[key].detach().float()
+            elif edit.stacked:
+                value = value.unsqueeze(0)
+            if value.shape != tensor.shape:
+                raise ArtifactError(
+                    f"{name!r} has shape {tuple(value.shape)}, its recipe builds {tuple(tensor.shape)}"
+                )
+            tensor.copy_(value)
+    if left:
+        raise ArtifactError(
+            f"the artifact holds {sorted(left)[0]!r}, which its recipe does not build"
+        )

@@ -1,0 +1,103 @@
+"""Pools of encoded examples, a subject each: every picture is encoded once, before the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from pcs_core.backbone import Attachment
+from pcs_core.data import Example, Features
+from pcs_core.engine.captions import CaptionTable
+from pcs_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass
+class Pool:
+    """Encoded examples of one subject. ``roles`` maps a role to rows of the tensors.
+
+    ``mean``, ``std`` [n c h w] are the moments of the latents; ``mask`` [n 1 h w] weighs the error;
+    ``texts`` per row, indices into the caption table.
+    """
+
+    roles: Mapping[str, list[int]]
+    mean: Tensor
+    std: Tensor
+    weight: Tensor
+    mask: Tensor | None
+    texts: list[list[int]]
+    index: list[int]
+
+
+def encode_pools(
+    net: Attachment, features: Sequence[Features], roles: Sequence[str]
+) -> tuple[list[Pool], CaptionTable]:
+    """Encode every example once.
+
+    Raises
+    ------
+    RecipeError
+        A phase asks for a role no technique gives examples of.
+    """
+    table = CaptionTable()
+    pools = []
+    cache: dict[int, tuple[Tensor, Tensor]] = {}  # shared pictures (prior) are encoded once
+    for subject, own in enumerate(features):
+        examples = list(own.examples)
+        by_role: dict[str, list[int]] = {}
+        for row, example in enumerate(examples):
+            by_role.setdefault(example.role, []).append(row)
+        for role in roles:
+            if role not in by_role:
+                raise RecipeError(
+                    f"a phase asks for examples of role {role!r}, but no technique of the recipe "
+                    f"gives any (roles found: {', '.join(by_role)})"
+                )
+        _encode_missing(net, examples, cache)
+        moments = [cache[_identity(e)] for e in examples]
+        pools.append(
+            Pool(
+                roles=by_role,
+                mean=torch.stack([m for m, _ in moments]),
+                std=torch.stack([s for _, s in moments]),
+                weight=torch.tensor([e.weight for e in examples], device=net.backbone.device),
+                mask=_latent_masks(examples, moments[0][0]),
+                texts=[[table.add(subject, c) for c in e.captions] for e in examples],
+                index=[e.index for e in examples],
+            )
+        )
+    return pools, table
+
+
+def _identity(example: Example) -> int:
+    return example.image.data_ptr()
+
+
+def _encode_missing(
+    net: Attachment, examples: Sequence[Example], cache: dict[int, tuple[Tensor, Tensor]]
+) -> None:
+    missing = {_identity(e): e.image for e in examples if _identity(e) not in cache}
+    keys = list(missing)
+    for start in range(0, len(keys), ENCODE_BATCH):
+        chunk = keys[start : start + ENCODE_BATCH]
+        images = net.pixels(torch.stack([missing[k] for k in chunk]), "input")
+        mean, std = net.backbone.moments(images)
+        cache.update({k: (mean[i], std[i]) for i, k in enumerate(chunk)})
+
+
+def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:
+    if all(e.mask is None for e in examples):
+        return None
+    size = tuple(like.shape[-2:])
+    full = torch.ones(1, *size)
+    rows = [
+        full if e.mask is None else F.interpolate(e.mask[None], size=size, mode="area")[0]
+        for e in examples
+    ]
+    return torch.stack(rows).to(like.device)
