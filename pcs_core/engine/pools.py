@@ -17,6 +17,9 @@ from pcs_core.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+ENCODE_BATCH = 16
+"""Pictures the VAE encodes at a time."""
+
 
 @dataclass
 class Pool:
