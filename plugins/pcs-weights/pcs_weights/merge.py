@@ -15,6 +15,7 @@ import torch
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
+from pcs_core.backbone import select_sites
 from pcs_core.data import Features, Fusion
 from pcs_core.errors import InputError
 from pcs_weights.kv import ProjectionDelta
@@ -22,7 +23,16 @@ from pcs_weights.kv import ProjectionDelta
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Personalization, Run
+    from pcs_core.data import Personalization, Run, Use
+
+TOKENS = ("tokens.learnable",)
+"""Techniques whose tensors a merge keeps, by token."""
+
+DELTAS = ("weights.kv", "weights.merge")
+"""Techniques whose deltas it merges."""
+
+START_ONLY = frozenset({"init", "init_word", "noise", "templates"})
+"""Settings of a token that mean nothing once it is trained."""
 
 TEMPLATE = "a photo of {}"
 """Caption of a concept whose words are held fixed."""
@@ -109,9 +119,12 @@ def _merge(
     from pcs_core import recipe_from_document
 
     deltas = [deltas_of(p) for p in persons]
+    words = [token_uses(p) for p in persons]
+    check_words(persons, words)
     keys = sorted(set().union(*deltas))
     if any(set(d) != set(keys) for d in deltas):
         raise InputError("the personalizations have deltas at different sites: they do not merge")
+    check_sites(persons[0], keys, backbone)
     if ridge is None:
         merged = {k: torch.stack([d[k] for d in deltas]).mean(0) for k in keys}
     else:
@@ -122,22 +135,97 @@ def _merge(
             base = base_weight(backbone, key)
             values = [f @ (base + d[key]).T for f, d in zip(features, deltas, strict=True)]
             merged[key] = solve(base, torch.cat(features), torch.cat(values), regular, ridge)
+    sites = sorted({key.rpartition("/")[0] for key in keys})
+    for site in sites:  # the merged technique holds both projections of a site
+        for key in (f"{site}/k", f"{site}/v"):
+            merged.setdefault(key, torch.zeros_like(base_weight(backbone, key)))
     tokens = {
-        name: value
-        for person in persons
+        f"{ours.name}/{name.removeprefix(f'{theirs.name}/')}": value
+        for person, uses in zip(persons, words, strict=True)
+        for ours, theirs in zip(words[0], uses, strict=True)
         for name, value in person.tensors.items()
-        if name.startswith("tokens.learnable/")
+        if name.startswith(f"{theirs.name}/")
     }
-    document = merged_document(persons)
+    document = merged_document(persons[0], sites, backbone)
     return replace(
         persons[0],
         recipe=recipe_from_document(document),
         concepts=tuple(c for p in persons for c in p.concepts),
         tensors={**tokens, **{f"weights.merge/{k}": v for k, v in merged.items()}},
+        features={},
         losses={},
         subject="+".join(p.subject for p in persons),
         extra={"merged_from": [p.subject for p in persons]},
     )
+
+
+def token_uses(person: Personalization) -> list[Use]:
+    """Return the uses that hold learned tokens, in recipe order.
+
+    Raises
+    ------
+    InputError
+        Another use, neither tokens nor key/value deltas, acts on the pictures: merging would lose it.
+    """
+    for use in person.recipe.uses:
+        # what has neither hook acts in a fit alone
+        acts = any(hasattr(use.technique, hook) for hook in ("fuse", "sample"))
+        if acts and use.technique.id not in (*TOKENS, *DELTAS):
+            raise InputError(
+                f"{person.subject!r}: what the use {use.name!r} ({use.technique.id}) does would be lost: "
+                f"only systems of {', '.join((*TOKENS, *DELTAS))} merge"
+            )
+    owners = {use.name for use in person.recipe.uses if use.technique.id in (*TOKENS, *DELTAS)}
+    for name in person.tensors:
+        if (owner := name.split("/", 1)[0]) not in owners:
+            raise InputError(
+                f"{person.subject!r}: the tensors of the use {owner!r} would be lost: "
+                f"only systems of {', '.join((*TOKENS, *DELTAS))} merge"
+            )
+    return [use for use in person.recipe.uses if use.technique.id in TOKENS]
+
+
+def check_words(persons: Sequence[Personalization], words: Sequence[Sequence[Use]]) -> None:
+    """Refuse personalizations whose tokens one recipe cannot hold.
+
+    Raises
+    ------
+    InputError
+        Names the personalization, the use and the setting.
+    """
+    first = words[0]
+    for person, uses in zip(persons[1:], words[1:], strict=True):
+        if len(uses) != len(first):
+            raise InputError(
+                f"{person.subject!r} has {len(uses)} uses of tokens.learnable "
+                f"({', '.join(u.name for u in uses) or 'none'}), {persons[0].subject!r} has "
+                f"{len(first)} ({', '.join(u.name for u in first) or 'none'}): they do not merge"
+            )
+        for ours, theirs in zip(first, uses, strict=True):
+            settings, wanted = theirs.technique.settings(), ours.technique.settings()
+            for key, value in settings.items():
+                if key not in START_ONLY and value != wanted[key]:
+                    raise InputError(
+                        f"{person.subject!r}: the use {theirs.name!r} has {key} = {value!r}, "
+                        f"{persons[0].subject!r} has {wanted[key]!r}: fit one of them again"
+                    )
+
+
+def check_sites(person: Personalization, keys: Sequence[str], backbone: Any) -> None:
+    """Refuse deltas of projections that do not read the text.
+
+    Raises
+    ------
+    InputError
+        Names the personalization and the site.
+    """
+    cross = {site.name for site in select_sites(backbone.sites, "cross")}
+    for key in keys:
+        if (site := key.rpartition("/")[0]) not in cross:
+            raise InputError(
+                f"{person.subject!r} has a delta at {site!r}, which is no cross attention: "
+                "only keys and values of the text merge"
+            )
 
 
 def deltas_of(person: Personalization) -> dict[str, Tensor]:
@@ -146,15 +234,23 @@ def deltas_of(person: Personalization) -> dict[str, Tensor]:
     Raises
     ------
     InputError
-        The personalization has none.
+        The personalization has none, or also deltas of another projection.
     """
-    strengths = {u.name: float(getattr(u.technique, "strength", 1.0)) for u in person.recipe.uses}
-    found = {
-        name.split("/", 1)[1]: value * strengths[name.split("/", 1)[0]]
-        for name, value in person.tensors.items()
-        if name.startswith(("weights.kv/", "weights.merge/"))
-        and name.rsplit("/", 1)[1] in ("k", "v")
-    }
+    found: dict[str, Tensor] = {}
+    for use in person.recipe.uses:
+        if use.technique.id not in DELTAS:
+            continue
+        strength = float(getattr(use.technique, "strength", 1.0))
+        for name, value in person.tensors.items():
+            owner, _, key = name.partition("/")
+            if owner != use.name:
+                continue
+            if (part := key.rpartition("/")[2]) not in ("k", "v"):
+                raise InputError(
+                    f"{person.subject!r}: the use {use.name!r} has deltas of {part!r}: only keys and "
+                    'values merge; fit with parts = ["k", "v"]'
+                )
+            found[key] = found[key] + strength * value if key in found else strength * value
     if not found:
         raise InputError(
             f"{person.subject!r} (recipe {person.recipe.id!r}) has no key/value deltas: only systems "
@@ -214,11 +310,14 @@ NOUNS = [
 ]
 
 
-def merged_document(persons: Sequence[Personalization]) -> Mapping[str, Any]:
+def merged_document(
+    person: Personalization, sites: Sequence[str], backbone: Any
+) -> Mapping[str, Any]:
     """Return the recipe of the merged personalization: the first one's tokens, and the merged deltas."""
-    document: dict[str, Any] = dict(persons[0].recipe.document)
-    kept = [u for u in document["use"] if u["technique"] in ("tokens.learnable",)]
-    document["use"] = [*kept, {"technique": "weights.merge"}]
+    document: dict[str, Any] = dict(person.recipe.document)
+    kept = [u for u in document["use"] if u["technique"] in TOKENS]
+    every = sorted(site.name for site in select_sites(backbone.sites, "cross"))
+    where = "cross" if list(sites) == every else "|".join(sites)
+    document["use"] = [*kept, {"technique": "weights.merge", "sites": where}]
     document["phase"] = []
-    document["recipe"] = {**document["recipe"], "id": f"{document['recipe']['id']}"}
     return document

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
-from pcs_core import fit, merge_personalizations
+from pcs_core import fit, load, merge_personalizations, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase
+from pcs_core.data import Personalization, Phase
 from pcs_core.errors import InputError
 from pcs_core.testing import make_recipe, make_subject
 from pcs_core.testing.probe import Probe
@@ -54,3 +57,94 @@ def test_what_has_no_deltas_does_not_merge(backbone: Backbone) -> None:
     persons = fit(make_recipe([Probe()], Phase("p", 1)), subjects, backbone)
     with pytest.raises(InputError, match="no key/value deltas"):
         merge_personalizations(persons, backbone)
+
+
+def person(
+    backbone: Backbone,
+    name: str,
+    *extra: dict[str, Any],
+    word: dict[str, Any] | None = None,
+    kv: dict[str, Any] | None = None,
+) -> Personalization:
+    uses = [
+        {"technique": "tokens.learnable", **(word or {})},
+        {"technique": "weights.kv", **(kv or {})},
+        *extra,
+    ]
+    document = {
+        "recipe": {"id": "two"},
+        "use": uses,
+        "phase": [{"name": "p", "steps": 2, "lr": 1e-2}],
+        "sample": {"steps": 1, "scale": 1.0},
+    }
+    subject = make_subject(name, token=f"<{name}>", seed=len(name))
+    return fit(recipe_from_document(document), subject, backbone)[0]
+
+
+@pytest.mark.parametrize("method", ["closed-form", "average"])
+def test_uses_may_have_other_names(backbone: Backbone, tmp_path: Path, method: str) -> None:
+    plain = [person(backbone, "a"), person(backbone, "bb")]
+    named = [
+        person(backbone, "a", word={"name": "word"}, kv={"name": "kv"}),
+        person(backbone, "bb", word={"name": "other"}, kv={"name": "deltas"}),
+    ]
+    merged, expected = (merge_personalizations(p, backbone, method=method) for p in (named, plain))
+    assert {n.split("/")[0] for n in merged.tensors} == {"word", "weights.merge"}
+    assert {n.split("/")[1] for n in merged.tensors if n.startswith("word/")} == {"<a>", "<bb>"}
+    assert set(merged.tensors) == {
+        n.replace("tokens.learnable/", "word/") for n in expected.tensors
+    }
+    save(merged, tmp_path / "merged")
+    loaded = load(tmp_path / "merged")
+    prompt = "a photo of <a> beside <bb>"
+    first, second = (sample(p, backbone, prompt, seed=1) for p in (merged, loaded))
+    assert torch.equal(first, second)
+
+
+def test_a_merge_holds_the_sites_and_parts_that_were_trained(backbone: Backbone) -> None:
+    kv = {"sites": "mid_block*attn2", "parts": ["k"]}
+    merged = merge_personalizations(
+        [person(backbone, "a", kv=kv), person(backbone, "bb", kv=kv)], backbone
+    )
+    deltas = {n: t for n, t in merged.tensors.items() if n.startswith("weights.merge/")}
+    assert all("mid_block" in n for n in deltas)
+    assert {n.rsplit("/", 1)[1]: bool(t.abs().max() > 0) for n, t in deltas.items()} == {
+        "k": True,
+        "v": False,
+    }
+    sample(merged, backbone, "a <a> and a <bb>")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"word": {"vectors": 2}}, ["'bb'", "'tokens.learnable'", "vectors = 2", "'a' has 1"]),
+        ({"word": {"with_noun": True, "name": "word"}}, ["'bb'", "'word'", "with_noun = True"]),
+        ({"kv": {"parts": ["q", "k", "v"], "name": "kv"}}, ["'bb'", "'kv'", "'q'"]),
+        ({"kv": {"sites": "mid_block*attn2"}}, ["different sites"]),
+        ({"extra": {"technique": "weights.lora", "name": "low"}}, ["'bb'", "'low'", "lost"]),
+    ],
+)
+def test_what_a_merge_would_lose_is_refused(
+    backbone: Backbone, change: dict[str, Any], words: list[str]
+) -> None:
+    extra = [change["extra"]] if "extra" in change else []
+    rest = {key: value for key, value in change.items() if key != "extra"}
+    first, second = person(backbone, "a"), person(backbone, "bb", *extra, **rest)
+    with pytest.raises(InputError) as caught:
+        merge_personalizations([first, second], backbone)
+    assert all(w in str(caught.value) for w in words), str(caught.value)
+
+
+def test_deltas_that_do_not_read_the_text_are_refused(backbone: Backbone) -> None:
+    kv = {"sites": "attention"}
+    persons = [person(backbone, "a", kv=kv), person(backbone, "bb", kv=kv)]
+    with pytest.raises(InputError, match="'a' has a delta at .*no cross attention"):
+        merge_personalizations(persons, backbone)
+
+
+def test_where_a_token_started_does_not_matter(backbone: Backbone) -> None:
+    merge_personalizations(
+        [person(backbone, "a"), person(backbone, "bb", word={"init": "random", "noise": 0.1})],
+        backbone,
+    )
