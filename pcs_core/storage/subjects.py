@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,12 @@ from torch import Tensor
 from pcs_core.data.subject import Concept, Subject
 from pcs_core.errors import InputError, nearest
 from pcs_core.storage.concepts import read_concepts
-from pcs_core.storage.images import SUFFIXES, Picture, read_mask, read_picture
+from pcs_core.storage.images import SUFFIXES, UNREADABLE, Picture, read_mask, read_picture
 
 EXTRA_KEYS = ("boxes", "points")
 _MASK = re.compile(r"^(?P<stem>.+)\.mask(?:\.(?P<concept>[^.]+))?$", re.IGNORECASE)
+_BESIDE = {".txt": "caption", ".json": "json"}
+_ABOUT = ("readme", "license", "licence", "notice", "copying")
 
 
 def load_subject(
@@ -27,13 +29,14 @@ def load_subject(
     Images are RGB [3 h w] in [0, 1], in order of name. Beside ``<stem>.png`` may lie
     ``<stem>.txt`` (caption), ``<stem>.mask.png`` or ``<stem>.mask.<concept>.png`` (white is the
     concept), ``<stem>.json`` (boxes, points) and ``subject.toml``. The transparency of an image is
-    the mask of its only concept. Hidden files and other suffixes are ignored.
+    the mask of its only concept. Hidden files and other suffixes are ignored, and so are texts
+    named README, LICENSE, NOTICE or COPYING.
 
     Raises
     ------
     InputError
-        Nothing to learn from, any image, mask, caption or json that cannot be used, or no noun
-        and token. Names the file and what to do.
+        Nothing to learn from, any image, mask, caption or json that cannot be used or belongs
+        to no image, or no noun and token. Names the file and what to do.
     """
     folder = Path(folder)
     images, masks = _files(folder)
@@ -62,13 +65,37 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
     files = [p for p in entries if p.suffix.lower() in SUFFIXES]
+    for path in entries:
+        if path.suffix.lower() in UNREADABLE:
+            raise InputError(
+                f"{path}: {path.suffix.lower()} pictures are not read: convert it to PNG or JPEG, "
+                "or move it away"
+            )
     masks = [p for p in files if _MASK.match(p.stem)]
     images = [p for p in files if p not in masks]
     if not images:
         found = ", ".join(p.name for p in entries[:5])
         holds = f"it holds {found}" if found else "it is empty"
         raise InputError(f"{folder} has no images ({' '.join(SUFFIXES)}): {holds}")
+    _check_beside(entries, {path.stem for path in images})
     return images, masks
+
+
+def _check_beside(entries: Sequence[Path], stems: Set[str]) -> None:
+    """Refuse a caption or json that would not be read, since its name fits no image."""
+    for path in entries:
+        suffix = path.suffix.lower()
+        if suffix not in _BESIDE:
+            continue
+        if path.stem not in stems:
+            if path.stem.lower().startswith(_ABOUT):
+                continue
+            raise InputError(
+                f"{path} is the {_BESIDE[suffix]} of no image"
+                f"{nearest(path.stem, stems) or '.'} Rename it after its image, or move it away"
+            )
+        if not path.with_suffix(suffix).exists():
+            raise InputError(f"{path}: rename it {path.stem}{suffix}")
 
 
 def _assign_masks(

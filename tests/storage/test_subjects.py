@@ -185,8 +185,8 @@ def test_folders_without_a_picture(folder: Path, tmp_path: Path) -> None:
         load(tmp_path / "no-such")
     with pytest.raises(InputError, match=r"rex has no images .*: it is empty"):
         load(folder)
-    (folder / "photo.heic").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"rex has no images .*: it holds photo\.heic"):
+    (folder / "photo.pdf").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"rex has no images .*: it holds photo\.pdf"):
         load(folder)
     file = tmp_path / "a.png"
     picture(file)
@@ -208,6 +208,40 @@ def test_one_bad_image_beside_good_ones_is_refused(good: Path, name: str, conten
     (good / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(str(good / name))):
         load(good)
+
+
+@pytest.mark.parametrize("name", ["z.heic", "x.AVIF", "photo.svg", "raw.cr2", "raw.DNG"])
+def test_a_format_that_is_not_read_is_refused(good: Path, name: str) -> None:
+    (good / name).write_bytes(b"x")
+    message = re.escape(str(good / name)) + ".*convert it to PNG or JPEG, or move it away"
+    with pytest.raises(InputError, match=message):
+        load(good)
+
+
+def test_jfif_is_jpeg(folder: Path) -> None:
+    Image.new("RGB", (8, 6), (10, 20, 30)).save(folder / "a.jfif", format="JPEG")
+    assert load_subject(folder, noun="dog", token="<rex>").files == ("a.jfif",)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aa.txt", "aa.txt is the caption of no image, did you mean 'a'? Rename it"),
+        ("a.png.txt", "a.png.txt is the caption of no image"),
+        ("aa.json", "aa.json is the json of no image, did you mean 'a'? Rename it"),
+        ("a.TXT", "a.TXT: rename it a.txt"),
+    ],
+)
+def test_what_belongs_to_no_image_is_refused(good: Path, name: str, message: str) -> None:
+    (good / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(message)):
+        load(good)
+
+
+@pytest.mark.parametrize("name", ["README.txt", "LICENSE-icons.txt", "licence.json", "Notice.txt"])
+def test_texts_about_the_folder_are_allowed(good: Path, name: str) -> None:
+    (good / name).write_text("no caption", encoding="utf-8")
+    load(good)
 
 
 def test_masks_that_do_not_fit(good: Path) -> None:
