@@ -139,6 +139,7 @@ class Fitting:
         features, own = extract(self.run_, self.subjects)
         self.run_.features = features
         fusion = merge_fusions(self.run_.call("fuse", features=features))
+        check_stacked(fusion, len(self.subjects))
         phases = [p for _ in range(self.recipe.cycles) for p in self.recipe.phases]
         self.total = sum(p.steps for p in phases)
         self.started = time.monotonic()
@@ -312,6 +313,27 @@ class Fitting:
             )
             for index, subject in enumerate(self.subjects)
         ]
+
+
+def check_stacked(fusion: Fusion, subjects: int) -> None:
+    """Refuse parameters that subjects of one forward would share.
+
+    Raises
+    ------
+    RecipeError
+        Names the use and the place of the edit.
+    """
+    if subjects == 1:
+        return
+    for edit in fusion.edits():
+        if not edit.stacked and any(
+            isinstance(t, torch.nn.Parameter) for t in edit.owned().values()
+        ):
+            raise RecipeError(
+                f"the use {edit.owner!r} has one set of parameters at {edit.key(0)!r} for {subjects} "
+                "subjects that train together: set `stacks_subjects = False` on its technique, or "
+                "stack its parameters [S, ...] and give the edit `stacked=True`"
+            )
 
 
 def draw_batch(

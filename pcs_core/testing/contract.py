@@ -338,6 +338,27 @@ def holds_settings_only(case: Case) -> None:
     assert vars(technique) == before
 
 
+def subjects_train_as_if_alone(case: Case) -> None:
+    """Two subjects that train in one forward end where each ends alone."""
+    if not (case.technique.stacks_subjects and case.trains()):
+        return
+    backbone = case.open()
+    phase = Phase("p", 3, batch=case.roles, lr={"*": 0.1}, optimizer="sgd")
+    recipe = make_recipe([case.make()], phase)
+    other = make_subject("other", token="<other>", noun="cat", seed=1)
+    subjects = [case.subject(), other]
+    for subject, together in zip(subjects, fit(recipe, subjects, backbone), strict=True):
+        (alone,) = fit(recipe, subject, backbone)
+        assert set(together.tensors) == set(alone.tensors)
+        for name, tensor in alone.tensors.items():
+            error = (tensor - together.tensors[name]).abs().max().item()
+            largest = max(1.0, tensor.abs().max().item())
+            assert error <= 1e-5 * largest, (
+                f"{name} of {subject.name!r} differs by {error:.3g} when another subject trains beside "
+                "it: pick each row's parameters by cond.subject, or set stacks_subjects = False"
+            )
+
+
 CHECKS: Mapping[str, Callable[[Case], None]] = {
     check.__name__: check
     for check in (
@@ -353,6 +374,7 @@ CHECKS: Mapping[str, Callable[[Case], None]] = {
         save_and_load,
         two_instances,
         deterministic,
+        subjects_train_as_if_alone,
         holds_settings_only,
     )
 }

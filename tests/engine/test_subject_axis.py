@@ -11,16 +11,32 @@ from torch import Tensor
 
 from pcs_core.backbone import Attachment, Backbone, import_tensors, trainable
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Fusion, Phase, Recipe, Subject
+from pcs_core.data import (
+    AttnEdit,
+    AttnState,
+    Conditioning,
+    Features,
+    Fusion,
+    Phase,
+    Recipe,
+    Site,
+    Subject,
+)
 from pcs_core.engine import Progress, fit
 from pcs_core.engine.clipping import clip_per_subject
+from pcs_core.errors import RecipeError
+from pcs_core.hookspecs import hookimpl
+from pcs_core.technique import Technique
 from pcs_core.testing import (
+    CHECKS,
+    Case,
     build_fusion,
     evaluate_attached,
     make_recipe,
     make_subject,
     perturb,
 )
+from pcs_core.testing.probe import Probe
 
 STACKED: dict[str, tuple[str, dict[str, Any]]] = {
     "tokens": ("tokens.learnable", {"vectors": 2, "noise": 0.1}),
@@ -147,6 +163,69 @@ def test_clipping_one_subject_leaves_the_others(backbone: Backbone) -> None:
     assert also.grad is not None
     norms = [(huge.grad[s].norm() ** 2 + also.grad[s].norm() ** 2).sqrt().item() for s in range(3)]
     assert norms == pytest.approx([0.5, 0.02**0.5, 0.5], rel=1e-4)
+
+
+class Shared(AttnEdit):
+    """One factor for all subjects."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self.scale = torch.nn.Parameter(torch.zeros(site.width))
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        assert state.out is not None
+        state.out = state.out * (1 + self.scale)
+        return state
+
+
+class First(AttnEdit):
+    """Stacked factors, of which every row gets the first subject's."""
+
+    def __init__(self, site: Site, subjects: int) -> None:
+        super().__init__(site, stacked=True)
+        self.scale = torch.nn.Parameter(torch.zeros(subjects, site.width))
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        assert state.out is not None
+        state.out = state.out * (1 + self.scale[0])
+        return state
+
+
+class Sharing(Technique):
+    """Claims a subject axis that it does not have."""
+
+    id = "test.sharing"
+
+    @hookimpl
+    def fuse(self, run: Any) -> Fusion:
+        return Fusion(attention=tuple(Shared(site) for site in run.sites("cross")))
+
+
+class Confusing(Technique):
+    """Has a subject axis and does not read it."""
+
+    id = "test.confusing"
+
+    @hookimpl
+    def fuse(self, run: Any, features: Features) -> Fusion:
+        sites = run.sites("cross")
+        return Fusion(attention=tuple(First(site, features.subjects) for site in sites))
+
+
+def test_parameters_that_subjects_would_share_are_refused_by_name(backbone: Backbone) -> None:
+    recipe = make_recipe({"mine": Sharing()}, Phase("p", 1, lr={"*": 1e-2}))
+    with pytest.raises(RecipeError, match=r"'mine' has one set .*stacks_subjects = False"):
+        fit(recipe, three(), backbone)
+    fit(recipe, three()[0], backbone)
+
+
+def test_the_contract_finds_subjects_that_do_not_train_as_if_alone() -> None:
+    check = CHECKS["subjects_train_as_if_alone"]
+    check(Case(Probe))
+    with pytest.raises(AssertionError, match=r"differs by .*cond\.subject"):
+        check(Case(Confusing))
+    with pytest.raises(RecipeError, match="stacks_subjects = False"):
+        check(Case(Sharing))
 
 
 def test_without_a_subject_axis_they_are_fitted_one_after_the_other(backbone: Backbone) -> None:
