@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.errors import ConflictError
+from pcs_core.errors import CapabilityError, ConflictError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,12 +29,20 @@ def merge_masks(results: Iterable[Masks], given: Mapping[str, Tensor] | None = N
 
 
 def merge_features(results: Named) -> Features:
-    """Unite tensors (a duplicate key is a conflict); examples, captions, transforms concatenate."""
+    """Unite tensors (a duplicate key is a conflict); examples and captions concatenate.
+
+    Raises
+    ------
+    ConflictError
+        Two uses give a tensor of one key.
+    CapabilityError
+        A use gives transforms, which nothing applies so far.
+    """
     from pcs_core.data import Features
 
     tensors: dict[str, Tensor] = {}
     origin: dict[str, str] = {}
-    examples, captions, transforms, keep = [], [], [], []
+    examples, captions, keep = [], [], []
     for name, features in results:
         for key, value in features.tensors.items():
             if key in tensors:
@@ -42,20 +50,28 @@ def merge_features(results: Named) -> Features:
             tensors[key], origin[key] = value, name
         examples += features.examples
         captions += features.captions
-        transforms += features.transforms
+        if features.transforms:
+            _refuse(name, "Features.transforms")
         keep += features.keep
     return Features(
         tensors=tensors,
         examples=tuple(examples),
         captions=tuple(dict.fromkeys(captions)),
-        transforms=tuple(transforms),
         keep=tuple(keep),
         origin=origin,
     )
 
 
 def merge_fusions(results: Named) -> Fusion:
-    """Concatenate edits in recipe order, mark each with its owner, refuse clashing exclusive claims."""
+    """Concatenate edits in recipe order, mark each with its owner, refuse clashing exclusive claims.
+
+    Raises
+    ------
+    ConflictError
+        Two uses claim the same thing.
+    CapabilityError
+        A use sets a field that nothing reads so far.
+    """
     from pcs_core.data import Fusion
 
     lists: dict[str, list[Any]] = {
@@ -66,10 +82,12 @@ def merge_fusions(results: Named) -> Fusion:
     single: dict[str, Any] = {"source": None, "noise_law": None}
     origin: dict[str, str] = {}
     speakers: list[tuple[str, Word]] = []
+    unread: list[tuple[str, str]] = []
     for name, fusion in results:
         for key, target in lists.items():
             target += getattr(fusion, key)
         speakers += [(name, word) for word in fusion.words]
+        unread += [(name, field) for field in _unread(fusion)]
         for edit in fusion.edits():
             edit.owner = name
         for key, table in maps.items():
@@ -88,7 +106,30 @@ def merge_fusions(results: Named) -> Fusion:
     merged = Fusion(**parts, origin=origin)
     check_claims(merged.edits())
     check_placeholders(merged, speakers)
+    for name, seam in unread:
+        _refuse(name, seam)
     return merged
+
+
+def _unread(fusion: Fusion) -> Iterable[str]:
+    """Yield what ``fusion`` sets although nothing reads it so far."""
+    for key in ("streams", "heads"):
+        if getattr(fusion, key):
+            yield f"Fusion.{key}"
+    for key in ("source", "noise_law"):
+        if getattr(fusion, key) is not None:
+            yield f"Fusion.{key}"
+    for term in fusion.guidance:
+        if term.mask is not None:
+            yield "GuidanceTerm.mask"
+        if term.plus.drop or term.minus.drop:
+            yield "Branch.drop"
+
+
+def _refuse(use: str, seam: str) -> None:
+    raise CapabilityError(
+        f"the use {use!r} sets {seam}, which nothing in this version reads: leave it out"
+    )
 
 
 def check_claims(edits: Sequence[Edit]) -> None:

@@ -41,7 +41,7 @@ class Technique:
     stacks_subjects
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     mask_moments
-        Moments at which its ``mask`` is called: subject, batch, canvas, step.
+        Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
     records
         Attention kinds or site globs whose maps it reads from ``step.tape``.
     """

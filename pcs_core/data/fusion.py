@@ -61,9 +61,9 @@ NoiseLaw = Callable[[Any, int, float], "tuple[Tensor, Tensor]"]
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
-    """Result of `fuse`. Tuples concatenate in recipe order; ``source`` and ``noise_law`` are
+    """Result of `fuse`.
 
-    exclusive. ``words`` are placeholders that stand for plain text.
+    Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are placeholders that stand for plain text.
     """
 
     words: tuple[Word, ...] = ()
@@ -82,9 +82,9 @@ class Fusion:
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def edits(self) -> tuple[Edit, ...]:
-        """Return all edits in the order: tokens, attention, weights, layers, pixels, swaps,
+        """Return all edits in the order of the fields.
 
-        injections.
+        Tokens, attention, weights, layers, pixels, swaps, injections.
         """
         return (
             *self.tokens,

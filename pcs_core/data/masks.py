@@ -33,7 +33,7 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class MaskQuery:
-    """When and about what masks are asked: ``moment`` is subject, batch, canvas or step."""
+    """When and about what masks are asked: ``moment`` is subject or batch."""
 
     moment: str
     subject: Subject | None = None

@@ -34,7 +34,7 @@ from pcs_core.engine.pools import Pool, encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import RecipeError
+from pcs_core.errors import CapabilityError, RecipeError
 from pcs_core.merge import flatten_losses, merge_fusions, merge_masks, reduce_loss
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class Fitting:
             forward=lambda: net.evaluate(noisy, level, cond, record=records),
             compute_target=lambda: process.target(batch.latents, noise, level),
             evaluate=evaluate,
-            stop=lambda *_: None,
+            stop=_no_stop,
             read_masks=self._masks,
             progress=progress,
         )
@@ -313,6 +313,12 @@ class Fitting:
             )
             for index, subject in enumerate(self.subjects)
         ]
+
+
+def _no_stop(*_: Any, **__: Any) -> None:
+    raise CapabilityError(
+        "step.stop() was called, which ends nothing in this version: a phase runs all its steps"
+    )
 
 
 def check_stacked(fusion: Fusion, subjects: int) -> None:

@@ -12,6 +12,7 @@ from pcs_core.backbone import select_sites
 from pcs_core.data import Concept, Features
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
+from pcs_core.errors import CapabilityError
 from pcs_core.hookspecs import run_manager
 
 if TYPE_CHECKING:
@@ -19,9 +20,31 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Recipe, Site
+    from pcs_core.data import Recipe, Site, Use
 
 LOGGER = logging.getLogger("pcs")
+
+
+MASK_MOMENTS = ("subject", "batch")
+"""Moments at which `mask` is called. Techniques may not ask for others so far."""
+
+
+def check_moments(use: Use) -> None:
+    """Refuse a technique whose masks would never be asked for.
+
+    Raises
+    ------
+    CapabilityError
+        Names the use and the moment.
+    """
+    if not hasattr(use.technique, "mask"):
+        return
+    for moment in use.technique.mask_moments:
+        if moment not in MASK_MOMENTS:
+            raise CapabilityError(
+                f"the use {use.name!r} wants `mask` called at moment {moment!r}, which nothing in this "
+                f"version does (moments: {', '.join(MASK_MOMENTS)})"
+            )
 
 
 class EngineRun:
@@ -51,6 +74,7 @@ class EngineRun:
         # pluggy calls the last registered first: registering backwards makes recipe order call order
         self.manager.register(CoreDenoise(), name="core.denoise")
         for use in reversed(self.recipe.uses):
+            check_moments(use)
             self.manager.register(use.technique, name=use.name)
         self.manager.check_pending()
         for hook in ("extract", "fuse", "regularize", "mask"):

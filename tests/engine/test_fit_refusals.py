@@ -12,7 +12,14 @@ from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase
 from pcs_core.engine import fit, merge_personalizations, sample
-from pcs_core.errors import ArtifactError, InputError, PcsError, RecipeError, UnknownNameError
+from pcs_core.errors import (
+    ArtifactError,
+    CapabilityError,
+    InputError,
+    PcsError,
+    RecipeError,
+    UnknownNameError,
+)
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
 from pcs_core.testing import Snapshot, make_recipe, make_subject
@@ -131,3 +138,29 @@ def test_merging_needs_two_with_tokens_of_their_own(backbone: Backbone) -> None:
         merge_personalizations([person], backbone)
     with pytest.raises(InputError, match="share the token '<fido>'"):
         merge_personalizations([person, person], backbone)
+
+
+@pytest.mark.parametrize("moment", ["canvas", "step"])
+def test_masks_at_a_moment_that_does_not_come(backbone: Backbone, moment: str) -> None:
+    class Late(Technique):
+        id = "test.late"
+        mask_moments = ("batch", moment)
+
+        @hookimpl
+        def mask(self) -> None: ...
+
+    recipe = make_recipe({"mine": Late(), "probe": Probe()}, Phase("p", 1))
+    with pytest.raises(CapabilityError, match=f"'mine' .*'{moment}'"):
+        fit(recipe, make_subject(), backbone)
+
+
+def test_a_step_that_would_stop_the_phase(backbone: Backbone) -> None:
+    class Stopping(Technique):
+        id = "test.stopping"
+
+        @hookimpl
+        def regularize(self, step: Any) -> None:
+            step.stop()
+
+    with pytest.raises(CapabilityError, match=r"step\.stop\(\)"):
+        fit(make_recipe([Stopping(), Probe()], Phase("p", 1)), make_subject(), backbone)

@@ -27,7 +27,7 @@ from pcs_core.data import (
     WeightEdit,
     Word,
 )
-from pcs_core.errors import ConflictError
+from pcs_core.errors import CapabilityError, ConflictError
 from pcs_core.merge import (
     flatten_losses,
     merge_features,
@@ -179,6 +179,36 @@ def test_guidance_terms_concatenate() -> None:
     term = GuidanceTerm(Branch("positive"), Branch(""), 1.0)
     merged = merge_fusions([("a", Fusion(guidance=(term,))), ("b", Fusion(guidance=(term,)))])
     assert len(merged.guidance) == 2
+
+
+@pytest.mark.parametrize(
+    ("fusion", "field"),
+    [
+        (Fusion(source=object()), "Fusion.source"),
+        (Fusion(noise_law=lambda *_: None), "Fusion.noise_law"),
+        (Fusion(streams={"ip": Stream((), nn.Identity())}), "Fusion.streams"),
+        (Fusion(heads={"h": nn.Identity()}), "Fusion.heads"),
+        (
+            Fusion(guidance=(GuidanceTerm(Branch(), Branch(""), 1.0, mask="fg"),)),
+            "GuidanceTerm.mask",
+        ),
+        (
+            Fusion(guidance=(GuidanceTerm(Branch(), Branch(drop=("ip",)), 1.0),)),
+            "Branch.drop",
+        ),
+    ],
+)
+def test_what_nothing_reads_is_refused_by_name(fusion: Fusion, field: str) -> None:
+    with pytest.raises(CapabilityError) as error:
+        merge_fusions([("first", Fusion()), ("second", fusion)])
+    assert "'second'" in str(error.value)
+    assert field in str(error.value)
+
+
+def test_transforms_are_refused_by_name() -> None:
+    features = Features(transforms=(lambda examples, rng, progress: examples,))
+    with pytest.raises(CapabilityError, match=r"'second' sets Features\.transforms"):
+        merge_features([("first", Features()), ("second", features)])
 
 
 def loss(name: str, **options: Any) -> Loss:
