@@ -55,7 +55,7 @@ def main() -> None:
 
 def fit_all(system: str, folders: dict[str, Path], out: Path) -> None:
     """Fit one system on all subjects through the command line, unless that is done."""
-    if all((out / name / "manifest.json").exists() for name in folders):
+    if all(fitted(system, out / name) for name in folders):
         return
     started = time.monotonic()
     command = [
@@ -66,10 +66,20 @@ def fit_all(system: str, folders: dict[str, Path], out: Path) -> None:
         system,
         *map(str, folders.values()),
     ]
-    command += ["--backbone", BACKBONE, "--overwrite", "--out", str(out)]
+    command += ["--backbone", BACKBONE, "--overwrite"]
+    command += ["--out", str(out if len(folders) > 1 else out / next(iter(folders)))]
     subprocess.run(command, check=True)
     seconds = {"seconds": time.monotonic() - started, "subjects": len(folders)}
     (out.parent / f"{system}.time.json").write_text(json.dumps(seconds))
+
+
+def fitted(system: str, folder: Path) -> bool:
+    """Return whether ``folder`` holds a fit of the recipe as it is now."""
+    from pcs_core import load, load_recipe
+
+    if not (folder / "manifest.json").exists():
+        return False
+    return load(folder).recipe.hash == load_recipe(system, backbone=BACKBONE).hash
 
 
 def report(systems: list[str], folders: dict[str, Path], out: Path) -> None:
@@ -80,6 +90,12 @@ def report(systems: list[str], folders: dict[str, Path], out: Path) -> None:
     from pcs_core.catalogue import catalogue
     from pcs_core.engine.prepare import fit_image
 
+    for system in systems:
+        for name in folders:
+            if not fitted(system, out / system / name):
+                raise SystemExit(
+                    f"{out / system / name} holds no fit of {system} as its recipe is now"
+                )
     backbone = open_backbone(BACKBONE)
     scorer = catalogue().get("feature_models", "mini.clip")()
     phrases = catalogue().get("datasets", "mini.places")()
@@ -165,7 +181,8 @@ def markdown(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) ->
         "",
         f"Means over {len(base)} held-out subjects, {facts['pictures']} pictures each "
         f"({len(facts['places'])} places, seed {facts['seed']}), scored by Mini-CLIP on the Mini backbone; "
-        f"{facts['machine']}, torch {facts['torch']}; one run of `python scripts/results.py`. "
+        f"{facts['machine']}, torch {facts['torch']}; made by `make results`. Seconds are the wall time of one "
+        "joint fit of all subjects over their number, on cores that other fits shared. "
         "Subject similarity is the mean cosine to the references, so copying a reference is its upper "
         "end and ignores the prompt. Per subject:",
         "",

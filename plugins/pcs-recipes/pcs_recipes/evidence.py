@@ -1,4 +1,4 @@
-"""Evidence that a system was run end to end: read here, written by ``scripts/evidence.py``."""
+"""Evidence that a system was run end to end: read here, written by ``scripts/results.py``."""
 
 from __future__ import annotations
 
