@@ -63,7 +63,8 @@ NoiseLaw = Callable[[Any, int, float], "tuple[Tensor, Tensor]"]
 class Fusion:
     """Result of `fuse`.
 
-    Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are placeholders that stand for plain text.
+    Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are
+    placeholders that stand for plain text.
     """
 
     words: tuple[Word, ...] = ()
