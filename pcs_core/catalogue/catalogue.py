@@ -179,7 +179,7 @@ def _info(held: Holdings) -> PluginInfo:
 
 def _hint(id: str, known: list[str]) -> str:
     if not known:
-        return ": no installed plugin holds any"
+        return ": no installed plugin holds any, install the plugin that holds it"
     few = f" (known: {', '.join(sorted(known))})" if len(known) <= 8 else ""
     return nearest(id, known) or few
 

@@ -78,7 +78,7 @@ def _decode(path: Path) -> tuple[Tensor, Tensor | None]:
     except InputError:
         raise
     except Image.DecompressionBombError as error:
-        raise InputError(_too_large(path, "over twice as many")) from error
+        raise InputError(_too_large(path, f"more than {2 * MOST_PIXELS // 1_000_000}")) from error
     except UnidentifiedImageError as error:
         raise InputError(
             f"{path} is not an image ({', '.join(FORMATS)}): remove it or save it again"
@@ -104,7 +104,7 @@ def _check(path: Path) -> None:
 
 def _too_large(path: Path, pixels: str) -> str:
     most = MOST_PIXELS // 1_000_000
-    return f"{path} has {pixels} megapixels, {most} are allowed: make it smaller"
+    return f"{path} has {pixels} megapixels, at most {most} are read: scale it down"
 
 
 def _tensors(image: Image.Image, path: Path) -> tuple[Tensor, Tensor | None]:

@@ -83,7 +83,10 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         missing = "is not an artifact: it has no manifest.json"
-        raise ArtifactError(f"{folder} {missing if folder.is_dir() else 'does not exist'}")
+        raise ArtifactError(
+            f"{folder} {missing if folder.is_dir() else 'does not exist'}. "
+            "Give a folder made by `pcs fit` or `pcs merge`"
+        )
     damaged = f"{path} is damaged: it was changed after it was written. Fit again or restore it"
     try:
         content = path.read_bytes()

@@ -79,7 +79,7 @@ def test_unknown_ids_and_nouns_name_the_nearest(install: Install) -> None:
         catalogue.get("techniques", "toy.shfit")
     with pytest.raises(UnknownNameError, match="did you mean 'techniques'"):
         catalogue.ids("technics")
-    with pytest.raises(UnknownNameError, match="no installed plugin holds any"):
+    with pytest.raises(UnknownNameError, match="no installed plugin holds any, install the plugin"):
         catalogue.where("metrics", "clip")
 
 

@@ -193,7 +193,9 @@ def test_weights_that_are_no_safetensors_despite_the_digest(
 
 
 def test_what_is_no_artifact(tmp_path: Path, catalogue: Catalogue) -> None:
-    with pytest.raises(ArtifactError, match="gone does not exist"):
+    with pytest.raises(
+        ArtifactError, match=r"gone does not exist\. Give a folder made by `pcs fit`"
+    ):
         load(tmp_path / "gone", catalogue=catalogue)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArtifactError, match="folder is not an artifact: it has no manifest"):
