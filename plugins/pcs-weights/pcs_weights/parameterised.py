@@ -1,4 +1,9 @@
-"""Every other parameterisation, through peft: DoRA, LoHa, LoKr, OFT, BOFT (papers in peft's docs)."""
+"""Every other parameterisation, through peft.
+
+LoRA (arXiv:2106.09685), rsLoRA (arXiv:2312.03732), DoRA (arXiv:2402.09353), LoHa (FedPara,
+arXiv:2108.06098), LoKr (LyCORIS, arXiv:2309.14859), OFT (arXiv:2306.07280), BOFT
+(arXiv:2311.06243).
+"""
 
 from __future__ import annotations
 
