@@ -15,9 +15,9 @@ from pcs_core.technique import Technique
 
 @dataclass(frozen=True, slots=True)
 class HookCall:
-    """One implementation: ``position`` is "tryfirst", "trylast" or "", ``where`` its
+    """One implementation of a hook.
 
-    ``"module:Class.method"``.
+    ``position`` is "tryfirst", "trylast" or "", ``where`` its ``"module:Class.method"``.
     """
 
     use: str

@@ -45,9 +45,10 @@ def phase_name(phase: Table) -> str:
 
 
 def extend(parent: Layer, child: Layer) -> Layer:
-    """Return ``parent`` with ``child`` over it. Phases of the child replace the parent's, and with
+    """Return ``parent`` with ``child`` over it.
 
-    them what the parent's backbone tables say about phases.
+    Phases of the child replace the parent's, and with them what the parent's backbone tables say
+    about phases.
     """
     _check_names(parent)
     _check_names(child)

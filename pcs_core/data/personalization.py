@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BackboneCard:
-    """Identity of a backbone: ``id`` as the user named it, ``hash`` sha256 over its weights,
+    """Identity of a backbone.
 
-    ``family`` its layout ("sd"), ``size`` (h, w) of its pictures, ``prediction`` epsilon or
-    v_prediction.
+    ``id`` as the user named it, ``hash`` sha256 over its weights, ``family`` its layout ("sd"),
+    ``size`` (h, w) of its pictures, ``prediction`` epsilon or v_prediction.
     """
 
     id: str

@@ -63,9 +63,9 @@ class Run(Protocol):
         """Return tensors kept in the work folder under ``name``, made once."""
 
     def init_rng(self, subject: int, name: str) -> Generator:
-        """Return a CPU generator for the start value of ``name``, the same for this subject alone
+        """Return a CPU generator for the start value of ``name``.
 
-        or among others.
+        It is the same for this subject alone or among others.
         """
 
     def subject_rng(self, subject: int, purpose: str) -> Any:

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def text_features(
     person: Personalization | None, backbone: Backbone, prompt: str
 ) -> tuple[Tensor, list[int], list[int]]:
-    """Return the features [1 l d] of ``prompt``, [position of the end token], and the positions of
+    """Return the features [1 l d] of ``prompt`` and where its words stand.
 
-    the first learned token's span (empty without one).
+    That is [position of the end token], and the positions of the first learned token's span (empty
+    without one).
     """
     with ExitStack() as stack:
         stack.enter_context(suspended(backbone))

@@ -37,9 +37,10 @@ def psnr(vae: AutoencoderKL, images: Tensor) -> float:
 
 @torch.no_grad()
 def standardise(vae: AutoencoderKL, images: Tensor) -> None:
-    """Fold an affine map into the two 1x1 convolutions so that each latent channel has mean 0,
+    """Give each latent channel mean 0 and variance 1 on `images`.
 
-    variance 1 on `images`. Decoding is unchanged; ``scaling_factor`` is 1 afterwards.
+    An affine map is folded into the two 1x1 convolutions. Decoding is unchanged;
+    ``scaling_factor`` is 1 afterwards.
     """
     latents = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(64)]).float()
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
