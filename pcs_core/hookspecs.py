@@ -2,7 +2,7 @@
 
 Level 1, the *catalogue* (once per process): plugin modules named by the entry-point group
 ``pcs.plugins`` say what they hold, as ids mapped to ``"module:attribute"`` strings, so that
-listing everything imports no torch.
+listing ids imports no torch; showing a technique's settings or a system's status does.
 
 Level 2, the *run* (once per fit or sample): the technique instances of a recipe implement the
 five verbs. How results merge is the business of :mod:`pcs_core.merge`.
@@ -57,9 +57,10 @@ class CatalogueSpecs:
 
     @catalogue_hookspec
     def loaders(self) -> Mapping[str, str]:
-        """Layout name -> a function ``(folder or hub id, *, id) -> Backbone | None``.
+        """Layout name -> a function that reads a backbone, or says that it is no such layout.
 
-        ``None`` means "not my layout"; the first loader that answers wins.
+        ``(folder or hub id, *, id, device, dtype) -> Backbone | None``; ``None`` means
+        "not my layout"; the first loader that answers wins.
         """
         raise NotImplementedError
 
@@ -131,9 +132,10 @@ class RunSpecs:
 
     @hookspec
     def fuse(self, run: Run, features: Features) -> Fusion | None:
-        """Say what is plugged into the network. A pure constructor: no training, no drawing of
+        """Say what is plugged into the network.
 
-        random numbers except through ``run.init_rng``.
+        A pure constructor: no training, no drawing of random numbers except through
+        ``run.init_rng``.
         """
 
     @hookspec

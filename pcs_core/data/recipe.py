@@ -24,8 +24,7 @@ class Phase:
 
     ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
     ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
-    the terms that count. ``clip`` is the gradient norm per subject (0: off). ``offset`` adds
-    offset noise of that strength.
+    the terms that count. ``clip`` is the gradient norm per subject (0: off).
     """
 
     name: str

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Level(NamedTuple):
-    """A noise level, a row each: x = alpha * x0 + sigma * noise; ``time`` is what the network is
+    """A noise level, a row each: x = alpha * x0 + sigma * noise. All [b].
 
-    told. They are two numbers: inversion converts at one level and tells the network another.
-    All [b]; ``time`` in the network's own unit.
+    ``time`` is what the network is told, in its own unit. It stands apart from alpha and sigma:
+    inversion converts at one level and tells the network another.
     """
 
     alpha: Tensor
@@ -57,9 +57,10 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one fit step. ``latents`` [b c h w]; ``subject``, ``example`` [b] long; ``weight`` [b].
+    """Rows of one fit step. ``latents`` [b c h w]; ``subject`` [b] long; ``weight`` [b].
 
-    ``roles`` and ``captions`` have one entry per row.
+    ``roles``, ``captions`` and ``index`` (the reference it comes from, or -1) have one entry per
+    row.
     """
 
     latents: Tensor

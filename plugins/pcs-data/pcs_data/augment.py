@@ -37,11 +37,11 @@ class Augment(Technique):
     rescale: tuple[float, float] | None = None
     """Range of random scale factors, e.g. [0.4, 1.4]; below 1 the picture is set on its own mean."""
     size_words: bool = True
-    """Whether a rescaled variant's caption says so ("far away", "close up")."""
+    """Whether a rescaled variant's caption says so (``below``, ``above``)."""
     below: Annotated[float, Field(ge=0.0)] = 0.6
-    """Scale under which a caption says "far away, very small"."""
+    """Scale under which a caption says "far away very small"."""
     above: Annotated[float, Field(ge=0.0)] = 1.0
-    """Scale above which a caption says "zoomed in, close up"."""
+    """Scale above which a caption says "zoomed in close up"."""
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:

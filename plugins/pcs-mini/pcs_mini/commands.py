@@ -1,4 +1,4 @@
-"""``pcs mini pack|train|evaluate``. Heavy imports wait until a command runs."""
+"""``pcs mini pack|train|assemble|evaluate``. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 

@@ -56,5 +56,5 @@ def datasets() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def commands() -> Mapping[str, str]:
-    """``pcs mini pack|train|evaluate``."""
+    """``pcs mini pack|train|assemble|evaluate``."""
     return {"mini": "pcs_mini.commands:app"}
