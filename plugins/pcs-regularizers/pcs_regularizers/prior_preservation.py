@@ -41,7 +41,7 @@ class PriorPreservation(Technique):
         """Draw the class images with the base, once per class."""
         if moment != "start":
             return None
-        prompt = self.prompt.format(noun=subject.concept.noun)
+        prompt = self.prompt.replace("{noun}", subject.concept.noun)
         name = f"class-images-{self.count}-{self.steps}-{self.scale}-{prompt}".replace(" ", "-")
 
         def draw() -> dict[str, object]:

@@ -58,6 +58,12 @@ def test_captions_of_class_pictures_do_not_name_the_subject(backbone: Backbone) 
             assert (caption == "a drawing of a dog") == (role == "prior")
 
 
+def test_other_braces_in_the_prompt_are_text(backbone: Backbone) -> None:
+    fit(run(backbone, prompt="a {x} of a {noun} {"), make_subject(), backbone)
+    (step,) = STEPS
+    assert step.batch.captions[-1] == "a {x} of a dog {"
+
+
 def test_class_pictures_are_drawn_by_the_frozen_base(backbone: Backbone, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
