@@ -98,12 +98,8 @@ def fit(
         place.close()
         notice(f"\ninterrupted; go on with:\n  {again}")
         raise typer.Exit(130) from None
-    except PcsError as error:
+    except BaseException as error:
         _leave(place, error, again)
-        raise
-    except BaseException:
-        place.close()
-        notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
         raise
     place.discard()
     tell(plan, persons, failed, time.monotonic() - started, json)
@@ -231,9 +227,13 @@ def resume_command(
     return shlex.join([*words, "--resume", "--out", str(out)])
 
 
-def _leave(place: Workplace, error: PcsError, again: str) -> None:
-    """Keep the work if the machine failed; remove it if the same would happen again."""
-    if place.resumed or isinstance(error.__cause__, OSError):
+def _leave(place: Workplace, error: BaseException, again: str) -> None:
+    """Keep the work if going on may help; remove it if the same would happen again."""
+    if isinstance(error, PcsError):
+        keep = isinstance(error.__cause__, OSError) or (place.resumed and place.trained)
+    else:
+        keep = place.resumed or any(place.work.iterdir())
+    if keep:
         place.close()
         notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
     else:

@@ -36,6 +36,11 @@ class Workplace:
         """The artifacts, before they get their name."""
         return self.folder / "result"
 
+    @property
+    def trained(self) -> bool:
+        """Whether a checkpoint was written: without one, no step would be saved by resuming."""
+        return any(self.work.glob("fit-*"))
+
     def discard(self) -> None:
         """Remove the folder and all in it."""
         self.close()

@@ -194,6 +194,39 @@ def test_an_error_within_the_fit_leaves_nothing(
     assert not (tmp_path / "out").exists() or not names(tmp_path / "out")
 
 
+def test_an_error_before_the_first_step_is_not_resumed(
+    pcs: Callable,
+    fit_arguments: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import pcs_core.engine
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def crash(*_: object, **__: object) -> None:
+        raise ValueError("a bug")
+
+    wrong = [*fit_arguments, "--set", 'words.train=["nothing/*"]']
+    with monkeypatch.context() as patch:
+        patch.setattr(pcs_core.engine, "fit", interrupt)
+        assert pcs(*wrong).code == 130
+    partial = tmp_path / "out" / "rex.partial"
+    assert partial.exists()
+    done = pcs(*wrong, "--resume")
+    assert done.code == 2
+    assert "trains nothing" in done.err
+    assert "--resume" not in done.err
+    assert not partial.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(pcs_core.engine, "fit", crash)
+        done = pcs(*fit_arguments)
+    assert done.code == 1
+    assert "--resume" not in done.err
+    assert not partial.exists()
+
+
 def test_a_diverged_subject_is_left_out_and_told(
     pcs: Callable,
     recipe: Path,
