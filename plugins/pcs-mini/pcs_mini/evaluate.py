@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -144,12 +144,3 @@ def grid(images: Tensor, columns: int, path: Path, scale: int = 1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, optimize=True)
     return path
-
-
-def noun_place_grid(
-    folder: Path, places: Sequence[str], path: Path, *, seed: int = 0, steps: int = 25
-) -> Path:
-    """One row per place, one column per trained noun, generated."""
-    nouns = list(roster().nouns)
-    prompts = [caption(n, p, template="a photo of {}") for p in places for n in nouns]
-    return grid(pictures(load_parts(folder), prompts, steps=steps, seed=seed), len(nouns), path)
