@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features
@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Example, Run, Subject
+
+
+def _ordered(scales: tuple[float, float]) -> tuple[float, float]:
+    if scales[0] > scales[1]:
+        raise ValueError("give the smaller factor first")
+    return scales
+
+
+Factor = Annotated[float, Field(ge=0.1, le=4.0)]
+Factors = Annotated[tuple[Factor, Factor], AfterValidator(_ordered)]
 
 
 class Augment(Technique):
@@ -34,8 +44,8 @@ class Augment(Technique):
     """Probability of a horizontal flip."""
     crop: Annotated[float, Field(ge=0.0, le=0.5)] = 0.0
     """Largest part of the side that a random crop removes."""
-    rescale: tuple[float, float] | None = None
-    """Range of random scale factors, e.g. [0.4, 1.4]; below 1 the picture is set on its own mean."""
+    rescale: Factors | None = None
+    """Range of random scale factors, 0.1 to 4, e.g. [0.4, 1.4]; below 1 the picture is set on its own mean."""
     size_words: bool = True
     """Whether a rescaled variant's caption says so (``below``, ``above``)."""
     below: Annotated[float, Field(ge=0.0)] = 0.6

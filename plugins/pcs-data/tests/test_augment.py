@@ -109,7 +109,17 @@ def test_drawn_from_the_subjects_own_seed(backbone: Backbone) -> None:
     )
 
 
-@pytest.mark.parametrize("settings", [{"flip": 1.5}, {"variants": -1}, {"crop": 0.9}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flip": 1.5},
+        {"variants": -1},
+        {"crop": 0.9},
+        {"rescale": [0.0, 1.0]},
+        {"rescale": [0.5, 5.0]},
+        {"rescale": [1.4, 0.4]},
+    ],
+)
 def test_out_of_range(settings: dict[str, Any]) -> None:
     from pcs_core.errors import RecipeError
 

@@ -41,7 +41,7 @@ class LearnableToken(Technique):
     init: Literal["noun", "random", "word"] = "noun"
     """Start value: the mean of the noun's rows, of ``init_word``'s, or Gaussian noise of that norm."""
     init_word: str = ""
-    """The word to start from when ``init`` is "word"."""
+    """The word to start from when ``init`` is "word"; empty: the noun."""
     noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Gaussian noise added to the start value, relative to its norm, so that rows differ."""
     with_noun: bool = False
