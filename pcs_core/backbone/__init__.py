@@ -9,7 +9,13 @@ from pcs_core.backbone.process import VariancePreserving
 from pcs_core.backbone.protocol import Backbone, Sampler, Tokenizer
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
-from pcs_core.backbone.tokens import TokenisedPrompts, place_rows, substitute, tokenise
+from pcs_core.backbone.tokens import (
+    TokenisedPrompts,
+    names_token,
+    place_rows,
+    substitute,
+    tokenise,
+)
 
 __all__ = [
     "Attachment",
@@ -25,6 +31,7 @@ __all__ = [
     "export_tensors",
     "gather",
     "import_tensors",
+    "names_token",
     "place_rows",
     "select_sites",
     "substitute",

@@ -36,6 +36,18 @@ class TokenisedPrompts:
     spans: Mapping[str, Tensor]
 
 
+def token_pattern(token: str) -> str:
+    """Return the regular expression of ``token`` where it stands by itself, not inside a word."""
+    before = r"(?<!\w)" if re.match(r"\w", token) else ""
+    after = r"(?!\w)" if re.search(r"\w\Z", token) else ""
+    return before + re.escape(token) + after
+
+
+def names_token(text: str, token: str) -> bool:
+    """Return whether ``token`` stands in ``text``: "og" does not stand in "dog"."""
+    return re.search(token_pattern(token), text) is not None
+
+
 def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
     """Return ``prompt`` with plain-text placeholders replaced; a noun already there is not doubled."""
     mine = {w.token: w for w in words if w.subject is None or w.subject == subject}
@@ -46,7 +58,7 @@ def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
     for token in sorted(mine, key=len, reverse=True):
         noun = mine[token].noun
         doubled = noun and mine[token].text.endswith(" " + noun)
-        patterns.append(re.escape(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
+        patterns.append(token_pattern(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
 
     def text(match: re.Match[str]) -> str:
         found = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
@@ -82,8 +94,9 @@ def tokenise(
         cut = any(p >= room for positions in found.values() for p in positions)
         if len(ids) > room and not cut:  # a placeholder that is plain text may be cut off too
             for word in words:
-                if word.subject in (None, subject) and word.token in prompt:
-                    head = prompt[: prompt.index(word.token) + len(word.token)]
+                found_word = re.search(token_pattern(word.token), prompt)
+                if word.subject in (None, subject) and found_word:
+                    head = prompt[: found_word.end()]
                     cut |= (
                         len(_read(substitute(head, words, subject), tokenizer, tokens, subject)[0])
                         > room
@@ -115,9 +128,9 @@ def _read(
         edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
     ids = [tokenizer.start]
     found: dict[int, list[int]] = {i: [] for i in range(len(tokens))}
-    pattern = "|".join(re.escape(t) for t in sorted(edits, key=len, reverse=True))
-    for piece in re.split(f"({pattern})", text) if edits else [text]:
-        if piece in edits:
+    pattern = "|".join(token_pattern(t) for t in sorted(edits, key=len, reverse=True))
+    for place, piece in enumerate(re.split(f"({pattern})", text) if edits else [text]):
+        if place % 2:  # what the pattern matched
             first = tokens[edits[piece][0]]
             host = tokenizer.encode(first.hosts[min(subject, len(first.hosts) - 1)])[:1]
             count = max(tokens[i].count for i in edits[piece])

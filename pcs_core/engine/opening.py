@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.backbone import names_token
 from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def check_prompts(prompts: Sequence[str], person: Personalization | None) -> Non
         return
     tokens = [c.token for c in person.concepts]
     for prompt in prompts:
-        if not any(token in prompt for token in tokens):
+        if not any(names_token(prompt, token) for token in tokens):
             raise InputError(
                 f"the prompt {prompt!r} does not name the subject: write "
                 f"{' or '.join(tokens)} where it should stand, e.g. 'a photo of {tokens[0]} on the beach'"
@@ -104,8 +105,8 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone) -> None:
     Raises
     ------
     InputError
-        No subject, no image, two subjects of one name, a token equal to a noun, or a token that the
-        tokenizer encodes as one existing entry.
+        No subject, no image, two subjects of one name, a token equal to a noun or part of it, or a
+        token that the tokenizer encodes as one existing entry.
     """
     if not subjects:
         raise InputError("give at least one subject folder")
@@ -125,6 +126,11 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone) -> None:
             if concept.token.strip().lower() == concept.noun.strip().lower():
                 raise InputError(
                     f"the token {concept.token!r} equals the noun: choose another, e.g. '<{concept.noun}>'"
+                )
+            if concept.token.strip().lower() in concept.noun.lower():
+                raise InputError(
+                    f"the token {concept.token!r} stands inside the noun {concept.noun!r}: choose "
+                    f"another, e.g. '<{concept.token.strip('<>')}>'"
                 )
             if backbone.tokenizer.is_entry(concept.token):
                 raise InputError(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from pcs_core.backbone import Attachment, Backbone, substitute, tokenise
+from pcs_core.backbone import Attachment, Backbone, names_token, substitute, tokenise
 from pcs_core.data import Fusion, TokenEdit, Word
 from pcs_core.errors import InputError
 from pcs_core.testing import Snapshot, evaluate, evaluate_attached
@@ -55,6 +55,31 @@ def test_a_token_may_begin_with_another() -> None:
     words = [Word("dog", "one"), Word("dog2", "two")]
     assert substitute("dog2 beside dog", words) == "two beside one"
     assert substitute("dog2 beside dog", words[::-1]) == "two beside one"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("og beside a dog", "sks cat beside a dog"),
+        ("a doggy og cat.", "a doggy sks cat."),
+        ("oggy, pre-og, (og)", "oggy, pre-sks cat, (sks cat)"),
+        ("og's toy", "sks cat's toy"),
+        ("og_2 and og2", "og_2 and og2"),
+    ],
+)
+def test_a_token_is_not_found_inside_a_word(prompt: str, expected: str) -> None:
+    assert substitute(prompt, [Word("og", "sks cat", noun="cat")]) == expected
+
+
+def test_signs_around_a_token_end_it() -> None:
+    assert substitute("a<dog>b", [Word("<dog>", "sks")]) == "asksb"
+    assert [names_token(t, "<dog>") for t in ("a<dog>b", "a dog")] == [True, False]
+    assert [names_token(t, "og") for t in ("a dog", "an og", "og's", "ogs")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_words_of_another_subject_do_not_apply() -> None:
@@ -109,6 +134,14 @@ def test_a_placeholder_next_to_punctuation(
     ids, (span,) = spans_of(backbone, prompt, Rows(["<x>"]))
     assert span == [place]
     assert ids == tokenise([plain], backbone.tokenizer).ids[0].tolist()
+
+
+def test_a_learned_token_is_not_found_inside_a_word(backbone: Backbone) -> None:
+    ids, (span,) = spans_of(backbone, "a dog on og", Rows(["og"]))
+    assert span == [4]
+    assert ids == tokenise(["a dog on dog"], backbone.tokenizer).ids[0].tolist()
+    _, (span,) = spans_of(backbone, "a dog", Rows(["og"]))
+    assert span == [-1]
 
 
 def test_an_absent_placeholder_has_no_place(backbone: Backbone) -> None:

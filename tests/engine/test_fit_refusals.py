@@ -76,6 +76,7 @@ def test_a_loss_that_does_not_depend_on_what_trains(backbone: Backbone) -> None:
     [
         ({"images": ()}, ["no image"]),
         ({"token": "dog"}, ["'dog'", "noun"]),
+        ({"token": "og"}, ["'og'", "inside the noun 'dog'", "'<og>'"]),
         ({"token": "car"}, ["'car'", "already knows", "'<car>'"]),
     ],
 )
@@ -103,6 +104,9 @@ def test_prompts_that_do_not_name_the_subject(backbone: Backbone) -> None:
     (person,) = fit(recipe_of(), make_subject(), backbone)
     with pytest.raises(InputError, match=r"'a dog' does not name the subject: write <fido>"):
         sample(person, backbone, ["a <fido>", "a dog"])
+    inside = replace(person, concepts=(replace(person.concepts[0], token="xq"),))
+    with pytest.raises(InputError, match=r"'a dogxq' does not name the subject: write xq"):
+        sample(inside, backbone, "a dogxq")
     for empty in ([], "", " "):
         with pytest.raises(InputError, match="prompt"):
             sample(person, backbone, empty)
