@@ -64,7 +64,8 @@ class Fusion:
     """Result of `fuse`.
 
     Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are
-    placeholders that stand for plain text.
+    placeholders that stand for plain text. ``streams``, ``heads``, ``source``, ``noise_law``,
+    ``GuidanceTerm.mask`` and ``Branch.drop`` are seams, refused so far.
     """
 
     words: tuple[Word, ...] = ()
