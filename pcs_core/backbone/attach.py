@@ -15,6 +15,7 @@ from pcs_core.backbone.context import Context, Restore
 from pcs_core.backbone.layers import bind_layer
 from pcs_core.backbone.sites import SHORTHANDS
 from pcs_core.backbone.swap import Swap
+from pcs_core.backbone.tensors import trainable
 from pcs_core.backbone.tokens import BoundEmbedding, TokenisedPrompts
 from pcs_core.data import Conditioning, Evaluation, Fusion, Level
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 
+from pcs_core.backbone import names_token
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.merge import merge_features, merge_masks
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 DEFAULT_CAPTION = "a photo of {token}"
 """Caption of a reference for which neither the user nor a technique gives one."""
-
-ENCODE_BATCH = 16
 
 
 def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
@@ -67,7 +66,7 @@ def references(
 def name_subject(caption: str, subject: Subject) -> str:
     """Return the caption with the token in it: in place of the first noun, or in front."""
     concept = subject.concept
-    if any(c.token in caption for c in subject.concepts):
+    if any(names_token(caption, c.token) for c in subject.concepts):
         return caption
     words = caption.split()
     for i, word in enumerate(words):
