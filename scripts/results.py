@@ -184,7 +184,7 @@ def markdown(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) ->
         f"{facts['machine']}, torch {facts['torch']}; made by `make results`. Seconds are the wall time of one "
         "joint fit of all subjects over their number, on cores that other fits shared. "
         "Subject similarity is the mean cosine to the references, so copying a reference is its upper "
-        "end and ignores the prompt. Per subject:",
+        "end and ignores the prompt. Settings for Mini were chosen by looking at these subjects. Per subject:",
         "",
         "| subject | " + " | ".join((UNTUNED, *systems)) + " |",
         "|---|" + "---|" * (1 + len(systems)),
