@@ -69,7 +69,7 @@ class BoundLayer:
     def _weighted(self, x: Tensor, args: Any, kwargs: Any) -> Any:
         for edit in self.call:
             if self.context.acts(edit):
-                return edit.call(_Inner(self.base), x, self.context.cond)
+                return edit.call(self.base, x, self.context.cond)
         for edit in self.weight:
             if self.context.acts(edit):
                 weight = edit.weight(self.module.weight)
@@ -78,16 +78,6 @@ class BoundLayer:
                 assert isinstance(self.module, nn.Conv2d)
                 return self.module._conv_forward(x, weight, self.module.bias)
         return self.base(x, *args, **kwargs)
-
-
-class _Inner:
-    """What a ``call`` edit is given as the layer."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(*args, **kwargs)
 
 
 def bind_layer(module: nn.Module, edits: Sequence[Edit], context: Context) -> Callable[[], None]:

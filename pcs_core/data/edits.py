@@ -8,7 +8,7 @@ which. Edits of techniques with a subject axis keep every parameter stacked [S, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -171,7 +171,9 @@ class WeightEdit(Edit):
         """Return W' = f(W). Exclusive per layer."""
         return weight
 
-    def call(self, layer: nn.Module, x: Tensor, cond: Conditioning | None) -> Tensor:
+    def call(
+        self, layer: Callable[[Tensor], Tensor], x: Tensor, cond: Conditioning | None
+    ) -> Tensor:
         """Wrap the layer. Exclusive per layer."""
         return layer(x)
 
