@@ -1,0 +1,278 @@
+"""The world's scenes: what a scene says of itself is what it shows, and what is held out stays out."""
+
+import io
+import json
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcs_mini.world import backdrops, grammar
+from pcs_mini.world.assets import Assets, AssetsError, open_assets
+from pcs_mini.world.cast import Member, held_out, open_cast
+from pcs_mini.world.places import COLOURS
+from pcs_mini.world.reserved import is_reserved
+from pcs_mini.world.scene import draw, references
+
+STYLES = ("glossy", "flat", "outlined")
+SHADES = {"dog": (200, 120, 40), "owl": (90, 90, 160), "penguin": (30, 30, 60)}
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def disc(size: int, shade: tuple[int, int, int]) -> np.ndarray:
+    rows, columns = np.mgrid[:size, :size]
+    inside = (rows - size / 2 + 0.5) ** 2 + (columns - size / 2 + 0.5) ** 2 < (size / 2) ** 2
+    picture = np.zeros((size, size, 4), np.uint8)
+    picture[inside] = (*shade, 255)
+    return picture
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory) -> Assets:
+    """A tiny archive: three drawn concepts, a solid, people of two styles and a panorama."""
+    files: dict[str, bytes] = {}
+    index: dict = {"sources": [], "drawn": {}, "solids": {}, "people": {}, "panoramas": {}}
+    for concept, shade in SHADES.items():
+        styles = {style: f"drawn/{style}/{concept}.webp" for style in STYLES}
+        index["drawn"][concept] = {"category": "animal", "styles": styles}
+        for at, file in enumerate(styles.values()):
+            files[file] = webp(disc(100, tuple(v + 10 * at for v in shade)))
+    views = [[azimuth, 15] for azimuth in (0, 90, 180, 270)]
+    sheet = np.hstack([disc(96, (60 * i + 20, 80, 80)) for i in range(4)])
+    index["solids"]["chair"] = {
+        "category": "furniture",
+        "facing": "front",
+        "symmetric": False,
+        "views": views,
+        "file": "solids/chair.webp",
+        "depth": "solids/chair.depth.webp",
+        "cell": 96,
+        "credit": "",
+    }
+    files["solids/chair.webp"] = webp(sheet)
+    files["solids/chair.depth.webp"] = webp(np.repeat(sheet[..., 3:] // 2, 3, 2))
+    for style in ("sketch", "cartoon"):
+        file = f"people/{style}/0001.webp"
+        points = [[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]]
+        looks = [
+            {"expression": word, "glasses": word == "smiling", "hat": False, "points": points}
+            for word in ("smiling", "sad")
+        ]
+        cells = np.hstack([disc(112, (220, 180, 150)), disc(112, (220, 180, 150))])
+        files[file] = webp(cells)
+        index["people"][style] = {
+            "0001": {
+                "cell": 112,
+                "file": file,
+                "columns": 2,
+                "words": {"hair": "red"},
+                "variations": looks,
+            }
+        }
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[..., 0] = np.linspace(0, 255, 128)[None]
+    wide[..., 1] = np.linspace(0, 255, 64)[:, None]
+    files["panoramas/meadow.webp"] = webp(wide)
+    index["panoramas"]["meadow"] = {"file": "panoramas/meadow.webp"}
+    files["index.json"] = json.dumps(index).encode()
+    path = tmp_path_factory.mktemp("world") / "world.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return open_assets(path)
+
+
+def scenes(assets, n, **settings):
+    cast = open_cast(assets)
+    return [draw(np.random.default_rng((0, i)), assets, cast, **settings) for i in range(n)]
+
+
+def test_same_seed_same_scene_whatever_was_drawn_before(assets):
+    once = scenes(assets, 12)
+    other = Assets(assets.path, cache_bytes=1)
+    cast = open_cast(other)
+    for i in reversed(range(12)):
+        again = draw(np.random.default_rng((0, i)), other, cast)
+        assert np.array_equal(again.image, once[i].image)
+        assert again.caption == once[i].caption
+
+
+@pytest.mark.parametrize("size", [64, 128, 200])
+def test_any_size(assets, size):
+    for scene in scenes(assets, 4, size=size):
+        assert scene.image.shape == (size, size, 3)
+        assert scene.figures[0].mask.shape == (size, size)
+
+
+def test_training_never_draws_what_is_held_out(assets):
+    kinds = set()
+    for scene in scenes(assets, 300):
+        assert scene.relation not in held_out().relations
+        assert "under" not in scene.caption.split()
+        for figure in scene.figures:
+            kinds.add(figure.kind)
+            assert figure.concept != "penguin"
+            assert figure.style not in {"outlined", "cartoon"}
+            assert not is_reserved(figure.concept, figure.style, scene.place)
+    assert kinds == {"drawn", "solid", "person"}
+    never = open_cast(assets, trained=False)
+    assert {"penguin"} == {m.concept for m in never.members if m.style == "flat"}
+    assert any(m.style == "cartoon" for m in never.members)
+
+
+def test_a_mask_is_what_the_picture_shows_of_its_subject(assets):
+    dog, owl = Member("drawn", "dog", "glossy"), Member("drawn", "owl", "glossy")
+    for i in range(20):
+        scene = draw(
+            np.random.default_rng(i),
+            assets,
+            open_cast(assets),
+            subjects=[dog, owl],
+            place="white",
+            relation="behind",
+        )
+        back, front = scene.figures
+        assert not ((back.mask > 127) & (front.mask > 127)).any()
+        if not (back.colour or front.colour or back.accessories or front.accessories):
+            seen = scene.image[front.mask == 255].mean(0)
+            assert np.abs(seen - np.array(SHADES["owl"])).max() < 12
+            assert np.abs(scene.image[back.mask == 255].mean(0) - SHADES["dog"]).max() < 12
+
+
+@pytest.mark.parametrize("relation", list(grammar.RELATIONS))
+def test_relations_are_drawn_as_they_are_said(assets, relation):
+    dog, owl = Member("drawn", "dog", "glossy"), Member("drawn", "owl", "flat")
+    for i in range(20):
+        scene = draw(
+            np.random.default_rng(i),
+            assets,
+            open_cast(assets),
+            subjects=[dog, owl],
+            relation=relation,
+        )
+        (al, at, ar, ab), (bl, bt, br, bb) = (figure.box for figure in scene.figures)
+        across = ((al + ar) - (bl + br)) / 2
+        if relation == "left of":
+            assert across < -0.3
+        elif relation == "right of":
+            assert across > 0.3
+        elif relation == "next to":
+            assert abs(across) > 0.3
+        elif relation == "on top of":
+            assert ab < (bt + bb) / 2
+            assert ab > bt - 0.02
+        elif relation == "under":
+            assert bb < (at + ab) / 2
+        else:
+            whole = (scene.figures[0].mask > 127).sum()
+            assert whole > 0.02 * scene.image.shape[0] ** 2
+            assert bb > ab - 0.02
+        assert any(way in scene.caption for way in grammar.RELATIONS[relation])
+
+
+def test_solids_know_depth_and_camera_and_people_their_points(assets):
+    chair = draw(np.random.default_rng(1), assets, open_cast(assets), kind="solid", count=1)
+    (figure,) = chair.figures
+    assert figure.camera in {(0, 15), (90, 15), (180, 15), (270, 15)}
+    assert (figure.depth[figure.mask > 127] > 60).mean() > 0.95
+    assert not figure.depth[figure.mask == 0].any()
+    mirrored = set()
+    for i in range(12):
+        rng = np.random.default_rng(i)
+        someone = draw(rng, assets, open_cast(assets), kind="person", count=1)
+        (figure,) = someone.figures
+        mirrored.add(figure.pose.flipped)
+        left, top, right, bottom = figure.box
+        assert (figure.points > [left, top]).all()
+        assert (figure.points < [right, bottom]).all()
+        assert figure.points[0, 0] < figure.points[1, 0]
+        assert figure.points[0, 1] < figure.points[2, 1] < figure.points[3, 1]
+    assert mirrored == {True, False}
+
+
+def test_references_show_the_same_thing_elsewhere(assets):
+    cast = open_cast(assets)
+    for kind in ("drawn", "solid", "person"):
+        scene = draw(np.random.default_rng(3), assets, cast, kind=kind, count=1)
+        others = references(np.random.default_rng(4), assets, scene.figures[0], 4)
+        assert len({other.place for other in others}) == 4
+        for other in others:
+            (figure,) = other.figures
+            assert figure.instance == scene.figures[0].instance
+        if kind == "solid":
+            assert others[0].figures[0].camera != scene.figures[0].camera
+
+
+def test_the_colour_that_is_said_is_drawn(assets):
+    found = 0
+    for scene in scenes(assets, 200, kind="drawn", count=1):
+        (figure,) = scene.figures
+        if figure.colour:
+            found += 1
+            assert figure.colour in scene.caption.split()
+            assert scene.place != figure.colour
+            wanted = np.array(COLOURS[figure.colour], float)
+            if wanted.max() - wanted.min() > 100 and not figure.accessories:
+                seen = scene.image[figure.mask > 250].mean(0)
+                assert np.corrcoef(seen, wanted)[0, 1] > 0.95
+    assert found > 5
+
+
+def test_a_panorama_is_looked_into(assets):
+    level = backdrops.look(assets.panorama("meadow"), 0, 0, 75, 64)
+    # yaw 0 looks at the middle of the source, and further right is further right
+    assert abs(int(level[32, 32, 0]) - 127) < 8
+    assert (np.diff(level[32, :, 0].astype(int)) >= 0).all()
+    down = backdrops.look(assets.panorama("meadow"), 0, -30, 75, 64)
+    assert down[32, 32, 1] > level[32, 32, 1] + 30
+    turned = backdrops.look(assets.panorama("meadow"), 45, 0, 75, 64)
+    assert int(turned[32, 32, 0]) - int(level[32, 32, 0]) == pytest.approx(32, abs=4)
+
+
+def test_words_of_captions_are_in_the_vocabulary(assets):
+    words = set(grammar.vocabulary(assets))
+    made_up = total = 0
+    for scene in scenes(assets, 400):
+        for word in scene.caption.replace(",", "").split():
+            total += 1
+            made_up += len(word) > 1 and word not in words
+    assert 0 < made_up < 0.01 * total
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("owl", "an owl"),
+        ("unicorn", "a unicorn"),
+        ("hourglass", "an hourglass"),
+        ("red owl", "a red owl"),
+        ("orange cat", "an orange cat"),
+        ("grapes", "grapes"),
+        ("cactus", "a cactus"),
+        ("dress", "a dress"),
+        ("umbrella", "an umbrella"),
+        ("bread", "bread"),
+    ],
+)
+def test_articles(words, said):
+    assert grammar.with_article(words) == said
+
+
+def test_unknown_names_say_what_to_do(assets, tmp_path):
+    with pytest.raises(AssetsError, match="did you mean 'dog'"):
+        assets.drawing("dgo", "flat")
+    with pytest.raises(AssetsError, match="pcs mini world build"):
+        open_assets(tmp_path / "none.zip")
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    with pytest.raises(AssetsError, match="no archive of the world"):
+        open_assets(tmp_path / "broken.zip")
+    with pytest.raises(AssetsError, match="meadow"):
+        backdrops.paint("medow", np.random.default_rng(0), 64, assets)
+    with pytest.raises(AssetsError, match="'unicorn'"):
+        open_cast(assets).find("unicorn")
