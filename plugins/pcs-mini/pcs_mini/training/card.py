@@ -1,0 +1,145 @@
+"""The model card of a trained folder, made from the folder itself and from its run's journal."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from pcs_mini.training.journal import read_journal
+
+_PARTS = {
+    "text_encoder": "CLIPTextModel",
+    "vae": "AutoencoderKL",
+    "unet": "UNet2DConditionModel",
+}
+_TEMPLATE = """# {title}
+
+A text-to-image latent diffusion model of {pixels} x {pixels} pictures, in the diffusers layout. It
+exists so that personalisation can be seen and tested without a network, a GPU or a download.
+
+| part | class | parameters | facts |
+| --- | --- | --- | --- |
+{rows}
+
+The weights are exponential moving averages. Load them in fp32 on a CPU.
+
+{sections}
+## Training
+
+{training}
+
+## Licence
+
+{licence}
+"""
+
+
+def count_parameters(folder: Path) -> int:
+    """Elements of all tensors in a part's safetensors files; buffers count too."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as file:
+            total += sum(prod(file.get_slice(key).get_shape()) for key in file.keys())
+    return total
+
+
+def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / name).read_text(encoding="utf-8"))
+    return data
+
+
+def _facts(part: str, config: Mapping[str, Any], pixels: int, latent: int) -> str:
+    if part == "text_encoder":
+        return (
+            f"width {config['hidden_size']}, {config['num_hidden_layers']} layers, "
+            "trained with the UNet"
+        )
+    widths = "/".join(str(width) for width in config["block_out_channels"])
+    if part == "vae":
+        shape = f"{latent}x{latent}x{config['latent_channels']}"
+        return (
+            f"{pixels} px to {shape} with {widths} channels; each latent channel has mean 0 and "
+            f"variance 1, `scaling_factor` {config['scaling_factor']:g}"
+        )
+    return f"{widths} channels at {latent}, {latent // 2} and {latent // 4}, cross attention"
+
+
+def _rows(folder: Path) -> tuple[list[str], int]:
+    unet, vae = _config(folder / "unet"), _config(folder / "vae")
+    latent = unet["sample_size"]
+    pixels = latent * 2 ** (len(vae["block_out_channels"]) - 1)
+    words = _config(folder / "tokenizer", "tokenizer_config.json")
+    pieces = _config(folder / "text_encoder")["vocab_size"]
+    rows = [
+        f"| tokenizer | `CLIPTokenizer` | | {pieces} pieces, {words['model_max_length']} tokens; "
+        "words of the world are whole, all others split |"
+    ]
+    for part, kind in _PARTS.items():
+        size = count_parameters(folder / part) / 1e6
+        facts = _facts(part, _config(folder / part), pixels, latent)
+        rows.append(f"| {part} | `{kind}` | {size:.2f} M | {facts} |")
+    plan = _config(folder / "scheduler", "scheduler_config.json")
+    rows.append(
+        f"| scheduler | `{plan['_class_name']}` | | {plan['num_train_timesteps']} steps, "
+        f"{plan['beta_schedule']} {plan['beta_start']:g} to {plan['beta_end']:g}, "
+        f"{plan['prediction_type']}, {plan['timestep_spacing']} spacing |"
+    )
+    return rows, pixels
+
+
+def _training(runs: Sequence[Path]) -> list[str]:
+    lines: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        for line in read_journal(run):
+            lines.setdefault(line["stage"], []).append(line)
+    told = []
+    for stage, entries in lines.items():
+        last = entries[-1]
+        text = f"- **{stage}**: {last['images']:,} pictures in {last['step']:,} steps"
+        if scenes := next((e["scenes"] for e in reversed(entries) if "scenes" in e), None):
+            text += f", of {scenes:,} scenes"
+        if "psnr" in last:
+            text += f"; round trip of pictures held back {last['psnr']:.1f} dB"
+        if "loss" in last:
+            text += f"; last loss {last['loss']:.4f}"
+        told.append(text + ".")
+    return told
+
+
+def model_card(
+    folder: Path,
+    runs: Sequence[Path] = (),
+    *,
+    title: str = "pcs-mini, version 1",
+    sections: Mapping[str, str] | None = None,
+    licence: str = "Apache-2.0. What the training data was drawn from stands in `LICENSES.md`.",
+) -> str:
+    """The card as Markdown. ``runs`` are folders with a journal; ``sections`` are heading -> text.
+
+    :raises FileNotFoundError: if `folder` is no diffusers folder of the five parts.
+    """
+    rows, pixels = _rows(folder)
+    told = "".join(f"## {name}\n\n{text}\n\n" for name, text in (sections or {}).items())
+    training = "\n".join(_training(runs)) or "No journal was given."
+    text = _TEMPLATE.format(
+        title=title,
+        pixels=pixels,
+        rows="\n".join(rows),
+        sections=told,
+        training=training,
+        licence=licence,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def write_card(folder: Path, runs: Sequence[Path] = (), **facts: Any) -> Path:
+    """Write ``model_card.md`` into `folder`; takes what :func:`model_card` takes."""
+    path = folder / "model_card.md"
+    path.write_text(model_card(folder, runs, **facts), encoding="utf-8")
+    return path

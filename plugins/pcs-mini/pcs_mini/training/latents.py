@@ -1,0 +1,118 @@
+"""The latent cache: rendered scenes as a denoiser sees them, in numbered safetensors files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from pcs_core.errors import PcsError
+from pcs_mini.generate import tokenise
+
+_PATTERN = "latents-*.safetensors"
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Scenes of a cache."""
+
+    latents: Tensor
+    """``[n, 8, 16, 16]``, half precision, zero mean and unit variance per channel."""
+    masks: Tensor
+    """``[n, 1, 16, 16]``, half precision: share of each cell that is a subject."""
+    ids: Tensor
+    """``[n, length]``, int32."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@torch.no_grad()
+def encode_shard(
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    images: NDArray[np.uint8],
+    masks: NDArray[np.uint8],
+    captions: Sequence[str],
+    path: Path,
+) -> None:
+    """Encode pictures ``[n, s, s, 3]`` with their masks ``[n, s, s]`` (255 = subject) to `path`."""
+    encoded = []
+    for at in range(0, len(images), _BATCH):
+        x = torch.from_numpy(np.array(images[at : at + _BATCH])).permute(0, 3, 1, 2)
+        x = x.to(autoencoder.device).float() / 127.5 - 1
+        with torch.autocast(autoencoder.device.type, torch.bfloat16):
+            z = autoencoder.encode(x).latent_dist.mean
+        encoded.append((z.float() * autoencoder.config.scaling_factor).half().cpu())
+    latents = torch.cat(encoded).contiguous()
+    covered = torch.from_numpy(np.array(masks))[:, None].float() / 255
+    share = F.avg_pool2d(covered, covered.shape[-1] // latents.shape[-1]).half()
+    ids = tokenise(tokenizer, captions).to(torch.int32)
+    fresh = path.with_suffix(".tmp")
+    save_file({"latents": latents, "masks": share, "ids": ids}, fresh)
+    os.replace(fresh, path)
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    """Where shard `number` of the cache in `folder` lies."""
+    return folder / f"latents-{number:05}.safetensors"
+
+
+def load_latents(folder: Path) -> Latents:
+    """All shards of a folder, in the order of their numbers.
+
+    :raises PcsError: if the folder holds none.
+    """
+    paths = sorted(folder.glob(_PATTERN))
+    if not paths:
+        raise PcsError(f"{folder}: no {_PATTERN}; make them with `pcs mini train latents`")
+    shards = [load_file(path) for path in paths]
+    return Latents(*(torch.cat([shard[key] for shard in shards]) for key in _KEYS))
+
+
+_KEYS = ("latents", "masks", "ids")
+
+
+def word_looks(cache: Latents, vocabulary: int, width: int, seed: int = 0) -> Tensor:
+    """What the pictures named by each token have in common, ``[vocabulary, width]``.
+
+    A token's features are the mean latents of the subjects and of the places in its pictures,
+    against the mean of all, seen through a fixed random projection and scaled to unit variance.
+    Rows of tokens that no caption holds are zero; those of rare ones are shrunk. Text embeddings
+    that start here give words of things that look alike similar values from the first step on.
+    """
+    totals = torch.zeros(vocabulary, 0)
+    seen = torch.zeros(vocabulary)
+    for at in range(0, len(cache), 2048):
+        z = cache.latents[at : at + 2048].float()
+        mask = cache.masks[at : at + 2048].float()
+        features = torch.cat(
+            [F.adaptive_avg_pool2d(part, 4).flatten(1) for part in (z * mask, z * (1 - mask))], 1
+        )
+        if not totals.shape[1]:
+            totals = torch.zeros(vocabulary, features.shape[1])
+        held = torch.zeros(len(features), vocabulary)
+        held.scatter_(1, cache.ids[at : at + 2048].long(), 1.0)
+        totals += held.T @ features
+        seen += held.sum(0)
+    # Special tokens are in every caption, so their mean is that of all pictures.
+    overall = totals[seen.argmax()] / seen.max()
+    looks = totals / seen.clamp(min=1)[:, None] - overall
+    looks *= (seen / (seen + 8))[:, None] * (seen > 0)[:, None]
+    spread = looks.square().mean(0).sqrt().clamp(min=1e-6)
+    draws = torch.Generator().manual_seed(seed)
+    projected = (looks / spread) @ torch.randn(looks.shape[1], width, generator=draws)
+    length = projected.square().mean(1, keepdim=True).sqrt()
+    typical = length[seen > 0].median().clamp(min=1e-6)
+    return projected / torch.maximum(length, typical)

@@ -1,0 +1,263 @@
+"""Training of Mini v1 on a world of three things: repeatable, resumable, and told in a card."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import load_file
+
+from pcs_core.errors import PcsError
+from pcs_mini.architecture import (
+    build_autoencoder,
+    build_tokenizer,
+    build_unet,
+    inherit_outer_layers,
+    learn_merges,
+)
+from pcs_mini.generate import load_parts, pictures
+from pcs_mini.networks import build_vae
+from pcs_mini.training import autoencoder, diffusion
+from pcs_mini.training.card import write_card
+from pcs_mini.training.journal import Journal, contact_sheet, read_journal
+from pcs_mini.training.latents import encode_shard, load_latents, shard_path, word_looks
+from pcs_mini.training.loop import Settings
+
+THINGS = ("disc", "square", "cross")
+GROUNDS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
+WORDS = [*THINGS, *GROUNDS, "a", "photo", "of", "on"]
+
+
+def draw(i, size=128):
+    """Scene `i`: picture, mask and caption."""
+    thing, (ground, colour) = THINGS[i % 3], list(GROUNDS.items())[i // 3 % 2]
+    picture, mask = Image.new("RGB", (size, size), colour), Image.new("L", (size, size))
+    box = (30 + i % 5, 30, 90 + i % 5, 90)
+    for canvas, fill in ((picture, (240, 220, 60)), (mask, 255)):
+        pen = ImageDraw.Draw(canvas)
+        if thing == "cross":
+            pen.rectangle((box[0], 54, box[2], 66), fill)
+            pen.rectangle((box[0] + 24, 30, box[0] + 36, 90), fill)
+        else:
+            (pen.ellipse if thing == "disc" else pen.rectangle)(box, fill)
+    return np.asarray(picture), np.asarray(mask), f"a photo of a {thing} on {ground}"
+
+
+@pytest.fixture
+def world():
+    images, masks, captions = zip(*(draw(i) for i in range(24)), strict=True)
+    return np.stack(images), np.stack(masks), list(captions)
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    monkeypatch.setattr(autoencoder, "build_autoencoder", partial(build_autoencoder, (8, 8, 8, 8)))
+    monkeypatch.setattr(diffusion, "build_unet", partial(build_unet, (16, 16, 16)))
+
+
+@pytest.fixture
+def prepared(tmp_path, world, tiny):
+    """Folder of an untrained autoencoder, tokenizer, folder of the latents in two shards."""
+    torch.manual_seed(0)
+    network = build_autoencoder((8, 8, 8, 8)).eval()
+    network.save_pretrained(tmp_path / "autoencoder")
+    tokenizer = build_tokenizer(WORDS)
+    images, masks, captions = world
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for number, part in enumerate((slice(0, 12), slice(12, None))):
+        path = shard_path(folder, number)
+        encode_shard(network, tokenizer, images[part], masks[part], captions[part], path)
+    return tmp_path / "autoencoder", tokenizer, folder
+
+
+def settings(out, images, **more):
+    plain = {"batch": 4, "warmup": 3, "decay_share": 1e-9, "device": "cpu", "save_every": 2}
+    return Settings(out=out, images=images, **{**plain, **more})
+
+
+def equal_files(a, b):
+    one, two = load_file(a), load_file(b)
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.equal(value, two[key]), key
+
+
+def silent(line):
+    pass
+
+
+def test_diffusion_is_the_same_twice_and_when_resumed(tmp_path, prepared):
+    diffusion.train(settings(tmp_path / "a", 32), *prepared, silent)
+    torch.manual_seed(99)
+    diffusion.train(settings(tmp_path / "b", 32), *prepared, silent)
+    diffusion.train(settings(tmp_path / "c", 16), *prepared, silent)
+    torch.manual_seed(7)
+    lines = []
+    diffusion.train(settings(tmp_path / "c", 32, resume=True), *prepared, lines.append)
+    assert "resumed after step 4" in " ".join(lines)
+    for other in "bc":
+        equal_files(
+            tmp_path / "a" / "diffusion.safetensors", tmp_path / other / "diffusion.safetensors"
+        )
+    other = settings(tmp_path / "d", 32, seed=1)
+    diffusion.train(other, *prepared, silent)
+    a = load_file(tmp_path / "a" / "diffusion.safetensors")
+    d = load_file(tmp_path / "d" / "diffusion.safetensors")
+    assert not torch.equal(a["live:unet:conv_in.weight"], d["live:unet:conv_in.weight"])
+
+
+def test_a_run_leaves_a_folder_that_draws(tmp_path, prepared, monkeypatch):
+    monkeypatch.setattr(diffusion, "EVERY", 2)
+    watch = diffusion.Watch(("a disc", "a cross on red"), columns=2, steps=2)
+    out = tmp_path / "run"
+    folder = diffusion.train(settings(out, 16), *prepared, silent, watch)
+    drawn = pictures(load_parts(folder), ["a disc"], steps=2)
+    assert drawn.shape == (1, 3, 128, 128)
+    assert Image.open(out / "samples-000004.png").size == (256, 128)
+    card = write_card(folder, [out], sections={"Knows": "Three things."}).read_text()
+    assert "128 x 128" in card
+    assert "16x16x8" in card
+    assert "16 pictures in 4 steps, of 24 scenes" in card
+    assert "## Knows" in card
+
+
+def test_diffusion_starts_from_weights_alone(tmp_path, prepared):
+    model = diffusion.train(settings(tmp_path / "a", 8), *prepared, silent)
+    again = settings(tmp_path / "b", 8, init=model, lr=0.0, matrix_lr=0.0)
+    kept = diffusion.train(again, *prepared, silent)
+    name = "unet/diffusion_pytorch_model.safetensors"
+    equal_files(model / name, kept / name)
+
+
+def test_autoencoder_is_the_same_twice_and_when_resumed(tmp_path, world, tiny):
+    images = world[0]
+    autoencoder.train(settings(tmp_path / "a", 32), images, silent)
+    torch.manual_seed(99)
+    autoencoder.train(settings(tmp_path / "b", 32), images, silent)
+    autoencoder.train(settings(tmp_path / "c", 16), images, silent)
+    a = load_file(tmp_path / "a" / "autoencoder.safetensors")
+    b = load_file(tmp_path / "b" / "autoencoder.safetensors")
+    assert all(torch.equal(value, b[key]) for key, value in a.items())
+    # Whole pictures come at the end of the run as planned, so a resumed run needs the same plan.
+    plan = {"decay_share": 0.5}
+    whole = settings(tmp_path / "d", 32, save_every=4, **plan)
+    autoencoder.train(whole, images, silent)
+    part = settings(tmp_path / "e", 32, save_every=4, **plan)
+    stop_after(autoencoder, part, images, 4)
+    part.resume = True
+    autoencoder.train(part, images, silent)
+    equal_files(
+        tmp_path / "d" / "autoencoder.safetensors", tmp_path / "e" / "autoencoder.safetensors"
+    )
+
+
+def stop_after(stage, plan, images, step):
+    """Run the stage and interrupt it once its checkpoint of `step` lies there."""
+
+    class Stopped(Exception):
+        pass
+
+    def report(line):
+        if f"step {step}/" in line:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        stage.train(plan, images, report)
+
+
+def test_autoencoder_latents_are_standardised(tmp_path, world, tiny):
+    folder = autoencoder.train(settings(tmp_path / "a", 16), world[0], silent)
+    network = autoencoder.AutoencoderKL.from_pretrained(folder).eval()
+    x = torch.from_numpy(world[0][:21]).permute(0, 3, 1, 2).float() / 127.5 - 1
+    with torch.no_grad():
+        z = network.encode(x).latent_dist.mean
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(8), atol=1e-2, rtol=0)
+    torch.testing.assert_close(z.std((0, 2, 3)), torch.ones(8), atol=1e-2, rtol=0)
+    assert network.config.scaling_factor == 1.0
+
+
+def test_decoder_alone_leaves_the_latents(tmp_path, world, tiny):
+    first = autoencoder.train(settings(tmp_path / "a", 16), world[0], silent)
+    alone = settings(tmp_path / "b", 16, init=first, decoder_only=True)
+    second = autoencoder.train(alone, world[0], silent)
+    name = "diffusion_pytorch_model.safetensors"
+    one, two = load_file(first / name), load_file(second / name)
+    moved = {key for key in one if not torch.equal(one[key], two[key])}
+    assert moved
+    assert all(key.startswith("decoder.") for key in moved)
+
+
+def test_outer_layers_come_from_the_smaller_network():
+    torch.manual_seed(0)
+    small, large = build_vae().state_dict(), build_autoencoder()
+    assert inherit_outer_layers(large, small) > 50
+    state = large.state_dict()
+    for mine, theirs in (
+        ("encoder.down_blocks.1.resnets.0.conv1.weight",) * 2,
+        (
+            "decoder.up_blocks.3.resnets.0.conv1.weight",
+            "decoder.up_blocks.2.resnets.0.conv1.weight",
+        ),
+    ):
+        assert torch.equal(state[mine], small[theirs])
+
+
+def test_words_that_look_alike_start_alike(prepared):
+    _, tokenizer, folder = prepared
+    cache = load_latents(folder)
+    assert len(cache) == 24
+    looks = word_looks(cache, len(tokenizer), 64)
+    unit = torch.nn.functional.normalize(looks, dim=1)
+    ids = {word: tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in WORDS}
+    likeness = unit @ unit.T
+    assert likeness[ids["disc"], ids["square"]] > likeness[ids["red"], ids["blue"]]
+    assert likeness[ids["red"], ids["blue"]] < -0.5
+    assert not looks[tokenizer.convert_tokens_to_ids("x</w>")].any()
+
+
+def test_every_scene_comes_once_an_epoch():
+    order = torch.cat([diffusion._chosen(at, 4, 10, 3) for at in range(0, 40, 4)])
+    for epoch in order.split(10):
+        assert sorted(epoch.tolist()) == list(range(10))
+    assert order[:10].tolist() != order[10:20].tolist()
+
+
+def test_timesteps_cover_the_schedule():
+    t = diffusion.timesteps(4000, 1000, torch.Generator().manual_seed(0))
+    assert int(t.min()) < 10
+    assert int(t.max()) > 989
+    middle = ((t > 200) & (t < 600)).float().mean()
+    assert 0.45 < middle < 0.6
+
+
+def test_no_latents_is_said(tmp_path):
+    with pytest.raises(PcsError, match="pcs mini train latents"):
+        load_latents(tmp_path)
+
+
+def test_merges_are_those_of_counting_anew():
+    words = ["dog", "dodo", "hotdog", "good", "go", "oddly"]
+    tokenizer = build_tokenizer(words)
+    for word in words:
+        assert tokenizer.tokenize(word) == [f"{word}</w>"]
+    assert learn_merges(words)[0] == ("d", "o")
+    assert len(tokenizer.tokenize("zebra")) > 1
+
+
+def test_journal_keeps_what_was_written_last(tmp_path):
+    journal = Journal(tmp_path, "diffusion")
+    journal.note(1, 4, loss=2.0)
+    journal.note(2, 8, loss=1.0)
+    journal.note(1, 4, loss=3.0)
+    Journal(tmp_path, "other", active=False).note(1, 4)
+    lines = read_journal(tmp_path)
+    assert [(line["step"], line["loss"]) for line in lines] == [(2, 1.0), (1, 3.0)]
+    assert read_journal(tmp_path / "none") == []
+
+
+def test_contact_sheet_fills_rows():
+    sheet = contact_sheet(torch.zeros(3, 3, 8, 8), 2)
+    assert sheet.size == (16, 16)
+    assert sheet.getpixel((12, 12)) == (255, 255, 255)
