@@ -76,9 +76,13 @@ def merge_fusions(results: Named) -> Fusion:
 
     lists: dict[str, list[Any]] = {
         k: []
-        for k in ("words tokens attention weights layers pixels swaps injections guidance".split())
+        for k in (
+            "words tokens attention weights layers pixels swaps injections streams branches heads "
+            "rows records guidance".split()
+        )
     }
-    maps: dict[str, dict[str, Any]] = {"streams": {}, "heads": {}}
+    maps: dict[str, dict[str, Any]] = {"strengths": {}}
+    named: dict[tuple[str, str], str] = {}
     single: dict[str, Any] = {"source": None, "noise_law": None}
     origin: dict[str, str] = {}
     speakers: list[tuple[str, Word]] = []
@@ -90,6 +94,12 @@ def merge_fusions(results: Named) -> Fusion:
         unread += [(name, field) for field in _unread(fusion)]
         for edit in fusion.edits():
             edit.owner = name
+        for key, entries in _names(fusion):
+            for entry in entries:
+                if (other := named.setdefault((key, entry), name)) != name:
+                    raise ConflictError(
+                        f"the {key} {entry!r} is claimed by both {other!r} and {name!r}"
+                    )
         for key, table in maps.items():
             for entry, value in getattr(fusion, key).items():
                 if entry in table:
@@ -111,19 +121,19 @@ def merge_fusions(results: Named) -> Fusion:
     return merged
 
 
+def _names(fusion: Fusion) -> Iterable[tuple[str, list[str]]]:
+    """Yield what must have one owner in a run, by kind."""
+    yield "stream", [e.name for e in fusion.streams]
+    yield "control branch", [e.name for e in fusion.branches]
+    yield "head", [e.name for e in fusion.heads]
+    yield "row", [r.role for r in fusion.rows]
+
+
 def _unread(fusion: Fusion) -> Iterable[str]:
     """Yield what ``fusion`` sets although nothing reads it so far."""
-    for key in ("streams", "heads"):
-        if getattr(fusion, key):
-            yield f"Fusion.{key}"
-    for key in ("source", "noise_law"):
-        if getattr(fusion, key) is not None:
-            yield f"Fusion.{key}"
     for term in fusion.guidance:
         if term.mask is not None:
             yield "GuidanceTerm.mask"
-        if term.plus.drop or term.minus.drop:
-            yield "Branch.drop"
 
 
 def _refuse(use: str, seam: str) -> None:
@@ -200,7 +210,7 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
                     f"the token {token!r} is both replaced by plain text by {replaced[token]!r} and "
                     f"learned by {edit.owner!r}: use one of the two"
                 )
-            if edit.stage() != "vocabulary":  # edits of the encoder's output chain
+            if edit.stage() == "output":  # edits of the encoder's output chain
                 continue
             if owners.setdefault(token, edit.owner) != edit.owner:
                 raise ConflictError(

@@ -42,8 +42,6 @@ class Technique:
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
-    records
-        Attention kinds or site globs whose maps it reads from ``step.tape``.
     """
 
     id: ClassVar[str] = ""
@@ -51,7 +49,6 @@ class Technique:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
-    records: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,9 +151,7 @@ def _guard(cls: type) -> None:
             )
 
 
-_CLASS_ATTRIBUTES = frozenset(
-    {"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "records"}
-)
+_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments"})
 
 
 def _is_classvar(annotation: Any) -> bool:

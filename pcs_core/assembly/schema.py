@@ -55,6 +55,9 @@ class PhaseTable(Table):
     warmup: Annotated[int, Field(ge=0)] = 0
     clip: Amount = 0.0
     accumulate: Count = 1
+    edits: Words = ("*",)
+    snapshot: str = ""
+    restore: str = ""
 
     @field_validator("batch", mode="before")
     @classmethod

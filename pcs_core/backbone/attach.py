@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -134,11 +136,14 @@ class Attachment:
         by_site: dict[str, list[Any]] = {}
         for attn in fusion.attention:
             by_site.setdefault(attn.site.name, []).append(attn)
-        chains = {
-            site.name: AttentionChain(site, by_site.get(site.name, ()), context)
-            for site in backbone.sites
-            if site.part == "denoiser" and site.kind in SHORTHANDS["attention"]
-        }
+        counted: dict[str, int] = {}
+        chains = {}
+        for site in backbone.sites:
+            if site.part == "denoiser" and site.kind in SHORTHANDS["attention"]:
+                index = counted[site.kind] = counted.get(site.kind, -1) + 1
+                edits_here = by_site.get(site.name, ())
+                chains[site.name] = AttentionChain(site, edits_here, context, index)
+        self.layers = counted.get("cross", -1) + 1
         self._undo.append(backbone.bind_attention(chains))
         if fusion.tokens:
             table = backbone.embedding
@@ -172,32 +177,110 @@ class Attachment:
         prompts: TokenisedPrompts,
         subject: Tensor | None = None,
         *,
+        time: Tensor | None = None,
+        streams: Mapping[str, Tensor] | None = None,
         model: str = "self",
         edits: str = "*",
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return text [b l d] and pooled [b d] of tokenised prompts, rows of ``subject`` [b].
+        progress: float = 0.0,
+    ) -> Conditioning:
+        """Return the conditioning of tokenised prompts, rows of ``subject`` [b] at level ``time`` [b].
 
-        ``model`` and ``edits`` as in :meth:`evaluate`.
+        ``streams`` as in :meth:`streams`; ``model``, ``edits`` and ``progress`` as in
+        :meth:`evaluate`. With an edit of stage "layer" the text is encoded once per
+        cross-attention site, in one batch per site.
         """
         device = self.backbone.device
-        ids = prompts.ids.to(device)
-        spans = {k: v.to(device) for k, v in prompts.spans.items()}
+        prompts = prompts.to(device)
         subject = None if subject is None else subject.to(device)
+        cond = Conditioning(
+            text=prompts.ids,
+            subject=subject,
+            spans=prompts.spans,
+            time=time,
+            streams=dict(streams or {}),
+        )
         state = {
-            "spans": spans,
+            "spans": prompts.spans,
             "subject": subject,
             # layers of the text encoder need the rows' subjects; the text itself is not there yet
-            "cond": Conditioning(text=ids, subject=subject),
+            "cond": cond,
             "off": self._is_base(model),
             "edits": edits,
+            "progress": progress,
         }
         with self._under(state):
-            text, pooled = self.backbone.encode_ids(ids)
-            if not self.context.off:
-                for i, edit in enumerate(self.fusion.tokens):
-                    if edit.stage() == "output" and self.context.acts(edit):
-                        text = edit.output(text, spans[str(i)], subject)
-        return text, pooled
+            acting = [
+                (str(i), e)
+                for i, e in enumerate(self.fusion.tokens)
+                if not self.context.off and self.context.acts(e)
+            ]
+            layers = self.layers if any(e.stage() == "layer" for _, e in acting) else 1
+            texts: list[Tensor] = []
+            pooled: Tensor | None = None
+            for layer in range(layers):
+                self.context.layer, self.context.layers = layer, layers
+                text, pooled = self.backbone.encode_ids(prompts.ids)
+                for key, edit in acting:
+                    if edit.stage() == "output":
+                        text = edit.output(text, prompts.spans[key], cond)
+                texts.append(text)
+            self.context.layer, self.context.layers = 0, 1
+        layered = torch.stack(texts, dim=1) if layers > 1 else None
+        return cond.with_(text=texts[-1], layered=layered, pooled=pooled)
+
+    @contextmanager
+    def under(self, **state: Any) -> Iterator[None]:
+        """Put parts of the context in force (``edits``, ``progress``), for the duration."""
+        with self._under(state):
+            yield
+
+    def read_features(self, features: Mapping[str, Tensor], subject: Tensor) -> dict[str, Tensor]:
+        """Return what the streams read, a row per entry of ``subject`` [b], from stacks [S ...]."""
+        wanted = {name for edit in self.fusion.streams for name in edit.reads}
+        device = self.backbone.device
+        found = {}
+        for name in wanted:
+            stacked = features[name].to(device)
+            one = stacked.shape[0] == 1
+            found[name] = (
+                stacked.expand(len(subject), *stacked.shape[1:]) if one else stacked[subject]
+            )
+        return found
+
+    def streams(
+        self, features: Mapping[str, Tensor], drop: Sequence[str] = ()
+    ) -> dict[str, Tensor]:
+        """Return the streams [b n d] by name, inside autograd, from features with a row each.
+
+        A stream whose name matches a glob in ``drop`` reads zeros.
+        """
+        found = {}
+        for edit in self.fusion.streams:
+            if self.context.off or not self.context.acts(edit):
+                continue
+            read = [features[name] for name in edit.reads]
+            if any(fnmatchcase(edit.name, glob) for glob in drop):
+                read = [torch.zeros_like(t) for t in read]
+            found[edit.name] = edit.stream(*read)
+        return found
+
+    def acting_on_text(self, edits: str, progress: float) -> tuple[bool, ...]:
+        """Return which edits of the text act: where this changes, the text must be encoded again."""
+        with self.under(edits=edits, progress=progress):
+            return tuple(self.context.acts(e) for e in (*self.fusion.tokens, *self.fusion.streams))
+
+    def strengths(self, rows: int, given: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+        """Return the strengths [rows] by name, those ``given`` in place of the fusion's own."""
+        values = {**self.fusion.strengths, **(given or {})}
+        return {
+            k: torch.full((rows,), float(v), device=self.backbone.device) for k, v in values.items()
+        }
+
+    def latents(self, images: Tensor, index: Sequence[int], edits: str = "*") -> Tensor:
+        """Return mean latents of images [n 3 h w] with the pixel edits before the VAE in force."""
+        with self.under(edits=edits):
+            rows = torch.tensor(list(index), device=images.device)
+            return self.backbone.moments(self.pixels(images, "input", rows))[0]
 
     def evaluate(
         self,
@@ -225,10 +308,25 @@ class Attachment:
             "subject": cond.subject,
         }
         with self._under(state):
-            output = self.backbone.denoise(latents, level.time, cond)
+            output = self.backbone.denoise(
+                latents, level.time, cond, **self._control(latents, level, cond)
+            )
             tape = self.context.tape
         x0 = self.backbone.process.denoised(output, latents, level)
         return Evaluation(x0=x0, output=output, tape=tape)
+
+    def _control(self, latents: Tensor, level: Level, cond: Conditioning) -> dict[str, Any]:
+        """Return the sum of the residuals of all control branches that act."""
+        total: tuple[list[Tensor], Tensor] | None = None
+        for edit in self.fusion.branches:
+            if self.context.off or not self.context.acts(edit):
+                continue
+            down, middle = edit.residuals(latents, level.time, cond)
+            if total is None:
+                total = (list(down), middle)
+            else:
+                total = ([a + b for a, b in zip(total[0], down, strict=True)], total[1] + middle)
+        return {} if total is None else {"residuals": total}
 
     def _is_base(self, model: str) -> bool:
         if model not in ("self", "base"):
@@ -252,9 +350,18 @@ class Attachment:
         self.backbone.checkpointing(function)
         self._undo.append(lambda: self.backbone.checkpointing(None))
 
-    def pixels(self, images: Tensor, stage: str) -> Tensor:
-        """Apply the pixel edits of ``stage`` ("input" or "decoded") to images [n 3 h w]."""
+    def pixels(self, images: Tensor, stage: str, index: Tensor | None = None) -> Tensor:
+        """Apply the pixel edits of ``stage`` ("input" or "decoded") to images [n 3 h w].
+
+        ``index`` [n] is the reference each picture is (-1: none); stage "input" needs it.
+        """
         for edit in self.fusion.pixels:
             if edit.stage() == stage and self.context.acts(edit):
-                images = getattr(edit, stage)(images)
+                more = () if index is None else (index,)
+                images = getattr(edit, stage)(images, *more)
         return images
+
+    @property
+    def encodes_each_step(self) -> bool:
+        """True when a pixel edit stands before the VAE: latents of examples are no constants."""
+        return any(edit.stage() == "input" for edit in self.fusion.pixels)

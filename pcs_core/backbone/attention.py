@@ -22,13 +22,23 @@ if TYPE_CHECKING:
 
 
 class AttentionChain:
-    """Edits of one site by stage, bound to a context."""
+    """Edits of one site by stage, bound to a context. ``index`` counts the sites of its kind."""
 
-    def __init__(self, site: Site, edits: Sequence[AttnEdit], context: Context) -> None:
+    def __init__(
+        self, site: Site, edits: Sequence[AttnEdit], context: Context, index: int = 0
+    ) -> None:
         self.site, self.context = site, context
+        self.index = index
         self.stages: dict[str, list[AttnEdit]] = {stage: [] for stage in AttnEdit.STAGES}
         for edit in edits:
             self.stages[edit.stage()].append(edit)
+
+    def text(self, text: Tensor) -> Tensor:
+        """Return what a cross-attention site reads: its own layer's text where there is one."""
+        cond = self.context.cond
+        if cond is None or cond.layered is None or self.site.kind != "cross":
+            return text
+        return cond.layered[:, self.index].to(text)
 
     def run(self, state: AttnState) -> Tensor:
         """Return the attention output [b n hd] before the output projection."""

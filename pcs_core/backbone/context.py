@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Context:
     """What is in force during one call of the network.
 
-    ``off`` gives the base network; ``edits`` a glob over owners that act; ``record`` globs of
-    attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder and ``subject`` [b]
-    serve the text encoder.
+    ``off`` gives the base network; ``edits`` globs over owners that act, comma between; ``record`` globs of
+    attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder, ``subject`` [b] and
+    ``layer`` (of ``layers`` cross-attention sites) serve the text encoder.
     """
 
     cond: Conditioning | None = None
@@ -35,10 +35,14 @@ class Context:
     tape: dict[str, Tensor] = field(default_factory=dict)
     spans: Mapping[str, Tensor] = field(default_factory=dict)
     subject: Tensor | None = None
+    layer: int = 0
+    layers: int = 1
 
     def acts(self, edit: Edit) -> bool:
         """True when ``edit`` is in force now."""
-        if self.edits != "*" and not fnmatchcase(edit.owner, self.edits):
+        if self.edits != "*" and not any(
+            fnmatchcase(edit.owner, glob.strip()) for glob in self.edits.split(",")
+        ):
             return False
         if edit.mode != "both" and (edit.mode == "fit") != self.fitting:
             return False

@@ -48,6 +48,14 @@ class VariancePreserving:
         squared = self.alphas_cumprod.to(time.device)[time.long()]
         return Level(squared.sqrt(), (1 - squared).sqrt(), time)
 
+    def fraction(self, level: Level) -> Tensor:
+        """Return the noise level of each row [b] in [0, 1], 1 = pure noise."""
+        return level.time.float() / (self.times - 1)
+
+    def at(self, fraction: Tensor) -> Tensor:
+        """Return the training times of noise levels [b] in [0, 1]."""
+        return (fraction.clamp(0, 1) * (self.times - 1)).round().long()
+
     def draw_times(self, count: int, rng: Generator) -> Tensor:
         """Return ``count`` training times, uniform, on the generator's device."""
         return torch.randint(0, self.times, (count,), generator=rng, device=rng.device)

@@ -83,13 +83,26 @@ class Backbone(Protocol):
         """Return text [b l d] and pooled [b d] for ids [b l]."""
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and std [n c h w] of the latents of images [n 3 h w] in [0, 1], scaled."""
+        """Return mean and std [n c h w] of the latents of images [n 3 h w] in [0, 1], scaled.
+
+        In the caller's grad mode.
+        """
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [n 3 h w] in [0, 1]."""
 
-    def denoise(self, latents: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
-        """Return the network's native output [b c h w]. Pure."""
+    def denoise(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        cond: Conditioning,
+        *,
+        residuals: tuple[Sequence[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return the network's native output [b c h w]. Pure.
+
+        ``residuals`` are added to the down blocks' outputs (in order) and the middle block's.
+        """
 
     def sampler(self, scheduler: str, steps: int) -> Sampler:
         """Return a fresh sampler."""

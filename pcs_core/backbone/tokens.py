@@ -27,13 +27,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TokenisedPrompts:
-    """``ids`` [b l] and, by placeholder key, ``spans`` [b n] of positions, -1 where absent.
+    """``ids`` [b l] and, by name, ``spans`` [b n] of positions, -1 where absent.
 
-    A placeholder that stands k times in a prompt has k times its count of positions, in order.
+    Names as in ``Conditioning.spans``. A placeholder that stands k times in a prompt has k times its
+    count of positions, in order.
     """
 
     ids: Tensor
     spans: Mapping[str, Tensor]
+
+    def rows(self, rows: Sequence[int]) -> TokenisedPrompts:
+        """Return the prompts of the given rows."""
+        index = torch.as_tensor(list(rows))
+        return TokenisedPrompts(self.ids[index], {k: v[index] for k, v in self.spans.items()})
+
+    def to(self, device: torch.device) -> TokenisedPrompts:
+        """Return the same on ``device``."""
+        return TokenisedPrompts(
+            self.ids.to(device), {k: v.to(device) for k, v in self.spans.items()}
+        )
 
 
 def token_pattern(token: str) -> str:
@@ -48,8 +60,17 @@ def names_token(text: str, token: str) -> bool:
     return re.search(token_pattern(token), text) is not None
 
 
-def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
-    """Return ``prompt`` with plain-text placeholders replaced; a noun already there is not doubled."""
+_OPEN, _CLOSE = "\ue000", "\ue001"
+"""Put around what a placeholder became, so that its positions are known. No prompt holds them."""
+
+
+def substitute(
+    prompt: str, words: Sequence[Word], subject: int = 0, *, marked: bool = False
+) -> str:
+    """Return ``prompt`` with plain-text placeholders replaced; a noun already there is not doubled.
+
+    ``marked`` puts each replacement between private characters, its token first.
+    """
     mine = {w.token: w for w in words if w.subject is None or w.subject == subject}
     if not mine:
         return prompt
@@ -62,6 +83,8 @@ def substitute(prompt: str, words: Sequence[Word], subject: int = 0) -> str:
 
     def text(match: re.Match[str]) -> str:
         found = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
+        if marked:
+            return f"{_OPEN}{found}{_OPEN}{mine[found].text}{_CLOSE}"
         return mine[found].text
 
     return re.sub("|".join(patterns), text, prompt)
@@ -74,11 +97,14 @@ def tokenise(
     words: Sequence[Word] = (),
     tokens: Sequence[TokenEdit] = (),
     subjects: Sequence[int] | None = None,
+    concepts: Sequence[Sequence[str]] = (),
+    phrases: Sequence[str] = (),
 ) -> TokenisedPrompts:
-    """Turn prompts into ids of the tokenizer's length and spans of each token edit.
+    """Turn prompts into ids of the tokenizer's length and spans of placeholders.
 
-    Spans are keyed by the edit's position in ``tokens`` (``"0"``, ``"1"``...), because subjects of one
-    batch have placeholders of their own.
+    ``concepts`` are the placeholders of each subject's concepts, ``phrases`` further words to find.
+    Spans of token edits are keyed by the edit's position in ``tokens`` (``"0"``, ``"1"``...), because
+    subjects of one batch have placeholders of their own; ``concept.<k>`` and ``phrase.<k>`` likewise.
 
     Raises
     ------
@@ -86,33 +112,34 @@ def tokenise(
         A placeholder would be cut off because the prompt is too long.
     """
     rows: list[list[int]] = []
-    places: list[dict[int, list[int]]] = []
+    places: list[dict[str, list[int]]] = []
     room = tokenizer.length - 1
     for row, prompt in enumerate(prompts):
         subject = subjects[row] if subjects is not None else 0
-        ids, found = _read(substitute(prompt, words, subject), tokenizer, tokens, subject)
-        cut = any(p >= room for positions in found.values() for p in positions)
-        if len(ids) > room and not cut:  # a placeholder that is plain text may be cut off too
-            for word in words:
-                found_word = re.search(token_pattern(word.token), prompt)
-                if word.subject in (None, subject) and found_word:
-                    head = prompt[: found_word.end()]
-                    cut |= (
-                        len(_read(substitute(head, words, subject), tokenizer, tokens, subject)[0])
-                        > room
-                    )
-        if cut:
+        named = concepts[min(subject, len(concepts) - 1)] if concepts else ()
+        marked = substitute(prompt, words, subject, marked=True)
+        ids, found = _read(marked, tokenizer, tokens, subject, phrases)
+        for k, token in enumerate(named):
+            edits = [i for i, e in enumerate(tokens) if token in e.tokens]
+            learned = found[str(edits[0])] if edits else []
+            found[f"concept.{k}"] = learned or found.get(f"word.{token}", [])
+        placeholders = [p for key, at in found.items() if not key.startswith("phrase.") for p in at]
+        if len(ids) > room and any(p >= room for p in placeholders):
             raise InputError(
                 f"the prompt {prompt!r} is too long: its placeholder lies beyond the {room} tokens "
                 "the text encoder reads. Shorten the prompt"
             )
         ids = [*ids[:room], tokenizer.end]
         rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
-        places.append(found)
+        places.append({k: [p for p in at if p < room] for k, at in found.items()})
+    counts = {str(i): edit.count for i, edit in enumerate(tokens)}
+    counts |= {f"phrase.{k}": 1 for k in range(len(phrases))}
+    counts |= {f"concept.{k}": 1 for k in range(max(map(len, concepts), default=0))}
     spans: dict[str, list[list[int]]] = {}
-    for i, edit in enumerate(tokens):
-        width = max([edit.count, *(len(found[i]) for found in places)])
-        spans[str(i)] = [found[i] + [-1] * (width - len(found[i])) for found in places]
+    for key, count in counts.items():
+        width = max([count, *(len(found.get(key, [])) for found in places)])
+        own = [found.get(key, []) for found in places]
+        spans[key] = [at + [-1] * (width - len(at)) for at in own]
     return TokenisedPrompts(
         torch.tensor(rows, dtype=torch.long),
         {k: torch.tensor(v, dtype=torch.long) for k, v in spans.items()},
@@ -120,25 +147,51 @@ def tokenise(
 
 
 def _read(
-    text: str, tokenizer: Tokenizer, tokens: Sequence[TokenEdit], subject: int
-) -> tuple[list[int], dict[int, list[int]]]:
-    """Return the ids of ``text`` from the start token on, uncut, and each edit's positions."""
+    text: str,
+    tokenizer: Tokenizer,
+    tokens: Sequence[TokenEdit],
+    subject: int,
+    phrases: Sequence[str] = (),
+) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the ids of ``text`` from the start token on, uncut, and positions by name.
+
+    ``<i>`` those of token edit i, ``word.<token>`` those of a replaced placeholder, ``phrase.<k>``.
+    """
     edits: dict[str, list[int]] = {}
     for i, edit in enumerate(tokens):
         edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
     ids = [tokenizer.start]
-    found: dict[int, list[int]] = {i: [] for i in range(len(tokens))}
-    pattern = "|".join(token_pattern(t) for t in sorted(edits, key=len, reverse=True))
-    for place, piece in enumerate(re.split(f"({pattern})", text) if edits else [text]):
-        if place % 2:  # what the pattern matched
-            first = tokens[edits[piece][0]]
-            host = tokenizer.encode(first.hosts[min(subject, len(first.hosts) - 1)])[:1]
-            count = max(tokens[i].count for i in edits[piece])
-            for i in edits[piece]:
-                found[i] += range(len(ids), len(ids) + tokens[i].count)
-            ids += (host or [tokenizer.pad]) * count
-        elif piece.strip():
-            ids += tokenizer.encode(piece)
+    found: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
+    found |= {f"phrase.{k}": [] for k in range(len(phrases))}
+    wanted = [*edits, *(p for p in phrases if p not in edits)]
+    plain = "|".join(token_pattern(t) for t in sorted(wanted, key=len, reverse=True))
+    marks = f"{_OPEN}[^{_OPEN}]*{_OPEN}|{_CLOSE}"
+    inside: list[tuple[str, int]] = []
+    for place, piece in enumerate(re.split(f"({marks}|{plain})" if plain else f"({marks})", text)):
+        if not place % 2:
+            if piece.strip():
+                ids += tokenizer.encode(piece)
+        elif piece == _CLOSE:
+            token, first = inside.pop()
+            found.setdefault(f"word.{token}", []).extend(range(first, len(ids)))
+        elif piece.startswith(_OPEN):
+            inside.append((piece.strip(_OPEN), len(ids)))
+        else:  # a learned placeholder, or the words of a phrase
+            first = len(ids)
+            if piece in edits:
+                own = tokens[edits[piece][0]]
+                host = tokenizer.encode(own.hosts[min(subject, len(own.hosts) - 1)])[:1]
+                count = max(tokens[i].count for i in edits[piece])
+                for i in edits[piece]:
+                    found[str(i)] += range(first, first + tokens[i].count)
+                ids += (host or [tokenizer.pad]) * count
+            else:
+                ids += tokenizer.encode(piece)
+            for k, phrase in enumerate(phrases):
+                if phrase == piece:
+                    found[f"phrase.{k}"] += range(first, len(ids))
+    for k, phrase in enumerate(phrases):  # a phrase may be a placeholder that became plain text
+        found[f"phrase.{k}"] += found.get(f"word.{phrase}", [])
     return ids, found
 
 
@@ -149,7 +202,7 @@ class BoundEmbedding:
         self, module: torch.nn.Module, edits: Sequence[TokenEdit], context: Context
     ) -> None:
         self.module, self.context = module, context
-        self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() == "vocabulary"}
+        self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() != "output"}
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Return the rows [b l d] of ``ids``, the edits' rows at their spans."""
@@ -160,8 +213,13 @@ class BoundEmbedding:
             span = self.context.spans.get(key)
             if span is None or not self.context.acts(edit):
                 continue
-            rows = edit.vocabulary()
-            own = rows if rows.shape[0] == 1 else rows[self.context.subject]
+            if edit.stage() == "vocabulary":
+                rows = edit.vocabulary()
+            else:
+                time = None if self.context.cond is None else self.context.cond.time
+                rows = edit.layer(time, self.context.layers)[:, self.context.layer]
+            timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == ids.shape[0]
+            own = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
             own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice
             table = place_rows(table, span, own)
         return table

@@ -7,18 +7,22 @@ from pcs_core.data.conditioning import Conditioning, concatenate
 from pcs_core.data.edits import (
     AttnEdit,
     AttnState,
+    BranchEdit,
     Edit,
+    HeadEdit,
     InjectEdit,
     LayerEdit,
     PixelEdit,
     Site,
+    StreamEdit,
     SwapEdit,
     TokenEdit,
     WeightEdit,
     Word,
 )
 from pcs_core.data.features import Features, Transform
-from pcs_core.data.fusion import Branch, Fusion, GuidanceTerm, Stream
+from pcs_core.data.fusion import Branch, Canvas, Fusion, GuidanceTerm, NoiseLaw, Rendered, Row
+from pcs_core.data.layout import Box, Layout
 from pcs_core.data.masks import LOSS, MaskQuery, Masks
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
@@ -32,7 +36,10 @@ __all__ = [
     "AttnState",
     "BackboneCard",
     "Batch",
+    "Box",
     "Branch",
+    "BranchEdit",
+    "Canvas",
     "CheckReport",
     "CheckRow",
     "Concept",
@@ -44,22 +51,27 @@ __all__ = [
     "FitStep",
     "Fusion",
     "GuidanceTerm",
+    "HeadEdit",
     "InjectEdit",
     "LayerEdit",
+    "Layout",
     "Level",
     "Loss",
     "MaskQuery",
     "Masks",
+    "NoiseLaw",
     "Personalization",
     "Phase",
     "PixelEdit",
     "Prediction",
     "Recipe",
+    "Rendered",
+    "Row",
     "Run",
     "SampleSettings",
     "SampleStep",
     "Site",
-    "Stream",
+    "StreamEdit",
     "Subject",
     "SwapEdit",
     "TokenEdit",

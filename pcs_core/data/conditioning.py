@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 class Conditioning:
     """A pytree of tensors, a row per batch row.
 
-    ``text`` [b l d]; ``pooled`` [b d] or None; ``streams`` image tokens by name [b n d];
-    ``masks`` [b 1 h w] by name; ``residuals`` by name; ``spans`` token positions [b n] (-1: absent)
-    by placeholder; ``subject`` [b] long, the subject index of each row; ``progress`` [b] in [0, 1];
-    ``extra`` anything else a technique declares.
+    ``text`` [b l d]; ``layered`` [b sites l d] or None, the text of each cross-attention site in the
+    network's order (stands in for ``text`` there); ``pooled`` [b d] or None; ``streams`` image tokens
+    by name [b n d]; ``masks`` [b 1 h w] by name; ``spans`` token positions [b n] (-1: absent) by name:
+    ``concept.<k>`` where the k-th concept of the row's subject stands, ``phrase.<k>`` where the k-th
+    phrase of the layout stands, ``<i>`` the placeholder of token edit i; ``subject`` [b] long, the
+    subject index of each row; ``time`` [b] the noise level in [0, 1], 1 = pure noise; ``extra``
+    strengths by name [b], row indices ("row.<role>" [b]) and anything else a technique declares.
     """
 
     text: Tensor
+    layered: Tensor | None = None
     pooled: Tensor | None = None
     subject: Tensor | None = None
     streams: Mapping[str, Tensor] = field(default_factory=dict)
     masks: Mapping[str, Tensor] = field(default_factory=dict)
-    residuals: Mapping[str, Tensor] = field(default_factory=dict)
     spans: Mapping[str, Tensor] = field(default_factory=dict)
-    progress: Tensor | None = None
+    time: Tensor | None = None
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_(self, **changes: Any) -> Conditioning:
@@ -41,6 +44,10 @@ class Conditioning:
         """Return this conditioning with its rows repeated ``times`` times as a whole."""
         return pytree.tree_map(lambda t: t.repeat(times, *[1] * (t.dim() - 1)), self)
 
+    def rows_at(self, index: Tensor) -> Conditioning:
+        """Return the rows at ``index`` [n]."""
+        return pytree.tree_map(lambda t: t[index], self)
+
     @property
     def rows(self) -> int:
         """Number of batch rows."""
@@ -50,6 +57,8 @@ class Conditioning:
 def concatenate(parts: tuple[Conditioning, ...]) -> Conditioning:
     """Concatenate conditionings over batch rows; all must have the same tensors.
 
+    Spans are padded to one width.
+
     Raises
     ------
     ValueError
@@ -57,11 +66,19 @@ def concatenate(parts: tuple[Conditioning, ...]) -> Conditioning:
     """
     if len(parts) == 1:
         return parts[0]
+    widest = {
+        k: max(p.spans[k].shape[1] for p in parts if k in p.spans) for p in parts for k in p.spans
+    }
+    parts = tuple(p.with_(spans={k: _pad(v, widest[k]) for k, v in p.spans.items()}) for p in parts)
     leaves, specs = zip(*(pytree.tree_flatten(part) for part in parts), strict=True)
     if any(spec != specs[0] for spec in specs[1:]):
         raise ValueError("conditionings with different tensors cannot share a batch")
     joined = [torch.cat(row, dim=0) for row in zip(*leaves, strict=True)]
     return pytree.tree_unflatten(joined, specs[0])
+
+
+def _pad(span: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(span, (0, width - span.shape[1]), value=-1)
 
 
 def _flatten(cond: Conditioning) -> tuple[list[Any], tuple[str, ...]]:

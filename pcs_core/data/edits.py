@@ -208,7 +208,9 @@ class TokenEdit(Edit):
     number of positions a placeholder takes.
     """
 
-    STAGES = ("vocabulary", "output")
+    STAGES = ("vocabulary", "layer", "output")
+    timed: ClassVar[bool] = False
+    """True when what it says depends on the noise level: the text is then encoded in every step."""
 
     def __init__(
         self, tokens: Sequence[str], *, count: int, hosts: Sequence[str], **options: object
@@ -224,8 +226,20 @@ class TokenEdit(Edit):
         """Return the rows [S, count, d] that stand at the token's span."""
         raise NotImplementedError
 
-    def output(self, text: Tensor, span: Tensor, subject: Tensor | None) -> Tensor:
-        """Return the encoder's output [b l d], changed; ``span`` [b count] holds positions or -1."""
+    def layer(self, time: Tensor | None, layers: int) -> Tensor:
+        """Return the rows [S|b, layers, count, d], one set per cross-attention site of the denoiser.
+
+        ``time`` [b] is the noise level of each row in [0, 1], 1 = pure noise; None where there is
+        none (closed forms). With such an edit the text is encoded once per site.
+        """
+        raise NotImplementedError
+
+    def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
+        """Return the encoder's output [b l d], changed; ``span`` [b count] holds positions or -1.
+
+        ``cond`` holds the rows' ``subject``, ``time``, ``spans`` and ``streams``; its text is not
+        there yet.
+        """
         return text
 
 
@@ -234,13 +248,63 @@ class PixelEdit(Edit):
 
     STAGES = ("input", "decoded")
 
-    def input(self, images: Tensor) -> Tensor:
-        """Return the images the VAE encodes."""
+    def input(self, images: Tensor, index: Tensor) -> Tensor:
+        """Return the images the VAE encodes; ``index`` [b] the reference each one is, or -1.
+
+        A fit encodes them in every step then, inside autograd.
+        """
         return images
 
     def decoded(self, images: Tensor) -> Tensor:
         """Return the images the user gets."""
         return images
+
+
+class StreamEdit(Edit):
+    """Conditioning tokens computed once per batch, inside autograd, from features of `extract`.
+
+    ``reads`` names the features; ``name`` the stream (``cond.streams[name]``). A branch that drops
+    the stream gets what it says to features of zeros.
+    """
+
+    STAGES = ("stream",)
+
+    def __init__(self, name: str, reads: Sequence[str], **options: object) -> None:
+        super().__init__(name, **options)  # type: ignore[arg-type]
+        self.reads = tuple(reads)
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens [b n d] from one [b ...] tensor per name in ``reads``."""
+        raise NotImplementedError
+
+
+class BranchEdit(Edit):
+    """A control branch: a network beside the denoiser whose residuals are added to its blocks.
+
+    Residuals of all branches add up. ``name`` is the part its own sites carry (``branch:<name>``).
+    """
+
+    STAGES = ("residuals",)
+
+    def residuals(
+        self, latents: Tensor, time: Tensor, cond: Conditioning
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """Return residuals of the down blocks (in order) and of the middle block."""
+        raise NotImplementedError
+
+
+class HeadEdit(Edit):
+    """A module that trains but plugs into nothing: a discriminator, a canvas, a covariance.
+
+    Reached through the technique's own ``fuse`` closure or ``run.heads[name]``; stored with the
+    artifact.
+    """
+
+    STAGES = ("head",)
+
+    def stage(self) -> str:
+        """Return ``"head"``: there is nothing to override."""
+        return "head"
 
 
 class SwapEdit(Edit):

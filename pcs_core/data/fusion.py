@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Generator, Tensor
 
     from pcs_core.data.edits import (
         AttnEdit,
+        BranchEdit,
         Edit,
+        HeadEdit,
         InjectEdit,
         LayerEdit,
         PixelEdit,
+        StreamEdit,
         SwapEdit,
         TokenEdit,
         WeightEdit,
@@ -48,15 +51,51 @@ class GuidanceTerm:
     mask: str | None = None
 
 
+RowLatents = Literal["noise", "target", "trajectory"]
+
+
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Conditioning tokens computed once per batch inside autograd by ``module`` from ``reads``."""
+class Row:
+    """One more image in every branch of the sampling batch, beside the pictures asked for.
 
-    reads: tuple[str, ...]
-    module: nn.Module
+    ``latents``: "noise" (its own), "target" (the first picture's noise), or "trajectory" (an inverted
+    reference, at each step the stored latents of that level: the feature ``key`` [steps+1 c h w],
+    from picture's to pure noise). ``prompt`` is a text, or "{prompt}" for that of the first picture.
+    ``edits`` globs the uses that act on it. Edits find it in ``cond.extra["row.<role>"]``: for each
+    batch row the index [b] of this row in the same guidance branch. ``role`` "target" is taken.
+    """
+
+    role: str
+    latents: RowLatents = "noise"
+    key: str = ""
+    prompt: str = "{prompt}"
+    edits: str = "*"
+    returned: bool = False
 
 
-NoiseLaw = Callable[[Any, int, float], "tuple[Tensor, Tensor]"]
+class Canvas(Protocol):
+    """A source of pictures that has parameters: what a fit renders instead of drawing examples."""
+
+    @property
+    def captions(self) -> Sequence[str]:
+        """All captions it may give, with placeholders: they are tokenised once."""
+
+    def render(self, count: int, rng: Generator, progress: float) -> Rendered:
+        """Return ``count`` pictures with gradients to the canvas."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """Pictures [n 3 h w] in [0, 1] of a canvas, a caption each (with placeholders), and ``extra`` [n ...]."""
+
+    images: Tensor
+    captions: tuple[str, ...]
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+NoiseLaw = Callable[["Generator", "tuple[int, ...]", float], "tuple[Tensor | None, Tensor | None]"]
+"""``(rng, shape [b c h w], progress) -> (level, noise)``: noise level of each row [b] in [0, 1] (1 =
+pure noise) and its noise; None keeps the usual draw. Acts in fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +103,10 @@ class Fusion:
     """Result of `fuse`.
 
     Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are
-    placeholders that stand for plain text. ``streams``, ``heads``, ``source``, ``noise_law``,
-    ``GuidanceTerm.mask`` and ``Branch.drop`` are seams, refused so far.
+    placeholders that stand for plain text. ``strengths`` are named numbers that edits read as
+    ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
+    ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
+    :class:`Canvas`. ``GuidanceTerm.mask`` is a seam, refused so far.
     """
 
     words: tuple[Word, ...] = ()
@@ -76,17 +117,21 @@ class Fusion:
     pixels: tuple[PixelEdit, ...] = ()
     swaps: tuple[SwapEdit, ...] = ()
     injections: tuple[InjectEdit, ...] = ()
-    streams: Mapping[str, Stream] = field(default_factory=dict)
-    heads: Mapping[str, nn.Module] = field(default_factory=dict)
+    streams: tuple[StreamEdit, ...] = ()
+    branches: tuple[BranchEdit, ...] = ()
+    heads: tuple[HeadEdit, ...] = ()
+    rows: tuple[Row, ...] = ()
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    records: tuple[str, ...] = ()
     guidance: tuple[GuidanceTerm, ...] = ()
-    source: Any | None = None
+    source: Canvas | None = None
     noise_law: NoiseLaw | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def edits(self) -> tuple[Edit, ...]:
         """Return all edits in the order of the fields.
 
-        Tokens, attention, weights, layers, pixels, swaps, injections.
+        Tokens, attention, weights, layers, pixels, swaps, injections, streams, branches, heads.
         """
         return (
             *self.tokens,
@@ -96,4 +141,7 @@ class Fusion:
             *self.pixels,
             *self.swaps,
             *self.injections,
+            *self.streams,
+            *self.branches,
+            *self.heads,
         )

@@ -24,7 +24,10 @@ class Phase:
 
     ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
     ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
-    the terms that count. ``clip`` is the gradient norm per subject (0: off).
+    the terms that count. ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
+    whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
+    phase begins; ``restore`` brings those of that name back when it ends. Role "canvas" in ``batch``
+    renders the fusion's ``source``.
     """
 
     name: str
@@ -39,6 +42,9 @@ class Phase:
     warmup: int = 0
     clip: float = 0.0
     accumulate: int = 1
+    edits: tuple[str, ...] = ("*",)
+    snapshot: str = ""
+    restore: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
-    from pcs_core.data.edits import Site
+    from pcs_core.data.edits import HeadEdit, Site
     from pcs_core.data.features import Features
+    from pcs_core.data.layout import Layout
 
 
 class Run(Protocol):
@@ -31,6 +32,14 @@ class Run(Protocol):
     @property
     def seed(self) -> int:
         """The run's seed."""
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where things should stand in the pictures being drawn, if the user said so."""
+
+    @property
+    def heads(self) -> Mapping[str, HeadEdit]:
+        """The fusion's heads by name, from `fuse` on."""
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -58,6 +67,15 @@ class Run(Protocol):
         steps: int | None = None,
     ) -> Tensor:
         """Return pictures [n 3 h w] in [0, 1] drawn by the frozen base."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the mean latents [n c h w] of images [n 3 h w], in the caller's grad mode."""
+
+    def invert(self, image: Tensor, prompt: str, *, steps: int, scale: float = 1.0) -> Tensor:
+        """Return the DDIM trajectory [steps+1 c h w] of ``image`` [3 h w], from it to pure noise.
+
+        Under the frozen base and ``prompt``. DDIM inversion: arXiv:2010.02502, section 4.3.
+        """
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Return tensors kept in the work folder under ``name``, made once."""

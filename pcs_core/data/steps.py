@@ -60,7 +60,8 @@ class Batch:
     """Rows of one fit step. ``latents`` [b c h w]; ``subject`` [b] long; ``weight`` [b].
 
     ``roles``, ``captions`` and ``index`` (the reference it comes from, or -1) have one entry per
-    row.
+    row. ``features`` [b ...] what streams read, a row each; ``extra`` [b ...] what examples carry by
+    name ("subject_mask" [b 1 h w] at latent size, cameras, codes).
     """
 
     latents: Tensor
@@ -71,6 +72,8 @@ class Batch:
     index: tuple[int, ...] = ()
     masks: Mapping[str, Tensor] = field(default_factory=dict)
     subjects: int = 1
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, role: str) -> Tensor:
         """Return a [b] bool tensor, True where a row has ``role``."""

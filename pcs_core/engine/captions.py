@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from pcs_core.backbone import Attachment, TokenisedPrompts, tokenise
+from pcs_core.data import Conditioning, concatenate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,13 +19,12 @@ if TYPE_CHECKING:
 class CaptionTable:
     """All captions of a fit, tokenised once; encoded once too where nothing in the text trains.
 
-    ``text`` [m l d] and ``pooled`` [m d] are None when the text must be encoded in every step.
+    ``cond`` has a row per caption; None when the text must be encoded in every step.
     """
 
     captions: list[tuple[int, str]] = field(default_factory=list)
     tokens: TokenisedPrompts | None = None
-    text: Tensor | None = None
-    pooled: Tensor | None = None
+    cond: Conditioning | None = None
 
     def add(self, subject: int, caption: str) -> int:
         """Return the row of ``caption`` for ``subject``, added if new."""
@@ -33,8 +33,13 @@ class CaptionTable:
             self.captions.append(key)
         return self.captions.index(key)
 
-    def encode(self, net: Attachment, *, constant: bool) -> None:
-        """Tokenise all captions and, if ``constant``, encode them."""
+    def encode(
+        self, net: Attachment, *, constant: bool, concepts: Sequence[Sequence[str]] = ()
+    ) -> None:
+        """Tokenise all captions and, if ``constant``, encode them.
+
+        ``concepts`` are the placeholders of each subject's concepts.
+        """
         fusion = net.fusion
         subjects = [s for s, _ in self.captions]
         self.tokens = tokenise(
@@ -43,39 +48,46 @@ class CaptionTable:
             words=fusion.words,
             tokens=fusion.tokens,
             subjects=subjects,
+            concepts=concepts,
         )
-        self.text = self.pooled = None  # an earlier phase may have left what it could keep
+        self.cond = None  # an earlier phase may have left what it could keep
         if not constant:
             return
         index = torch.tensor(subjects, device=net.backbone.device)
         with torch.no_grad():
             parts = [
-                net.encode_text(self._rows(range(i, min(i + 64, len(subjects)))), index[i : i + 64])
+                net.encode_text(
+                    self.tokens.rows(range(i, min(i + 64, len(subjects)))), index[i : i + 64]
+                )
                 for i in range(0, len(subjects), 64)
             ]
-        self.text = torch.cat([t for t, _ in parts])
-        pooled = [p for _, p in parts if p is not None]
-        self.pooled = torch.cat(pooled) if pooled else None
-
-    def _rows(self, rows: Sequence[int]) -> TokenisedPrompts:
-        assert self.tokens is not None
-        index = torch.as_tensor(list(rows))
-        spans = {k: v[index] for k, v in self.tokens.spans.items()}
-        return TokenisedPrompts(self.tokens.ids[index], spans)
+        self.cond = concatenate(tuple(parts))
 
     def read(
-        self, net: Attachment, rows: Sequence[int], subject: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return text and pooled of the given rows, from the table or encoded now."""
-        if self.text is not None:
-            index = torch.as_tensor(list(rows), device=self.text.device)
-            return self.text[index], None if self.pooled is None else self.pooled[index]
-        return net.encode_text(self._rows(rows), subject)
+        self,
+        net: Attachment,
+        rows: Sequence[int],
+        subject: Tensor,
+        time: Tensor,
+        streams: Mapping[str, Tensor],
+        edits: str = "*",
+    ) -> Conditioning:
+        """Return the conditioning of the given rows, from the table or encoded now."""
+        if self.cond is None:
+            assert self.tokens is not None
+            cond = net.encode_text(
+                self.tokens.rows(rows), subject, time=time, streams=streams, edits=edits
+            )
+        else:
+            cond = self.cond.rows_at(torch.as_tensor(list(rows), device=subject.device))
+        return cond.with_(subject=subject, time=time, streams=dict(streams))
 
 
 def text_is_constant(net: Attachment, training: Sequence[str]) -> bool:
     """True when no parameter in ``training`` changes what the text encoder says."""
     fusion = net.fusion
+    if any(e.timed or (e.stage() == "output" and fusion.streams) for e in fusion.tokens):
+        return False  # says another thing in every step
     touching = {e.owner for e in fusion.tokens}
     touching |= {w.owner for w in fusion.weights if w.site.part == "text"}
     touching |= {w.owner for w in fusion.layers if w.site.part == "text"}

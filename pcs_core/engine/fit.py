@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.opening import check_subjects, open_backbone
 from pcs_core.engine.optimizers import make_optimizer, warm_up
-from pcs_core.engine.pools import Pool, encode_pools
+from pcs_core.engine.pools import CANVAS, Pool, encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -123,6 +123,7 @@ class Fitting:
     offset: int = 0
     groups: int = 1
     losses: dict[str, list[float]] = field(default_factory=dict)
+    snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     done: int = 0
 
     def run(self) -> list[Personalization]:
@@ -139,6 +140,7 @@ class Fitting:
         features, own = extract(self.run_, self.subjects)
         self.run_.features = features
         fusion = merge_fusions(self.run_.call("fuse", features=features))
+        self.run_.heads = {e.name: e for e in fusion.heads}
         check_stacked(fusion, len(self.subjects))
         phases = [p for _ in range(self.recipe.cycles) for p in self.recipe.phases]
         self.total = sum(p.steps for p in phases)
@@ -163,6 +165,9 @@ class Fitting:
             if self.total:
                 roles = sorted({r for p in phases for r, n in p.batch.items() if n})
                 self.pools, self.table = encode_pools(net, own, roles)
+                if fusion.source is not None:
+                    for caption in fusion.source.captions:
+                        self.table.add(0, caption)
             for number, phase in enumerate(phases):
                 if phase.steps:
                     self._phase(number, phase, fusion)
@@ -187,17 +192,24 @@ class Fitting:
             self.done += phase.steps
             return
         self.done += start
-        self.table.encode(self.net, constant=text_is_constant(self.net, list(params)))
+        self.table.encode(
+            self.net,
+            constant=text_is_constant(self.net, list(params)),
+            concepts=[[c.token for c in s.concepts] for s in self.subjects],
+        )
+        if phase.snapshot:
+            self.snapshots[phase.snapshot] = {
+                n: p.detach().clone() for n, p in everything.items() if n in params
+            }
         stacked_names = {
             f"{e.owner}/{e.key(0)}/{k}" for e in fusion.edits() if e.stacked for k in e.owned()
         }
         norms = [(p, n in stacked_names) for n, p in params.items()]
-        records = tuple(r for u in self.recipe.uses for r in u.technique.records)
         optimizer.zero_grad(set_to_none=True)
         for index in range(start, phase.steps):
             warm_up(optimizer, index, phase.warmup)
             for _ in range(phase.accumulate):
-                step = self._step(phase, index, records)
+                step = self._step(phase, index)
                 losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
                 if not losses:
                     raise RecipeError(
@@ -226,6 +238,19 @@ class Fitting:
                 losses=self.losses,
                 last=index + 1 == phase.steps,
             )
+        if phase.restore:
+            self._restore(phase, everything)
+
+    @torch.no_grad()
+    def _restore(self, phase: Phase, everything: Mapping[str, torch.nn.Parameter]) -> None:
+        kept = self.snapshots.get(phase.restore)
+        if kept is None:
+            raise RecipeError(
+                f"phase {phase.name!r} restores {phase.restore!r}, but no phase before it took a "
+                f"snapshot of that name ({', '.join(self.snapshots) or 'there is none'})"
+            )
+        for name, value in kept.items():
+            everything[name].copy_(value)
 
     def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
         self.losses = {name: value.detach().tolist() for name, value in terms.items()}
@@ -242,21 +267,35 @@ class Fitting:
         for function in self.watch:
             function(progress)
 
-    def _step(self, phase: Phase, index: int, records: Sequence[str]) -> FitStep:
+    def _step(self, phase: Phase, index: int) -> FitStep:
         net, process = self.net, self.backbone.process
-        batch, texts, noise, times = draw_batch(
-            self.pools, self.table, phase.batch, self.rngs, process
-        )
         device = self.backbone.device
-        noise, times = noise.to(device), times.to(device)
-        text, pooled = self.table.read(net, texts, batch.subject)
         progress = index / phase.steps
-        cond = Conditioning(text=text, pooled=pooled, subject=batch.subject)
+        edits = ",".join(phase.edits)
+        if CANVAS in phase.batch:
+            with net.under(edits=edits):
+                drawn = render_batch(net, self.table, phase, self.rngs, progress)
+        else:
+            drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process)
+        batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
+        noise, times = self._noise_law(noise, times, progress)
+        if drawn.images is not None:
+            # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
+            latents = net.latents(drawn.images, drawn.batch.index, edits)
+            batch = replace(batch, latents=latents)
         level = process.level(times)
+        fraction = process.fraction(level)
+        features = net.read_features(self.run_.features.tensors, batch.subject)
+        with net.under(edits=edits):
+            streams = net.streams(features)
+        cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
+        strengths = net.strengths(len(batch.roles))
+        cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
+        batch = replace(batch, features=features)
         noisy = process.corrupt(batch.latents, noise, level)
 
         def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
-            return net.evaluate(x, at, given, **options)
+            return net.evaluate(x, at, given, **{"edits": edits, **options})
 
         return FitStep(
             index=index,
@@ -266,13 +305,28 @@ class Fitting:
             noise=noise,
             noisy=noisy,
             cond=cond,
-            forward=lambda: net.evaluate(noisy, level, cond, record=records),
+            forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
             compute_target=lambda: process.target(batch.latents, noise, level),
             evaluate=evaluate,
             stop=_no_stop,
             read_masks=self._masks,
             progress=progress,
         )
+
+    def _noise_law(self, noise: Tensor, times: Tensor, progress: float) -> tuple[Tensor, Tensor]:
+        """Return noise and times as the fusion's law wants them, each subject's from its own generator."""
+        law = self.net.fusion.noise_law
+        if law is None:
+            return noise, times
+        each = len(noise) // len(self.rngs)
+        levels, noises = [], []
+        for i, rng in enumerate(self.rngs):
+            rows = slice(i * each, (i + 1) * each)
+            wanted, own = law(rng, tuple(noise[rows].shape), progress)
+            process = self.backbone.process
+            levels.append(times[rows] if wanted is None else process.at(wanted).to(times))
+            noises.append(noise[rows] if own is None else own.to(noise))
+        return torch.cat(noises), torch.cat(levels)
 
     def _masks(self, step: FitStep) -> Masks:
         results = self.run_.call_at(
@@ -342,23 +396,36 @@ def check_stacked(fusion: Fusion, subjects: int) -> None:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Rows of one step: the batch, each row's caption in the table, noise and times (on the CPU).
+
+    ``images`` [b 3 h w] only where they must be encoded in this step.
+    """
+
+    batch: Batch
+    texts: list[int]
+    noise: Tensor
+    times: Tensor
+    images: Tensor | None = None
+
+
 def draw_batch(
     pools: Sequence[Pool],
     table: CaptionTable,
     composition: Mapping[str, int],
     rngs: Sequence[Generator],
     process: Any,
-) -> tuple[Batch, list[int], Tensor, Tensor]:
-    """Draw the rows of one step: subject by subject, each from its own generator.
-
-    Returns the batch, the caption row of each, the noise [b c h w] and the times [b] (on the CPU).
-    """
+) -> Drawn:
+    """Draw the rows of one step: subject by subject, each from its own generator."""
     latents, weights, noises, times = [], [], [], []
     masks: list[Tensor | None] = []
     subjects: list[int] = []
     roles: list[str] = []
     texts: list[int] = []
     indices: list[int] = []
+    images: list[Tensor] = []
+    extra: dict[str, list[Tensor]] = {}
     for subject, (pool, rng) in enumerate(zip(pools, rngs, strict=True)):
         for role, count in composition.items():
             if not count:
@@ -381,6 +448,10 @@ def draw_batch(
                 texts.append(options[pick])
                 indices.append(pool.index[row])
                 masks.append(None if pool.mask is None else pool.mask[row])
+                if pool.images is not None:
+                    images.append(pool.images[row])
+                for key, values in pool.extra.items():
+                    extra.setdefault(key, []).append(values[row])
     stacked = torch.stack(latents)
     given = {}
     if any(mask is not None for mask in masks):  # a subject without masks counts in full
@@ -395,8 +466,46 @@ def draw_batch(
         index=tuple(indices),
         masks=given,
         subjects=len(pools),
+        # what only some subjects' examples carry is nobody's
+        extra={k: torch.stack(v) for k, v in extra.items() if len(v) == len(roles)},
     )
-    return batch, texts, torch.stack(noises), torch.cat(times)
+    shown = torch.stack(images) if images else None
+    return Drawn(batch, texts, torch.stack(noises), torch.cat(times), shown)
+
+
+def render_batch(
+    net: Attachment,
+    table: CaptionTable,
+    phase: Phase,
+    rngs: Sequence[Generator],
+    progress: float,
+) -> Drawn:
+    """Render the rows of one step from the fusion's canvas, with gradients to it.
+
+    Raises
+    ------
+    RecipeError
+        No technique gives a canvas, the batch mixes it with examples, or several subjects share it.
+    """
+    canvas, count = net.fusion.source, phase.batch[CANVAS]
+    if canvas is None or len(phase.batch) > 1 or len(rngs) > 1:
+        what = "no technique of the recipe gives one" if canvas is None else "it must be alone"
+        raise RecipeError(f"phase {phase.name!r} draws from a canvas: {what}")
+    backbone, rng = net.backbone, rngs[0]
+    rendered = canvas.render(count, rng, progress)
+    latents = backbone.moments(rendered.images.to(backbone.device))[0]
+    batch = Batch(
+        latents=latents,
+        subject=torch.zeros(count, dtype=torch.long, device=latents.device),
+        weight=torch.ones(count, device=latents.device),
+        roles=(CANVAS,) * count,
+        captions=rendered.captions,
+        index=(-1,) * count,
+        extra=rendered.extra,
+    )
+    texts = [table.add(0, caption) for caption in rendered.captions]
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for _ in range(count)])
+    return Drawn(batch, texts, noise, backbone.process.draw_times(count, rng))
 
 
 __all__ = ["Progress", "draw_batch", "fit"]

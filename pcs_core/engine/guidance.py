@@ -17,44 +17,115 @@ from pcs_core.data import (
     SampleStep,
     concatenate,
 )
+from pcs_core.engine.regions import layout_masks, layout_points
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Evaluation, Level
+    from pcs_core.engine.run import EngineRun
 
 
 class Guidance:
-    """Branches of the guidance terms, each evaluated at most once per step, in one batch."""
+    """Branches of the guidance terms, each evaluated at most once per step, in one batch.
 
-    def __init__(self, net: Attachment, texts: Sequence[str], settings: SampleSettings) -> None:
-        self.net, self.texts, self.settings = net, list(texts), settings
+    ``texts`` has a prompt per picture and, behind them, one per row that techniques added
+    (``roles``); every branch holds all of them.
+    """
+
+    def __init__(
+        self,
+        run: EngineRun,
+        net: Attachment,
+        texts: Sequence[str],
+        settings: SampleSettings,
+        *,
+        roles: Sequence[str] = (),
+    ) -> None:
+        self.run, self.net, self.texts, self.settings = run, net, list(texts), settings
+        self.roles = tuple(roles)
         self.terms: tuple[GuidanceTerm, ...] = net.fusion.guidance
         if settings.scale != 1.0:
+            # what no prompt says, no reference shows
+            drop = ("*",) if net.fusion.streams else ()
             classifier_free = GuidanceTerm(
-                Branch("positive"), Branch("negative"), settings.scale - 1.0
+                Branch("positive"), Branch("negative", drop=drop), settings.scale - 1.0
             )
             self.terms = (classifier_free, *self.terms)
-        self._encoded: dict[tuple[str, str, str], Conditioning] = {}
+        self._encoded: dict[tuple[object, ...], Conditioning] = {}
 
-    def branch(self, branch: Branch) -> Conditioning:
-        """Return the conditioning of a branch, encoded once per sampling run."""
-        key = (branch.prompt, branch.model, branch.edits)
+    def branch(
+        self, branch: Branch, level: Level | None = None, progress: float = 0.0
+    ) -> Conditioning:
+        """Return the conditioning of a branch at a level, encoded once per sampling run.
+
+        Once per step where a token edit depends on the noise level, and again where another set of
+        edits of the text acts.
+        """
+        key: tuple[object, ...] = (branch, self.net.acting_on_text(branch.edits, progress))
+        if any(edit.timed for edit in self.net.fusion.tokens):
+            key = (*key, progress)
+            self._encoded = {k: v for k, v in self._encoded.items() if k[-1] == progress}
+        time = None if level is None else self._time(level)
         if key not in self._encoded:
-            prompts = {
-                "positive": self.texts,
-                "negative": [self.settings.negative] * len(self.texts),
-            }.get(branch.prompt, [branch.prompt] * len(self.texts))
-            fusion = self.net.fusion
-            subject = torch.zeros(len(prompts), dtype=torch.long, device=self.net.backbone.device)
-            tokens = tokenise(
-                prompts, self.net.backbone.tokenizer, words=fusion.words, tokens=fusion.tokens
+            self._encoded[key] = self._encode(branch, time, progress)
+        return self._encoded[key].with_(time=time)
+
+    def _time(self, level: Level) -> Tensor:
+        fraction: Tensor = self.net.backbone.process.fraction(level)
+        return fraction.to(self.net.backbone.device)[:1].expand(len(self.texts))
+
+    def _encode(self, branch: Branch, time: Tensor | None, progress: float) -> Conditioning:
+        net, count = self.net, len(self.texts)
+        subject = torch.zeros(count, dtype=torch.long, device=net.backbone.device)
+        features = net.read_features(self.run.features.tensors, subject)
+        base = branch.model == "base"
+        with net.under(edits=branch.edits, progress=progress, off=base):
+            streams = net.streams(features, branch.drop)
+        prompts = {
+            "positive": self.texts,
+            "negative": [self.settings.negative] * count,
+        }.get(branch.prompt, [branch.prompt] * count)
+
+        def encode(texts: Sequence[str]) -> Conditioning:
+            return net.encode_text(
+                self._tokenise(texts),
+                subject,
+                time=time,
+                streams=streams,
+                model=branch.model,
+                edits=branch.edits,
+                progress=progress,
             )
-            text, pooled = self.net.encode_text(
-                tokens, subject, model=branch.model, edits=branch.edits
-            )
-            self._encoded[key] = Conditioning(text=text, pooled=pooled, subject=subject)
-        return self._encoded[key]
+
+        cond = encode(prompts)
+        extra = dict(net.strengths(count, self.run.strengths))
+        masks = {}
+        layout = self.run.layout
+        if layout is not None:
+            masks = layout_masks(layout, net.backbone.latent_shape[-2:], count, subject.device)
+            if layout.points:
+                extra["points"] = layout_points(layout, count, subject.device)
+            for k, box in enumerate(layout.boxes):
+                if box.prompt:
+                    # a region without a prompt of its own reads the picture's
+                    regional = encode(
+                        [box.prompt] * count if branch.prompt == "positive" else prompts
+                    )
+                    own = regional.text if regional.layered is None else regional.layered
+                    extra[f"region.{k}"] = own
+        return cond.with_(extra=extra, masks=masks)
+
+    def _tokenise(self, prompts: Sequence[str]) -> Any:
+        fusion, layout = self.net.fusion, self.run.layout
+        return tokenise(
+            prompts,
+            self.net.backbone.tokenizer,
+            words=fusion.words,
+            tokens=fusion.tokens,
+            concepts=[[c.token for c in own] for own in self.run.features.concepts],
+            phrases=() if layout is None else layout.phrases,
+        )
 
     def coefficients(self, progress: float) -> dict[Branch, float]:
         """Return the factor of each branch at ``progress``; those that cancel are left out."""
@@ -80,10 +151,13 @@ class Guidance:
         factors = self.coefficients(progress)
 
         def evaluate(x: Tensor, at: Level, cond: Conditioning, **options: Any) -> Evaluation:
-            return self.net.evaluate(x, at, cond, progress=progress, **options)
+            return self.net.evaluate(x, at, self.indexed(cond), progress=progress, **options)
+
+        def branch(which: Branch) -> Conditioning:
+            return self.branch(which, level, progress)
 
         def predict(x: Tensor) -> Tensor:
-            return self._predict(x, level, factors, evaluate)
+            return self._predict(x, level, factors, branch, evaluate)
 
         return SampleStep(
             index=index,
@@ -93,31 +167,43 @@ class Guidance:
             next_level=following,
             terms=self.terms,
             masks=Masks(),
-            branch=self.branch,
+            branch=branch,
             predict=predict,
             evaluate=evaluate,
             rng=rng,
             scratch=scratch,
         )
 
+    def indexed(self, cond: Conditioning) -> Conditioning:
+        """Say where the added rows stand: for each row of ``cond`` the index in its own branch."""
+        if not self.roles:
+            return cond
+        width = len(self.texts)
+        start = torch.arange(cond.rows, device=cond.text.device) // width * width
+        first = width - len(self.roles)
+        found = {f"row.{role}": start + first + i for i, role in enumerate(self.roles)}
+        return cond.with_(extra={**cond.extra, **found})
+
     def _predict(
         self,
         latents: Tensor,
         level: Level,
         factors: dict[Branch, float],
+        branch: Callable[[Branch], Conditioning],
         evaluate: Callable[..., Evaluation],
     ) -> Tensor:
         groups: dict[tuple[str, str], list[Branch]] = {}
-        for branch in sorted(factors, key=lambda b: b.prompt):  # negative before positive
-            groups.setdefault((branch.edits, branch.model), []).append(branch)
+        for one in sorted(factors, key=lambda b: b.prompt):  # negative before positive
+            groups.setdefault((one.edits, one.model), []).append(one)
         total: Tensor | None = None
         for (edits, model), branches in groups.items():
             n = len(branches)
-            cond = concatenate(tuple(self.branch(b) for b in branches))
+            cond = concatenate(tuple(branch(b) for b in branches))
             repeated = type(level)(*(t.repeat(n) for t in level))
-            x0 = evaluate(latents.repeat(n, 1, 1, 1), repeated, cond, model=model, edits=edits).x0
-            for branch, part in zip(branches, x0.chunk(n), strict=True):
-                term = factors[branch] * part
+            shown = latents.repeat(n, *[1] * (latents.dim() - 1))
+            x0 = evaluate(shown, repeated, cond, model=model, edits=edits).x0
+            for one, part in zip(branches, x0.chunk(n), strict=True):
+                term = factors[one] * part
                 total = term if total is None else total + term
         assert total is not None
         return total

@@ -17,6 +17,8 @@ from pcs_core.errors import RecipeError
 if TYPE_CHECKING:
     from torch import Tensor
 
+CANVAS = "canvas"
+"""Role of the rows that a canvas renders; no example has it."""
 ENCODE_BATCH = 16
 """Pictures the VAE encodes at a time."""
 
@@ -26,7 +28,8 @@ class Pool:
     """Encoded examples of one subject. ``roles`` maps a role to rows of the tensors.
 
     ``mean``, ``std`` [n c h w] are the moments of the latents; ``mask`` [n 1 h w] weighs the error;
-    ``texts`` per row, indices into the caption table.
+    ``texts`` per row, indices into the caption table; ``extra`` [n ...] what every example carries by
+    name; ``images`` [n 3 h w] only where a pixel edit stands before the VAE.
     """
 
     roles: Mapping[str, list[int]]
@@ -36,6 +39,8 @@ class Pool:
     mask: Tensor | None
     texts: list[list[int]]
     index: list[int]
+    extra: Mapping[str, Tensor]
+    images: Tensor | None = None
 
 
 def encode_pools(
@@ -57,7 +62,7 @@ def encode_pools(
         for row, example in enumerate(examples):
             by_role.setdefault(example.role, []).append(row)
         for role in roles:
-            if role not in by_role:
+            if role not in by_role and role != CANVAS:
                 raise RecipeError(
                     f"a phase asks for examples of role {role!r}, but no technique of the recipe "
                     f"gives any (roles found: {', '.join(by_role)})"
@@ -73,6 +78,12 @@ def encode_pools(
                 mask=_latent_masks(examples, moments[0][0]),
                 texts=[[table.add(subject, c) for c in e.captions] for e in examples],
                 index=[e.index for e in examples],
+                extra=_extra(examples, moments[0][0]),
+                images=(
+                    torch.stack([e.image for e in examples]).to(net.backbone.device)
+                    if net.encodes_each_step
+                    else None
+                ),
             )
         )
     return pools, table
@@ -89,8 +100,8 @@ def _encode_missing(
     keys = list(missing)
     for start in range(0, len(keys), ENCODE_BATCH):
         chunk = keys[start : start + ENCODE_BATCH]
-        images = net.pixels(torch.stack([missing[k] for k in chunk]), "input")
-        mean, std = net.backbone.moments(images)
+        with torch.no_grad():
+            mean, std = net.backbone.moments(torch.stack([missing[k] for k in chunk]))
         cache.update({k: (mean[i], std[i]) for i, k in enumerate(chunk)})
 
 
@@ -104,3 +115,16 @@ def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:
         for e in examples
     ]
     return torch.stack(rows).to(like.device)
+
+
+def _extra(examples: Sequence[Example], like: Tensor) -> dict[str, Tensor]:
+    """Stack what all examples carry; masks ("...mask...") come down to the size of the latents."""
+    found = {}
+    for key in examples[0].extra:
+        if not all(key in e.extra for e in examples):
+            continue
+        rows = torch.stack([torch.as_tensor(e.extra[key]) for e in examples])
+        if "mask" in key:
+            rows = F.interpolate(rows.float(), size=tuple(like.shape[-2:]), mode="area")
+        found[key] = rows.to(like.device)
+    return found

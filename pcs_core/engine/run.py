@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Recipe, Site, Use
+    from pcs_core.data import HeadEdit, Layout, Recipe, Site, Use
 
 LOGGER = logging.getLogger("pcs")
 
@@ -65,6 +65,9 @@ class EngineRun:
         self.names, self.work = tuple(names), work
         self.features = Features(concepts=tuple(concepts))
         self.scratch: dict[str, Any] = {}
+        self.layout: Layout | None = None
+        self.strengths: dict[str, float] = {}
+        self.heads: Mapping[str, HeadEdit] = {}
         self._memory = {} if memory is None else memory
         self._journal: dict[int, tuple[Any, str]] = {}
         self.manager = run_manager()
@@ -171,6 +174,16 @@ class EngineRun:
             steps=settings.steps if steps is None else steps,
             scheduler=settings.scheduler,
         )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the mean latents [n c h w] of images [n 3 h w], in the caller's grad mode."""
+        return self.backbone.moments(images)[0]
+
+    def invert(self, image: Tensor, prompt: str, *, steps: int, scale: float = 1.0) -> Tensor:
+        """Return the DDIM trajectory [steps+1 c h w] of ``image``, from it to pure noise."""
+        from pcs_core.engine.inversion import invert
+
+        return invert(self.backbone, image, prompt, steps=steps, scale=scale)
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Return tensors made once, kept in memory and, with a work folder, on disk."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import check_prompts, resolve_backbone, resolve_person
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
+from pcs_core.errors import InputError, nearest
 from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Personalization
+    from pcs_core.data import Layout, Personalization
 
 BATCH = 16
 """Pictures drawn at a time."""
@@ -53,18 +54,21 @@ def sample(
     scale: float | None = None,
     scheduler: str | None = None,
     negative: str | None = None,
+    layout: Layout | None = None,
+    strengths: Mapping[str, float] | None = None,
     watch: Sequence[Callable[[SampleProgress], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
 
     ``person`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
-    opens the one the personalization was made on. Picture i starts from noise seeded ``seed + i``,
+    opens the one the personalization was made on. ``layout`` says where things should stand;
+    ``strengths`` change the fusion's named numbers. Picture i starts from noise seeded ``seed + i``,
     whatever else is drawn with it.
 
     Raises
     ------
     InputError
-        A prompt without the personalization's token, or no prompt.
+        A prompt without the personalization's token, no prompt, or an unknown strength.
     ArtifactError
         The backbone is not the one the personalization was made on.
     """
@@ -84,6 +88,7 @@ def sample(
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
         run, fusion = restore(person, opened, seed)
+        run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
         for start in range(0, len(texts), BATCH):
             chunk = texts[start : start + BATCH]
@@ -133,8 +138,21 @@ def restore(
         concepts=(person.concepts,),
     )
     fusion = merge_fusions(run.call("fuse", features=run.features))
+    run.heads = {e.name: e for e in fusion.heads}
     import_tensors(fusion, dict(person.tensors))
     return run, fusion
+
+
+def check_strengths(given: Mapping[str, float], fusion: Fusion) -> dict[str, float]:
+    """Refuse the name of a strength that no technique of the run reads."""
+    for name in given:
+        if name not in fusion.strengths:
+            known = ", ".join(sorted(fusion.strengths)) or "it has none"
+            raise InputError(
+                f"unknown strength {name!r}{nearest(name, fusion.strengths)} (of this "
+                f"personalization: {known})"
+            )
+    return dict(given)
 
 
 @torch.no_grad()  # never inference_mode: wrappers may need gradients
@@ -148,24 +166,39 @@ def _draw(
     done: int,
     total: int,
 ) -> Tensor:
-    backbone = net.backbone
+    backbone, rows = net.backbone, net.fusion.rows
     rngs = [generator(s, "noise") for s in seeds]
-    noise = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in rngs])
+    noise = [torch.randn(backbone.latent_shape, generator=g) for g in rngs]
+    for row in rows:
+        rngs.append(generator(run.seed, "row", row.role))
+        own = torch.randn(backbone.latent_shape, generator=rngs[-1])
+        noise.append(noise[0] if row.latents == "target" else own)
+    prompts = [*texts, *(r.prompt.replace("{prompt}", texts[0]) for r in rows)]
     sampler = backbone.sampler(settings.scheduler, settings.steps)
-    latents = sampler.start(noise.to(backbone.device))
-    guide = Guidance(net, texts, settings)
+    latents = sampler.start(torch.stack(noise).to(backbone.device))
+    guide = Guidance(run, net, prompts, settings, roles=[r.role for r in rows])
     scratch: dict[str, Any] = {}
     times = list(sampler.times)
     for index, time in enumerate(times):
-        shown = sampler.show(latents, time)
-        level = sampler.level(index, len(texts))
-        following = sampler.level(index + 1, len(texts)) if index + 1 < len(times) else None
+        before = shown = sampler.show(latents, time)
+        for i, row in enumerate(rows):
+            if row.latents == "trajectory":  # an inverted reference goes its own way
+                stored = run.features.tensors[row.key][0]
+                at = round((1 - index / len(times)) * (len(stored) - 1))
+                shown = shown.index_copy(
+                    0,
+                    torch.tensor([len(texts) + i], device=shown.device),
+                    stored[at][None].to(shown),
+                )
+        level = sampler.level(index, len(prompts))
+        following = sampler.level(index + 1, len(prompts)) if index + 1 < len(times) else None
         step = guide.step(index, len(times), shown, level, following, rngs[0], scratch)
         prediction = run.manager.hook.sample(run=run, step=step)
-        if step.latents is not shown:
+        if step.latents is not before:
             latents = sampler.hide(step.latents, index)
         native = backbone.process.native(prediction.x0, step.latents, level)
         latents = sampler.advance(latents, native.to(latents.dtype), time, rngs)
         for function in watch:
             function(SampleProgress(done + (index + 1) * len(texts), total * len(times)))
-    return net.pixels(backbone.decode(latents), "decoded")
+    kept = [*range(len(texts)), *(len(texts) + i for i, r in enumerate(rows) if r.returned)]
+    return net.pixels(backbone.decode(latents[kept]), "decoded")

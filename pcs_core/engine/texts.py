@@ -31,8 +31,9 @@ def text_features(
         _, fusion = restore(person, backbone, 0)
         net = stack.enter_context(Attachment(backbone, fusion))
         tokens = tokenise([prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.tokens)
-        text, _ = net.encode_text(tokens, torch.zeros(1, dtype=torch.long, device=backbone.device))
+        subject = torch.zeros(1, dtype=torch.long, device=backbone.device)
+        text = net.encode_text(tokens, subject).text
     ids = tokens.ids[0].tolist()
     end = ids.index(backbone.tokenizer.end, 1)
-    span = next(iter(tokens.spans.values()))[0].tolist() if tokens.spans else []
+    span = tokens.spans["0"][0].tolist() if fusion.tokens else []
     return text, [end], [p for p in span if p >= 0]

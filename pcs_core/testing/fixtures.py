@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, tokenise, trainable
-from pcs_core.data import Concept, Conditioning, Fusion, Phase, Recipe, SampleSettings, Subject, Use
+from pcs_core.data import Concept, Fusion, Phase, Recipe, SampleSettings, Subject, Use
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.merge import merge_fusions
@@ -113,9 +113,9 @@ def evaluate_attached(
     tokens = tokenise(
         prompts, backbone.tokenizer, words=fusion.words, tokens=fusion.tokens, subjects=owners
     )
-    text, pooled = net.encode_text(tokens, index, model=model)
     level = backbone.process.level(torch.full((len(prompts),), time, device=backbone.device))
-    cond = Conditioning(text=text, pooled=pooled, subject=index)
+    cond = net.encode_text(tokens, index, time=backbone.process.fraction(level), model=model)
+    cond = cond.with_(extra=net.strengths(len(prompts)))
     return net.evaluate(latents.to(backbone.device), level, cond, model=model, **options)
 
 

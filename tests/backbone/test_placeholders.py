@@ -220,7 +220,8 @@ def test_the_pooled_position_does_not_move(backbone: Backbone) -> None:
         text, pooled = backbone.encode_ids(ids)
         with Attachment(backbone, Fusion(tokens=(edit,))) as net:
             tokens = tokenise(["a photo of <x> on the beach"], backbone.tokenizer, tokens=[edit])
-            ours, ours_pooled = net.encode_text(tokens, torch.tensor([0]))
+            cond = net.encode_text(tokens, torch.tensor([0]))
+            ours, ours_pooled = cond.text, cond.pooled
     assert torch.equal(text, ours)
     assert pooled is not None
     assert ours_pooled is not None

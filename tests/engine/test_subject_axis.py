@@ -273,7 +273,7 @@ def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
 
     def pool(mask: Tensor | None) -> Pool:
         latents = torch.zeros(1, 4, 2, 2)
-        return Pool({"subject": [0]}, latents, latents, torch.ones(1), mask, [[0]], [0])
+        return Pool({"subject": [0]}, latents, latents, torch.ones(1), mask, [[0]], [0], {})
 
     table = CaptionTable(captions=[(0, "a")])
     rngs = [torch.Generator(), torch.Generator()]
@@ -283,7 +283,7 @@ def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
             return torch.zeros(count, dtype=torch.long)
 
     half = torch.full((1, 1, 2, 2), 0.5)
-    batch, *_ = draw_batch([pool(half), pool(None)], table, {"subject": 1}, rngs, Process())
+    batch = draw_batch([pool(half), pool(None)], table, {"subject": 1}, rngs, Process()).batch
     assert batch.masks["loss"].mean(dim=(1, 2, 3)).tolist() == [0.5, 1.0]
-    batch, *_ = draw_batch([pool(None), pool(None)], table, {"subject": 1}, rngs, Process())
+    batch = draw_batch([pool(None), pool(None)], table, {"subject": 1}, rngs, Process()).batch
     assert not batch.masks

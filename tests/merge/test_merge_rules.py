@@ -18,10 +18,12 @@ from pcs_core.data import (
     Features,
     Fusion,
     GuidanceTerm,
+    HeadEdit,
     Loss,
     Masks,
+    Row,
     Site,
-    Stream,
+    StreamEdit,
     SwapEdit,
     TokenEdit,
     WeightEdit,
@@ -136,12 +138,10 @@ def test_edits_concatenate_in_recipe_order_with_their_owner() -> None:
         (Fusion(attention=(Rewrite(ATTENTION),)), Fusion(attention=(Rewrite(ATTENTION),)), "probs"),
         (Fusion(source=object()), Fusion(source=object()), "source"),
         (Fusion(noise_law=lambda *_: None), Fusion(noise_law=lambda *_: None), "noise_law"),
-        (
-            Fusion(streams={"ip": Stream((), nn.Identity())}),
-            Fusion(streams={"ip": Stream((), nn.Identity())}),
-            "stream 'ip'",
-        ),
-        (Fusion(heads={"h": nn.Identity()}), Fusion(heads={"h": nn.Identity()}), "head 'h'"),
+        (Fusion(streams=(StreamEdit("ip", ()),)), Fusion(streams=(StreamEdit("ip", ()),)), "stream 'ip'"),
+        (Fusion(heads=(HeadEdit("h"),)), Fusion(heads=(HeadEdit("h"),)), "head 'h'"),
+        (Fusion(rows=(Row("ref"),)), Fusion(rows=(Row("ref"),)), "row 'ref'"),
+        (Fusion(strengths={"s": 1.0}), Fusion(strengths={"s": 0.5}), "'s'"),
         (Fusion(tokens=(Rows("<a>"),)), Fusion(tokens=(Rows("<a>"),)), "token '<a>'"),
         (Fusion(words=(Word("<a>", "sks"),)), Fusion(words=(Word("<a>", "xyz"),)), "token '<a>'"),
         (Fusion(words=(Word("<a>", "sks"),)), Fusion(tokens=(Rows("<a>"),)), "token '<a>'"),
@@ -184,17 +184,9 @@ def test_guidance_terms_concatenate() -> None:
 @pytest.mark.parametrize(
     ("fusion", "field"),
     [
-        (Fusion(source=object()), "Fusion.source"),
-        (Fusion(noise_law=lambda *_: None), "Fusion.noise_law"),
-        (Fusion(streams={"ip": Stream((), nn.Identity())}), "Fusion.streams"),
-        (Fusion(heads={"h": nn.Identity()}), "Fusion.heads"),
         (
             Fusion(guidance=(GuidanceTerm(Branch(), Branch(""), 1.0, mask="fg"),)),
             "GuidanceTerm.mask",
-        ),
-        (
-            Fusion(guidance=(GuidanceTerm(Branch(), Branch(drop=("ip",)), 1.0),)),
-            "Branch.drop",
         ),
     ],
 )

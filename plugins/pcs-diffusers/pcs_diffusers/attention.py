@@ -34,6 +34,8 @@ class ChainProcessor:
         shape = hidden_states.shape
         if len(shape) == 4:
             hidden_states = hidden_states.flatten(2).transpose(1, 2)
+        if encoder_hidden_states is not None:
+            encoder_hidden_states = self.chain.text(encoder_hidden_states)
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if attention_mask is not None:
             attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], shape[0])

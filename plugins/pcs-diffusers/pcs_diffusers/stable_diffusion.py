@@ -122,7 +122,6 @@ class StableDiffusion:
         output = self.text_encoder(input_ids=ids)
         return output.last_hidden_state, output.pooler_output
 
-    @torch.no_grad()
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and std of the scaled latents of images [n 3 h w] in [0, 1]."""
         images = images.to(self.device, next(self.vae.parameters()).dtype)
@@ -140,13 +139,27 @@ class StableDiffusion:
         decoded: Tensor = (images / 2 + 0.5).clamp(0, 1).float()
         return decoded
 
-    def denoise(self, latents: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
+    def denoise(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        cond: Conditioning,
+        *,
+        residuals: tuple[Sequence[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Return the UNet's native output [b c h w]."""
+        control: dict[str, Any] = {}
+        if residuals is not None:
+            control = {
+                "down_block_additional_residuals": tuple(residuals[0]),
+                "mid_block_additional_residual": residuals[1],
+            }
         output: Tensor = self.unet(
             latents.to(self.dtype),
             time,
             encoder_hidden_states=cond.text.to(self.dtype),
             return_dict=False,
+            **control,
         )[0]
         return output
 

@@ -1,0 +1,33 @@
+"""A layout as tensors: a mask per box at the size of the latents, and the points."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Layout
+
+
+def layout_masks(
+    layout: Layout, size: tuple[int, ...], rows: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Return ``box.<k>`` [rows 1 h w], 1 inside the k-th box; a box covers at least one cell."""
+    height, width = size
+    found = {}
+    for k, box in enumerate(layout.boxes):
+        left, top, right, bottom = box.box
+        mask = torch.zeros(1, 1, height, width, device=device)
+        y, x = min(int(top * height), height - 1), min(int(left * width), width - 1)
+        below, beside = max(y + 1, round(bottom * height)), max(x + 1, round(right * width))
+        mask[..., y:below, x:beside] = 1.0
+        found[f"box.{k}"] = mask.expand(rows, -1, -1, -1)
+    return found
+
+
+def layout_points(layout: Layout, rows: int, device: torch.device) -> Tensor:
+    """Return the points [rows n 2], x and y in [0, 1]."""
+    return torch.tensor(layout.points, device=device).expand(rows, -1, -1)
