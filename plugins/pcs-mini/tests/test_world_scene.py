@@ -40,7 +40,7 @@ def assets(tmp_path_factory) -> Assets:
     index: dict = {"sources": [], "drawn": {}, "solids": {}, "people": {}, "panoramas": {}}
     for concept, shade in SHADES.items():
         styles = {style: f"drawn/{style}/{concept}.webp" for style in STYLES}
-        index["drawn"][concept] = {"category": "animal", "styles": styles}
+        index["drawn"][concept] = {"category": "animals", "styles": styles}
         for at, file in enumerate(styles.values()):
             files[file] = webp(disc(100, tuple(v + 10 * at for v in shade)))
     views = [[azimuth, 15] for azimuth in (0, 90, 180, 270)]

@@ -11,8 +11,10 @@ from pcs_core.errors import nearest
 from pcs_mini.world import places as v0
 from pcs_mini.world.assets import Assets, AssetsError, Pixels
 from pcs_mini.world.places import COLOURS
+from pcs_mini.world.scenery import SCENERY
+from pcs_mini.world.scenery import paint as paint_scenery
 
-SCENES: dict[str, str] = dict(v0.SCENES)
+SCENES: dict[str, str] = {**v0.SCENES, **SCENERY}
 """Painted place -> how a caption says it."""
 
 FIELDS_OF_VIEW = (65.0, 75.0, 85.0)
@@ -23,7 +25,7 @@ PITCHES = (-6.0, -10.0, -14.0)
 def phrase(place: str) -> str:
     """How a caption says that something is at `place`."""
     if place in COLOURS:
-        return f"on a {place} background"
+        return f"on {'an' if place[0] in 'aeiou' else 'a'} {place} background"
     return SCENES.get(place) or PANORAMAS.get(place) or f"in the {place}"
 
 
@@ -43,6 +45,8 @@ def paint(place: str, rng: np.random.Generator, size: int, assets: Assets) -> Pi
         fov = FIELDS_OF_VIEW[rng.integers(len(FIELDS_OF_VIEW))]
         pitch = PITCHES[rng.integers(len(PITCHES))]
         return look(source, rng.random() * 360, pitch, fov, size)
+    if place in SCENERY:
+        return paint_scenery(place, rng, size)
     if place in v0.PLACES:
         return v0.paint(place, rng, size).astype(np.uint8)
     raise AssetsError(f"no place {place!r} in the world{nearest(place, known(assets))}")

@@ -7,35 +7,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pcs_core.errors import nearest
 from pcs_mini.world.assets import Assets, AssetsError
 
+WORDS_FILE = Path(__file__).parent / "words.toml"
 HELD_OUT_FILE = Path(__file__).parent / "held_out.toml"
 
 KINDS: Mapping[str, float] = {"drawn": 0.70, "solid": 0.16, "person": 0.14}
 """Kind of subject -> share of the draws."""
 CORE_SHARE = 0.55
-"""Share of the drawn subjects that is a concept of `CORE`."""
+"""Share of the drawn subjects that is a concept of `core`, those that people name first."""
 SOLID, PERSON = "solid", "person"
 """Style word of solids; concept word of people."""
-
-CORE: tuple[str, ...] = tuple(
-    """
-    dog cat car apple fish butterfly rocket burger cactus boat mushroom owl house ball guitar turtle
-    bus strawberry rabbit bear panda lion tiger fox wolf pig cow horse sheep goat elephant monkey
-    mouse frog snake duck chicken eagle parrot bee ladybug snail crab whale dolphin shark dragon
-    unicorn dinosaur banana orange lemon pear peach grapes cherries watermelon pineapple tomato carrot
-    corn broccoli bread cheese pizza cake doughnut cookie egg coffee bicycle motorcycle truck tractor
-    train airplane helicopter ship ambulance taxi tree flower rose tulip sunflower star moon sun cloud
-    rainbow snowman ghost pumpkin crown hat umbrella book clock lamp chair bed camera phone laptop key
-    gift balloon drum trumpet violin piano football basketball bell candle hammer shoe shirt dress
-    ring castle tent
-    """.replace("\n", " ").split()
-)
-"""Concepts that people name first."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +69,23 @@ def held_out() -> HeldOut:
     )
 
 
+@cache
+def core() -> tuple[str, ...]:
+    """Concepts that people name first, and that are drawn more often."""
+    return tuple(_words()["core"]["names"])
+
+
+@cache
+def left_out() -> frozenset[str]:
+    """Drawings that are scenes and not subjects: nobody draws them."""
+    return frozenset(_words()["left_out"])
+
+
+@cache
+def _words() -> dict[str, Any]:
+    return tomllib.loads(WORDS_FILE.read_text(encoding="utf-8"))
+
+
 def is_held_out(assets: Assets, member: Member) -> bool:
     """Whether training must never draw this member."""
     lists = held_out()
@@ -103,6 +107,7 @@ def members(assets: Assets) -> list[Member]:
     found = [
         Member("drawn", concept, style)
         for concept, about in assets.drawn.items()
+        if concept not in left_out()
         for style in sorted(about.styles)
     ]
     found += [Member("solid", concept, SOLID) for concept in assets.solids]
@@ -129,8 +134,8 @@ class Cast:
                 self._solids.append(member)
             else:
                 self._people.setdefault(member.style, []).append(member)
-        self._core = [concept for concept in CORE if concept in self._drawn]
-        self._rest = [concept for concept in self._drawn if concept not in set(CORE)]
+        self._core = [concept for concept in core() if concept in self._drawn]
+        self._rest = [concept for concept in self._drawn if concept not in set(core())]
         self._styles = list(self._people)
         held = {"drawn": self._drawn, "solid": self._solids, "person": self._people}
         self._kinds = [kind for kind in KINDS if held[kind]]
@@ -180,8 +185,8 @@ class Cast:
         if kind == "person":
             those = self._people[self._styles[rng.integers(len(self._styles))]]
             return those[rng.integers(len(those))]
-        core = bool(self._core) and (not self._rest or rng.random() < CORE_SHARE)
-        pool = self._core if core else self._rest
+        often = bool(self._core) and (not self._rest or rng.random() < CORE_SHARE)
+        pool = self._core if often else self._rest
         those = self._drawn[pool[rng.integers(len(pool))]]
         same = [member for member in those if member.style == style]
         return same[0] if same else those[rng.integers(len(those))]

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import string
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +22,17 @@ TEMPLATES: tuple[str, ...] = (
     "an image of {}",
     "{}",
 )
-SAID = {"style": 0.6, "place": 0.94, "category": 0.05, "filler": 0.03, "view": 0.5, "template": 0.6}
+SAID: dict[str, float] = {
+    "template": 0.6,
+    "style": 0.6,
+    "place": 0.94,
+    "short": 0.35,
+    "category": 0.05,
+    "filler": 0.03,
+    "view": 0.6,
+    "traits": 0.6,
+    "expression": 0.7,
+}
 """How often a caption says what it could say."""
 
 RELATIONS: dict[str, tuple[str, ...]] = {
@@ -31,14 +45,9 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 }
 """Relation -> its phrasings; the first subject of a scene stands in it to the second."""
 
-ALWAYS_PLURAL = frozenset("glasses scissors jeans clothes chopsticks grapes cherries".split())
-"""Words that take no article and end in s."""
-_SINGULAR_S = ("ss", "us", "is", "as")
-WITHOUT_ARTICLE = frozenset(
-    "bread butter cheese corn rice spaghetti broccoli garlic ginger sushi bacon honey popcorn "
-    "bamboo lightning fire fog tennis luggage soap salt toilet-paper".split()
-)
-"""Last words of names of stuff."""
+WORDS_FILE = Path(__file__).parent / "words.toml"
+_SINGULAR_S = ("ss", "us", "is", "as", "os")
+"""Endings in s that are no plural."""
 _AN_SOUNDS = ("hour", "honest", "heir", "x-ray")
 _A_SOUNDS = ("uni", "use", "uku", "ufo", "euro", "one", "ute", "uter")
 _VOWELS = "aeiou"
@@ -49,8 +58,10 @@ class Mention:
     """What a caption can say of one subject; an empty string is left out."""
 
     noun: str
+    short: str = ""
+    """A plainer word that may be said instead."""
     category: str = ""
-    """Said instead of the noun now and then."""
+    """The kind of thing, said instead of the noun now and then."""
     style: str = ""
     colour: str = ""
     expression: str = ""
@@ -69,10 +80,10 @@ def article(words: str) -> str:
     >>> article("owl"), article("unicorn"), article("red grapes")
     ('an', 'a', '')
     """
-    last = words.split()[-1]
-    if last in WITHOUT_ARTICLE or last in ALWAYS_PLURAL:
+    if words.endswith("s") and not words.endswith(_SINGULAR_S):
         return ""
-    if last.endswith("s") and not last.endswith(_SINGULAR_S):
+    parts = words.split()
+    if any(" ".join(parts[at:]) in _bare() for at in range(len(parts))):
         return ""
     first = words.split()[0]
     if first.startswith(_AN_SOUNDS):
@@ -80,6 +91,41 @@ def article(words: str) -> str:
     if first.startswith(_A_SOUNDS):
         return "a"
     return "an" if first[0] in _VOWELS else "a"
+
+
+@cache
+def _bare() -> frozenset[str]:
+    return frozenset(_table()["bare"])
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(WORDS_FILE.read_text(encoding="utf-8"))
+
+
+@cache
+def _shorter() -> dict[str, str]:
+    """Concept -> the plain word that may stand for it."""
+    return {concept: word for word, concepts in _table()["short"].items() for concept in concepts}
+
+
+def noun_of(concept: str) -> str:
+    """What a caption calls the concept: numbered people have no names.
+
+    >>> noun_of("person 12"), noun_of("fire engine")
+    ('person', 'fire engine')
+    """
+    return concept.rstrip("0123456789 ")
+
+
+def short_of(concept: str) -> str:
+    """The plain word for a concept, as ``apple`` for ``red apple``; empty where there is none."""
+    return _shorter().get(concept, "")
+
+
+def kind_of(category: str) -> str:
+    """What a category of the archive is called, as ``animal``; empty where no word fits all of it."""
+    return _table()["category"].get(category, "")
 
 
 def with_article(words: str) -> str:
@@ -136,6 +182,9 @@ def caption(
 ) -> str:
     """One caption of the grammar; it may leave out style, place and view, and is never untrue."""
     chosen = [_choose(rng, mention) for mention in mentions]
+    if len(chosen) > 1:
+        # with more subjects, less is said of each
+        chosen = [replace(m, traits=m.traits if rng.random() < 0.3 else ()) for m in chosen]
     styles = {mention.style for mention in mentions}
     template = TEMPLATES[0 if rng.random() < 0.4 else rng.integers(len(TEMPLATES))]
     if rng.random() > SAID["template"]:
@@ -175,17 +224,19 @@ def caption(
 
 def _choose(rng: np.random.Generator, mention: Mention) -> Mention:
     """The mention without its style and, by chance, with less said."""
+    chance = rng.random(5)
     noun = mention.noun
-    if mention.category and rng.random() < SAID["category"]:
+    if mention.category and chance[0] < SAID["category"]:
         noun = mention.category
-    keep = rng.random(3)
+    elif mention.short and chance[1] < SAID["short"]:
+        noun = mention.short
     return replace(
         mention,
         noun=noun,
         style="",
-        view=mention.view if keep[0] < SAID["view"] else "",
-        traits=mention.traits if keep[1] < 0.6 else (),
-        expression=mention.expression if keep[2] < 0.7 else "",
+        view=mention.view if chance[2] < SAID["view"] else "",
+        traits=mention.traits if chance[3] < SAID["traits"] else (),
+        expression=mention.expression if chance[4] < SAID["expression"] else "",
     )
 
 
@@ -216,6 +267,7 @@ def vocabulary(assets: Assets) -> tuple[str, ...]:
     """Every word that a caption can hold, made-up ones aside; sorted."""
     texts: list[str] = [phrase(place) for place in known(assets)]
     texts += [*TEMPLATES, *COLOURS, *assets.words]
+    texts += [*_table()["short"], *_table()["category"].values()]
     texts += [way for ways in RELATIONS.values() for way in ways]
     texts += ["a an and the with wearing in style there is are picture drawing image person"]
     texts += ["from front side back above glasses hat hair beard moustache"]

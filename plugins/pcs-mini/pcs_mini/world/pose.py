@@ -19,9 +19,9 @@ HATTED = 0.08
 """Share of drawn animals that wear a hat."""
 TILTED = 0.2
 """Share of drawings that lean, by a few degrees."""
-HATS = ("top hat", "hat", "cowboy hat")
+HATS = ("top hat", "sun hat")
 """Drawn concepts that serve as a hat, the first that the style has."""
-WEARERS = frozenset({"animal"})
+WEARERS = frozenset({"animal", "animals"})
 """Categories that may wear one."""
 
 
@@ -74,7 +74,8 @@ def pose_of(
         return _person_pose(rng, assets, member, unlike)
     if colour is None:
         wanted = tuple(COLOURS)[rng.integers(len(COLOURS))]
-        colour = wanted if rng.random() < TINTED else ""
+        named = not COLOURS.keys().isdisjoint(member.concept.split())
+        colour = wanted if rng.random() < TINTED and not named else ""
     flipped = rng.random() < 0.5 if unlike is None else not unlike.flipped
     tilt = float(np.clip(rng.normal(0, 7), -15, 15)) if rng.random() < TILTED else 0.0
     hat = rng.random() < HATTED and assets.category(member.concept) in WEARERS

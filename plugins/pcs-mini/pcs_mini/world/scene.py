@@ -219,8 +219,9 @@ def mention(assets: Assets, member: Member, pose: Pose) -> grammar.Mention:
     """What a caption can say of this subject in this pose."""
     category = "" if member.kind == "person" else assets.category(member.concept)
     return grammar.Mention(
-        noun=member.concept,
-        category=category,
+        noun=grammar.noun_of(member.concept),
+        short=grammar.short_of(member.concept),
+        category=grammar.kind_of(category),
         style=member.style,
         colour=pose.colour,
         expression=pose.expression,
@@ -295,6 +296,9 @@ def _relation(rng: np.random.Generator, pair: Sequence[Member]) -> str:
             continue
         # a bust has no feet to stand with and no top to stand on
         if name == "on top of" and any(m.kind == "person" for m in pair):
+            continue
+        # of two people one hides what tells the other
+        if name == "behind" and all(m.kind == "person" for m in pair):
             continue
         return name
 
