@@ -31,7 +31,7 @@ EXTRA_SHARE = 0.3
 """Of identities that have each optional part, such as freckles."""
 FACIAL_HAIR_SHARE = 0.4
 """Of identities with short hair or none that have a beard or a moustache."""
-POINT_PX = 448
+POINT_PX = 224
 """Side of the drawings on which the places of eyes, nose and mouth are measured."""
 
 PACKAGES: dict[str, tuple[str, str, str, str]] = {
@@ -102,9 +102,9 @@ class AvatarStyle:
             )
         self.word, self.table, self.colours = word, table, colours
         self.definition: dict[str, Any] = json.loads(data)
+        self._check_names()
         self._style = Style(self.definition)
         self._measured: dict[str, list[Point]] = {}
-        self._check_names()
 
     def _check_names(self) -> None:
         """A misspelt variant would vanish from the drawing in silence."""
@@ -170,19 +170,22 @@ class AvatarStyle:
             given = self.table["points"][expression]
             return [[round((x - left) / side, 3), round((y - top) / side, 3)] for x, y in given]
         face = self.table["face"]
-        options = {**person, **self.table["expressions"][expression]}
         components = [face["eyes"], face.get("nose", ""), face["mouth"]]
+        options = {**person, **self.table["expressions"][expression]}
         key = json.dumps([options.get(f"{component}Variant") for component in components])
         if key not in self._measured:
-            self._measured[key] = self._measure(components, {**options, **face["bare"]})
+            self._measured[key] = self._measure(components, options)
         return self._measured[key]
 
     def _measure(self, components: list[str], options: Options) -> list[Point]:
-        """Where each part is: the pixels that change when it is left out of a bare face."""
-        options = {**options, **{f"{name}Probability": 0 for name in self.optional}}
-        shown = {f"{component}Probability": 100 for component in components if component}
-        options |= shown
-        options |= {k: v for k, v in self.table["face"]["bare"].items() if k not in shown}
+        """Where each part is: the pixels that change when it is left out of a bare pale face."""
+        options = {
+            **options,
+            **{f"{name}Probability": 0 for name in self.optional},
+            **{f"{name}Probability": 100 for name in components if name},
+            **{name: [self.colours["skin"]["pale"]] for name in self.table["skin"]},
+            **self.table["face"]["bare"],
+        }
         whole = np.asarray(self.draw(options, POINT_PX)).astype(int)
         places: list[NDArray[np.int64] | None] = []
         for component in components:
