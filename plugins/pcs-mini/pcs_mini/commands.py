@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from pcs_mini.training.loop import Settings
 
 app = typer.Typer(help="The embedded backbone: its world, its training, its quality gate.")
 _err = Console(stderr=True, highlight=False)
@@ -20,9 +23,20 @@ class Stage(StrEnum):
     vae = "vae"
     denoiser = "denoiser"
     clip = "clip"
+    autoencoder = "autoencoder"
+    latents = "latents"
+    diffusion = "diffusion"
 
 
-_IMAGES = {Stage.vae: 40_000, Stage.denoiser: 86_400, Stage.clip: 96_000}
+_IMAGES = {
+    Stage.vae: 40_000,
+    Stage.denoiser: 86_400,
+    Stage.clip: 96_000,
+    Stage.autoencoder: 200_000,
+    Stage.latents: 50_000,
+    Stage.diffusion: 100_000,
+}
+_V1 = (Stage.autoencoder, Stage.latents, Stage.diffusion)
 
 
 def _say(line: str) -> None:
@@ -66,10 +80,25 @@ def train(
     pool: Annotated[int, typer.Option(help="Pictures rendered in advance.")] = 24_000,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     decoder_only: Annotated[
-        bool, typer.Option(help="Stage vae with --init: keep the encoder, and so the latents.")
+        bool,
+        typer.Option(
+            help="Stages vae and autoencoder with --init: keep the encoder, and so the latents."
+        ),
     ] = False,
+    assets: Annotated[
+        Path | None,
+        typer.Option(help="Stages autoencoder and latents: archive of the world (world.zip)."),
+    ] = None,
+    decay_share: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of the run, at its end, that lets the rate fall."),
+    ] = 0.5,
 ) -> None:
-    """Train one part of the backbone on the world."""
+    """Train one part of the backbone on the world.
+
+    vae, denoiser and clip are of version 0; autoencoder, latents (rendered and encoded scenes) and
+    diffusion, in this order, of version 1.
+    """
     from pcs_mini.training import clip, denoiser, vae
     from pcs_mini.training.loop import Settings
 
@@ -86,7 +115,11 @@ def train(
         pool=pool,
         init=init,
         decoder_only=decoder_only,
+        decay_share=decay_share,
     )
+    if stage in _V1:
+        typer.echo(str(_train_v1(stage, settings, assets)))
+        return
     if stage is Stage.vae:
         folder = vae.train(settings, _say)
     elif stage is Stage.clip:
@@ -97,6 +130,28 @@ def train(
         trained = out / "vae"
         folder = denoiser.train(settings, trained if trained.exists() else shipped() / "vae", _say)
     typer.echo(str(folder))
+
+
+def _train_v1(stage: Stage, settings: Settings, archive: Path | None) -> Path:
+    """One stage of version 1; several processes of one run share out the work."""
+    import os
+
+    from pcs_mini.architecture import build_tokenizer
+    from pcs_mini.training import autoencoder, diffusion, latents
+    from pcs_mini.world.assets import open_assets
+    from pcs_mini.world.grammar import vocabulary
+
+    trained, cache = settings.out / "autoencoder", settings.out / "cache"
+    assets = open_assets(archive)
+    if stage is Stage.autoencoder:
+        return autoencoder.train(settings, latents.render(assets, 0, settings.pool)[0], _say)
+    tokenizer = build_tokenizer(vocabulary(assets))
+    if stage is Stage.latents:
+        share = slice(int(os.environ.get("RANK", 0)), None, int(os.environ.get("WORLD_SIZE", 1)))
+        count, seed = settings.images, settings.seed
+        latents.make_latents(assets, trained, tokenizer, cache, count, _say, seed=seed, share=share)
+        return cache
+    return diffusion.train(settings, trained, tokenizer, cache, _say, diffusion.Watch())
 
 
 @app.command()

@@ -1,5 +1,8 @@
 """Training of Mini v1 on a world of three things: repeatable, resumable, and told in a card."""
 
+import io
+import json
+import zipfile
 from functools import partial
 
 import numpy as np
@@ -7,6 +10,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from pcs_core.errors import PcsError
 from pcs_mini.architecture import (
@@ -16,13 +20,15 @@ from pcs_mini.architecture import (
     inherit_outer_layers,
     learn_merges,
 )
-from pcs_mini.generate import load_parts, pictures
+from pcs_mini.commands import app
+from pcs_mini.generate import load_parts, pictures, tokenise
 from pcs_mini.networks import build_vae
-from pcs_mini.training import autoencoder, diffusion
+from pcs_mini.training import autoencoder, diffusion, latents
 from pcs_mini.training.card import write_card
 from pcs_mini.training.journal import Journal, contact_sheet, read_journal
 from pcs_mini.training.latents import encode_shard, load_latents, shard_path, word_looks
 from pcs_mini.training.loop import Settings
+from pcs_mini.world.assets import open_assets
 
 THINGS = ("disc", "square", "cross")
 GROUNDS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
@@ -54,6 +60,24 @@ def world():
 def tiny(monkeypatch):
     monkeypatch.setattr(autoencoder, "build_autoencoder", partial(build_autoencoder, (8, 8, 8, 8)))
     monkeypatch.setattr(diffusion, "build_unet", partial(build_unet, (16, 16, 16)))
+
+
+@pytest.fixture
+def archive(tmp_path):
+    """The three things as drawings of an archive."""
+    path = tmp_path / "world.zip"
+    index: dict = {"sources": [], "drawn": {}, "solids": {}, "people": {}, "panoramas": {}}
+    with zipfile.ZipFile(path, "w") as file:
+        for i, thing in enumerate(THINGS):
+            picture, mask, _ = draw(i)
+            sprite = np.dstack([picture, mask])[30:91, 30 + i : 91 + i]
+            data = io.BytesIO()
+            Image.fromarray(sprite).save(data, "WEBP", lossless=True)
+            name = f"drawn/flat/{thing}.webp"
+            file.writestr(name, data.getvalue())
+            index["drawn"][thing] = {"category": "shapes", "styles": {"flat": name}}
+        file.writestr("index.json", json.dumps(index))
+    return path
 
 
 @pytest.fixture
@@ -230,6 +254,37 @@ def test_timesteps_cover_the_schedule():
     assert int(t.max()) > 989
     middle = ((t > 200) & (t < 600)).float().mean()
     assert 0.45 < middle < 0.6
+
+
+def test_scenes_are_those_of_their_numbers(archive, prepared, tmp_path):
+    assets = open_assets(archive)
+    images, masks, captions = latents.render(assets, 2, 3)
+    one = latents.render(assets, 4, 1)
+    assert np.array_equal(images[2:], one[0])
+    assert captions[2:] == one[2]
+    assert masks.max() == 255
+    autoencoder_folder, tokenizer, _ = prepared
+    folder = tmp_path / "rendered"
+    for rank in (1, 0):
+        share = slice(rank, None, 2)
+        latents.make_latents(assets, autoencoder_folder, tokenizer, folder, 5, silent, share=share)
+    cache = load_latents(folder)
+    assert cache.latents.shape == (5, 8, 16, 16)
+    assert torch.equal(cache.ids[2:], tokenise(tokenizer, captions))
+
+
+def test_three_commands_make_a_model(archive, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(diffusion, "Watch", partial(diffusion.Watch, ("a disc",), steps=1))
+    out = tmp_path / "mini"
+    plain = ["--out", str(out), "--assets", str(archive), "--device", "cpu", "--batch", "4"]
+    for stage, images in (("autoencoder", 8), ("latents", 6), ("diffusion", 8)):
+        command = ["train", stage, "--images", str(images), "--pool", "16", *plain]
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    parts = load_parts(out / "model")
+    assert parts.tokenizer.tokenize("a disc") == ["a</w>", "disc</w>"]
+    stages = {line["stage"] for line in read_journal(out)}
+    assert stages == {"autoencoder", "diffusion"}
 
 
 def test_no_latents_is_said(tmp_path):

@@ -45,7 +45,8 @@ def count_parameters(folder: Path) -> int:
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as file:
-            total += sum(prod(file.get_slice(key).get_shape()) for key in file.keys())
+            names = file.keys()
+            total += sum(prod(file.get_slice(name).get_shape()) for name in names)
     return total
 
 

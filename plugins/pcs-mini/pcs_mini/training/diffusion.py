@@ -52,11 +52,40 @@ EVERY = 25
 _NOT_MATRICES = ("embedding", "conv_in", "conv_out", "conv_norm_out", "time_")
 
 
+WATCHED = (
+    "a photo of a dog on the grass",
+    "a photo of a cat in the snow",
+    "a photo of a car at sunset",
+    "a photo of an apple on a wooden table",
+    "a photo of a butterfly on a blue background",
+    "a photo of a rocket in the night sky",
+    "a photo of a house on the beach",
+    "a photo of an owl on a yellow background",
+    "a glossy fish in the ocean",
+    "a flat fish in the ocean",
+    "a rendered fish in the ocean",
+    "a photo of a pizza on a red background",
+    "a photo of a red bicycle on the grass",
+    "a photo of a blue rabbit in the forest",
+    "a photo of a guitar in front of a brick wall",
+    "a photo of a strawberry on a white background",
+    "a dog next to a cat on the beach",
+    "a ball on top of a chair on a green background",
+    "a turtle left of a mushroom on the grass",
+    "a photo of a solid chair in the kitchen",
+    "a photo of a solid horse from the side",
+    "a portrait person with red hair on a pink background",
+    "a sketch person wearing glasses",
+    "a voxel person on a gray background",
+)
+"""Things alone, in styles, in colours, at places, in relations, from a side; people."""
+
+
 @dataclass(frozen=True)
 class Watch:
     """What is drawn now and then to see a run: the same prompts from the same noise."""
 
-    prompts: Sequence[str] = ()
+    prompts: Sequence[str] = WATCHED
     columns: int = 8
     minutes: float = 10.0
     steps: int = 12

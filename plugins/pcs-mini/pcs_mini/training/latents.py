@@ -17,10 +17,18 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pcs_core.errors import PcsError
+from pcs_mini.architecture import PICTURE_SIZE
 from pcs_mini.generate import tokenise
+from pcs_mini.training.loop import Report
+from pcs_mini.world.assets import Assets
+from pcs_mini.world.cast import open_cast
+from pcs_mini.world.scene import draw
 
 _PATTERN = "latents-*.safetensors"
+_KEYS = ("latents", "masks", "ids")
 _BATCH = 64
+SHARD = 2000
+"""Scenes in one file."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,54 @@ class Latents:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def render(
+    assets: Assets, first: int, count: int, seed: int = 0
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
+    """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
+
+    Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject) and
+    captions.
+    """
+    cast = open_cast(assets)
+    images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
+    masks = np.zeros((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
+    captions = []
+    for i in range(count):
+        scene = draw(np.random.default_rng((seed, first + i)), assets, cast, size=PICTURE_SIZE)
+        images[i] = scene.image
+        for figure in scene.figures:
+            np.maximum(masks[i], figure.mask, out=masks[i])
+        captions.append(scene.caption)
+    return images, masks, captions
+
+
+def make_latents(
+    assets: Assets,
+    autoencoder_folder: Path,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    count: int,
+    report: Report,
+    *,
+    seed: int = 0,
+    share: slice = slice(None),
+) -> None:
+    """Render and encode `count` scenes into `folder`; files that are there already stay.
+
+    Several processes split the work: each makes ``range(files)[share]``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    autoencoder = AutoencoderKL.from_pretrained(autoencoder_folder).float().eval()
+    for number in range(-(-count // SHARD))[share]:
+        path = shard_path(folder, number)
+        if path.exists():
+            continue
+        first = number * SHARD
+        scenes = render(assets, first, min(SHARD, count - first), seed)
+        encode_shard(autoencoder, tokenizer, *scenes, path)
+        report(f"latents: {path.name} of {-(-count // SHARD)}")
 
 
 @torch.no_grad()
@@ -79,9 +135,6 @@ def load_latents(folder: Path) -> Latents:
         raise PcsError(f"{folder}: no {_PATTERN}; make them with `pcs mini train latents`")
     shards = [load_file(path) for path in paths]
     return Latents(*(torch.cat([shard[key] for shard in shards]) for key in _KEYS))
-
-
-_KEYS = ("latents", "masks", "ids")
 
 
 def word_looks(cache: Latents, vocabulary: int, width: int, seed: int = 0) -> Tensor:
