@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pcs_core.errors import InputError
 from pcs_mini.world import backdrops, grammar
 from pcs_mini.world.assets import Assets, AssetsError, open_assets
+from pcs_mini.world.build.archive import ArchiveError, cut_slice, merge, write
+from pcs_mini.world.build.family import Family
 from pcs_mini.world.cast import Member, held_out, open_cast
 from pcs_mini.world.places import COLOURS
 from pcs_mini.world.reserved import is_reserved
 from pcs_mini.world.scene import draw, references
+from pcs_mini.world.shards import Shards, render, scene_at
 
 STYLES = ("glossy", "flat", "outlined")
 SHADES = {"dog": (200, 120, 40), "owl": (90, 90, 160), "penguin": (30, 30, 60)}
@@ -276,3 +280,69 @@ def test_unknown_names_say_what_to_do(assets, tmp_path):
         backdrops.paint("medow", np.random.default_rng(0), 64, assets)
     with pytest.raises(AssetsError, match="'unicorn'"):
         open_cast(assets).find("unicorn")
+
+
+def test_shards_are_the_same_however_they_are_made(assets, tmp_path):
+    whole = Shards(render(tmp_path / "a", 6, shard=3, size=32, archive=assets.path))
+    halves = tmp_path / "b"
+    render(halves, 3, shard=3, size=32, archive=assets.path)
+    first = (halves / "00000.jsonl").stat().st_mtime_ns
+    lines: list[str] = []
+    render(halves, 6, shard=3, size=32, archive=assets.path, report=lines.append)
+    assert lines[0].endswith("1 of 2 shards are there")
+    assert (halves / "00000.jsonl").stat().st_mtime_ns == first
+    parts = Shards(halves)
+    assert len(parts) == len(whole) == 6
+    assert list(parts) == list(whole)
+    assert np.array_equal(parts.images(range(6)), whole.images(range(6)))
+    alone = scene_at(assets, open_cast(assets), 0, 4, size=32)
+    assert np.array_equal(whole.images([4])[0], alone.image)
+    assert whole.captions[4] == alone.caption
+    assert (whole.masks([4])[0] > 0).any()
+    with pytest.raises(InputError, match="another seed"):
+        render(halves, 6, seed=1, shard=3, size=32, archive=assets.path)
+    with pytest.raises(IndexError, match="0 to 5"):
+        whole.images([6])
+
+
+def test_processes_change_nothing(assets, tmp_path):
+    one = Shards(render(tmp_path / "one", 4, shard=2, size=32, archive=assets.path))
+    two = Shards(render(tmp_path / "two", 4, shard=2, size=32, archive=assets.path, processes=2))
+    assert np.array_equal(one.images(range(4)), two.images(range(4)))
+    assert list(one) == list(two)
+
+
+def test_families_are_merged_and_checked(assets, tmp_path):
+    path = assets.path
+    with zipfile.ZipFile(path) as archive:
+        index = json.loads(archive.read("index.json"))
+        files = {f: archive.read(f) for f in archive.namelist()}
+
+    def only(name):
+        entries = {f: d for f, d in files.items() if f.startswith(name)}
+        return Family(entries, index[name], [{"package": name}])
+
+    families = {name: only(name) for name in ("drawn", "solids", "people", "panoramas")}
+    entries, merged = merge(families)
+    out = write(tmp_path / "world.zip", entries, merged)
+    again = open_assets(out)
+    assert again.drawn == assets.drawn
+    assert [source["package"] for source in again.sources] == list(families)
+    assert {"dog", "chair", "sketch", "glossy", "smiling"} <= set(again.words)
+    assert write(tmp_path / "twice.zip", entries, merged).read_bytes() == out.read_bytes()
+    with pytest.raises(ArchiveError, match="more than 1000"):
+        write(tmp_path / "large.zip", entries, merged, limit=1000)
+    assert not (tmp_path / "large.zip").exists()
+    lacking = {f: d for f, d in entries.items() if "chair" not in f}
+    with pytest.raises(ArchiveError, match="chair"):
+        write(tmp_path / "lacking.zip", lacking, merged)
+    with pytest.raises(ArchiveError, match="another family"):
+        merge({**families, "solids": families["drawn"]})
+    cut = open_assets(cut_slice(out, tmp_path / "slice.zip"))
+    assert grammar.vocabulary(cut) == grammar.vocabulary(again)
+    assert set(cut.drawn) == set(again.drawn)
+    assert {"glossy", "flat", "outlined"} == set(cut.drawn["dog"].styles)
+    assert cut.drawing("dog", "flat").shape == (72, 72, 4)
+    assert cut.people["sketch"]["0001"].variations[1].expression == "sad"
+    scene = draw(np.random.default_rng(0), cut, open_cast(cut), kind="solid")
+    assert scene.figures[0].concept == "chair"

@@ -138,8 +138,10 @@ def sprite_of(assets: Assets, member: Member, pose: Pose) -> Sprite:
 
 def tint(image: Pixels, colour: str) -> Pixels:
     """The drawing repainted in shades of a named colour; its alpha stays."""
-    shade = 0.25 + image[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32) * (0.9 / 255)
-    painted = shade[..., None] * np.array(COLOURS[colour], np.float32)
+    light = image[..., :3] @ np.array([0.3, 0.59, 0.11], np.float32) / 255
+    base = np.array(COLOURS[colour], np.float32)
+    # the lights stay lighter than the colour, so that a black thing keeps its inner lines
+    painted = base * (0.3 + 0.8 * light[..., None]) + 60 * light[..., None] ** 3
     return np.dstack([np.clip(painted, 0, 255).astype(np.uint8), image[..., 3]])
 
 
@@ -149,6 +151,9 @@ def put_on(image: Pixels, hat: Pixels, share: float = 0.5) -> Pixels:
     solid = image[..., 3] > 127
     tops = np.where(solid.any(0), solid.argmax(0), height)
     high = np.flatnonzero(tops <= tops.min() + 0.12 * height)
+    # a raised tail is as high as the head, and narrower
+    runs = np.split(high, np.flatnonzero(np.diff(high) > 0.1 * width) + 1)
+    high = max(runs, key=len)
     centre = float(high.mean())
     across = max(8, round(share * width))
     tall = max(6, round(across * hat.shape[0] / hat.shape[1]))
