@@ -70,6 +70,14 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def adapters(self) -> Mapping[str, str]:
+        """``"<system>@<backbone id>"`` -> a function of no argument: the folder of its weights.
+
+        What ``pcs pretrain`` wrote: a pre-trained system needs it on that backbone.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def optimizers(self) -> Mapping[str, str]:
         """Id -> a ``torch.optim.Optimizer`` class or factory."""
         raise NotImplementedError

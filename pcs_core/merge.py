@@ -81,7 +81,7 @@ def merge_fusions(results: Named) -> Fusion:
             "rows records guidance".split()
         )
     }
-    maps: dict[str, dict[str, Any]] = {"strengths": {}}
+    maps: dict[str, dict[str, Any]] = {"strengths": {}, "dropout": {}}
     named: dict[tuple[str, str], str] = {}
     single: dict[str, Any] = {"source": None, "noise_law": None}
     origin: dict[str, str] = {}
@@ -204,14 +204,14 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
     owners: dict[str, str] = {}
     for edit in fusion.tokens:
         for token in edit.tokens:
+            if edit.stage() == "output":  # edits of the encoder's output chain, on any words
+                continue
             # a use may say what stands around its own token ("<dog>" -> "<dog> dog")
             if token in replaced and replaced[token] != edit.owner:
                 raise ConflictError(
                     f"the token {token!r} is both replaced by plain text by {replaced[token]!r} and "
                     f"learned by {edit.owner!r}: use one of the two"
                 )
-            if edit.stage() == "output":  # edits of the encoder's output chain
-                continue
             if owners.setdefault(token, edit.owner) != edit.owner:
                 raise ConflictError(
                     f"the token {token!r} is learned by both {owners[token]!r} and {edit.owner!r}: "

@@ -58,6 +58,8 @@ class PhaseTable(Table):
     edits: Words = ("*",)
     snapshot: str = ""
     restore: str = ""
+    pretrain: bool = False
+    source: str = ""
 
     @field_validator("batch", mode="before")
     @classmethod

@@ -12,8 +12,8 @@ from typing import Any, NoReturn
 from pcs_core.assembly.lines import Path, line_numbers
 from pcs_core.errors import RecipeError, nearest
 
-TOP = ("recipe", "use", "phase", "fit", "sample", "backbone")
-BACKBONE = ("use", "phase", "fit", "sample")
+TOP = ("recipe", "use", "pretrain", "phase", "fit", "sample", "backbone")
+BACKBONE = ("use", "pretrain", "phase", "fit", "sample")
 
 
 @dataclass(slots=True)
@@ -85,7 +85,7 @@ class _Reader:
         for key in data:
             if key not in TOP:
                 self.refuse((key,), f"unknown table or key {key!r}{nearest(key, TOP)}")
-        for key in ("use", "phase"):
+        for key in ("use", "pretrain", "phase"):
             if isinstance(data.get(key), dict):
                 self.refuse((key,), f"{key} must be a list of tables: write [[{key}]]")
         layer = self.body(data, ())
@@ -106,7 +106,15 @@ class _Reader:
         layer.fit = self.table(data.get("fit", {}), (*path, "fit"))
         layer.sample = self.table(data.get("sample", {}), (*path, "sample"))
         layer.uses, layer.use_changes = self.items(data.get("use", []), (*path, "use"))
-        layer.phases, layer.phase_changes = self.items(data.get("phase", []), (*path, "phase"))
+        # a [[pretrain]] is a phase that only `pcs pretrain` runs; they come first
+        layer.phases, layer.phase_changes = self.items(
+            data.get("pretrain", []), (*path, "pretrain")
+        )
+        for table in layer.phases:
+            table.values["pretrain"] = True
+        phases, changes = self.items(data.get("phase", []), (*path, "phase"))
+        layer.phases += phases
+        layer.phase_changes |= changes
         return layer
 
     def items(self, data: Any, path: Path) -> tuple[list[Table], dict[str, Table]]:

@@ -17,6 +17,7 @@ NOUNS: tuple[str, ...] = (
     "backbones",
     "loaders",
     "feature_models",
+    "adapters",
     "optimizers",
     "exporters",
     "importers",

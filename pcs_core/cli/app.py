@@ -16,6 +16,7 @@ from pcs_core.cli.merge import merge
 from pcs_core.cli.options import Json
 from pcs_core.cli.output import emit, emit_json
 from pcs_core.cli.plugin_commands import PluginGroup
+from pcs_core.cli.pretrain import pretrain
 from pcs_core.cli.sample import sample
 from pcs_core.cli.show import show
 
@@ -67,6 +68,7 @@ for command in (
     fit,
     sample,
     merge,
+    pretrain,
     systems,
     techniques,
     plugins,

@@ -37,6 +37,19 @@ def facts(
     }
 
 
+def pretrain_facts(
+    recipe: Recipe, backbone: BackboneCard, seed: int, device: str, data: str, records: int
+) -> dict[str, Any]:
+    """Return, as JSON-able data, all that decides the result of a pre-training."""
+    return {
+        "recipe": json.loads(json.dumps(dict(recipe.document))),
+        "data": {"source": data, "records": records},
+        "backbone": {"id": backbone.id, "hash": backbone.hash},
+        "seed": seed,
+        "device": device,
+    }
+
+
 def content_hash(subject: Subject) -> str:
     """Return the sha256 (hex) of a subject's pictures, masks, captions and marks."""
     digest = hashlib.sha256()

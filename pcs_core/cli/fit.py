@@ -25,9 +25,14 @@ def fit(
         str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")
     ],
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="FOLDER...", help="Folders of pictures, one subject each."),
-    ],
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER...]",
+            help="Folders of pictures, one subject each. A system that trains nothing needs none.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     out: Out,
     noun: Annotated[
         str | None, typer.Option("--noun", help="What the subject is, as dog.", show_default=False)
@@ -39,6 +44,15 @@ def fit(
     backbone: Annotated[
         str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
     ] = "mini",
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="Weights of a pre-trained system (pcs pretrain), where no plugin holds them.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -61,6 +75,7 @@ def fit(
     from pcs_core.cli.fit_work import open_workplace
 
     started = time.monotonic()
+    folders = folders or []
     plan = plan_fit(
         system,
         folders,
@@ -73,6 +88,7 @@ def fit(
         device=device,
         resume=resume,
         overwrite=overwrite,
+        adapter=adapter,
     )
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
     place = open_workplace(plan.destination, known, resume=resume)
@@ -90,6 +106,7 @@ def fit(
         device,
         overwrite,
         preview,
+        adapter,
     )
     try:
         persons, failed = run(plan, place, preview)
@@ -133,6 +150,7 @@ def run(
             watch=(reporter.fitting,),
             work=place.work,
             resume=place.resumed,
+            adapter=plan.adapter,
         )
         failed = {p.subject: why for p in persons if (why := diverged(p))}
         if len(failed) == len(persons):
@@ -208,6 +226,7 @@ def resume_command(
     device: str,
     overwrite: bool,
     preview: bool,
+    adapter: Path | None = None,
 ) -> str:
     """Return the command that goes on with this fit."""
     words = ["pcs", "fit", system, *map(str, folders)]
@@ -215,6 +234,8 @@ def resume_command(
         if value is not None:
             words += [option, value]
     words += ["--backbone", backbone]
+    if adapter is not None:
+        words += ["--adapter", str(adapter)]
     for setting in settings:
         words += ["--set", setting]
     words += ["--seed", str(seed)]

@@ -27,6 +27,7 @@ class FitPlan:
     seed: int
     device: str
     destination: Destination
+    adapter: Path | None = None
 
 
 def plan_fit(
@@ -42,6 +43,7 @@ def plan_fit(
     device: str,
     resume: bool,
     overwrite: bool,
+    adapter: Path | None = None,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -57,16 +59,57 @@ def plan_fit(
 
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
+    from pcs_core.engine.adapters import find_adapter, needs_adapter
     from pcs_core.engine.opening import check_subjects
-    from pcs_core.storage import load_subject
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=overrides)
-    subjects = tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
+    subjects = read_subjects(recipe, folders, target, noun=noun, token=token)
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
-    check_subjects(subjects, opened)
-    return FitPlan(recipe, subjects, opened, seed, chosen, target)
+    check_subjects(subjects, opened, trains=trains(recipe))
+    if adapter is not None and not needs_adapter(recipe):
+        raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
+    if needs_adapter(recipe):
+        find_adapter(recipe, opened, adapter)  # refused now, not after the pictures are read
+    return FitPlan(recipe, subjects, opened, seed, chosen, target, adapter)
+
+
+def trains(recipe: Recipe) -> bool:
+    """Return whether a fit of ``recipe`` takes steps: without them it needs no picture."""
+    return any(phase.steps for phase in recipe.phases)
+
+
+def read_subjects(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    target: Destination,
+    *,
+    noun: str | None,
+    token: str | None,
+) -> tuple[Subject, ...]:
+    """Return the subjects in ``folders``; without any, one without pictures, named after the result.
+
+    Raises
+    ------
+    InputError
+        No folder for a system that learns from pictures, or only one of noun and token.
+    """
+    from pcs_core.data import Concept, Subject
+    from pcs_core.storage import load_subject
+    from pcs_core.storage.concepts import check_concepts
+
+    if folders:
+        return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
+    if trains(recipe):
+        raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
+    if noun is None and token is None:
+        return (Subject(name=target.folder.name, concepts=()),)
+    if noun is None or token is None:
+        raise InputError("--noun and --token belong together: give both, or none")
+    concepts = (Concept(name="-".join(noun.split()), token=token, noun=noun),)
+    check_concepts(concepts, "--noun and --token")
+    return (Subject(name=target.folder.name, concepts=concepts),)
 
 
 def check_names(folders: Sequence[Path]) -> None:

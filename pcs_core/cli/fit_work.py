@@ -39,7 +39,7 @@ class Workplace:
     @property
     def trained(self) -> bool:
         """Whether a checkpoint was written: without one, no step would be saved by resuming."""
-        return any(self.work.glob("fit-*"))
+        return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))
 
     def discard(self) -> None:
         """Remove the folder and all in it."""

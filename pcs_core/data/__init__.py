@@ -28,7 +28,7 @@ from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
-from pcs_core.data.subject import Concept, Example, Subject
+from pcs_core.data.subject import Concept, Example, Record, Subject
 
 __all__ = [
     "LOSS",
@@ -65,6 +65,7 @@ __all__ = [
     "PixelEdit",
     "Prediction",
     "Recipe",
+    "Record",
     "Rendered",
     "Row",
     "Run",

@@ -105,7 +105,8 @@ class Fusion:
     Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are
     placeholders that stand for plain text. ``strengths`` are named numbers that edits read as
     ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
-    ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
+    ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
+    "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
     :class:`Canvas`. ``GuidanceTerm.mask`` is a seam, refused so far.
     """
 
@@ -123,6 +124,7 @@ class Fusion:
     rows: tuple[Row, ...] = ()
     strengths: Mapping[str, float] = field(default_factory=dict)
     records: tuple[str, ...] = ()
+    dropout: Mapping[str, float] = field(default_factory=dict)
     guidance: tuple[GuidanceTerm, ...] = ()
     source: Canvas | None = None
     noise_law: NoiseLaw | None = None

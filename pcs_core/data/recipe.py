@@ -27,7 +27,8 @@ class Phase:
     the terms that count. ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
     whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
     phase begins; ``restore`` brings those of that name back when it ends. Role "canvas" in ``batch``
-    renders the fusion's ``source``.
+    renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain`` runs, once for
+    all subjects, on the data set ``source``; a fit passes it over.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Phase:
     edits: tuple[str, ...] = ("*",)
     snapshot: str = ""
     restore: str = ""
+    pretrain: bool = False
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,3 +73,21 @@ class Example:
     def with_(self, **changes: Any) -> Example:
         """Return a copy with ``changes``."""
         return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One picture of a pre-training set, and who is in it.
+
+    ``image`` [3 h w] in [0, 1]; ``caption`` plain text; ``phrases`` the words of the caption that
+    stand for each subject; ``references`` other pictures of each subject, [3 h w] each, one tuple
+    per phrase; ``masks`` [1 h w] where each subject is, or None; ``extra`` what techniques read by
+    name ("points" [n 2], cameras, codes).
+    """
+
+    image: Tensor
+    caption: str
+    phrases: tuple[str, ...] = ()
+    references: tuple[tuple[Tensor, ...], ...] = ()
+    masks: tuple[Tensor | None, ...] = ()
+    extra: Mapping[str, Tensor] = field(default_factory=dict)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.backbone import Attachment, export_tensors, suspended, trainable
+from pcs_core.backbone import (
+    Attachment,
+    export_tensors,
+    import_tensors,
+    suspended,
+    trainable,
+)
 from pcs_core.data import (
     LOSS,
     Batch,
@@ -25,6 +31,7 @@ from pcs_core.data import (
     Recipe,
     Subject,
 )
+from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.clipping import clip_per_subject
@@ -70,12 +77,15 @@ def fit(
     watch: Sequence[Callable[[Progress], None]] = (),
     work: Path | None = None,
     resume: bool = False,
+    adapter: str | Path | Personalization | None = None,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
     Several subjects train together in one forward where every technique has a subject axis, with
     the gradients of separate runs; otherwise one after the other. ``work`` is a folder for
     checkpoints and cached pictures; with ``resume`` a fit goes on from there, bit for bit on a CPU.
+    ``adapter`` is the folder of a pre-trained system's weights, where no plugin holds them for this
+    backbone.
 
     Raises
     ------
@@ -91,6 +101,7 @@ def fit(
 
         recipe = load_recipe(recipe, backbone=opened.card.id)
     check_subjects(subjects, opened)
+    base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1
     together = len(subjects) == 1 or (
@@ -101,7 +112,7 @@ def fit(
     memory: dict[str, Mapping[str, Tensor]] = {}  # class pictures serve every subject of the class
     for number, group in enumerate(groups):
         fitting = Fitting(
-            recipe, group, opened, seed, watch, work, resume, memory, number, len(groups)
+            recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
         )
         with suspended(opened):
             results += fitting.run()
@@ -122,6 +133,7 @@ class Fitting:
     memory: dict[str, Mapping[str, Tensor]]
     offset: int = 0
     groups: int = 1
+    base: tuple[Personalization, str] | None = None
     losses: dict[str, list[float]] = field(default_factory=dict)
     snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     done: int = 0
@@ -141,8 +153,12 @@ class Fitting:
         self.run_.features = features
         fusion = merge_fusions(self.run_.call("fuse", features=features))
         self.run_.heads = {e.name: e for e in fusion.heads}
-        check_stacked(fusion, len(self.subjects))
-        phases = [p for _ in range(self.recipe.cycles) for p in self.recipe.phases]
+        if self.base is not None:
+            import_tensors(fusion, dict(self.base[0].tensors))
+        else:
+            check_stacked(fusion, len(self.subjects))
+        own_phases = [p for p in self.recipe.phases if not p.pretrain]
+        phases = [p for _ in range(self.recipe.cycles) for p in own_phases]
         self.total = sum(p.steps for p in phases)
         self.started = time.monotonic()
         self.rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
@@ -308,8 +324,8 @@ class Fitting:
             forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
             compute_target=lambda: process.target(batch.latents, noise, level),
             evaluate=evaluate,
-            stop=_no_stop,
-            read_masks=self._masks,
+            stop=no_stop,
+            read_masks=lambda step: batch_masks(self.run_, step),
             progress=progress,
         )
 
@@ -327,14 +343,6 @@ class Fitting:
             levels.append(times[rows] if wanted is None else process.at(wanted).to(times))
             noises.append(noise[rows] if own is None else own.to(noise))
         return torch.cat(noises), torch.cat(levels)
-
-    def _masks(self, step: FitStep) -> Masks:
-        results = self.run_.call_at(
-            "mask",
-            lambda technique, _: "batch" in technique.mask_moments,
-            query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
-        )
-        return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
         features = self.run_.features
@@ -354,12 +362,14 @@ class Fitting:
                         key, torch.zeros(len(self.subjects), *extra.tensors[key].shape)
                     )[index] = extra.tensors[key]
                     keep.append(key)
+        own, extra = self._own_tensors(fusion)
         return [
             Personalization(
                 recipe=self.recipe,
                 backbone=self.backbone.card,
                 concepts=subject.concepts,
-                tensors=export_tensors(fusion, index),
+                tensors=own(index),
+                extra=extra,
                 features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
                 seed=self.seed,
                 losses={name: values[index] for name, values in self.losses.items()},
@@ -368,8 +378,39 @@ class Fitting:
             for index, subject in enumerate(self.subjects)
         ]
 
+    def _own_tensors(
+        self, fusion: Fusion
+    ) -> tuple[Callable[[int], dict[str, Tensor]], dict[str, Any]]:
+        """Return what an artifact stores: all, or what a fit changed of pre-trained weights."""
+        if self.base is None:
+            return (lambda index: export_tensors(fusion, index)), {}
+        base, name = self.base
+        phases = [p for p in self.recipe.phases if not p.pretrain]
+        globs = [glob for phase in phases for glob in phase.train]
 
-def _no_stop(*_: Any, **__: Any) -> None:
+        def own(index: int) -> dict[str, Tensor]:
+            tensors = export_tensors(fusion, index)
+            return {
+                k: v
+                for k, v in tensors.items()
+                if not name or any(fnmatchcase(k, glob) for glob in globs)
+            }
+
+        reference = {"name": name, "sha256": digest(base.tensors)} if name else {}
+        return own, ({"adapter": reference} if reference else {})
+
+
+def batch_masks(run: EngineRun, step: FitStep) -> Masks:
+    """Ask the mask techniques about a batch; the examples' own masks count too."""
+    results = run.call_at(
+        "mask",
+        lambda technique, _: "batch" in technique.mask_moments,
+        query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
+    )
+    return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
+
+
+def no_stop(*_: Any, **__: Any) -> None:
     raise CapabilityError(
         "step.stop() was called, which ends nothing in this version: a phase runs all its steps"
     )

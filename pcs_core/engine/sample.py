@@ -16,6 +16,7 @@ from pcs_core.data import (
     Recipe,
     SampleSettings,
 )
+from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import check_prompts, resolve_backbone, resolve_person
 from pcs_core.engine.randomness import generator
@@ -139,7 +140,7 @@ def restore(
     )
     fusion = merge_fusions(run.call("fuse", features=run.features))
     run.heads = {e.name: e for e in fusion.heads}
-    import_tensors(fusion, dict(person.tensors))
+    import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
     return run, fusion
 
 

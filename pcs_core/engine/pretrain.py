@@ -1,0 +1,374 @@
+"""Pre-training: one set of weights for all subjects, from a data set of records.
+
+The same step as a fit, but every row is another record: its references stand where a fit has the
+subject's, and what `extract` says about them is computed once per record.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from pcs_core.backbone import Attachment, export_tensors, suspended, tokenise, trainable
+from pcs_core.data import (
+    Batch,
+    Concept,
+    Conditioning,
+    Features,
+    FitStep,
+    Masks,
+    Personalization,
+    Record,
+    Subject,
+)
+from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.fit import REPORT_EVERY, Progress, batch_masks, no_stop
+from pcs_core.engine.optimizers import make_optimizer, warm_up
+from pcs_core.engine.prepare import fit_image
+from pcs_core.engine.randomness import generator
+from pcs_core.engine.run import EngineRun
+from pcs_core.errors import CapabilityError, InputError, RecipeError
+from pcs_core.merge import flatten_losses, merge_features, merge_fusions, reduce_loss
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Evaluation, Fusion, Phase, Recipe
+
+
+class Records(Protocol):
+    """A data set: as many records, the same at every reading of an index."""
+
+    def __len__(self) -> int:
+        """Return how many records there are."""
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one of them."""
+
+
+def pretrain(
+    recipe: Recipe,
+    records: Records,
+    backbone: Backbone,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    resume: bool = False,
+    precision: str = "no",
+    watch: Sequence[Callable[[Progress], None]] = (),
+) -> Personalization:
+    """Run the ``[[pretrain]]`` phases of a recipe; return its weights as an artifact of no subject.
+
+    ``precision`` is accelerate's ("no", "bf16", "fp16"). Under ``accelerate launch`` the processes
+    share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
+    bit for bit on a CPU.
+
+    Raises
+    ------
+    InputError
+        No record.
+    RecipeError
+        The recipe has no ``[[pretrain]]``, or a phase trains nothing.
+    """
+    if not any(phase.pretrain for phase in recipe.phases):
+        raise RecipeError(f"recipe {recipe.id!r} has no [[pretrain]] phase: there is nothing to do")
+    if not len(records):
+        raise InputError("the data set holds no record")
+    with suspended(backbone):
+        return _Pretraining(recipe, records, backbone, seed, work, resume, precision, watch).run()
+
+
+@dataclass
+class _Pretraining:
+    recipe: Recipe
+    records: Records
+    backbone: Backbone
+    seed: int
+    work: Path | None
+    resume: bool
+    precision: str
+    watch: Sequence[Callable[[Progress], None]]
+    latents: dict[int, Tensor] = field(default_factory=dict)
+    features: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    done: int = 0
+
+    def run(self) -> Personalization:
+        try:
+            from accelerate import Accelerator  # type: ignore[import-untyped]
+        except ImportError as error:
+            raise CapabilityError(
+                "pre-training needs accelerate: pip install 'pcs-core[pretrain]'"
+            ) from error
+
+        self.accelerator = Accelerator(
+            cpu=self.backbone.device.type == "cpu", mixed_precision=self.precision
+        )
+        first = self.records[0]
+        concepts = record_concepts(first)
+        self.run_ = EngineRun(
+            self.recipe,
+            self.backbone,
+            seed=self.seed,
+            names=("pretrain",),
+            concepts=[concepts],
+            work=self.work,
+        )
+        found = self.extract(0, first)
+        self.run_.features = Features(
+            tensors={k: v.unsqueeze(0) for k, v in found.items()}, concepts=(concepts,)
+        )
+        fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
+        self.run_.heads = {e.name: e for e in fusion.heads}
+        rank = self.accelerator.process_index
+        self.rng = generator(self.seed, "pretrain", str(rank))
+        self.checkpoints = Checkpoints(
+            self.work,
+            f"pretrain-{rank}",
+            fusion,
+            [self.rng],
+            identity={
+                "recipe": self.recipe.hash,
+                "backbone": self.backbone.card.hash,
+                "seed": self.seed,
+            },
+            resume=self.resume,
+        )
+        phases = [p for p in self.recipe.phases if p.pretrain]
+        self.total = sum(p.steps for p in phases)
+        self.started = clock.monotonic()
+        with Attachment(self.backbone, fusion, fitting=True) as net:
+            self.net = net
+            for number, phase in enumerate(phases):
+                self._phase(number, phase, fusion)
+            return Personalization(
+                recipe=self.recipe,
+                backbone=self.backbone.card,
+                concepts=(),
+                tensors=export_tensors(fusion, 0),
+                seed=self.seed,
+                extra={"pretrained": {"records": len(self.records), "steps": self.total}},
+            )
+
+    def _phase(self, number: int, phase: Phase, fusion: Fusion) -> None:
+        everything = trainable(fusion)
+        params = {
+            n: p for n, p in everything.items() if any(fnmatchcase(n, g) for g in phase.train)
+        }
+        if not params:
+            raise RecipeError(
+                f"phase {phase.name!r} trains nothing: no parameter matches {', '.join(phase.train)}"
+            )
+        for name, param in everything.items():
+            param.requires_grad_(name in params)
+        optimizer = make_optimizer(phase, params)
+        start = self.checkpoints.restore(number, optimizer, params)
+        if start is None:
+            self.done += phase.steps
+            return
+        self.done += start
+        terms: dict[str, Tensor] = {}
+        for index in range(start, phase.steps):
+            warm_up(optimizer, index, phase.warmup)
+            for _ in range(phase.accumulate):
+                with self.accelerator.autocast():
+                    step = self._step(phase, index)
+                    losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
+                    terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
+                    if not terms:
+                        raise RecipeError(f"phase {phase.name!r} has no loss")
+                    total = torch.stack(list(terms.values())).sum() / phase.accumulate
+                self.accelerator.backward(total)
+            self._share_gradients(params.values())
+            if phase.clip:
+                torch.nn.utils.clip_grad_norm_(params.values(), phase.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            self.done += 1
+            last = index + 1 == phase.steps
+            if (index + 1) % REPORT_EVERY == 0 or last:
+                self._report(phase, index, terms)
+            self.checkpoints.maybe_write(number, index + 1, optimizer, params, losses={}, last=last)
+
+    def _share_gradients(self, params: Any) -> None:
+        if self.accelerator.num_processes > 1:
+            for param in params:
+                if param.grad is not None:
+                    param.grad = self.accelerator.reduce(param.grad, "mean")
+
+    def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
+        progress = Progress(
+            phase=phase.name,
+            index=index + 1,
+            steps=phase.steps,
+            done=self.done,
+            total=self.total,
+            losses={name: float(value.detach().mean()) for name, value in terms.items()},
+            seconds=clock.monotonic() - self.started,
+        )
+        for function in self.watch:
+            function(progress)
+
+    def extract(self, index: int, record: Record) -> Mapping[str, Tensor]:
+        """Return what `extract` says about the references of a record, once."""
+        if index not in self.features:
+            subject = record_subject(record)
+            with torch.no_grad():
+                found = self.run_.call("extract", subject=subject, masks=Masks(), moment="start")
+            self.features[index] = merge_features(found).tensors
+        return self.features[index]
+
+    def _encoded(self, index: int, record: Record) -> Tensor:
+        if index not in self.latents:
+            image = fit_image(record.image, self.run_.image_size)[None].to(self.backbone.device)
+            with torch.no_grad():
+                self.latents[index] = self.backbone.moments(image)[0][0].half().cpu()
+        return self.latents[index].to(self.backbone.device, torch.float32)
+
+    def _step(self, phase: Phase, index: int) -> FitStep:
+        net, process, device = self.net, self.backbone.process, self.backbone.device
+        count = sum(phase.batch.values())
+        share = max(1, count // self.accelerator.num_processes)
+        chosen = torch.randint(len(self.records), (share,), generator=self.rng).tolist()
+        records = [self.records[i] for i in chosen]
+        latents = torch.stack([self._encoded(i, r) for i, r in zip(chosen, records, strict=True)])
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in chosen])
+        times = process.draw_times(share, self.rng)
+        law = net.fusion.noise_law
+        if law is not None:
+            wanted, own = law(self.rng, tuple(latents.shape), index / phase.steps)
+            times = times if wanted is None else process.at(wanted)
+            noise = noise if own is None else own
+        noise, times = noise.to(device), times.to(device)
+        level = process.level(times)
+        no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
+        read = [self.extract(i, r) for i, r in zip(chosen, records, strict=True)]
+        features = {
+            name: torch.stack([row[name] for row in read]).to(device)
+            for name in {n for edit in net.fusion.streams for n in edit.reads}
+        }
+        kept = (~no_stream).to(device).float()
+        features = {k: v * kept.view(-1, *[1] * (v.dim() - 1)) for k, v in features.items()}
+        streams = net.streams(features)
+        captions = ["" if gone else r.caption for r, gone in zip(records, no_text, strict=True)]
+        subject = torch.zeros(share, dtype=torch.long, device=device)
+        cond = self._text(captions, records, subject, process.fraction(level), streams)
+        extra = record_extra(records, (latents.shape[-2], latents.shape[-1]), device)
+        cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
+        batch = Batch(
+            latents=latents,
+            subject=subject,
+            weight=torch.ones(share, device=device),
+            roles=("subject",) * share,
+            captions=tuple(captions),
+            index=tuple(chosen),
+            features=features,
+            extra=extra,
+        )
+        noisy = process.corrupt(latents, noise, level)
+        edits = ",".join(phase.edits)
+
+        def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
+            return net.evaluate(x, at, given, **{"edits": edits, **options})
+
+        return FitStep(
+            index=index,
+            phase=phase.name,
+            batch=batch,
+            level=level,
+            noise=noise,
+            noisy=noisy,
+            cond=cond,
+            forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
+            compute_target=lambda: process.target(latents, noise, level),
+            evaluate=evaluate,
+            stop=no_stop,
+            read_masks=lambda step: batch_masks(self.run_, step),
+            progress=index / phase.steps,
+        )
+
+    def _text(
+        self,
+        captions: Sequence[str],
+        records: Sequence[Record],
+        subject: Tensor,
+        time: Tensor,
+        streams: Mapping[str, Tensor],
+    ) -> Conditioning:
+        """Encode captions; a concept stands where the record says its phrase does."""
+        rows = [
+            tokenise([text], self.backbone.tokenizer, phrases=record.phrases)
+            for text, record in zip(captions, records, strict=True)
+        ]
+        slots = max(len(r.phrases) for r in records)
+        width = max([1, *(s.shape[1] for row in rows for s in row.spans.values())])
+        spans = {}
+        for k in range(slots):
+            own = [row.spans.get(f"phrase.{k}", torch.full((1, 1), -1)) for row in rows]
+            padded = [F.pad(s, (0, width - s.shape[1]), value=-1) for s in own]
+            spans[f"concept.{k}"] = torch.cat(padded)
+        spans |= {str(i): spans["concept.0"] for i in range(len(self.net.fusion.tokens)) if spans}
+        prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans)
+        return self.net.encode_text(prompts, subject, time=time, streams=streams)
+
+
+def record_concepts(record: Record) -> tuple[Concept, ...]:
+    """Return a concept per subject of a record; their tokens stand in no caption."""
+    nouns = record.phrases or ("thing",)
+    return tuple(Concept(f"{k}", f"<{k}>", noun) for k, noun in enumerate(nouns))
+
+
+def record_subject(record: Record) -> Subject:
+    """Return the references of a record as a subject; each image says whose it is."""
+    images: list[Tensor] = []
+    owners: list[dict[str, Any]] = []
+    for k, own in enumerate(record.references):
+        images += own
+        owners += [{"concept": f"{k}"}] * len(own)
+    if not images:  # a picture is its own reference where a set has no others
+        images, owners = [record.image], [{"concept": "0"}]
+    return Subject(
+        name="record",
+        concepts=record_concepts(record),
+        images=tuple(images),
+        captions=(None,) * len(images),
+        extra=tuple({**owner, **record.extra} for owner in owners),
+    )
+
+
+def record_extra(
+    records: Sequence[Record], size: tuple[int, int], device: torch.device
+) -> dict[str, Tensor]:
+    """Return masks by concept (``mask.<k>`` [b 1 h w] at latent size, zero: absent) and extras."""
+    extra = {
+        key: torch.stack([r.extra[key] for r in records]).to(device)
+        for key in records[0].extra
+        if all(key in r.extra for r in records)
+    }
+    for k in range(max(len(r.masks) for r in records)):
+        rows = []
+        for record in records:
+            mask = record.masks[k] if k < len(record.masks) else None
+            small = torch.zeros(1, *size)
+            if mask is not None:
+                small = F.interpolate(mask[None].float(), size=size, mode="area")[0]
+            rows.append(small)
+        extra[f"mask.{k}"] = torch.stack(rows).to(device)
+    return extra
+
+
+def drop_rows(dropout: Mapping[str, float], count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Return which rows lose their text and which their streams, [count] bool each, on the CPU."""
+    draw = torch.rand(count, generator=rng)
+    text, streams, both = (dropout.get(k, 0.0) for k in ("text", "streams", "both"))
+    alone = draw < text
+    image = (draw >= text) & (draw < text + streams)
+    everything = (draw >= text + streams) & (draw < text + streams + both)
+    return alone | everything, image | everything
