@@ -217,7 +217,8 @@ class BoundEmbedding:
                 rows = edit.vocabulary()
             else:
                 time = None if self.context.cond is None else self.context.cond.time
-                rows = edit.layer(time, self.context.layers)[:, self.context.layer]
+                rows = edit.layer(time, self.context.layers, self.context.subject)
+                rows = rows[:, self.context.layer]
             timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == ids.shape[0]
             own = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
             own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice

@@ -226,11 +226,12 @@ class TokenEdit(Edit):
         """Return the rows [S, count, d] that stand at the token's span."""
         raise NotImplementedError
 
-    def layer(self, time: Tensor | None, layers: int) -> Tensor:
+    def layer(self, time: Tensor | None, layers: int, subject: Tensor | None = None) -> Tensor:
         """Return the rows [S|b, layers, count, d], one set per cross-attention site of the denoiser.
 
         ``time`` [b] is the noise level of each row in [0, 1], 1 = pure noise; None where there is
-        none (closed forms). With such an edit the text is encoded once per site.
+        none (closed forms). ``subject`` [b] is each row's subject: a timed edit returns [b ...], and
+        picks each row's own. With such an edit the text is encoded once per site.
         """
         raise NotImplementedError
 
