@@ -14,5 +14,7 @@ def checks() -> Mapping[str, str]:
         "custom-diffusion": "pcs_checks.custom_diffusion:check",
         "dreambooth": "pcs_checks.dreambooth:check",
         "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
+        "style-aligned": "pcs_checks.style_aligned:check",
+        "p-plus": "pcs_checks.p_plus:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }

@@ -38,8 +38,9 @@ class LearnableToken(Technique):
 
     vectors: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of rows a placeholder takes."""
-    init: Literal["noun", "random", "word"] = "noun"
-    """Start value: the mean of the noun's rows, of ``init_word``'s, or Gaussian noise of that norm."""
+    init: Literal["noun", "random", "word", "mixed"] = "noun"
+    """Start value: the mean of the noun's rows, of ``init_word``'s, Gaussian noise of that norm, or
+    "mixed": the first half of the vectors is noise, the rest the noun (Mix-of-Show)."""
     init_word: str = ""
     """The word to start from when ``init`` is "word"; empty: the noun."""
     noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
@@ -91,4 +92,7 @@ class LearnableToken(Technique):
         drawn = drawn / drawn.norm(dim=1, keepdim=True) * row.norm()
         if self.init == "random":
             return drawn
-        return row.expand(self.vectors, -1) + self.noise * drawn
+        start = row.expand(self.vectors, -1) + self.noise * drawn
+        if self.init == "mixed":
+            start = torch.cat([drawn[: self.vectors // 2], start[self.vectors // 2 :]])
+        return start

@@ -12,5 +12,12 @@ def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
     return {
         "tokens.learnable": "pcs_tokens.learnable:LearnableToken",
+        "tokens.layerwise": "pcs_tokens.layerwise:LayerwiseToken",
         "tokens.rare": "pcs_tokens.rare:RareToken",
     }
+
+
+@catalogue_hookimpl
+def mergers() -> Mapping[str, str]:
+    """Ways to merge personalizations."""
+    return {"mix-layers": "pcs_tokens.layerwise:mix_layers"}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features, Fusion, Word
@@ -20,8 +18,8 @@ class RareToken(Technique):
     id = "tokens.rare"
     catalogue = ("rare-token",)
 
-    identifier: Annotated[str, Field(min_length=1)] = "sks"
-    """A string the model hardly knows. No new embedding is made for it."""
+    identifier: str = "sks"
+    """A string the model hardly knows. No new embedding is made for it. Empty: the noun alone."""
     with_noun: bool = True
     """Whether the class noun follows the identifier."""
     templates: tuple[str, ...] = TEMPLATES
@@ -38,13 +36,16 @@ class RareToken(Technique):
         words = []
         for subject, concepts in enumerate(features.concepts):
             for slot, concept in enumerate(concepts):
-                identifier = self.identifier if slot == 0 else f"{self.identifier}{slot + 1}"
-                text = f"{identifier} {concept.noun}" if self.with_noun else identifier
+                identifier = self.identifier
+                if identifier and slot:
+                    identifier = f"{identifier}{slot + 1}"
+                with_noun = self.with_noun or not identifier
+                text = f"{identifier} {concept.noun}".strip() if with_noun else identifier
                 words.append(
                     Word(
                         token=concept.token,
                         text=text,
-                        noun=concept.noun if self.with_noun else "",
+                        noun=concept.noun if with_noun else "",
                         subject=subject if len(features.concepts) > 1 else None,
                     )
                 )

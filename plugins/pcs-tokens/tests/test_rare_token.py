@@ -25,6 +25,8 @@ OPTIONS: dict[str, Any] = {"steps": 2, "scale": 2.0}
         ({"identifier": "xyz"}, "a <fido>", "a xyz dog"),
         ({"with_noun": False}, "a <fido>", "a sks"),
         ({"with_noun": False}, "a <fido> dog", "a sks dog"),
+        ({"identifier": ""}, "a <fido> dog on the beach", "a dog on the beach"),
+        ({"identifier": "", "with_noun": False}, "a <fido>", "a dog"),
     ],
 )
 def test_the_network_reads_plain_text(
