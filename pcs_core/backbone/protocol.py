@@ -79,6 +79,23 @@ class Backbone(Protocol):
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it exactly."""
 
+    def projection(self, site: Site, part: str) -> nn.Module:
+        """Return the layer that makes the "q", "k", "v" or "out" of an attention site."""
+
+    def control_network(self, channels: int, width: float) -> nn.Module:
+        """Return a new trainable control network for this denoiser, starting at no effect.
+
+        It is called with latents [b c h w], time [b], text [b l d] and an image [b channels H W] in
+        [0, 1] at picture size, and returns residuals of the down blocks and of the middle block.
+        ``width`` 1 copies the denoiser's own weights (ControlNet, arXiv:2302.05543); less makes a
+        narrower network from scratch.
+
+        Raises
+        ------
+        CapabilityError
+            This family has none.
+        """
+
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return text [b l d] and pooled [b d] for ids [b l]."""
 

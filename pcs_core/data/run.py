@@ -52,6 +52,12 @@ class Run(Protocol):
         ``glob`` may be a shorthand: "cross", "self", "attention" (all), "*".
         """
 
+    def projection(self, site: Site, part: str) -> nn.Module:
+        """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
+
+    def control_network(self, channels: int, width: float = 1.0) -> nn.Module:
+        """Return a new trainable control network (see :class:`pcs_core.backbone.Backbone`)."""
+
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
         """Return the base parameters of a part by path."""
 

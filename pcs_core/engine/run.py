@@ -138,6 +138,18 @@ class EngineRun:
         """Return matching sites (see :func:`pcs_core.backbone.select_sites`)."""
         return select_sites(self.backbone.sites, glob, kind=kind, part=part)
 
+    def projection(self, site: Site, part: str) -> nn.Module:
+        """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
+        return self.backbone.projection(site, part)
+
+    def control_network(self, channels: int, width: float = 1.0) -> nn.Module:
+        """Return a new trainable control network for the denoiser."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):  # whoever else draws, it starts the same
+            torch.manual_seed(derive_seed(self.seed, "control") % 2**63)
+            return self.backbone.control_network(channels, width)
+
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
         """Return the base parameters of a part whose path matches ``glob``."""
         from fnmatch import fnmatchcase

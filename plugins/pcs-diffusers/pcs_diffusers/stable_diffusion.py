@@ -117,6 +117,17 @@ class StableDiffusion:
         """Put one chain on each named attention site; return what undoes it."""
         return bind(self.unet, chains)
 
+    def projection(self, site: Site, part: str) -> nn.Module:
+        """Return the layer that makes the "q", "k", "v" or "out" of an attention site."""
+        name = "to_out.0" if part == "out" else f"to_{part}"
+        return self.unet.get_submodule(f"{site.name}.{name}")  # type: ignore[no-any-return]
+
+    def control_network(self, channels: int, width: float) -> nn.Module:
+        """Return a trainable ControlNet for this UNet."""
+        from pcs_diffusers.control import ControlNetwork
+
+        return ControlNetwork(self.unet, self.vae, channels, width)
+
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the last hidden state [b l d] and the pooled state [b d]."""
         output = self.text_encoder(input_ids=ids)
