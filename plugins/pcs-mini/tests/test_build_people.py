@@ -16,6 +16,7 @@ from pcs_mini.world.build.people import (
     choose_people,
     draw_person,
     is_held_out,
+    random_person,
     settings,
 )
 
@@ -208,3 +209,25 @@ def test_a_hairless_head_and_a_covered_one_say_so(styles):
         else:
             seen.add("coloured")
     assert {"headwear", "ink", "coloured"} <= seen
+
+
+@pytest.mark.parametrize("word", STYLES)
+def test_no_beard_hides_the_mouth(styles, word):
+    """Of the style's beards, what is drawn shows another face when the mouth changes."""
+    style = styles[word]
+    rng = random.Random(0)
+    bearded = 0
+    while bearded < 3:
+        person = random_person(style, rng)
+        if not person.words["beard"]:
+            continue
+        bearded += 1
+        one, two = (
+            np.asarray(style.draw(person.options | style.table["expressions"][e]), int)
+            for e in ("sad", "laughing")
+        )
+        left, right = style.points(person.options, "laughing")[3:]
+        columns = slice(round(left[0] * CELL_PX), round(right[0] * CELL_PX) + 1)
+        row = round((left[1] + right[1]) / 2 * CELL_PX)
+        changed = np.abs(one - two)[row - 4 : row + 9, columns].max(axis=-1) > 24
+        assert changed.mean() > 0.05, person.options

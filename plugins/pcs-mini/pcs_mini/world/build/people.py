@@ -193,7 +193,7 @@ class AvatarStyle:
                 places.append(None)
                 continue
             without = np.asarray(self.draw({**options, f"{component}Probability": 0}, POINT_PX))
-            places.append(np.argwhere(np.abs(whole - without).max(axis=-1) > 24)[:, ::-1])
+            places.append(np.argwhere(np.abs(whole - without).max(axis=-1) > 8)[:, ::-1])
         eyes, nose, mouth = places
         if eyes is None or mouth is None or not len(eyes) or not len(mouth):
             raise ValueError(
@@ -203,7 +203,7 @@ class AvatarStyle:
 
 
 def _unit(x: float, y: float) -> list[float]:
-    return [round((x + 0.5) / POINT_PX, 3), round((y + 0.5) / POINT_PX, 3)]
+    return [round((float(c) + 0.5) / POINT_PX, 3) for c in (x, y)]
 
 
 def _middle(pixels: NDArray[np.int64]) -> list[float]:
@@ -297,15 +297,17 @@ def _facial_hair(style: AvatarStyle, rng: random.Random, words: dict[str, Any]) 
     part, colour = style.table["facial_hair"], style.table["hair"]["colour"]
     if words["hair_style"] not in ("short", "no") or rng.random() >= FACIAL_HAIR_SHARE:
         return {}
+    black = words["hair"] == "black"
     ink = style.table["hair"].get("uncoloured") == "black"
     variants = [
         (kind, variant)
         for kind in ("beard", "moustache")
         for variant in part.get(kind, ())
-        if not ink
-        or words["hair"] == "black"
-        or style.uses_colour(part["component"], variant, colour)
+        if words["hair"] not in part.get("hides_mouth", {}).get(variant, ())
+        if not ink or black or style.uses_colour(part["component"], variant, colour)
     ]
+    if not variants:
+        return {}
     kind, variant = rng.choice(variants)
     words[kind] = True
     return _shown(part["component"], variant)
