@@ -11,9 +11,17 @@ from PIL import Image
 from pcs_core.errors import InputError
 from pcs_mini.world import backdrops, grammar
 from pcs_mini.world.assets import Assets, AssetsError, open_assets
-from pcs_mini.world.build.archive import ArchiveError, cut_slice, merge, write
+from pcs_mini.world.build.archive import (
+    ArchiveError,
+    cut_slice,
+    licences,
+    merge,
+    read_family,
+    write,
+    write_family,
+)
 from pcs_mini.world.build.family import Family
-from pcs_mini.world.cast import Member, held_out, open_cast
+from pcs_mini.world.cast import Member, core, held_out, open_cast
 from pcs_mini.world.places import COLOURS
 from pcs_mini.world.reserved import is_reserved
 from pcs_mini.world.scene import draw, references
@@ -44,7 +52,7 @@ def assets(tmp_path_factory) -> Assets:
     index: dict = {"sources": [], "drawn": {}, "solids": {}, "people": {}, "panoramas": {}}
     for concept, shade in SHADES.items():
         styles = {style: f"drawn/{style}/{concept}.webp" for style in STYLES}
-        index["drawn"][concept] = {"category": "animals", "styles": styles}
+        index["drawn"][concept] = {"category": "animal", "styles": styles}
         for at, file in enumerate(styles.values()):
             files[file] = webp(disc(100, tuple(v + 10 * at for v in shade)))
     views = [[azimuth, 15] for azimuth in (0, 90, 180, 270)]
@@ -268,6 +276,31 @@ def test_articles(words, said):
     assert grammar.with_article(words) == said
 
 
+def test_commands(assets, tmp_path):
+    from typer.testing import CliRunner
+
+    from pcs_mini.world_commands import app
+
+    runner = CliRunner()
+    out = tmp_path / "sheet.png"
+    done = runner.invoke(app, ["sheet", str(out), "-n", "9", "--archive", str(assets.path)])
+    assert done.exit_code == 0, done.output
+    assert Image.open(out).size[1] > 2 * 128
+    folder = tmp_path / "scenes"
+    arguments = ["render", str(folder), "-n", "3", "--archive", str(assets.path), "--shard", "4"]
+    assert runner.invoke(app, arguments).exit_code == 0
+    assert len(Shards(folder)) == 4
+
+
+def test_the_shipped_lists_agree():
+    lists = held_out()
+    assert len(lists.concepts) >= 40
+    assert len(lists.instances) >= 60
+    assert not lists.concepts & set(core())
+    assert not lists.concepts & {concept for concept, _ in lists.instances}
+    assert len(set(core())) == len(core())
+
+
 def test_unknown_names_say_what_to_do(assets, tmp_path):
     with pytest.raises(AssetsError, match="did you mean 'dog'"):
         assets.drawing("dgo", "flat")
@@ -320,7 +353,8 @@ def test_families_are_merged_and_checked(assets, tmp_path):
 
     def only(name):
         entries = {f: d for f, d in files.items() if f.startswith(name)}
-        return Family(entries, index[name], [{"package": name}])
+        source = {"package": name, "version": "1", "licence": "CC0-1.0"}
+        return Family(entries, index[name], [source])
 
     families = {name: only(name) for name in ("drawn", "solids", "people", "panoramas")}
     entries, merged = merge(families)
@@ -342,7 +376,13 @@ def test_families_are_merged_and_checked(assets, tmp_path):
     assert grammar.vocabulary(cut) == grammar.vocabulary(again)
     assert set(cut.drawn) == set(again.drawn)
     assert {"glossy", "flat", "outlined"} == set(cut.drawn["dog"].styles)
-    assert cut.drawing("dog", "flat").shape == (72, 72, 4)
+    assert cut.drawn["penguin"].styles
+    assert "| `people` 1 |" in licences(again)
+    kept = read_family("people", write_family("people", families["people"], tmp_path / "p.zip"))
+    assert kept == families["people"]
+    with pytest.raises(ArchiveError, match="solids"):
+        read_family("solids", tmp_path / "p.zip")
+    assert cut.drawing("dog", "flat").shape == (64, 64, 4)
     assert cut.people["sketch"]["0001"].variations[1].expression == "sad"
     scene = draw(np.random.default_rng(0), cut, open_cast(cut), kind="solid")
     assert scene.figures[0].concept == "chair"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,15 +24,21 @@ PITCHES = (-6.0, -10.0, -14.0)
 """Degrees; subjects stand well with the floor in the lower third."""
 
 
+PANORAMAS_FILE = Path(__file__).parent / "build" / "panoramas.toml"
+
+
+@cache
+def panoramas() -> dict[str, str]:
+    """Panorama -> how a caption says it, from the table that the archive is built from."""
+    table = tomllib.loads(PANORAMAS_FILE.read_text(encoding="utf-8"))
+    return {place: row["phrase"] for place, row in table.items() if "phrase" in row}
+
+
 def phrase(place: str) -> str:
-    """How a caption says that something is at `place`."""
+    """How a caption says that something is at `place`; an unlisted one is ``in the <place>``."""
     if place in COLOURS:
         return f"on {'an' if place[0] in 'aeiou' else 'a'} {place} background"
-    return SCENES.get(place) or PANORAMAS.get(place) or f"in the {place}"
-
-
-PANORAMAS: dict[str, str] = {}
-"""Panorama -> how a caption says it; one that is not listed is said as ``in the <place>``."""
+    return SCENES.get(place) or panoramas().get(place) or f"in the {place}"
 
 
 def known(assets: Assets) -> tuple[str, ...]:

@@ -123,8 +123,10 @@ def short_of(concept: str) -> str:
     return _shorter().get(concept, "")
 
 
-def kind_of(category: str) -> str:
-    """What a category of the archive is called, as ``animal``; empty where no word fits all of it."""
+def kind_of(concept: str, category: str) -> str:
+    """The word for the concept's category, as ``animal``; empty where none fits."""
+    if concept in _table()["no_kind"]:
+        return ""
     return _table()["category"].get(category, "")
 
 

@@ -21,7 +21,7 @@ TILTED = 0.2
 """Share of drawings that lean, by a few degrees."""
 HATS = ("top hat", "sun hat")
 """Drawn concepts that serve as a hat, the first that the style has."""
-WEARERS = frozenset({"animal", "animals"})
+WEARERS = frozenset({"animal"})
 """Categories that may wear one."""
 
 
@@ -98,7 +98,7 @@ def view_words(about: Solid, azimuth: float, elevation: float) -> str:
     """
     if about.facing is None or about.symmetric:
         return ""
-    if elevation >= 50:
+    if elevation >= 30:
         return "from above"
     turn = (azimuth + 180) % 360 - 180
     if about.facing == "side":

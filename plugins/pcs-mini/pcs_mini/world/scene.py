@@ -221,7 +221,7 @@ def mention(assets: Assets, member: Member, pose: Pose) -> grammar.Mention:
     return grammar.Mention(
         noun=grammar.noun_of(member.concept),
         short=grammar.short_of(member.concept),
-        category=grammar.kind_of(category),
+        category=grammar.kind_of(member.concept, category),
         style=member.style,
         colour=pose.colour,
         expression=pose.expression,

@@ -15,7 +15,7 @@ from PIL import Image
 from pcs_core.errors import InputError
 from pcs_mini.world.assets import Assets, open_assets
 from pcs_mini.world.build.family import Family
-from pcs_mini.world.cast import Member, is_held_out
+from pcs_mini.world.cast import Member, core, held_out, is_held_out
 
 FAMILIES: tuple[str, ...] = ("drawn", "solids", "people", "panoramas")
 LIMIT = 40_000_000
@@ -23,7 +23,7 @@ LIMIT = 40_000_000
 SLICE_LIMIT = 5_000_000
 """Largest slice, in bytes."""
 
-SLICE_DRAWN_PX = 72
+SLICE_DRAWN_PX = 64
 """Longest side of a drawing in the slice."""
 SLICE_SOLIDS = 40
 SLICE_VIEWS = 6
@@ -78,6 +78,12 @@ def read_family(name: str, path: Path) -> Family:
             return Family(entries, index[name], index.get("sources", []))
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as wrong:
         raise ArchiveError(f"{path} is no archive of {name!r} ({wrong})") from None
+
+
+def write_family(name: str, family: Family, path: Path) -> Path:
+    """Keep a built family in an archive of its own; `read_family` reads it."""
+    _write_zip(path, family.entries, {"sources": family.sources, name: family.index})
+    return path
 
 
 def write(
@@ -137,8 +143,8 @@ def cut_slice(
 ) -> Path:
     """What evaluation needs of the archive: fewer styles, views and identities, at smaller sizes.
 
-    Every trained concept stays in two styles and every held-out drawing in its own; the words of
-    the whole archive stay in the index, so that the tokenizer is the same.
+    Every concept stays in two styles, and what is held out beside them; the words of the whole
+    archive stay in the index, so that the tokenizer is the same.
     """
     assets = open_assets(archive)
     index: dict[str, Any] = {"sources": assets.sources, "words": list(assets.words)}
@@ -153,6 +159,35 @@ def cut_slice(
         index[name] = cut(assets, entries)
         report(f"slice: {name} {sum(map(len, entries.values())) - before} bytes")
     return write(out, entries, index, limit=limit)
+
+
+def licences(assets: Assets) -> str:
+    """A page that names the source, author and licence of everything in the archive."""
+    lines = [
+        "# Sources of the world",
+        "",
+        "Drawings, models, avatars and photographs of others, rendered, cropped, scaled and in part",
+        "recoloured. Written from the archive by `pcs mini world licences`.",
+        "",
+        "| package | part | author | licence |",
+        "|---|---|---|---|",
+    ]
+    for source in assets.sources:
+        part = source.get("library") or source.get("file") or source.get("style") or ""
+        cells = (
+            f"`{source['package']}` {source['version']}",
+            part,
+            source.get("author", ""),
+            source["licence"],
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+        lines += [
+            f"| | {photo['place']} (`{photo['file']}`) | {photo['author']} | {photo['licence']} |"
+            for photo in source.get("photographs", ())
+        ]
+    lines += ["", "## Models", "", "| solid | author, licence |", "|---|---|"]
+    lines += [f"| {name} | {about.credit} |" for name, about in assets.solids.items()]
+    return "\n".join(lines) + "\n"
 
 
 def _webp(pixels: np.ndarray, quality: int = 70) -> bytes:
@@ -175,11 +210,20 @@ def _slice_drawn(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
     for at, (concept, about) in enumerate(assets.drawn.items()):
         members = [Member("drawn", concept, style) for style in sorted(about.styles)]
         trained = [m.style for m in members if not is_held_out(assets, m)]
-        held = [m.style for m in members if is_held_out(assets, m)]
+        whole = concept in held_out().concepts
         # which two styles stay goes round, so that the slice has all of them
-        turned = trained[at % len(trained) :] + trained[: at % len(trained)] if trained else []
-        # of a concept that is held out as a whole, too, two styles show what it is
-        kept = turned[:2] + (held if trained else held[:2])
+        both = trained or [m.style for m in members]
+        kept = {both[(at + i) % len(both)] for i in range(2)}
+        # of the held-out style, what people name first and what is held out anyway
+        kept |= {
+            m.style
+            for m in members
+            if is_held_out(assets, m)
+            and (
+                (concept, m.style) in held_out().instances
+                or (m.style in held_out().styles and (whole or concept in core()))
+            )
+        }
         styles = {}
         for style in sorted(kept):
             file = f"drawn/{style}/{concept}.webp"
