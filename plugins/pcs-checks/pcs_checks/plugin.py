@@ -15,6 +15,7 @@ def checks() -> Mapping[str, str]:
         "dreambooth": "pcs_checks.dreambooth:check",
         "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
         "style-aligned": "pcs_checks.style_aligned:check",
+        "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }

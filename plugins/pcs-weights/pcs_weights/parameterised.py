@@ -145,6 +145,15 @@ class Peft(Technique):
     """Which network gets it."""
     convolutions: bool = False
     """Whether matching convolutions take part."""
+    blocks: Annotated[int, Field(ge=1)] | None = None
+    """Number of rotations along the diagonal (oft); the block size, then, is not ``rank``."""
+    block_share: bool = False
+    """Whether all blocks of a layer are one rotation (oft)."""
+    coft: bool = False
+    """Whether each rotation stays near the identity (oft): COFT, section 3.2 of the paper."""
+    eps: Annotated[float, Field(ge=0.0)] = 6e-5
+    """Largest norm of the skew-symmetric generator under ``coft``, before peft divides it by
+    the square root of the number of blocks; 0 allows no rotation."""
 
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:
@@ -182,5 +191,13 @@ class Peft(Technique):
         if self.kind == "lokr":
             return peft.LoKrConfig(alpha=alpha, **low_rank)
         if self.kind == "oft":
-            return peft.OFTConfig(oft_block_size=self.rank, r=0, target_modules=targets)
+            size = {"r": self.blocks or 0, "oft_block_size": 0 if self.blocks else self.rank}
+            return peft.OFTConfig(
+                **size,
+                coft=self.coft,
+                eps=self.eps,
+                block_share=self.block_share,
+                use_cayley_neumann=False,  # the series is orthogonal near zero only
+                target_modules=targets,
+            )
         return peft.BOFTConfig(boft_block_size=self.rank, target_modules=targets)

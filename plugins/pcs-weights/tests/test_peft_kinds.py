@@ -26,6 +26,7 @@ from pcs_weights.parameterised import Peft
 
 KINDS = ("lora", "rslora", "dora", "loha", "lokr", "boft", "oft")
 LINEAR = "*.to_q|*.to_k|*.to_v|*.to_out.0"
+SITE = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 WHERE: dict[str, dict[str, Any]] = {
     "linear": {"sites": LINEAR},
@@ -190,3 +191,33 @@ def test_a_phase_may_train_part_of_it(backbone: Backbone) -> None:
     (person,) = fit(recipe, make_subject(), backbone)
     for name, tensor in person.tensors.items():
         assert torch.equal(tensor, start[name].detach()) == ("lora_A" in name)
+
+
+def rotations(fusion: Fusion) -> dict[str, torch.Tensor]:
+    """Return the generators [blocks, n] by layer."""
+    return {n: p for n, p in trainable(fusion).items() if "oft_R" in n}
+
+
+def test_oft_counts_blocks_or_their_size(backbone: Backbone) -> None:
+    width = backbone.parts["denoiser"].get_submodule(SITE).in_features
+    for settings, blocks in (({"blocks": 4}, 4), ({"rank": 8}, width // 8)):
+        (found,) = rotations(fusion_of(backbone, Peft(kind="oft", sites=SITE, **settings))).values()
+        size = width // blocks
+        assert found.shape == (blocks, size * (size - 1) // 2)
+    shared = Peft(kind="oft", sites=SITE, blocks=4, block_share=True)
+    assert next(iter(rotations(fusion_of(backbone, shared)).values())).shape[0] == 1
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-2])
+def test_coft_stays_near_the_identity(backbone: Backbone, eps: float) -> None:
+    technique = Peft(kind="oft", sites=SITE, blocks=4, coft=True, eps=eps)
+    fusion = fusion_of(backbone, technique)
+    perturb(fusion, scale=0.5)
+    moved = (evaluate(backbone, fusion) - evaluate(backbone)).abs().max()
+    assert (moved > 0) == (eps > 0)
+    (found,) = rotations(fusion).values()
+    norms = (2.0 * found.detach().square().sum(1)).sqrt()  # of the skew-symmetric matrix
+    torch.testing.assert_close(norms, torch.full_like(norms, eps / 2), rtol=1e-4, atol=1e-9)
+    free = fusion_of(backbone, Peft(kind="oft", sites=SITE, blocks=4))
+    perturb(free, scale=0.5)
+    assert (evaluate(backbone, free) - evaluate(backbone)).abs().max() > 10 * moved
