@@ -34,8 +34,8 @@ VIEWS: list[tuple[float, float]] = [(a, e) for e in ELEVATIONS for a in AZIMUTHS
 """(azimuth, elevation) of each cell, in degrees: azimuth 0 before the front, 90 at its left."""
 SYMMETRIC_BELOW = 0.06
 """Mean change between views 90 degrees apart under which an object shows no viewpoint."""
-COLOUR_QUALITY = 80
-DEPTH_QUALITY = 60
+COLOUR_QUALITY = 70
+DEPTH_QUALITY = 40
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def depth_levels(depth: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 def _webp(cells: list[npt.NDArray[np.uint8]], quality: int) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate(cells, axis=1)).save(
-        buffer, "WEBP", quality=quality, alpha_quality=90, method=6
+        buffer, "WEBP", quality=quality, alpha_quality=80, method=4
     )
     return buffer.getvalue()
 
