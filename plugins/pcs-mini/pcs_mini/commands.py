@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from pcs_mini.ruler_commands import register
+from pcs_mini.world_commands import app as world
+
 if TYPE_CHECKING:
     from pcs_mini.training.loop import Settings
 
 app = typer.Typer(help="The embedded backbone: its world, its training, its quality gate.")
+app.add_typer(world, name="world")
 _err = Console(stderr=True, highlight=False)
 
 
@@ -203,3 +207,6 @@ def assemble(
     put_together(parts / "model", parts / "clip", target, vae if vae.exists() else None)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     typer.echo(f"{target} ({size} bytes)")
+
+
+register(app)

@@ -1,10 +1,124 @@
 """The rulers and the gate: what they measure is measured, and misuse is refused by name."""
 
+import io
+import json
+import zipfile
 from itertools import product
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
 
+from pcs_core.errors import InputError
+from pcs_mini import gate
+from pcs_mini.architecture import (
+    build_autoencoder,
+    build_scheduler,
+    build_text_encoder,
+    build_tokenizer,
+    build_unet,
+)
+from pcs_mini.commands import app
+from pcs_mini.generate import Parts
+from pcs_mini.rulers import stored
+from pcs_mini.rulers.clip import open_clip
+from pcs_mini.rulers.identity import open_identity
+from pcs_mini.rulers.judge import Judge, Reading, build, open_judge
+from pcs_mini.rulers.stored import RulerError
+from pcs_mini.rulers.views import open_views
+from pcs_mini.training import rulers_clip, rulers_identity, rulers_judge, rulers_views
+from pcs_mini.training.diffusion import write_model
+from pcs_mini.training.loop import Settings
+from pcs_mini.training.rulers_pictures import Replay, any_scene, degrade, view_of
+from pcs_mini.world import scene
+from pcs_mini.world.assets import Assets
+from pcs_mini.world.cast import Member, open_cast
+from pcs_mini.world.grammar import vocabulary
 from pcs_mini.world.reserved import RESERVED_SHARE, is_reserved
+
+SHADES = {"dog": (200, 120, 40), "owl": (90, 90, 160), "car": (220, 30, 30), "penguin": (9, 9, 60)}
+
+
+def webp(pixels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=True)
+    return buffer.getvalue()
+
+
+def block(shade: tuple[int, ...], height: int = 80, width: int = 80) -> np.ndarray:
+    return np.broadcast_to(np.array((*shade, 255), np.uint8), (height, width, 4)).copy()
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """Three trained concepts and a held-out one in two styles, and three people."""
+    index: dict = {"sources": [], "drawn": {}, "solids": {}, "people": {}, "panoramas": {}}
+    files = {}
+    for at, (concept, shade) in enumerate(SHADES.items()):
+        styles = {style: f"drawn/{style}/{concept}.webp" for style in ("glossy", "flat")}
+        index["drawn"][concept] = {"category": "animals", "styles": styles}
+        files |= {file: webp(block(shade, 40 + 20 * at)) for file in styles.values()}
+    looks = [
+        {"expression": word, "glasses": False, "hat": False, "points": None}
+        for word in ("smiling", "sad")
+    ]
+    index["people"]["sketch"] = {}
+    for at in range(3):
+        file = f"people/sketch/{at}.webp"
+        files[file] = webp(block((60 * at + 40, 150, 90), 112, 224))
+        index["people"]["sketch"][str(at)] = {
+            "cell": 112,
+            "file": file,
+            "columns": 2,
+            "words": {"hair": "red"},
+            "variations": looks,
+        }
+    path = tmp_path_factory.mktemp("world") / "world.zip"
+    with zipfile.ZipFile(path, "w") as out:
+        for name, data in {**files, "index.json": json.dumps(index).encode()}.items():
+            out.writestr(name, data)
+    return path
+
+
+@pytest.fixture(scope="module")
+def assets(archive):
+    return Assets(archive)
+
+
+def settings(out, images=16, resume=False):
+    return Settings(
+        out=out,
+        images=images,
+        batch=8,
+        warmup=1,
+        decay_share=1e-9,
+        device="cpu",
+        resume=resume,
+        pool=16,
+        save_every=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def rulers(tmp_path_factory, assets):
+    """All four, after two steps."""
+    out = tmp_path_factory.mktemp("rulers")
+    patch = pytest.MonkeyPatch()
+    few = rulers_views.retrieval
+    patch.setattr(rulers_views, "retrieval", lambda *a, **k: few(*a, **k, things=2, views=2))
+    judged, zero_shot = rulers_judge.check, rulers_clip.check
+    patch.setattr(rulers_judge, "check", lambda j, a, c, n=0: judged(j, a, c, 6))
+    patch.setattr(rulers_clip, "check", lambda s, a, c, n=0: zero_shot(s, a, c, 8))
+    for stage in (rulers_judge, rulers_clip, rulers_identity, rulers_views):
+        stage.train(settings(out), assets, lambda line: None)
+    patch.undo()
+    return out
+
+
+# --- reserved combinations ---------------------------------------------------------------------
 
 
 def test_a_twentieth_of_the_combinations_is_reserved_over_every_axis():
@@ -24,3 +138,225 @@ def test_the_reserved_combinations_stay_the_same():
     assert is_reserved("dog", "flat", "beach")
     assert is_reserved("fish", "glossy", "beach")
     assert not is_reserved("dog", "glossy", "beach")
+
+
+def test_training_never_draws_a_reserved_combination(assets):
+    rng = np.random.default_rng(0)
+    dog = [Member("drawn", "dog", "flat")]
+    places = {scene.draw_place(rng, assets, dog) for _ in range(400)}
+    assert "beach" not in places
+    assert len(places) > 10
+
+
+# --- pictures ----------------------------------------------------------------------------------
+
+
+def test_a_replayed_batch_depends_on_its_step_alone(assets):
+    cast = open_cast(assets)
+
+    def stream(first):
+        return Replay(
+            lambda rng: view_of(assets, any_scene(rng, assets, cast)),
+            6,
+            uses=3,
+            seed=1,
+            first=first,
+            held=8,
+        )
+
+    a, b = stream(0), stream(5)
+    for _ in range(5):
+        a.next()
+    for one, other in zip(a.next(), b.next(), strict=True):
+        assert np.array_equal(one.image, other.image)
+        assert one.caption == other.caption
+
+
+def test_rulers_are_trained_without_what_is_held_out(assets):
+    cast = open_cast(assets)
+    rng = np.random.default_rng(0)
+    seen = {
+        m.concept for _ in range(100) for m in view_of(assets, any_scene(rng, assets, cast)).members
+    }
+    assert seen == {"dog", "owl", "car", "person"}
+
+
+def test_degrading_keeps_the_range_and_changes_the_picture():
+    x = torch.rand(4, 3, 64, 64)
+    y = degrade(x, torch.Generator().manual_seed(0))
+    assert y.shape == x.shape
+    assert 0 <= y.min() <= y.max() <= 1
+    assert not torch.equal(x, y)
+
+
+# --- losses ------------------------------------------------------------------------------------
+
+
+def test_a_caption_is_true_of_pictures_that_hold_all_it_says():
+    words = {"dog", "owl", "beach", "snow", "flat", "on", "the", "a"}
+    sayable = [frozenset({"dog", "beach", "flat"}), frozenset({"dog", "snow"})]
+    true = rulers_clip.truths(["a flat dog", "a zog dog"], sayable, words)
+    assert true.tolist() == [[True, True], [False, True]]
+
+
+def test_each_cell_belongs_to_the_subject_that_covers_it(assets):
+    view = view_of(assets, any_scene(np.random.default_rng(3), assets, open_cast(assets), count=2))
+    owner, weight = rulers_judge.owners([view])
+    assert set(owner.unique().tolist()) == {-1, 0, 1}
+    for k in (0, 1):
+        assert weight[owner == k].sum() == pytest.approx(1, abs=1e-5)
+    assert (weight[owner < 0] == 0).all()
+
+
+def test_ntxent_is_lowest_when_partners_agree():
+    features = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
+    assert rulers_views.ntxent(features, features) < rulers_views.ntxent(features, features.flip(0))
+
+
+# --- stages ------------------------------------------------------------------------------------
+
+
+def test_every_ruler_is_saved_small_and_opens(rulers):
+    images = torch.rand(3, 3, 128, 128)
+    for name, opened in (
+        ("clip", open_clip(rulers)),
+        ("views", open_views(rulers)),
+        ("identity", open_identity(rulers)),
+    ):
+        features = opened.image_features(images)
+        torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
+        saved = load_file(rulers / name / "model.safetensors")
+        assert {v.dtype for v in saved.values() if v.is_floating_point()} == {torch.float16}
+        assert "scores" in json.loads((rulers / name / "config.json").read_text())
+    assert open_clip(rulers).text_features(["a dog"]).shape == (1, 128)
+    total = sum(path.stat().st_size for path in rulers.glob("*/model.safetensors"))
+    assert total < 12e6
+
+
+def test_gradients_reach_the_picture(rulers):
+    for ruler in (open_clip(rulers), open_views(rulers), open_identity(rulers)):
+        image = torch.rand(1, 3, 128, 128, requires_grad=True)
+        ruler.image_features(image)[0, 0].backward()
+        assert image.grad.abs().sum() > 0
+
+
+def test_a_stage_resumes_bit_for_bit(tmp_path, assets, monkeypatch):
+    monkeypatch.setattr(rulers_judge, "check", lambda *a: {})
+    rulers_judge.train(settings(tmp_path / "a", 24), assets, lambda line: None)
+    rulers_judge.train(settings(tmp_path / "b", 16), assets, lambda line: None)
+    rulers_judge.train(settings(tmp_path / "b", 24, resume=True), assets, lambda line: None)
+    a, b = (load_file(tmp_path / x / "judge.safetensors") for x in "ab")
+    for key, value in a.items():
+        assert torch.equal(value, b[key]), key
+
+
+# --- the judge ---------------------------------------------------------------------------------
+
+
+def reading(judge, at):
+    """A reading in which the cells of `at` (concept -> row, column) are sure."""
+    cells = torch.zeros(1, len(judge.names["concept"]), 8, 8)
+    for concept, (row, column) in at.items():
+        cells[0, judge.index("concept", concept), row, column] = 1
+    return Reading(cells.amax((2, 3)), cells, torch.zeros(1, 2), torch.zeros(1, 2))
+
+
+@pytest.fixture(scope="module")
+def judge():
+    names = {"concept": ["car", "dog", "owl"], "style": ["flat"], "place": ["beach"]}
+    return Judge(build(names).eval(), names)
+
+
+def test_the_surest_concepts_must_be_the_wanted_ones(judge):
+    read = reading(judge, {"dog": (2, 2), "owl": (5, 5)})
+    assert judge.found(read, [["dog", "owl"]]) == [True]
+    assert judge.found(read, [["owl", "dog"]]) == [True]
+    assert judge.found(read, [["dog", "car"]]) == [False]
+
+
+def test_names_that_the_judge_has_not_learned_are_refused(judge):
+    with pytest.raises(RulerError, match="knows no concept 'dgo', did you mean 'dog'"):
+        judge.index("concept", "dgo")
+
+
+def test_a_relation_is_read_off_the_cells(judge):
+    read = reading(judge, {"dog": (4, 1), "owl": (4, 6)})
+
+    def holds(relation):
+        pair = tuple(Member("drawn", c, "flat") for c in ("dog", "owl"))
+        return gate.relation_holds(judge, read, 0, gate.Asked("", pair, "flat", "beach", relation))
+
+    assert holds("left of") is True
+    assert holds("right of") is False
+    assert holds("on top of") is False
+    assert holds("next to") is None
+
+
+def test_a_missing_ruler_says_how_to_make_it(tmp_path):
+    with pytest.raises(RulerError, match="pcs mini ruler judge"):
+        open_judge(tmp_path)
+
+
+# --- the gate ----------------------------------------------------------------------------------
+
+
+def all_knowing(assets):
+    names = rulers_judge.names_of(assets, open_cast(assets))
+    return Judge(build(names).eval(), names)
+
+
+def test_prompts_are_reserved_combinations_of_trained_words(assets):
+    asked = gate.compose_prompts(assets, all_knowing(assets), 10)
+    assert len({a.text for a in asked}) == 10
+    for a in asked:
+        assert any(is_reserved(m.concept, m.style, a.place) for m in a.members)
+        assert "penguin" not in a.text
+        assert all(concept in a.text for concept in a.concepts)
+    assert sum(len(a.members) == 2 for a in asked) == 2
+    assert asked == gate.compose_prompts(assets, all_knowing(assets), 10)
+
+
+def test_a_small_world_says_how_many_prompts_it_has(assets):
+    with pytest.raises(InputError, match=r"gives \d+ prompts, not 300"):
+        gate.compose_prompts(assets, all_knowing(assets), 300)
+
+
+def test_spread_is_that_of_pictures_of_one_prompt():
+    same = torch.rand(2, 3, 32, 32).repeat_interleave(4, 0)
+    assert gate.spread(same) == pytest.approx(0, abs=1e-3)
+    assert gate.spread(torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)])) > 0.5
+
+
+def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
+    tokenizer = build_tokenizer(vocabulary(assets))
+    parts = Parts(
+        tokenizer,
+        build_text_encoder(tokenizer, width=32, layers=1),
+        build_autoencoder((8, 8, 8, 8)),
+        build_unet((16, 16, 16), text_width=32),
+        build_scheduler(),
+    )
+    write_model(tmp_path, parts)
+    given = ["--weights", tmp_path, "--assets", archive, "--rulers", rulers, "--prompts", 10]
+    result = CliRunner().invoke(app, ["gate", *map(str, given), "--steps", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    shares = [k for k in figures if k.endswith("accuracy") or k == "diversity"]
+    assert {"concept_accuracy", "place_accuracy", "style_accuracy", "judge_accuracy"} <= {*shares}
+    assert {"two_subject_accuracy", "core_concept_accuracy", "vae_psnr_db"} <= figures.keys()
+    assert all(0 <= figures[k] <= 1 for k in shares)
+    assert figures["prompts"] == 10
+    assert len(figures["weights_sha256"]) == 64
+    assert all(not isinstance(value, (dict, list)) for value in figures.values())
+    before = gate.weights_sha256(tmp_path)
+    (tmp_path / "vae" / "x.safetensors").write_bytes(b"0")
+    assert gate.weights_sha256(tmp_path) != before
+
+
+def test_stored_weights_come_back(tmp_path):
+    net = torch.nn.Linear(3, 2)
+    stored.write(tmp_path / "line", net, {"a": 1})
+    again, config = stored.read("line", tmp_path, lambda c: torch.nn.Linear(3, 2))
+    assert config == {"a": 1}
+    torch.testing.assert_close(again.weight, net.weight, atol=1e-3, rtol=0)
+    assert not again.weight.requires_grad

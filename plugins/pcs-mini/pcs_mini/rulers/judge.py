@@ -1,0 +1,121 @@
+"""The judge: which trained concepts a picture shows and where, in which style, at which place.
+
+It is a classifier of cells: every eighth of the picture across and down says what stands there.
+A picture with several subjects is read cell by cell, so that each counts, whatever its size. It was
+trained on renders alone and has seen no generated picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pcs_core.errors import nearest
+from pcs_mini.rulers import stored
+from pcs_mini.rulers.stored import RulerError
+from pcs_mini.rulers.trunk import CELLS, Trunk, prepare
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the judge sees in `n` pictures; shares are 0..1."""
+
+    presence: Tensor
+    """``[n, concepts]``: how sure the surest cell is of a concept."""
+    cells: Tensor
+    """``[n, concepts, 8, 8]``: the same per cell, row by row."""
+    styles: Tensor
+    """``[n, styles]``, over the cells of subjects."""
+    places: Tensor
+    """``[n, places]``."""
+
+
+class JudgeNet(nn.Module):
+    """Trunk and heads: subject or not, concept and style of a cell, place of the picture."""
+
+    def __init__(self, concepts: int, styles: int, places: int) -> None:
+        super().__init__()
+        self.trunk = Trunk()
+        width = self.trunk.width
+        self.subject_head = nn.Conv2d(width, 1, 1)
+        self.concept_head = nn.Linear(width, concepts)
+        self.style_head = nn.Linear(width, styles)
+        self.place_head = nn.Linear(2 * width, places)
+
+    def places(self, cells: Tensor) -> Tensor:
+        """Logits ``[n, places]`` of a map ``[n, width, 8, 8]``."""
+        return self.place_head(torch.cat([cells.mean((2, 3)), cells.amax((2, 3))], 1))
+
+
+class Judge:
+    """The judge with its names. Pictures are ``[n, 3, h, w]`` in 0..1 of any size."""
+
+    def __init__(self, net: JudgeNet, names: Mapping[str, Sequence[str]]) -> None:
+        """`names` of each ``concept``, ``style`` and ``place``, in the order of the heads."""
+        self.net = net
+        self.names = {what: tuple(names[what]) for what in ("concept", "style", "place")}
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Reading:
+        """Everything the judge can say of a batch of pictures."""
+        x = prepare(images.to(self.net.subject_head.weight.device))
+        cells = self.net.trunk(x)
+        subject = torch.sigmoid(self.net.subject_head(cells)).flatten(2).mT
+        each = cells.flatten(2).mT
+        concept = self.net.concept_head(each).softmax(-1) * subject
+        style = (self.net.style_head(each).softmax(-1) * subject).sum(1)
+        return Reading(
+            presence=concept.amax(1),
+            cells=concept.mT.unflatten(2, (CELLS, CELLS)),
+            styles=style / subject.sum(1).clamp_min(1e-6),
+            places=self.net.places(cells).softmax(-1),
+        )
+
+    def index(self, what: str, name: str) -> int:
+        """Column of a ``concept``, ``style`` or ``place``.
+
+        Raises
+        ------
+        RulerError
+            If the judge has not learned that name.
+        """
+        try:
+            return self.names[what].index(name)
+        except ValueError:
+            hint = nearest(name, self.names[what])
+            raise RulerError(f"the judge knows no {what} {name!r}{hint}") from None
+
+    def found(self, reading: Reading, wanted: Sequence[Sequence[str]]) -> list[bool]:
+        """Whether the surest concepts of each picture are exactly the wanted ones."""
+        found = []
+        for row, names in zip(reading.presence, wanted, strict=True):
+            columns = {self.index("concept", name) for name in names}
+            found.append(set(row.topk(len(columns)).indices.tolist()) == columns)
+        return found
+
+    def top(self, what: str, reading: Reading) -> list[str]:
+        """The surest ``concept``, ``style`` or ``place`` of each picture."""
+        scores = {"concept": reading.presence, "style": reading.styles, "place": reading.places}
+        return [self.names[what][i] for i in scores[what].argmax(1).tolist()]
+
+
+def open_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
+    """The judge of a folder of rulers, the shipped one if None."""
+    net, config = stored.read("judge", folder, lambda c: build(c["names"]))
+    return Judge(net.to(device), config["names"])
+
+
+def build(names: Mapping[str, Sequence[str]]) -> JudgeNet:
+    """An untrained judge of these names."""
+    return JudgeNet(*(len(names[what]) for what in ("concept", "style", "place")))
+
+
+@cache
+def load() -> Judge:
+    """The shipped judge, opened once."""
+    return open_judge()

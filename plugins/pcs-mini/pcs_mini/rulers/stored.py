@@ -1,0 +1,68 @@
+"""A ruler on disk: ``config.json`` and half-precision ``model.safetensors`` in a folder of its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pcs_core.errors import InputError
+
+FOLDER = Path(__file__).parent / "weights"
+"""The shipped rulers, one folder each."""
+
+Net = TypeVar("Net", bound=nn.Module)
+
+
+class RulerError(InputError):
+    """A ruler that is not there, or a name that it does not know."""
+
+
+def write(folder: Path, net: nn.Module, config: dict[str, Any]) -> Path:
+    """Save `net` in half precision with its configuration; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    save_file(
+        {
+            key: (value.half() if value.is_floating_point() else value).cpu().contiguous()
+            for key, value in net.state_dict().items()
+        },
+        folder / "model.safetensors",
+    )
+    return folder
+
+
+def begin_from(net: nn.Module, folder: Path) -> int:
+    """Take over the weights of a ruler saved before, where name and shape agree; their count."""
+    kept = load_file(folder / "model.safetensors")
+    own = net.state_dict()
+    same = {k: v.to(own[k].dtype) for k, v in kept.items() if k in own and own[k].shape == v.shape}
+    net.load_state_dict({**own, **same})
+    return len(same)
+
+
+def read(
+    name: str, folder: Path | None, build: Callable[[dict[str, Any]], Net]
+) -> tuple[Net, dict[str, Any]]:
+    """Open ruler `name` of a folder of rulers (the shipped one if None), in fp32, not trainable.
+
+    `build` makes the network from the configuration.
+
+    Raises
+    ------
+    RulerError
+        If the folder has no such ruler.
+    """
+    root = (FOLDER if folder is None else Path(folder)) / name
+    if not (root / "config.json").exists():
+        raise RulerError(
+            f"no ruler in {root}: reinstall pcs-mini, or train it with `pcs mini ruler {name}`"
+        )
+    config = json.loads((root / "config.json").read_text(encoding="utf-8"))
+    net = build(config)
+    net.load_state_dict(load_file(root / "model.safetensors"))
+    return net.float().eval().requires_grad_(False), config
