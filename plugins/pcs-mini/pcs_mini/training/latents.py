@@ -51,7 +51,8 @@ def render(
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
-    Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject) and
+    Every second one shows a single subject, whatever the world's own shares are: what things look
+    like is learned from those. Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject) and
     captions.
     """
     cast = open_cast(assets)
@@ -59,7 +60,9 @@ def render(
     masks = np.zeros((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
     captions = []
     for i in range(count):
-        scene = draw(np.random.default_rng((seed, first + i)), assets, cast, size=PICTURE_SIZE)
+        rng = np.random.default_rng((seed, first + i))
+        alone = 1 if (first + i) % 2 else None
+        scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=alone)
         images[i] = scene.image
         for figure in scene.figures:
             np.maximum(masks[i], figure.mask, out=masks[i])
