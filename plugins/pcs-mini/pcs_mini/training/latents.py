@@ -52,8 +52,8 @@ def render(
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject) and
-    captions.
+    like is learned from those. Pictures ``[n, 128, 128, 3]``, masks of all subjects
+    ``[n, 128, 128]`` (255 = subject) and captions.
     """
     cast = open_cast(assets)
     images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
