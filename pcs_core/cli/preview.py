@@ -12,8 +12,8 @@ NAME = "preview.png"
 
 
 def default_prompt(person: Personalization) -> str:
-    """Return the plainest prompt that names all concepts."""
-    return "a photo of " + " and ".join(c.token for c in person.concepts)
+    """Return the plainest prompt that names all concepts; without any, of a dog."""
+    return "a photo of " + (" and ".join(c.token for c in person.concepts) or "a dog")
 
 
 def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes]:

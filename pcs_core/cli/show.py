@@ -30,7 +30,7 @@ def show(
     card = facts["backbone"]
     rows = [
         ("subject", facts["subject"]),
-        ("prompts say", ", ".join(f"{c['token']} ({c['noun']})" for c in facts["concepts"])),
+        ("prompts say", ", ".join(f"{c['token']} ({c['noun']})" for c in facts["concepts"]) or "-"),
         ("recipe", f"{facts['recipe']}  (sha256 {facts['recipe_hash'][:12]})"),
         ("backbone", f"{card['id']}  (sha256 {card['hash'][:12]})"),
         ("size", " x ".join(str(side) for side in reversed(card["size"]))),

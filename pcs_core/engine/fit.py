@@ -100,7 +100,7 @@ def fit(
         from pcs_core.assembly import load_recipe
 
         recipe = load_recipe(recipe, backbone=opened.card.id)
-    check_subjects(subjects, opened)
+    check_subjects(subjects, opened, trains=any(p.steps for p in recipe.phases))
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1

@@ -99,8 +99,10 @@ def check_prompts(prompts: Sequence[str], person: Personalization | None) -> Non
             )
 
 
-def check_subjects(subjects: Sequence[Subject], backbone: Backbone) -> None:
+def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: bool = True) -> None:
     """Refuse tokens that already mean something, and what cannot be told apart.
+
+    A recipe that ``trains`` nothing needs no picture.
 
     Raises
     ------
@@ -115,7 +117,7 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone) -> None:
         if names.count(name) > 1:
             raise InputError(f"two subjects are called {name!r}: rename one folder")
     for subject in subjects:
-        if not subject.images and not subject.sources:
+        if trains and not subject.images and not subject.sources:
             raise InputError(f"subject {subject.name!r} has no image")
         tokens = [c.token for c in subject.concepts]
         for concept in subject.concepts:

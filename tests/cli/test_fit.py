@@ -309,3 +309,41 @@ def test_a_killed_fit_goes_on_bit_for_bit(
         for file in names(whole / name):
             assert (whole / name / file).read_bytes() == (parts / name / file).read_bytes(), file
     assert not (tmp_path / "parts.partial").exists()
+
+
+TRAINS_NOTHING = """
+[recipe]
+id = "at-hand"
+
+[[use]]
+technique = "tokens.rare"
+identifier = ""
+
+[sample]
+steps = 2
+"""
+
+
+def test_a_system_that_trains_nothing_needs_no_folder(pcs: Callable, tmp_path: Path) -> None:
+    recipe = tmp_path / "at-hand.toml"
+    recipe.write_text(TRAINS_NOTHING, "utf-8")
+    options = ["--backbone", "tiny"]
+    done = pcs("fit", recipe, *options, "--out", tmp_path / "free")
+    assert done.code == 0, done.err
+    assert names(tmp_path / "free") == FILES
+    drawn = pcs("sample", tmp_path / "free", "a red car", "-n", 1, "--out", tmp_path / "drawn")
+    assert drawn.code == 0, drawn.err
+    done = pcs("fit", recipe, *options, "--noun", "dog", "--out", tmp_path / "half")
+    assert done.code == 2
+    assert "give both" in done.err
+    named = ["--noun", "dog", "--token", "<rex>", "--no-preview"]
+    assert pcs("fit", recipe, *options, *named, "--out", tmp_path / "named").code == 0
+    unnamed = pcs("sample", tmp_path / "named", "a car", "--out", tmp_path / "no")
+    assert "<rex>" in unnamed.err
+
+
+def test_a_system_that_trains_needs_a_folder(pcs: Callable, recipe: Path, tmp_path: Path) -> None:
+    done = pcs("fit", recipe, "--backbone", "tiny", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "give a FOLDER" in done.err
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from pcs_core.testing import CHECKS, Case
 
 AFFORDABLE: dict[str, dict[str, Any]] = {
     "data.augment": {"settings": {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}},
+    "inversion.ddim": {"settings": {"steps": 3}},
     "regularizers.prior_preservation": {
         "settings": {"count": 2, "steps": 2},
         "roles": {"subject": 1, "prior": 1},
