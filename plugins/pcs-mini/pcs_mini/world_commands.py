@@ -57,11 +57,13 @@ def slice_(
     archive: Annotated[Path, typer.Argument(help="The whole archive.")],
     out: Annotated[Path | None, typer.Option(help="Default: the one inside pcs-mini.")] = None,
 ) -> None:
-    """Cut from an archive what evaluation needs, small enough to ship with the backbone."""
-    from pcs_mini.world.assets import SLICE_FILE
+    """Cut from an archive what evaluation needs, small enough to ship, and name its sources."""
+    from pcs_mini.world.assets import SLICE_FILE, open_assets
     from pcs_mini.world.build.archive import cut_slice
+    from pcs_mini.world.build.archive import licences as page
 
     path = cut_slice(archive, out or SLICE_FILE, report=_say)
+    path.with_suffix(".md").write_text(page(open_assets(path)), encoding="utf-8")
     typer.echo(f"{path} ({path.stat().st_size} bytes)")
 
 

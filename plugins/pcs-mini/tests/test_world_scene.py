@@ -10,7 +10,7 @@ from PIL import Image
 
 from pcs_core.errors import InputError
 from pcs_mini.world import backdrops, grammar
-from pcs_mini.world.assets import Assets, AssetsError, open_assets
+from pcs_mini.world.assets import SLICE_FILE, Assets, AssetsError, open_assets
 from pcs_mini.world.build.archive import (
     ArchiveError,
     cut_slice,
@@ -270,6 +270,7 @@ def test_words_of_captions_are_in_the_vocabulary(assets):
         ("dress", "a dress"),
         ("umbrella", "an umbrella"),
         ("bread", "bread"),
+        ("girl in blue stripes", "a girl in blue stripes"),
     ],
 )
 def test_articles(words, said):
@@ -299,6 +300,23 @@ def test_the_shipped_lists_agree():
     assert not lists.concepts & set(core())
     assert not lists.concepts & {concept for concept, _ in lists.instances}
     assert len(set(core())) == len(core())
+
+
+def test_the_shipped_slice():
+    cut = open_assets(SLICE_FILE)
+    assert SLICE_FILE.stat().st_size <= 5_000_000
+    assert {"dog", "penguin", "bulldog", "tower"} <= set(grammar.vocabulary(cut))
+    lists = held_out()
+    names = cut.drawn.keys() | cut.solids.keys()
+    assert lists.concepts <= names
+    assert all(style in cut.drawn[concept].styles for concept, style in lists.instances)
+    assert set(core()) <= cut.drawn.keys()
+    assert open_cast(cut, trained=False).concepts
+    for i in range(40):
+        scene = draw(np.random.default_rng(i), cut, open_cast(cut, trained=i % 2 == 0))
+        assert 0.02 < (scene.figures[0].mask > 127).mean() < 0.9
+    page = SLICE_FILE.with_suffix(".md").read_text("utf-8")
+    assert all(f"| {name} | {about.credit} |" in page for name, about in cut.solids.items())
 
 
 def test_unknown_names_say_what_to_do(assets, tmp_path):

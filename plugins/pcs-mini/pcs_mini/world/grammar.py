@@ -80,9 +80,11 @@ def article(words: str) -> str:
     >>> article("owl"), article("unicorn"), article("red grapes")
     ('an', 'a', '')
     """
-    if words.endswith("s") and not words.endswith(_SINGULAR_S):
+    # of "girl in blue stripes" the girl decides
+    head = words.partition(" in ")[0]
+    if head.endswith("s") and not head.endswith(_SINGULAR_S):
         return ""
-    parts = words.split()
+    parts = head.split()
     if any(" ".join(parts[at:]) in _bare() for at in range(len(parts))):
         return ""
     first = words.split()[0]

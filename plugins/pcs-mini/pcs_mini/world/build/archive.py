@@ -33,6 +33,36 @@ SLICE_VARIATIONS = 6
 SLICE_PANORAMA_PX = 512
 """Widest panorama in the slice."""
 
+LICENCES: dict[str, str] = {
+    "Apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "CC-BY-3.0": "https://creativecommons.org/licenses/by/3.0/legalcode",
+    "CC-BY-3.0-US": "https://creativecommons.org/licenses/by/3.0/us/legalcode",
+    "CC-BY-4.0": "https://creativecommons.org/licenses/by/4.0/legalcode",
+    "CC0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/legalcode",
+}
+"""Where the texts of the licences are."""
+MIT = """\
+## MIT License (Fluent Emoji)
+
+Copyright (c) Microsoft Corporation.
+
+Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+associated documentation files (the "Software"), to deal in the Software without restriction,
+including without limitation the rights to use, copy, modify, merge, publish, distribute,
+sublicense, and/or sell copies of the Software, and to permit persons to whom the Software is
+furnished to do so, subject to the following conditions:
+
+The above copyright notice and this permission notice shall be included in all copies or
+substantial portions of the Software.
+
+THE SOFTWARE IS PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT
+NOT LIMITED TO THE WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND
+NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES
+OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN
+CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE.
+"""
+"""The one licence whose text must travel with the drawings."""
+
 
 class ArchiveError(InputError):
     """Families that do not fit together, or an archive that has grown too large."""
@@ -187,7 +217,10 @@ def licences(assets: Assets) -> str:
         ]
     lines += ["", "## Models", "", "| solid | author, licence |", "|---|---|"]
     lines += [f"| {name} | {about.credit} |" for name, about in assets.solids.items()]
-    return "\n".join(lines) + "\n"
+    lines += ["", "## Licences", ""]
+    known = {licence for s in assets.sources for licence in s["licence"].split(" AND ")}
+    lines += [f"- {name}: <{LICENCES[name]}>" for name in sorted(known & LICENCES.keys())]
+    return "\n".join([*lines, "", MIT])
 
 
 def _webp(pixels: np.ndarray, quality: int = 70) -> bytes:

@@ -1,0 +1,1 @@
+"""The whole world of the embedded backbone, as one archive."""
