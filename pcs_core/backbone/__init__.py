@@ -5,8 +5,8 @@ from __future__ import annotations
 from pcs_core.backbone.attach import Attachment, suspended
 from pcs_core.backbone.attention import AttentionChain, batched_linear, gather
 from pcs_core.backbone.context import Context, Restore
-from pcs_core.backbone.process import VariancePreserving
-from pcs_core.backbone.protocol import Backbone, Sampler, Tokenizer
+from pcs_core.backbone.process import MaskedTokens, VariancePreserving
+from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
 from pcs_core.backbone.tokens import (
@@ -22,6 +22,8 @@ __all__ = [
     "AttentionChain",
     "Backbone",
     "Context",
+    "MaskedTokens",
+    "Process",
     "Restore",
     "Sampler",
     "TokenisedPrompts",

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone.attention import AttentionChain
-    from pcs_core.backbone.process import VariancePreserving
     from pcs_core.data import BackboneCard, Conditioning, Level, Site
 
 
@@ -27,6 +26,50 @@ class Tokenizer(Protocol):
 
     def is_entry(self, text: str) -> bool:
         """True when ``text`` is encoded as one existing vocabulary entry."""
+
+
+class Process(Protocol):
+    """What the network speaks: levels, what corrupts latents, and what its output means.
+
+    ``continuous`` is False where latents are token ids: no inversion, no mixing of latents.
+    """
+
+    continuous: bool
+
+    @property
+    def prediction(self) -> str:
+        """What the network predicts: "epsilon", "v_prediction" or "tokens"."""
+
+    @property
+    def times(self) -> int:
+        """Number of training times."""
+
+    def level(self, time: Tensor) -> Level:
+        """Return the level of integer training times [b]."""
+
+    def fraction(self, level: Level) -> Tensor:
+        """Return the noise level of each row [b] in [0, 1], 1 = nothing left."""
+
+    def at(self, fraction: Tensor) -> Tensor:
+        """Return the training times of noise levels [b] in [0, 1]."""
+
+    def draw_times(self, count: int, rng: Generator) -> Tensor:
+        """Return ``count`` training times, uniform."""
+
+    def corrupt(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """Return latents at ``level``; ``noise`` is unit Gaussian of their shape."""
+
+    def target(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+        """Return what the network should answer."""
+
+    def error(self, output: Tensor, target: Tensor, noisy: Tensor) -> Tensor:
+        """Return the error per element, whose mean over a row is the row's loss."""
+
+    def denoised(self, output: Tensor, noisy: Tensor, level: Level) -> Tensor:
+        """Return x0 in fp32 from the network's output."""
+
+    def native(self, x0: Tensor, noisy: Tensor, level: Level) -> Tensor:
+        """Return the network's quantity from x0: what the scheduler is fed."""
 
 
 class Sampler(Protocol):
@@ -55,14 +98,18 @@ class Sampler(Protocol):
 
 
 class Backbone(Protocol):
-    """A frozen text-to-image network with named sites."""
+    """A frozen text-to-image or text-to-video network with named sites.
+
+    ``latent_shape`` is [c h w], of clips [c t h w]; where it has frames, images are [n 3 t h w]
+    everywhere (a picture [n 3 h w] is a clip of one frame).
+    """
 
     card: BackboneCard
-    process: VariancePreserving
+    process: Process
     tokenizer: Tokenizer
     device: torch.device
     dtype: torch.dtype
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

@@ -32,9 +32,17 @@ class Level(NamedTuple):
         return self.alpha.float().view(shape), self.sigma.float().view(shape)
 
 
+def squared_error(output: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error per element, fp32."""
+    return (output.float() - target.float()).square()
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One call of the network. ``x0`` [b c h w] fp32, ``output`` its native quantity, ``tape`` maps by site."""
+    """One call of the network. ``x0`` [b c h w] fp32, ``output`` its native quantity, ``tape`` maps by site.
+
+    On a network of tokens ``x0`` are logits [b v h w], and of clips every tensor is [b c t h w].
+    """
 
     x0: Tensor
     output: Tensor
@@ -84,7 +92,8 @@ class Batch:
 class FitStep:
     """One fit step as `mask` (moment batch) and `regularize` see it.
 
-    ``noisy`` [b c h w] = alpha * latents + sigma * noise. ``output``, ``target``, ``error``, ``x0``
+    ``noisy`` [b c h w] = alpha * latents + sigma * noise (clips [b c t h w]; tokens [b 1 h w], some
+    masked). ``output``, ``target``, ``error``, ``x0``
     and ``tape`` are computed when first read, once.
     """
 
@@ -101,6 +110,7 @@ class FitStep:
     stop: Callable[..., None]
     read_masks: Callable[[FitStep], Masks]
     progress: float = 0.0
+    compute_error: Callable[[Tensor, Tensor], Tensor] = squared_error
 
     @cached_property
     def evaluation(self) -> Evaluation:
@@ -134,8 +144,8 @@ class FitStep:
 
     @cached_property
     def error(self) -> Tensor:
-        """Squared error per element [b c h w], fp32, not masked."""
-        return (self.output.float() - self.target.float()).square()
+        """Error per element, fp32, not masked: squared [b c h w]; of tokens, cross-entropy [b 1 h w]."""
+        return self.compute_error(self.output, self.target)
 
 
 class Prediction(NamedTuple):

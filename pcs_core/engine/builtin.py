@@ -25,8 +25,9 @@ class CoreDenoise(Technique):
         error = step.error
         mask = step.masks.get(LOSS)
         if mask is not None:
-            error = error * mask
-        return Loss("core.denoise", error.mean(dim=(1, 2, 3)), rows=rows)
+            # a mask [b 1 h w] holds for every frame of a clip
+            error = error * (mask[:, :, None] if error.dim() > mask.dim() else mask)
+        return Loss("core.denoise", error.mean(dim=tuple(range(1, error.dim()))), rows=rows)
 
     @hookimpl(trylast=True)
     def sample(self, step: SampleStep) -> Prediction | None:

@@ -288,6 +288,7 @@ class _Pretraining:
             cond=cond,
             forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
             compute_target=lambda: process.target(latents, noise, level),
+            compute_error=lambda output, target: process.error(output, target, noisy),
             evaluate=evaluate,
             stop=no_stop,
             read_masks=lambda step: batch_masks(self.run_, step),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcs_core.backbone import VariancePreserving
+from pcs_core.backbone import MaskedTokens, VariancePreserving
 from pcs_core.errors import CapabilityError
 
 ALPHAS = torch.linspace(0.999, 0.005, 1000)
@@ -65,3 +65,40 @@ def test_nearly_zero_terminal_snr_is_refused_too() -> None:
     with pytest.raises(CapabilityError, match="zero terminal SNR"):
         VariancePreserving(alphas, "epsilon")
     assert VariancePreserving(alphas, "v_prediction").times == 10
+
+
+def test_tokens_are_masked_by_the_order_of_the_noise() -> None:
+    process = MaskedTokens(mask_id=16)
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 16, (3, 1, 4, 4), generator=rng).float()
+    noise = torch.randn(3, 1, 4, 4, generator=rng)
+    level = process.level(process.at(torch.tensor([0.0, 0.5, 1.0])))
+    noisy = process.corrupt(ids, noise, level)
+    masked = noisy == 16
+    # cos(pi / 4) of 16 tokens; at the cleanest level one is masked, else there is nothing to learn
+    assert masked.flatten(1).sum(1).tolist() == [1, 11, 16]
+    assert torch.equal(noisy[~masked], ids[~masked])
+    for row in range(2):
+        assert noise[row][masked[row]].max() < noise[row][~masked[row]].min()
+    torch.testing.assert_close(
+        process.fraction(level), torch.tensor([0.0, 0.5, 1.0]), atol=1e-3, rtol=0
+    )
+
+
+def test_the_error_of_tokens_is_the_mean_over_the_masked_ones() -> None:
+    process = MaskedTokens(mask_id=16)
+    rng = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 16, (2, 1, 4, 4), generator=rng).float()
+    noise = torch.randn(2, 1, 4, 4, generator=rng)
+    level = process.level(process.at(torch.tensor([0.3, 0.8])))
+    noisy = process.corrupt(ids, noise, level)
+    logits = torch.randn(2, 16, 4, 4, generator=rng)
+    target = process.target(ids, noise, level)
+    error = process.error(logits, target, noisy)
+    assert error.shape == (2, 1, 4, 4)
+    masked = noisy[:, 0] == 16
+    for row in range(2):
+        own = logits[row][:, masked[row]].T
+        expected = torch.nn.functional.cross_entropy(own, target[row, 0][masked[row]])
+        torch.testing.assert_close(error[row].mean(), expected)
+    assert (error[:, 0][~masked] == 0).all()
