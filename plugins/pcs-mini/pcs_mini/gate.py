@@ -27,6 +27,7 @@ from pcs_mini.world import grammar, scene
 from pcs_mini.world.assets import Assets, open_assets
 from pcs_mini.world.backdrops import known
 from pcs_mini.world.cast import Cast, Member, core, held_out, open_cast
+from pcs_mini.world.pose import pose_of
 from pcs_mini.world.reserved import is_reserved
 
 Report = Callable[[str], None]
@@ -118,7 +119,7 @@ def _asked(
 
 
 def renders(assets: Assets, asked: Sequence[Asked]) -> Tensor:
-    """Real pictures ``[n, 3, 128, 128]`` of these prompts, 0..1."""
+    """Real pictures ``[n, 3, 128, 128]`` of these prompts, 0..1, in the things' own colours."""
     rng = np.random.default_rng(RENDER_SEED)
     cast = open_cast(assets)
     drawn = [
@@ -127,6 +128,7 @@ def renders(assets: Assets, asked: Sequence[Asked]) -> Tensor:
             assets,
             cast,
             subjects=a.members,
+            poses=[pose_of(rng, assets, m, colour="") for m in a.members],
             place=a.place,
             relation=a.relation,
             count=len(a.members),
