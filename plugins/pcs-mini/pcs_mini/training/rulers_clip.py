@@ -104,7 +104,7 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
     torch.manual_seed(settings.seed)
     net = build_clip(config)
     clip = Clip(net, tokenizer)
-    heads = ("embedding", "conv1.weight", "projection")
+    heads = ("embedding", "visual.conv1", "projection")
     run = Run("clip", settings, {"clip": net}, heads, report)
     replay = Replay(
         lambda rng: pair_of(rng, assets, cast, None if rng.random() < 0.4 else 1),
