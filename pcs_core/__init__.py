@@ -11,16 +11,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pcs_core.assembly import load_recipe, recipe_from_document
     from pcs_core.backbone import Backbone
+    from pcs_core.cli.destination import destination
+    from pcs_core.cli.opening import device_name
+    from pcs_core.cli.progress import reporting
     from pcs_core.engine import (  # type: ignore[no-redef]
         fit,
         merge_personalizations,
         open_backbone,
+        pretrain,
         sample,
         text_features,
     )
     from pcs_core.errors import PcsError
     from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
-    from pcs_core.storage import load, load_subject, save
+    from pcs_core.storage import load, load_subject, save, sheet, write_png
+    from pcs_core.storage.images import read_planes
     from pcs_core.technique import Technique
 
 __version__ = "0.1.0"
@@ -30,6 +35,8 @@ _WHERE = {
     "PcsError": "pcs_core.errors",
     "Technique": "pcs_core.technique",
     "catalogue_hookimpl": "pcs_core.hookspecs",
+    "destination": "pcs_core.cli.destination",
+    "device_name": "pcs_core.cli.opening",
     "fit": "pcs_core.engine",
     "hookimpl": "pcs_core.hookspecs",
     "load": "pcs_core.storage",
@@ -37,10 +44,15 @@ _WHERE = {
     "load_subject": "pcs_core.storage",
     "merge_personalizations": "pcs_core.engine",
     "open_backbone": "pcs_core.engine",
+    "pretrain": "pcs_core.engine",
+    "read_planes": "pcs_core.storage.images",
     "recipe_from_document": "pcs_core.assembly",
+    "reporting": "pcs_core.cli.progress",
     "sample": "pcs_core.engine",
     "save": "pcs_core.storage",
+    "sheet": "pcs_core.storage",
     "text_features": "pcs_core.engine",
+    "write_png": "pcs_core.storage",
 }
 
 __all__ = [
@@ -49,6 +61,8 @@ __all__ = [
     "Technique",
     "__version__",
     "catalogue_hookimpl",
+    "destination",
+    "device_name",
     "fit",
     "hookimpl",
     "load",
@@ -56,10 +70,15 @@ __all__ = [
     "load_subject",
     "merge_personalizations",
     "open_backbone",
+    "pretrain",
+    "read_planes",
     "recipe_from_document",
+    "reporting",
     "sample",
     "save",
+    "sheet",
     "text_features",
+    "write_png",
 ]
 
 

@@ -179,14 +179,15 @@ class Attachment:
         *,
         time: Tensor | None = None,
         streams: Mapping[str, Tensor] | None = None,
+        extra: Mapping[str, Tensor] | None = None,
         model: str = "self",
         edits: str = "*",
         progress: float = 0.0,
     ) -> Conditioning:
         """Return the conditioning of tokenised prompts, rows of ``subject`` [b] at level ``time`` [b].
 
-        ``streams`` as in :meth:`streams`; ``model``, ``edits`` and ``progress`` as in
-        :meth:`evaluate`. With an edit of stage "layer" the text is encoded once per
+        ``streams`` as in :meth:`streams`, ``extra`` strengths and the like; ``model``, ``edits`` and
+        ``progress`` as in :meth:`evaluate`. With an edit of stage "layer" the text is encoded once per
         cross-attention site, in one batch per site.
         """
         device = self.backbone.device
@@ -198,6 +199,7 @@ class Attachment:
             spans=prompts.spans,
             time=time,
             streams=dict(streams or {}),
+            extra=dict(extra or {}),
         )
         state = {
             "spans": prompts.spans,

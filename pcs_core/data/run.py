@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -44,6 +45,10 @@ class Run(Protocol):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the backbone's pictures."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of the backbone's clips [3 t h w], 0 where it draws pictures [3 h w]."""
 
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
@@ -91,6 +96,9 @@ class Run(Protocol):
 
         It is the same for this subject alone or among others.
         """
+
+    def seeded(self, name: str) -> AbstractContextManager[None]:
+        """Return a context in which new modules start the same in every run of this seed."""
 
     def subject_rng(self, subject: int, purpose: str) -> Any:
         """Return a ``random.Random`` of this subject for ``purpose``."""

@@ -6,6 +6,7 @@ from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.fit import Progress, fit
 from pcs_core.engine.merging import merge_personalizations
 from pcs_core.engine.opening import open_backbone
+from pcs_core.engine.pretrain import pretrain
 from pcs_core.engine.sample import SampleProgress, restore, sample
 from pcs_core.engine.texts import text_features
 
@@ -16,6 +17,7 @@ __all__ = [
     "fit",
     "merge_personalizations",
     "open_backbone",
+    "pretrain",
     "restore",
     "sample",
     "text_features",

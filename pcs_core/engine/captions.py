@@ -76,7 +76,12 @@ class CaptionTable:
         if self.cond is None:
             assert self.tokens is not None
             cond = net.encode_text(
-                self.tokens.rows(rows), subject, time=time, streams=streams, edits=edits
+                self.tokens.rows(rows),
+                subject,
+                time=time,
+                streams=streams,
+                extra=net.strengths(len(rows)),
+                edits=edits,
             )
         else:
             cond = self.cond.rows_at(torch.as_tensor(list(rows), device=subject.device))

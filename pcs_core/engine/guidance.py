@@ -87,19 +87,21 @@ class Guidance:
             "negative": [self.settings.negative] * count,
         }.get(branch.prompt, [branch.prompt] * count)
 
+        extra = dict(net.strengths(count, self.run.strengths))
+
         def encode(texts: Sequence[str]) -> Conditioning:
             return net.encode_text(
                 self._tokenise(texts),
                 subject,
                 time=time,
                 streams=streams,
+                extra=extra,
                 model=branch.model,
                 edits=branch.edits,
                 progress=progress,
             )
 
         cond = encode(prompts)
-        extra = dict(net.strengths(count, self.run.strengths))
         masks = {}
         layout = self.run.layout
         if layout is not None:

@@ -317,7 +317,9 @@ class _Pretraining:
             spans[f"concept.{k}"] = torch.cat(padded)
         spans |= {str(i): spans["concept.0"] for i in range(len(self.net.fusion.tokens)) if spans}
         prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans)
-        return self.net.encode_text(prompts, subject, time=time, streams=streams)
+        return self.net.encode_text(
+            prompts, subject, time=time, streams=streams, extra=self.net.strengths(len(rows))
+        )
 
 
 def record_concepts(record: Record) -> tuple[Concept, ...]:

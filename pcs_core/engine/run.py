@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +135,12 @@ class EngineRun:
         """Height and width of the backbone's pictures."""
         return self.backbone.card.size
 
+    @property
+    def frames(self) -> int:
+        """Frames of the backbone's clips, 0 where it draws pictures."""
+        shape = self.backbone.latent_shape
+        return shape[1] if len(shape) == 4 else 0
+
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return matching sites (see :func:`pcs_core.backbone.select_sites`)."""
         return select_sites(self.backbone.sites, glob, kind=kind, part=part)
@@ -144,10 +151,7 @@ class EngineRun:
 
     def control_network(self, channels: int, width: float = 1.0) -> nn.Module:
         """Return a new trainable control network for the denoiser."""
-        import torch
-
-        with torch.random.fork_rng(devices=[]):  # whoever else draws, it starts the same
-            torch.manual_seed(derive_seed(self.seed, "control") % 2**63)
+        with self.seeded("control"):
             return self.backbone.control_network(channels, width)
 
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
@@ -213,6 +217,15 @@ class EngineRun:
     def init_rng(self, subject: int, name: str) -> Generator:
         """Return a CPU generator for the start value of ``name`` of ``subject``."""
         return generator(self.seed, "init", self.names[subject], name)
+
+    @contextmanager
+    def seeded(self, name: str) -> Iterator[None]:
+        """Return a context in which new modules start the same, whoever else draws."""
+        import torch
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "init", name) % 2**63)
+            yield
 
     def subject_rng(self, subject: int, purpose: str) -> random.Random:
         """Return a ``random.Random`` of ``subject`` for ``purpose``."""

@@ -38,10 +38,11 @@ BATCH = 16
 
 @dataclass(frozen=True, slots=True)
 class SampleProgress:
-    """What ``watch`` sees: pictures' steps done of all."""
+    """What ``watch`` sees: pictures' steps done of all, and the latents [n c h w] of these pictures."""
 
     done: int
     total: int
+    latents: Tensor | None = None
 
 
 def sample(
@@ -60,6 +61,8 @@ def sample(
     watch: Sequence[Callable[[SampleProgress], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
+
+    A backbone of clips returns [len(prompts) * count, 3, t, h, w].
 
     ``person`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``layout`` says where things should stand;
@@ -91,8 +94,9 @@ def sample(
         run, fusion = restore(person, opened, seed)
         run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
-        for start in range(0, len(texts), BATCH):
-            chunk = texts[start : start + BATCH]
+        batch = batch_size(opened)
+        for start in range(0, len(texts), batch):
+            chunk = texts[start : start + batch]
             seeds = [seed + i for i in range(start, start + len(chunk))]
             pictures.append(
                 _draw(run, net, chunk, seeds, settings, watch, start * settings.steps, len(texts))
@@ -114,11 +118,18 @@ def draw_base(
     settings = SampleSettings(steps=steps, scale=scale, scheduler=scheduler)
     pictures = []
     with Attachment(backbone, Fusion()) as net:
-        for start in range(0, len(prompts), BATCH):
-            chunk = list(prompts[start : start + BATCH])
+        batch = batch_size(backbone)
+        for start in range(0, len(prompts), batch):
+            chunk = list(prompts[start : start + batch])
             seeds = [seed + i for i in range(start, start + len(chunk))]
             pictures.append(_draw(run, net, chunk, seeds, settings, (), 0, len(prompts)))
     return torch.cat(pictures)
+
+
+def batch_size(backbone: Backbone) -> int:
+    """Return how many pictures, or clips of as many frames, are drawn at a time."""
+    frames = backbone.latent_shape[1] if len(backbone.latent_shape) == 4 else 1
+    return max(1, BATCH // frames)
 
 
 def restore(
@@ -200,6 +211,7 @@ def _draw(
         native = backbone.process.native(prediction.x0, step.latents, level)
         latents = sampler.advance(latents, native.to(latents.dtype), time, rngs)
         for function in watch:
-            function(SampleProgress(done + (index + 1) * len(texts), total * len(times)))
+            steps_done = done + (index + 1) * len(texts)
+            function(SampleProgress(steps_done, total * len(times), latents[: len(texts)]))
     kept = [*range(len(texts)), *(len(texts) + i for i, r in enumerate(rows) if r.returned)]
     return net.pixels(backbone.decode(latents[kept]), "decoded")

@@ -13,13 +13,23 @@ from pcs_core.testing.fixtures import (
     make_subject,
     perturb,
 )
+from pcs_core.testing.inspect import (
+    attention_outputs,
+    attention_states,
+    conditioning,
+    control_residuals,
+)
 
 __all__ = [
     "CHECKS",
     "Case",
     "Snapshot",
+    "attention_outputs",
+    "attention_states",
     "build_fusion",
     "check_technique",
+    "conditioning",
+    "control_residuals",
     "evaluate",
     "evaluate_attached",
     "make_picture",

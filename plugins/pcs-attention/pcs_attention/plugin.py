@@ -11,5 +11,6 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
     return {
+        "attention.parallel_adapter": "pcs_attention.parallel_adapter:ParallelAdapter",
         "attention.shared": "pcs_attention.shared:SharedAttention",
     }

@@ -13,9 +13,14 @@ def checks() -> Mapping[str, str]:
     return {
         "custom-diffusion": "pcs_checks.custom_diffusion:check",
         "dreambooth": "pcs_checks.dreambooth:check",
+        "fastcomposer": "pcs_checks.fastcomposer:check",
+        "instantid": "pcs_checks.instantid:check",
+        "ip-adapter": "pcs_checks.ip_adapter:check",
+        "layout-control": "pcs_checks.layout_control:check",
         "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
         "style-aligned": "pcs_checks.style_aligned:check",
         "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
+        "svdiff": "pcs_checks.svdiff:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }

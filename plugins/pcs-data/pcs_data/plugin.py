@@ -10,4 +10,8 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
-    return {"data.augment": "pcs_data.augment:Augment"}
+    return {
+        "data.augment": "pcs_data.augment:Augment",
+        "data.condition_dropout": "pcs_data.condition_dropout:ConditionDropout",
+        "data.cut_mix": "pcs_data.cut_mix:CutMix",
+    }

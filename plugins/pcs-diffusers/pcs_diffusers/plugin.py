@@ -10,7 +10,11 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def loaders() -> Mapping[str, str]:
     """Folder layouts this plugin opens."""
-    return {"stable-diffusion": "pcs_diffusers.stable_diffusion:load"}
+    return {
+        "stable-diffusion": "pcs_diffusers.stable_diffusion:load",
+        "text-to-video": "pcs_diffusers.video:load",
+        "masked-tokens": "pcs_diffusers.masked_tokens:load",
+    }
 
 
 @catalogue_hookimpl
@@ -18,5 +22,17 @@ def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {
         "tiny": "pcs_diffusers.tiny:tiny",
+        "tiny-tokens": "pcs_diffusers.tiny:tiny_tokens",
         "tiny-v": "pcs_diffusers.tiny:tiny_v",
+        "tiny-video": "pcs_diffusers.tiny:tiny_video",
+    }
+
+
+@catalogue_hookimpl
+def feature_models() -> Mapping[str, str]:
+    """Frozen vision towers."""
+    return {
+        "clip.image": "pcs_diffusers.vision:clip_image",
+        "tiny.image": "pcs_diffusers.vision:tiny_image",
+        "tiny.face": "pcs_diffusers.vision:tiny_face",
     }

@@ -1,0 +1,148 @@
+"""Attention to image tokens beside the text (IP-Adapter, arXiv:2308.06721, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from pcs_core import Technique, hookimpl
+from pcs_core.data import AttnEdit, AttnState, Fusion, StreamEdit
+from pcs_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Conditioning, Features, Run, Site
+
+
+class LinearTokens(StreamEdit):
+    """Image tokens [b slots*tokens d] by one linear map and a LayerNorm (IP-Adapter)."""
+
+    def __init__(self, key: str, feature: int, width: int, tokens: int) -> None:
+        super().__init__(key, (key,))
+        self.tokens = tokens
+        self.project = nn.Linear(feature, tokens * width)
+        self.norm = nn.LayerNorm(width)
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens of [b slots d] or [b slots t d] features."""
+        (feature,) = features
+        flat = feature.flatten(1, -2)
+        return self.norm(self.project(flat).view(len(flat), flat.shape[1] * self.tokens, -1))
+
+
+class Resampler(StreamEdit):
+    """Learned queries read the features through a small transformer (IP-Adapter Plus, InstantID)."""
+
+    def __init__(
+        self, key: str, feature: int, width: int, tokens: int, depth: int, heads: int
+    ) -> None:
+        super().__init__(key, (key,))
+        self.queries = nn.Parameter(torch.randn(tokens, width) / width**0.5)
+        self.inward = nn.Linear(feature, width)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                width,
+                heads,
+                4 * width,
+                dropout=0.0,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens [b tokens d] of [b slots d] or [b slots t d] features."""
+        (feature,) = features
+        memory = self.inward(feature.flatten(1, -2))
+        tokens = self.queries.expand(len(memory), -1, -1)
+        for layer in self.layers:
+            tokens = layer(tokens, memory)
+        return self.norm(tokens)
+
+
+class ParallelAttention(AttnEdit):
+    """``out + scale * Attn(Q, K_image, V_image)``, with keys and values of its own."""
+
+    def __init__(self, site: Site, stream: str, key: nn.Linear, value: nn.Linear) -> None:
+        super().__init__(site)
+        self.source = stream
+        self.to_k = nn.Linear(site.context, site.width, bias=False)
+        self.to_v = nn.Linear(site.context, site.width, bias=False)
+        with torch.no_grad():  # as the text's own, which the released weights started from
+            self.to_k.weight.copy_(key.weight)
+            self.to_v.weight.copy_(value.weight)
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Add attention to the stream, [b n hd], before the output projection."""
+        tokens = cond.streams.get(self.source)
+        if tokens is None:
+            return state
+        tokens = tokens.to(self.to_k.weight.dtype)
+        q, k, v = (
+            t.view(t.shape[0], t.shape[1], state.heads, -1).transpose(1, 2)
+            for t in (state.q.to(tokens.dtype), self.to_k(tokens), self.to_v(tokens))
+        )
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        scale = cond.extra[f"{self.source}.scale"].view(-1, 1, 1)
+        assert state.out is not None
+        state.out = state.out + (scale * seen).to(state.out.dtype)
+        return state
+
+
+class ParallelAdapter(Technique):
+    """Project a feature to image tokens, and let cross-attention read them beside the text."""
+
+    id = "attention.parallel_adapter"
+    catalogue = ("image-adapter",)
+    neutral = {"strength": 0.0}
+
+    key: str = "image"
+    """The feature it reads, [slots d] or [slots t d], and the name of its stream."""
+    tokens: Annotated[int, Field(ge=1)] = 4
+    """Image tokens: per vector for the linear projector, in all for the resampler."""
+    projector: Literal["linear", "resampler"] = "linear"
+    """How features become tokens."""
+    depth: Annotated[int, Field(ge=1)] = 4
+    """Layers of the resampler."""
+    heads: Annotated[int, Field(ge=1)] = 20
+    """Attention heads of the resampler."""
+    sites: str = "cross"
+    """Which attention sites read the tokens."""
+    strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
+    """Factor of the image attention; sampling may set another under ``"<key>.scale"``."""
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Make the projector and one attention of its own per site."""
+        feature = features.tensors[self.key].shape[-1]
+        sites = run.sites(self.sites)
+        if not sites:
+            raise RecipeError(f"{self.id}: no attention site matches {self.sites!r}")
+        width = sites[0].context
+        with run.seeded(f"{self.id}/{self.key}"):
+            stream: StreamEdit
+            if self.projector == "linear":
+                stream = LinearTokens(self.key, feature, width, self.tokens)
+            else:
+                if width % self.heads:
+                    raise RecipeError(
+                        f"{self.id}: {self.heads} heads do not divide the text's width {width}"
+                    )
+                stream = Resampler(self.key, feature, width, self.tokens, self.depth, self.heads)
+            edits = tuple(
+                ParallelAttention(
+                    site, self.key, run.projection(site, "k"), run.projection(site, "v")
+                )
+                for site in sites
+            )
+        return Fusion(
+            streams=(stream,), attention=edits, strengths={f"{self.key}.scale": self.strength}
+        )

@@ -1,0 +1,136 @@
+"""Two concepts stitched into one training picture (SVDiff's Cut-Mix, arXiv:2303.11305, section 3.3).
+
+The stitched pictures are made before the loop as a finite pool, each with a caption that names both
+concepts and a region mask for each.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from pcs_core import Technique, hookimpl
+from pcs_core.backbone import names_token
+from pcs_core.data import Example, Features
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Run, Subject
+
+CAPTIONS: tuple[str, ...] = (
+    "a photo of {left} on the left and {right} on the right",
+    "a photo of {left} next to {right}",
+    "{left} and {right} side by side",
+)
+
+
+class CutMix(Technique):
+    """Add pictures with one concept on the left half and another on the right.
+
+    Needs a subject of two or more concepts whose references say which one they show: by a caption
+    that names one token, or by masks of one concept. With a single concept it adds nothing.
+    """
+
+    id = "data.cut_mix"
+    catalogue = ("cut-mix",)
+    neutral = {"share": 0.0}
+
+    share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.6
+    """Share of the rows of role "subject" that are stitched."""
+    layout: Literal["halves", "scaled"] = "halves"
+    """"halves": the middle of each picture fills its half; "scaled": the whole picture at half its
+    size, at a random height, on its own mean colour."""
+    captions: Annotated[tuple[str, ...], Field(min_length=1)] = CAPTIONS
+    """Captions of stitched pictures; ``{left}`` and ``{right}`` stand for the tokens."""
+
+    @hookimpl
+    def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
+        """Stitch so many pictures that, drawn at random, ``share`` of them are stitched."""
+        if moment != "start" or self.share == 0.0 or len(subject.concepts) < 2:
+            return None
+        references = [e for e in run.features.examples if e.role == "subject"]
+        shown = pictures_of(subject, references)
+        count = max(2, round(len(references) * self.share / (1.0 - self.share)))
+        rng = run.subject_rng(references[0].subject, self.id)
+        return Features(examples=tuple(self._stitch(subject, shown, rng) for _ in range(count)))
+
+    def _stitch(
+        self, subject: Subject, shown: Sequence[Sequence[Example]], rng: random.Random
+    ) -> Example:
+        slots = rng.sample(range(len(shown)), 2)
+        halves, regions = [], {}
+        for side, slot in enumerate(slots):
+            image = rng.choice(shown[slot]).image
+            height, width = image.shape[-2:]
+            own = width // 2 if side == 0 else width - width // 2
+            halves.append(half(image, own, rng if self.layout == "scaled" else None))
+            region = torch.zeros(1, height, width)
+            region[..., :own] = 1.0
+            regions[f"mask.concept.{slot}"] = region if side == 0 else region.flip(-1)
+        tokens = [subject.concepts[slot].token for slot in slots]
+        named = [
+            c.replace("{left}", tokens[0]).replace("{right}", tokens[1]) for c in self.captions
+        ]
+        return Example(
+            image=torch.cat(halves, dim=-1),
+            captions=tuple(named),
+            concepts=tuple(subject.concepts[slot].name for slot in slots),
+            extra=regions,
+        )
+
+
+def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Example]]:
+    """Return the references of each concept.
+
+    Raises
+    ------
+    InputError
+        A concept has none: names it, and says how to tell.
+    """
+    found: list[list[Example]] = []
+    for concept in subject.concepts:
+        masks = subject.masks.get(concept.name, ())
+        others = [c.token for c in subject.concepts if c is not concept]
+        own = []
+        for example in references:
+            texts = example.captions
+            named = bool(texts) and all(names_token(t, concept.token) for t in texts)
+            alone = not any(names_token(t, other) for t in texts for other in others)
+            masked = example.index < len(masks) and masks[example.index] is not None
+            elsewhere = any(
+                example.index < len(m) and m[example.index] is not None
+                for name, m in subject.masks.items()
+                if name != concept.name
+            )
+            if (named and alone) or (not texts and masked and not elsewhere):
+                own.append(example)
+        if not own:
+            raise InputError(
+                f"subject {subject.name!r}: no picture is known to show {concept.token!r} alone: write "
+                f"'a photo of {concept.token}' into a <stem>.txt beside each of its pictures"
+            )
+        found.append(own)
+    return found
+
+
+def half(image: Tensor, width: int, rng: random.Random | None) -> Tensor:
+    """Return the [3 h width] half made of ``image`` [3 h w]: its middle, or with ``rng`` all of it."""
+    height, full = image.shape[-2:]
+    if rng is None:
+        left = (full - width) // 2
+        return image[..., left : left + width]
+    size = (max(1, round(height * width / full)), width)
+    small = F.interpolate(
+        image[None], size=size, mode="bilinear", antialias=True, align_corners=False
+    )[0].clamp(0, 1)
+    canvas = image.mean(dim=(-2, -1), keepdim=True).expand(-1, height, width).clone()
+    top = rng.randint(0, height - size[0])
+    canvas[:, top : top + size[0]] = small
+    return canvas

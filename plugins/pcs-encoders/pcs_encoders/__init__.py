@@ -1,0 +1,1 @@
+"""Features of references from frozen vision models."""

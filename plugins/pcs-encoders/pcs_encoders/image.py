@@ -1,0 +1,95 @@
+"""Features of the references from a frozen image encoder (IP-Adapter, arXiv:2308.06721, 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+
+from pcs_core import Technique, hookimpl
+from pcs_core.data import Features
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Run, Subject
+
+
+class ImageFeatures(Technique):
+    """Encode the references of each concept once: features ``"<key>"`` [slots d] or [slots t d].
+
+    Several references of a concept give their mean. Slots without a concept hold zeros. It trains
+    nothing and changes nothing by itself.
+    """
+
+    id = "encoders.image"
+    catalogue = ("image-encoder", "reference-aggregation")
+
+    model: str = "clip.image"
+    """Feature model with ``pooled`` and ``patches``."""
+    key: str = "image"
+    """Name of the feature; other techniques read it by this name."""
+    output: Literal["pooled", "patches"] = "pooled"
+    """One vector per picture, or the encoder's tokens."""
+    slots: Annotated[int, Field(ge=1)] = 1
+    """How many concepts a picture may have."""
+    crop: bool = False
+    """Whether a reference is cut to its subject's mask first."""
+    background: Literal["keep", "white"] = "keep"
+    """What stands behind a masked subject."""
+    normalise: bool = False
+    """Whether pooled features are scaled to unit length before they are averaged."""
+
+    @hookimpl
+    def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
+        """Encode at the start; the artifact keeps the result."""
+        if moment != "start" or not subject.images:
+            return None
+        encoder = run.feature_model(self.model)
+        names = [c.name for c in subject.concepts][: self.slots]
+        rows = []
+        for k, name in enumerate(names):
+            pictures = [
+                self._prepare(image, subject, i, name, run.image_size)
+                for i, image in enumerate(subject.images)
+                if self._owner(subject, i, k, name)
+            ]
+            if pictures:
+                found = getattr(encoder, self.output)(torch.stack(pictures).to(run.device))
+                if self.normalise and self.output == "pooled":
+                    found = F.normalize(found, dim=-1)
+                rows.append(found.mean(0))
+        like = rows[0]
+        rows += [torch.zeros_like(like)] * (self.slots - len(rows))
+        return Features(tensors={self.key: torch.stack(rows).float()}, keep=(self.key,))
+
+    def _owner(self, subject: Subject, index: int, slot: int, name: str) -> bool:
+        """Return whether picture ``index`` shows the concept; one that does not say shows the first."""
+        said = subject.extra[index].get("concept") if index < len(subject.extra) else None
+        return said == name if said is not None else (slot == 0 or len(subject.concepts) == 1)
+
+    def _prepare(
+        self, image: Tensor, subject: Subject, index: int, name: str, size: tuple[int, int]
+    ) -> Tensor:
+        masks = subject.masks.get(name, ())
+        mask = masks[index] if index < len(masks) else None
+        if mask is not None and self.background == "white":
+            image = image * mask + (1 - mask)
+        if mask is not None and self.crop and bool((mask > 0.5).any()):
+            rows, columns = (mask[0] > 0.5).any(1).nonzero(), (mask[0] > 0.5).any(0).nonzero()
+            image = image[
+                :, int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1
+            ]
+        # a square, so that pictures of any shape stack and nothing is cut off before the encoder does
+        side = max(image.shape[-2:])
+        top, left = (side - image.shape[-2]) // 2, (side - image.shape[-1]) // 2
+        square = F.pad(
+            image,
+            (left, side - image.shape[-1] - left, top, side - image.shape[-2] - top),
+            value=1.0,
+        )
+        return F.interpolate(
+            square[None], size, mode="bilinear", antialias=True, align_corners=False
+        )[0]

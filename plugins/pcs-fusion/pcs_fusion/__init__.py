@@ -1,0 +1,1 @@
+"""Features of references, brought into the text and into control branches."""
