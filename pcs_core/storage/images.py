@@ -39,7 +39,7 @@ def read_picture(path: Path) -> Picture:
     InputError
         Not a whole image, over 64 megapixels, or fully transparent.
     """
-    colour, alpha = _decode(path)
+    colour, alpha = read_planes(path)
     if alpha is None or bool((alpha == 1).all()):
         return Picture(colour, None)
     if bool((alpha == 0).all()):
@@ -55,13 +55,19 @@ def read_mask(path: Path) -> Tensor:
     InputError
         Not a whole image, or over 64 megapixels.
     """
-    colour, alpha = _decode(path)
+    colour, alpha = read_planes(path)
     grey = (colour * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
     return (grey if alpha is None else grey * alpha).clamp(0, 1)
 
 
-def _decode(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Return colour [3 h w] and alpha [1 h w] or None, both in [0, 1]."""
+def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Return colour [3 h w], not on white, and alpha [1 h w] or None, both in [0, 1], upright.
+
+    Raises
+    ------
+    InputError
+        Not a whole image, or over 64 megapixels.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a file that can be read"
         raise InputError(f"{path} {what} with the name of an image: remove or rename it")
