@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, tokenise, trainable
-from pcs_core.data import Concept, Fusion, Phase, Recipe, SampleSettings, Subject, Use
+from pcs_core.data import Concept, Features, Fusion, Phase, Recipe, SampleSettings, Subject, Use
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.merge import merge_fusions
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Evaluation
     from pcs_core.technique import Technique
+
+
+FACE_POINTS = [[0.35, 0.4], [0.65, 0.4], [0.5, 0.55], [0.4, 0.7], [0.6, 0.7]]
+"""Key points of a face in the middle: eyes, nose, corners of the mouth."""
 
 
 def make_picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Tensor:
@@ -46,6 +50,7 @@ def make_subject(
         images=pictures,
         captions=tuple(captions) or (None,) * images,
         files=tuple(f"{name}-{i}.png" for i in range(images)),
+        extra=({"points": FACE_POINTS},) * images,
     )
 
 
@@ -74,6 +79,13 @@ def build_fusion(
     recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, seed: int = 0
 ) -> Fusion:
     """Return what the recipe's techniques plug in for ``subjects``: `mask`, `extract`, `fuse`."""
+    return build(recipe, subjects, backbone, seed=seed)[0]
+
+
+def build(
+    recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, seed: int = 0
+) -> tuple[Fusion, Features]:
+    """Return the fusion of :func:`build_fusion` and the features it was made from."""
     run = EngineRun(
         recipe,
         backbone,
@@ -82,7 +94,7 @@ def build_fusion(
         concepts=[s.concepts for s in subjects],
     )
     run.features, _ = extract(run, subjects)
-    return merge_fusions(run.call("fuse", features=run.features))
+    return merge_fusions(run.call("fuse", features=run.features)), run.features
 
 
 @torch.no_grad()
@@ -101,21 +113,33 @@ def evaluate_attached(
     latents: Tensor | None = None,
     time: int = 400,
     model: str = "self",
+    features: Features | None = None,
     **options: Any,
 ) -> Evaluation:
-    """Encode ``prompts`` and run the attached network once on fixed latents, a row per prompt."""
+    """Encode ``prompts`` and run the attached network once on fixed latents, a row per prompt.
+
+    ``features`` are what the fusion was built from: its streams read them.
+    """
     backbone, fusion = net.backbone, net.fusion
     owners = [0] * len(prompts) if subject is None else list(subject)
     if latents is None:
         rng = torch.Generator().manual_seed(7)
         latents = torch.randn(len(prompts), *backbone.latent_shape, generator=rng)
     index = torch.tensor(owners, device=backbone.device)
+    known = features or Features()
     tokens = tokenise(
-        prompts, backbone.tokenizer, words=fusion.words, tokens=fusion.tokens, subjects=owners
+        prompts,
+        backbone.tokenizer,
+        words=fusion.words,
+        tokens=fusion.tokens,
+        subjects=owners,
+        concepts=[[c.token for c in own] for own in known.concepts],
     )
     level = backbone.process.level(torch.full((len(prompts),), time, device=backbone.device))
-    cond = net.encode_text(tokens, index, time=backbone.process.fraction(level), model=model)
-    cond = cond.with_(extra=net.strengths(len(prompts)))
+    streams = net.streams(net.read_features(known.tensors, index)) if model == "self" else {}
+    extra = net.strengths(len(prompts))
+    at = backbone.process.fraction(level)
+    cond = net.encode_text(tokens, index, time=at, streams=streams, extra=extra, model=model)
     return net.evaluate(latents.to(backbone.device), level, cond, model=model, **options)
 
 

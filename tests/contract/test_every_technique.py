@@ -10,7 +10,17 @@ import pytest
 from pcs_core.catalogue import catalogue
 from pcs_core.testing import CHECKS, Case
 
+IMAGE = {"tokens.rare": {"identifier": ""}, "encoders.image": {"model": "tiny.image"}}
+FACE = {
+    "encoders.face": {"model": "tiny.face"},
+    "attention.parallel_adapter": {"key": "face", "strength": 0.0},
+}
 AFFORDABLE: dict[str, dict[str, Any]] = {
+    "attention.parallel_adapter": {"settings": {"tokens": 2}, "beside": IMAGE},
+    "encoders.face": {"settings": {"model": "tiny.face"}},
+    "encoders.image": {"settings": {"model": "tiny.image"}},
+    "fusion.control_branch": {"settings": {"width": 0.5}, "beside": FACE},
+    "fusion.token_output": {"settings": {"hidden": 8}, "beside": IMAGE},
     "data.augment": {"settings": {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}},
     "inversion.ddim": {"settings": {"steps": 3}},
     "regularizers.prior_preservation": {

@@ -103,6 +103,7 @@ class ParallelAdapter(Technique):
     id = "attention.parallel_adapter"
     catalogue = ("image-adapter",)
     neutral = {"strength": 0.0}
+    stacks_subjects = False
 
     key: str = "image"
     """The feature it reads, [slots d] or [slots t d], and the name of its stream."""

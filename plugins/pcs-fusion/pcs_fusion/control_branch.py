@@ -74,6 +74,7 @@ class ControlBranch(Technique):
     id = "fusion.control_branch"
     catalogue = ("control-branch",)
     neutral = {"strength": 0.0}
+    stacks_subjects = False
 
     stream: str = "face"
     """The stream it reads in place of the prompt."""

@@ -72,6 +72,7 @@ class TokenOutput(Technique):
     id = "fusion.token_output"
     catalogue = ("placeholder-fusion", "delayed-conditioning")
     neutral = {"strength": 0.0}
+    stacks_subjects = False
 
     key: str = "image"
     """The feature it reads, [slots d], and the name of its stream."""
