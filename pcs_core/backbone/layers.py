@@ -23,6 +23,23 @@ if TYPE_CHECKING:
     from pcs_core.data.edits import Edit
 
 
+REWRITABLE = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
+"""Layers whose weight may be another's function."""
+
+
+def with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    """Return what ``module`` makes of ``x`` with ``weight`` in place of its own."""
+    bias: Any = module.bias
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, bias)
+    if isinstance(module, nn.GroupNorm):
+        return F.group_norm(x, module.num_groups, weight, bias, module.eps)
+    if isinstance(module, nn.LayerNorm):
+        return F.layer_norm(x, module.normalized_shape, weight, bias, module.eps)
+    assert isinstance(module, nn.Conv2d)
+    return module._conv_forward(x, weight, bias)
+
+
 class BoundLayer:
     """A plain object (so that deepcopy rebinds to the copy) that stands in for ``module.forward``."""
 
@@ -36,10 +53,11 @@ class BoundLayer:
             stages[edit.stage()].append(edit)
         self.before, self.after = stages["before"], stages["after"]
         self.weight, self.call, self.residual = (stages[s] for s in WeightEdit.STAGES)
-        if self.weight and not isinstance(module, nn.Linear | nn.Conv2d):
+        if self.weight and not isinstance(module, REWRITABLE):
             raise CapabilityError(
                 f"{self.weight[0].owner!r} rewrites the weight of {self.weight[0].site}, a "
-                f"{type(module).__name__}: only linear and 2-d convolution layers can be rewritten"
+                f"{type(module).__name__}: only linear, 2-d convolution, group and layer norm layers "
+                "can be rewritten"
             )
 
     def base(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,11 +90,7 @@ class BoundLayer:
                 return edit.call(self.base, x, self.context.cond)
         for edit in self.weight:
             if self.context.acts(edit):
-                weight = edit.weight(self.module.weight)
-                if isinstance(self.module, nn.Linear):
-                    return F.linear(x, weight, self.module.bias)
-                assert isinstance(self.module, nn.Conv2d)
-                return self.module._conv_forward(x, weight, self.module.bias)
+                return with_weight(self.module, edit.weight(self.module.weight), x)
         return self.base(x, *args, **kwargs)
 
 

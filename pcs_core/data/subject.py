@@ -56,7 +56,8 @@ class Example:
     ``image`` [3 h w] in [0, 1] at the backbone's size. ``captions`` are alternatives: one is drawn
     per use, so that all text can be encoded before the loop; they hold placeholders, not yet
     identifiers. ``role`` is "subject", "prior", "negative", "style"...; ``weight`` multiplies its
-    loss. ``index`` is the reference it comes from, or -1.
+    loss. ``index`` is the reference it comes from, or -1. ``extra`` is what techniques read of a batch
+    by name, if all examples carry it; a region "mask.<name>" [1 h w] is empty where it is missing.
     """
 
     image: Tensor

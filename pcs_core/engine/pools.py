@@ -118,12 +118,19 @@ def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:
 
 
 def _extra(examples: Sequence[Example], like: Tensor) -> dict[str, Tensor]:
-    """Stack what all examples carry; masks ("...mask...") come down to the size of the latents."""
+    """Stack what all examples carry; masks ("...mask...") come down to the size of the latents.
+
+    A region ("mask.<name>") is empty in the examples that do not carry it.
+    """
     found = {}
-    for key in examples[0].extra:
-        if not all(key in e.extra for e in examples):
-            continue
-        rows = torch.stack([torch.as_tensor(e.extra[key]) for e in examples])
+    for key in dict.fromkeys(k for e in examples for k in e.extra):
+        own = [e.extra.get(key) for e in examples]
+        if any(value is None for value in own):
+            if not key.startswith("mask."):
+                continue
+            empty = torch.zeros(1, *examples[0].image.shape[-2:])
+            own = [empty if value is None else value for value in own]
+        rows = torch.stack([torch.as_tensor(value) for value in own])
         if "mask" in key:
             rows = F.interpolate(rows.float(), size=tuple(like.shape[-2:]), mode="area")
         found[key] = rows.to(like.device)

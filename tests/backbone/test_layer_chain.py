@@ -131,12 +131,25 @@ def test_stages_of_a_layer_run_in_order(backbone: Backbone) -> None:
     assert seen == ["before", "weight", "residual", "after"]
 
 
-def test_only_linear_and_convolution_weights_can_be_rewritten(backbone: Backbone) -> None:
+def test_weights_of_other_layers_cannot_be_rewritten(backbone: Backbone) -> None:
     before = Snapshot(backbone)
-    fusion = Fusion(weights=(Weight(pick(backbone, "*", "norm")),))
-    with pytest.raises(CapabilityError, match="only linear and 2-d convolution"):
+    fusion = Fusion(weights=(Weight(pick(backbone, "*", "embedding", "text")),))
+    with pytest.raises(CapabilityError, match="only linear, 2-d convolution, group and layer norm"):
         evaluate(backbone, fusion)
     before.assert_unchanged()
+
+
+@pytest.mark.parametrize("glob", ["conv_norm_out", "*.norm2"])
+def test_the_weight_of_a_norm_can_be_rewritten(backbone: Backbone, glob: str) -> None:
+    site = pick(backbone, glob, "norm")
+    ours = evaluate(backbone, Fusion(weights=(Weight(site),)))
+    module = backbone.parts["denoiser"].get_submodule(site.name)
+    kept = module.weight.data
+    module.weight.data = 2 * kept
+    doubled = evaluate(backbone)
+    module.weight.data = kept
+    assert not torch.equal(doubled, evaluate(backbone))
+    torch.testing.assert_close(ours, doubled)
 
 
 def test_layers_of_the_text_encoder_see_the_rows_subjects(backbone: Backbone) -> None:
