@@ -38,10 +38,14 @@ class PriorPreservation(Technique):
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
-        """Draw the class images with the base, once per class."""
+        """Draw the class images with the base, ``count`` of each class the subject's concepts have."""
         if moment != "start":
             return None
-        prompt = self.prompt.replace("{noun}", subject.concept.noun)
+        nouns = dict.fromkeys(concept.noun for concept in subject.concepts)
+        return Features(examples=tuple(e for noun in nouns for e in self._examples(run, noun)))
+
+    def _examples(self, run: Run, noun: str) -> list[Example]:
+        prompt = self.prompt.replace("{noun}", noun)
         name = f"class-images-{self.count}-{self.steps}-{self.scale}-{prompt}".replace(" ", "-")
 
         def draw() -> dict[str, object]:
@@ -53,12 +57,8 @@ class PriorPreservation(Technique):
             }
 
         images = run.cached(name, draw)["images"]  # type: ignore[arg-type]
-        return Features(
-            examples=tuple(
-                Example(image=image, captions=(prompt,), role=ROLE, index=i)
-                for i, image in enumerate(images)
-            )
-        )
+        # no index: a class picture is no reference, and edits of references must leave it alone
+        return [Example(image=image, captions=(prompt,), role=ROLE) for image in images]
 
     @hookimpl
     def regularize(self, step: FitStep) -> Loss | None:

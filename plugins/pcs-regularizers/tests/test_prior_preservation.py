@@ -105,3 +105,20 @@ def test_two_classes_get_pictures_of_their_own(backbone: Backbone) -> None:
     named = zip(step.batch.subject.tolist(), step.batch.roles, step.batch.captions, strict=True)
     prior = {s: c for s, r, c in named if r == "prior"}
     assert prior == {0: "a photo of a dog", 1: "a photo of a car"}
+
+
+def test_two_concepts_of_one_subject_get_both_classes(backbone: Backbone) -> None:
+    from dataclasses import replace
+
+    from pcs_core.data import Concept
+
+    subject = make_subject()
+    subject = replace(subject, concepts=(*subject.concepts, Concept("toy", "<toy>", "toy")))
+    fit(run(backbone, steps=6), subject, backbone)
+    captions = {
+        caption
+        for step in STEPS
+        for caption, role in zip(step.batch.captions, step.batch.roles, strict=True)
+        if role == "prior"
+    }
+    assert captions == {"a photo of a dog", "a photo of a toy"}

@@ -16,6 +16,7 @@ def techniques() -> Mapping[str, str]:
         "weights.lora": "pcs_weights.lora:LoRA",
         "weights.merge": "pcs_weights.merge:ClosedFormMerge",
         "weights.peft": "pcs_weights.parameterised:Peft",
+        "weights.svd": "pcs_weights.svd:SpectralShifts",
     }
 
 
