@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.cli.destination import Destination
-    from pcs_core.data import Personalization
+    from pcs_core.data import Layout, Personalization
 
 COLUMNS = 4
 """Pictures in a row of the sheet."""
@@ -56,6 +57,24 @@ def sample(
     negative: Annotated[
         str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
     ] = None,
+    layout: Annotated[
+        Path | None,
+        typer.Option(
+            "--layout",
+            metavar="FILE.json",
+            help="Where things should stand: boxes of phrases, and points.",
+            show_default=False,
+        ),
+    ] = None,
+    strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strength",
+            metavar="NAME=VALUE",
+            help="Change a strength of the artifact. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +101,8 @@ def sample(
 
     artifact, prompt = split_words(words, base, backbone)
     target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
+    wanted = read_layout(layout, prompt)
+    strengths = read_strengths(strength or ())
     person = open_artifact(artifact) if artifact else None
     usual = person.recipe.sample if person else SampleSettings()
     settings = SampleSettings(
@@ -105,9 +126,12 @@ def sample(
             scale=settings.scale,
             scheduler=settings.scheduler,
             negative=settings.negative,
+            layout=wanted,
+            strengths=strengths,
             watch=(reporter.drawing,),
         )
     facts = describe(person, artifact, opened, prompt, seed, count, settings)
+    facts |= described(wanted, strengths)
     write(target, pictures, facts)
     if json:
         emit_json({"out": str(target.folder), **facts})
@@ -144,6 +168,52 @@ def split_words(
             f"{what} is missing: pcs sample DIR PROMPT, or pcs sample --base mini PROMPT"
         )
     raise InputError(f"DIR and one PROMPT are wanted, got {len(words)} words: put it in quotes")
+
+
+def read_layout(file: Path | None, prompt: str) -> Layout | None:
+    """Return the layout in ``file``, its phrases found in ``prompt``."""
+    from pcs_core.engine.opening import check_layout
+    from pcs_core.storage import load_layout
+
+    if file is None:
+        return None
+    layout = load_layout(file.expanduser())
+    check_layout(layout, [prompt])
+    return layout
+
+
+def read_strengths(given: Sequence[str]) -> dict[str, float]:
+    """Return name -> value of the words ``NAME=VALUE``.
+
+    Raises
+    ------
+    InputError
+        Not of this form, no finite number, or a name given twice.
+    """
+    found: dict[str, float] = {}
+    for word in given:
+        name, _, text = word.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name.strip() or not math.isfinite(value):
+            raise InputError(f"--strength {word}: write NAME=VALUE with a number, as style=0.5")
+        if name.strip() in found:
+            raise InputError(f"--strength {name.strip()} is given twice")
+        found[name.strip()] = value
+    return found
+
+
+def described(layout: Layout | None, strengths: dict[str, float]) -> dict[str, Any]:
+    """Return what ``sample.json`` says of a layout and of strengths, where there are any."""
+    facts: dict[str, Any] = {}
+    if layout is not None:
+        boxes = [{"phrase": b.phrase, "box": list(b.box), "prompt": b.prompt} for b in layout.boxes]
+        facts["layout"] = {"boxes": boxes, "points": [list(p) for p in layout.points]}
+    if strengths:
+        facts["strengths"] = strengths
+    return facts
 
 
 def open_for_sampling(

@@ -11,7 +11,7 @@ from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Personalization, Subject
+    from pcs_core.data import Layout, Personalization, Subject
 
 
 def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -> Backbone:
@@ -96,6 +96,17 @@ def check_prompts(prompts: Sequence[str], person: Personalization | None) -> Non
             raise InputError(
                 f"the prompt {prompt!r} does not name the subject: write "
                 f"{' or '.join(tokens)} where it should stand, e.g. 'a photo of {tokens[0]} on the beach'"
+            )
+
+
+def check_layout(layout: Layout | None, prompts: Sequence[str]) -> None:
+    """Refuse a box whose phrase stands in none of the prompts: nothing would be put there."""
+    for box in layout.boxes if layout else ():
+        if not any(names_token(prompt, box.phrase) for prompt in prompts):
+            words = {w.strip(".,;:!?") for prompt in prompts for w in prompt.split()}
+            raise InputError(
+                f"the layout's phrase {box.phrase!r} does not stand in the prompt "
+                f"{prompts[0]!r}{nearest(box.phrase, words)}: write it as it stands there"
             )
 
 

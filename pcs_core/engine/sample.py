@@ -18,7 +18,12 @@ from pcs_core.data import (
 )
 from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.opening import check_prompts, resolve_backbone, resolve_person
+from pcs_core.engine.opening import (
+    check_layout,
+    check_prompts,
+    resolve_backbone,
+    resolve_person,
+)
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError, nearest
@@ -72,7 +77,8 @@ def sample(
     Raises
     ------
     InputError
-        A prompt without the personalization's token, no prompt, or an unknown strength.
+        A prompt without the personalization's token, no prompt, a phrase of the layout that no
+        prompt holds, or an unknown strength.
     ArtifactError
         The backbone is not the one the personalization was made on.
     """
@@ -80,6 +86,7 @@ def sample(
     opened = resolve_backbone(backbone, person)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
+    check_layout(layout, prompts)
     texts = [prompt for prompt in prompts for _ in range(count)]
     chosen = (Recipe(id="base") if person is None else person.recipe).sample
     settings = SampleSettings(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pcs_core.storage.artifact import load, save
+from pcs_core.storage.layouts import load_layout
 from pcs_core.storage.pictures import sheet, write_png
 from pcs_core.storage.subjects import load_subject
 
-__all__ = ["load", "load_subject", "save", "sheet", "write_png"]
+__all__ = ["load", "load_layout", "load_subject", "save", "sheet", "write_png"]

@@ -213,3 +213,37 @@ def test_merge(pcs: Callable, subject: Callable, tmp_path: Path) -> None:
         assert done.code == 2
         assert says in done.err
         assert not (tmp_path / "refused").exists()
+
+
+def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
+    file = tmp_path / "layout.json"
+    box = {"phrase": "<rex>", "box": [0.0, 0.0, 0.5, 1.0]}
+    file.write_text(json.dumps({"boxes": [box]}), "utf-8")
+    arguments = ["sample", fitted, "a photo of <rex>", "-n", 1, "--layout", file]
+    done = pcs(*arguments, "--out", tmp_path / "pictures")
+    assert done.code == 0, done.err
+    told = json.loads((tmp_path / "pictures" / "sample.json").read_text())
+    assert told["layout"] == {"boxes": [{**box, "prompt": ""}], "points": []}
+    file.write_text(json.dumps({"boxes": [{**box, "phrase": "phota"}]}), "utf-8")
+    refused = pcs(*arguments, "--out", tmp_path / "no")
+    assert refused.code == 2
+    assert "'phota' does not stand in the prompt" in refused.err
+    assert "did you mean 'photo'?" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["style"], "write NAME=VALUE"),
+        (["style=much"], "write NAME=VALUE"),
+        (["style=1", "style=2"], "given twice"),
+        (["style=1"], "unknown strength 'style'"),
+    ],
+)
+def test_strengths_are_checked(
+    pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    options = [part for word in words for part in ("--strength", word)]
+    refused = pcs("sample", fitted, "a photo of <rex>", *options, "--out", tmp_path / "no")
+    assert refused.code == 2
+    assert said in refused.err

@@ -10,4 +10,6 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
-    return {}
+    return {
+        "guidance.layout": "pcs_guidance.layout:LayoutGuidance",
+    }
