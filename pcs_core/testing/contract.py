@@ -30,6 +30,7 @@ from pcs_core.testing.fixtures import (
     build_fusion,
     evaluate,
     evaluate_attached,
+    make_picture,
     make_recipe,
     make_subject,
     perturb,
@@ -263,7 +264,7 @@ def gradients_stay_inside(case: Case) -> None:
     perturb(fusion)
     owned = trainable(fusion)
     with Attachment(backbone, fusion, fitting=True) as net:
-        output = case.look(net, [case.prompt(), case.prompt()]).output
+        seen = [case.look(net, [case.prompt(), case.prompt()]).output, *beside_the_network(net)]
         base = {
             f"{part}:{name}": p
             for part, module in backbone.parts.items()
@@ -272,15 +273,27 @@ def gradients_stay_inside(case: Case) -> None:
         }
         touched = [n for n, p in base.items() if p.requires_grad]
         assert not touched, f"parameters of the base would train: {touched[:3]}"
-        assert output.requires_grad == bool(owned)
+        assert any(t.requires_grad for t in seen) == bool(owned)
         if owned:
-            output.square().mean().backward()
+            torch.stack([t.square().mean() for t in seen]).sum().backward()
         assert all(p.grad is None for p in base.values())
     for name, param in case.own(fusion).items():
         assert param.grad is not None, f"no gradient reaches {name}"
         assert param.grad.abs().max() > 0, f"the gradient of {name} is zero"
         assert torch.isfinite(param.grad).all(), f"the gradient of {name} is not finite"
     before.assert_unchanged()
+
+
+def beside_the_network(net: Attachment) -> list[torch.Tensor]:
+    """Return what a fusion gives the network to look at: changed references, pictures of a canvas."""
+    found = []
+    if net.encodes_each_step:
+        pictures = torch.stack([make_picture(i, net.backbone.card.size) for i in range(2)])
+        found.append(net.latents(pictures, (0, 1)))
+    if net.fusion.source is not None:
+        rng = torch.Generator().manual_seed(0)
+        found.append(net.fusion.source.render(2, rng, 0.0).images)
+    return found
 
 
 def base_is_reachable(case: Case) -> None:

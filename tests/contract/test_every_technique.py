@@ -21,6 +21,7 @@ AFFORDABLE: dict[str, dict[str, Any]] = {
     "encoders.image": {"settings": {"model": "tiny.image"}},
     "fusion.control_branch": {"settings": {"width": 0.5}, "beside": FACE},
     "fusion.token_output": {"settings": {"hidden": 8}, "beside": IMAGE},
+    "defense.perturbation": {"settings": {"weight": 2.0}},
     "data.augment": {"settings": {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}},
     "inversion.ddim": {"settings": {"steps": 3}},
     "regularizers.prior_preservation": {
