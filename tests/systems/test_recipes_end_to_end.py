@@ -38,7 +38,7 @@ def test_end_to_end(
 ) -> None:
     plain = load_recipe(system, backbone=table)
     few = [f"{u.name}.{FEW[u.name]}" for u in plain.uses if u.name in FEW]
-    few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2"]
+    few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2", "fit.cycles=1"]
     recipe = load_recipe(system, backbone=table, overrides=few)
     subject = load_subject(folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}

@@ -11,6 +11,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def checks() -> Mapping[str, str]:
     """Defining checks by system id."""
     return {
+        "anti-dreambooth": "pcs_checks.anti_dreambooth:check",
         "custom-diffusion": "pcs_checks.custom_diffusion:check",
         "dreambooth": "pcs_checks.dreambooth:check",
         "fastcomposer": "pcs_checks.fastcomposer:check",
