@@ -38,7 +38,8 @@ class AttentionChain:
         cond = self.context.cond
         if cond is None or cond.layered is None or self.site.kind != "cross":
             return text
-        return cond.layered[:, self.index].to(text)
+        own = cond.layered[:, self.index].to(text)
+        return own.repeat_interleave(text.shape[0] // own.shape[0], dim=0)
 
     def run(self, state: AttnState) -> Tensor:
         """Return the attention output [b n hd] before the output projection."""
@@ -75,7 +76,8 @@ class AttentionChain:
             for edit in self.stages[stage]:
                 if self.context.acts(edit):
                     assert self.context.cond is not None
-                    state = getattr(edit, stage)(state, self.context.cond)
+                    cond = self.context.cond.spread(state.x.shape[0])
+                    state = getattr(edit, stage)(state, cond)
         return state
 
 

@@ -17,9 +17,9 @@ def default_prompt(person: Personalization) -> str:
 
 
 def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes]:
-    """Return ``{"preview.png": ...}``: one picture with the recipe's own sample settings."""
+    """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings."""
     from pcs_core.engine import sample
-    from pcs_core.storage.pictures import png_bytes
+    from pcs_core.storage.pictures import frame_sheet, png_bytes
 
     picture = sample(person, backbone, default_prompt(person), count=1, seed=person.seed)
-    return {NAME: png_bytes(picture[0])}
+    return {NAME: png_bytes(frame_sheet(picture[0]) if picture.dim() == 5 else picture[0])}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_core.cli.options import Device, Json, Out, Overwrite, Seed
-from pcs_core.cli.output import emit, emit_json
+from pcs_core.cli.output import emit, emit_json, notice
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ def sample(
 ) -> None:
     """Draw PROMPT with the artifact in DIR.
 
-    Writes 000.png ..., sheet.png and sample.json, nothing else.
+    Writes 000.png ..., sheet.png and sample.json, nothing else. A video backbone writes 000.mp4 ...
+    (000.gif where no encoder is installed), and 000.png holds the frames of 000 side by side.
 
     What is not given (steps, scale, scheduler, negative) comes from the artifact's recipe.
     """
@@ -132,10 +133,14 @@ def sample(
         )
     facts = describe(person, artifact, opened, prompt, seed, count, settings)
     facts |= described(wanted, strengths)
+    if pictures.dim() == 5:
+        facts["clips"] = clip_facts(count, pictures.shape[2])
     write(target, pictures, facts)
     if json:
         emit_json({"out": str(target.folder), **facts})
     else:
+        if note := facts.get("clips", {}).get("note"):
+            notice(note)
         emit(str(target.folder))
 
 
@@ -278,15 +283,35 @@ def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
     """
     import json
 
-    from pcs_core.storage.pictures import sheet, write_png
+    from pcs_core.storage.clips import write_clip
+    from pcs_core.storage.pictures import frame_sheet, sheet, write_png
 
+    columns, sheets = COLUMNS, list(pictures)
     with target.filling() as ready:
         ready.mkdir()
-        for index, picture in enumerate(pictures):
+        if pictures.dim() == 5:
+            for index, clip in enumerate(pictures):
+                write_clip(clip, ready / f"{index:03d}")
+            sheets, columns = [frame_sheet(clip) for clip in pictures], 1
+        for index, picture in enumerate(sheets):
             write_png(picture, ready / picture_name(index))
-        write_png(sheet(pictures, COLUMNS), ready / "sheet.png")
+        write_png(sheet(sheets, columns), ready / "sheet.png")
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (ready / "sample.json").write_text(text + "\n", encoding="utf-8")
+
+
+def clip_facts(count: int, frames: int) -> dict[str, Any]:
+    """Return what ``sample.json`` says of clips: their files, and why they are GIFs if they are."""
+    from pcs_core.storage.clips import FRAMES_PER_SECOND, clip_suffix
+
+    facts: dict[str, Any] = {
+        "files": [f"{index:03d}{clip_suffix()}" for index in range(count)],
+        "frames": frames,
+        "frames_per_second": FRAMES_PER_SECOND,
+    }
+    if clip_suffix() == ".gif":
+        facts["note"] = "no video encoder is installed (pip install av): written as GIF"
+    return facts
 
 
 def picture_name(index: int) -> str:

@@ -48,6 +48,19 @@ class Conditioning:
         """Return the rows at ``index`` [n]."""
         return pytree.tree_map(lambda t: t[index], self)
 
+    def spread(self, rows: int) -> Conditioning:
+        """Return this conditioning for ``rows`` rows, where frames are folded into the batch.
+
+        Row i serves rows i * n to (i + 1) * n - 1; the indices "row.<role>" point at the same frame.
+        """
+        if rows == self.rows:
+            return self
+        n = rows // self.rows
+        wide = pytree.tree_map(lambda t: t.repeat_interleave(n, dim=0), self)
+        frame = torch.arange(rows, device=self.text.device) % n
+        extra = {k: v * n + frame if k.startswith("row.") else v for k, v in wide.extra.items()}
+        return wide.with_(extra=extra)  # type: ignore[no-any-return]
+
     @property
     def rows(self) -> int:
         """Number of batch rows."""

@@ -22,7 +22,8 @@ class Features:
 
     ``tensors`` are named ("clip.image", "ddim.latents"); the core stacks them [S, ...] over
     subjects. ``examples`` add to the references; ``captions`` (alternatives with placeholders)
-    replace the default caption of the references that have none of their own. ``concepts`` holds
+    replace the default caption of the references that have none of their own; one with ``{caption}``
+    in it is built around what the user wrote beside a reference. ``concepts`` holds
     each subject's concepts, since `fuse` gets no subject at sampling. ``keep`` names the tensors
     that sampling needs: they go into the artifact.
     """

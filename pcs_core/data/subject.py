@@ -29,9 +29,9 @@ class Subject:
     """The references of one personalisation.
 
     ``images`` are RGB tensors [3 h w] in [0, 1], each at its own size (photographs differ; the
-    engine resizes). ``captions`` holds the user's caption or None per image. ``masks`` maps a
-    concept name to one [1 h w] tensor in [0, 1] (or None) per image. ``sources`` are earlier
-    personalizations to compose. ``files`` names each image for messages.
+    engine resizes), or clips [3 t h w]. ``captions`` holds the user's caption or None per image.
+    ``masks`` maps a concept name to one [1 h w] tensor in [0, 1] (or None) per image. ``sources`` are
+    earlier personalizations to compose. ``files`` names each image for messages.
     """
 
     name: str

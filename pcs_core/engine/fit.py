@@ -479,9 +479,10 @@ def draw_batch(
                 pick = (
                     int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
                 )
-                shape = pool.mean.shape[1:]
-                sampled = torch.randn(shape, generator=rng).to(pool.mean)
-                latents.append(pool.mean[row] + pool.std[row] * sampled)
+                mean, std = pool.mean[row], pool.std[row]
+                shape = mean.shape
+                sampled = torch.randn(shape, generator=rng).to(mean)
+                latents.append(mean + std * sampled)
                 noises.append(torch.randn(shape, generator=rng))
                 times.append(process.draw_times(1, rng))
                 weights.append(pool.weight[row])
@@ -494,6 +495,11 @@ def draw_batch(
                     images.append(pool.images[row])
                 for key, values in pool.extra.items():
                     extra.setdefault(key, []).append(values[row])
+    if len({tuple(t.shape) for t in latents}) > 1:
+        raise RecipeError(
+            f"the roles of one batch ({', '.join(k for k, n in composition.items() if n)}) give clips "
+            "of different lengths: give each a phase of its own"
+        )
     stacked = torch.stack(latents)
     given = {}
     if any(mask is not None for mask in masks):  # a subject without masks counts in full

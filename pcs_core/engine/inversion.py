@@ -8,6 +8,7 @@ import torch
 
 from pcs_core.backbone import Attachment, suspended, tokenise
 from pcs_core.data import Conditioning, Fusion, Level, concatenate
+from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +25,17 @@ def invert(
     Entry 0 is the picture's own latents, the last one pure noise. Each step converts at the level
     it stands on and tells the network the time of the level it goes to: the discretised ODE run
     backwards. ``scale`` is the guidance scale; above 1 the way back no longer ends at the picture.
+    A clip [3 t h w] has the trajectory [steps+1 c t h w].
+
+    Raises
+    ------
+    CapabilityError
+        The backbone's latents are tokens.
     """
+    if not backbone.process.continuous:
+        raise CapabilityError(
+            f"backbone {backbone.card.id!r} draws tokens: only continuous latents can be inverted"
+        )
     with suspended(backbone), Attachment(backbone, Fusion()) as net:
         # the levels a DDIM sampler of as many steps stands on, from pure noise to the picture
         sampler = backbone.sampler("ddim", steps)
@@ -58,6 +69,6 @@ def _guided(
         return net.evaluate(latents, at, conds[0]).x0
     both = Level(*(t.repeat(2) for t in at))
     empty, full = net.evaluate(
-        latents.repeat(2, 1, 1, 1), both, concatenate(tuple(conds))
+        torch.cat([latents, latents]), both, concatenate(tuple(conds))
     ).x0.chunk(2)
     return empty + scale * (full - empty)

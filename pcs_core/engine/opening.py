@@ -130,6 +130,11 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: b
     for subject in subjects:
         if trains and not subject.images and not subject.sources:
             raise InputError(f"subject {subject.name!r} has no image")
+        if any(image.dim() == 4 for image in subject.images) and len(backbone.latent_shape) == 3:
+            raise InputError(
+                f"subject {subject.name!r} holds clips, and backbone {backbone.card.id!r} draws "
+                "pictures: choose a video backbone, or give single frames"
+            )
         tokens = [c.token for c in subject.concepts]
         for concept in subject.concepts:
             if tokens.count(concept.token) > 1:

@@ -27,20 +27,21 @@ ENCODE_BATCH = 16
 class Pool:
     """Encoded examples of one subject. ``roles`` maps a role to rows of the tensors.
 
-    ``mean``, ``std`` [n c h w] are the moments of the latents; ``mask`` [n 1 h w] weighs the error;
+    ``mean``, ``std`` are the moments [c h w] of each example's latents, [c t h w] of a clip of t frames
+    (examples of one role are alike); ``mask`` [n 1 h w] weighs the error;
     ``texts`` per row, indices into the caption table; ``extra`` [n ...] what every example carries by
     name; ``images`` [n 3 h w] only where a pixel edit stands before the VAE.
     """
 
     roles: Mapping[str, list[int]]
-    mean: Tensor
-    std: Tensor
+    mean: Sequence[Tensor]
+    std: Sequence[Tensor]
     weight: Tensor
     mask: Tensor | None
     texts: list[list[int]]
     index: list[int]
     extra: Mapping[str, Tensor]
-    images: Tensor | None = None
+    images: Sequence[Tensor] | None = None
 
 
 def encode_pools(
@@ -72,15 +73,15 @@ def encode_pools(
         pools.append(
             Pool(
                 roles=by_role,
-                mean=torch.stack([m for m, _ in moments]),
-                std=torch.stack([s for _, s in moments]),
+                mean=[m for m, _ in moments],
+                std=[s for _, s in moments],
                 weight=torch.tensor([e.weight for e in examples], device=net.backbone.device),
                 mask=_latent_masks(examples, moments[0][0]),
                 texts=[[table.add(subject, c) for c in e.captions] for e in examples],
                 index=[e.index for e in examples],
                 extra=_extra(examples, moments[0][0]),
                 images=(
-                    torch.stack([e.image for e in examples]).to(net.backbone.device)
+                    [e.image.to(net.backbone.device) for e in examples]
                     if net.encodes_each_step
                     else None
                 ),
@@ -97,12 +98,16 @@ def _encode_missing(
     net: Attachment, examples: Sequence[Example], cache: dict[int, tuple[Tensor, Tensor]]
 ) -> None:
     missing = {_identity(e): e.image for e in examples if _identity(e) not in cache}
-    keys = list(missing)
-    for start in range(0, len(keys), ENCODE_BATCH):
-        chunk = keys[start : start + ENCODE_BATCH]
-        with torch.no_grad():
-            mean, std = net.backbone.moments(torch.stack([missing[k] for k in chunk]))
-        cache.update({k: (mean[i], std[i]) for i, k in enumerate(chunk)})
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for key, image in missing.items():  # clips and single frames do not share a batch
+        shapes.setdefault(tuple(image.shape), []).append(key)
+    for shape, keys in shapes.items():
+        batch = max(1, ENCODE_BATCH // (shape[1] if len(shape) == 4 else 1))
+        for start in range(0, len(keys), batch):
+            chunk = keys[start : start + batch]
+            with torch.no_grad():
+                mean, std = net.backbone.moments(torch.stack([missing[k] for k in chunk]))
+            cache.update({k: (mean[i], std[i]) for i, k in enumerate(chunk)})
 
 
 def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:

@@ -21,9 +21,17 @@ if TYPE_CHECKING:
 DEFAULT_CAPTION = "a photo of {token}"
 """Caption of a reference for which neither the user nor a technique gives one."""
 
+CAPTION = "{caption}"
+"""In a technique's caption: what the user wrote beside the picture, if it does not name the token."""
+
 
 def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Tensor:
-    """Return ``image`` [c h w] scaled so that it covers ``size``, then centre-cropped to it."""
+    """Return ``image`` [c h w] scaled so that it covers ``size``, then centre-cropped to it.
+
+    A clip [c t h w] frame by frame.
+    """
+    if image.dim() == 4:
+        return torch.stack([fit_image(f, size, mode) for f in image.unbind(1)], dim=1)
     height, width = size
     scale = max(height / image.shape[1], width / image.shape[2])
     target = (
@@ -38,10 +46,24 @@ def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Te
     return image[:, top : top + height, left : left + width].contiguous()
 
 
+def fit_frames(image: Tensor, frames: int) -> Tensor:
+    """Return ``image`` with the frames of the backbone's clips: ``frames`` evenly spaced ones.
+
+    A shorter clip repeats frames. ``frames`` 0 is a backbone of pictures [c h w]; where it has frames,
+    a picture is a clip of one.
+    """
+    if not frames:
+        return image
+    if image.dim() == 3:
+        return image[:, None]
+    chosen = torch.linspace(0, image.shape[1] - 1, frames).round().long()
+    return image[:, chosen]
+
+
 def references(
-    subject: Subject, index: int, size: tuple[int, int], masks: Masks
+    subject: Subject, index: int, size: tuple[int, int], masks: Masks, frames: int = 0
 ) -> tuple[Example, ...]:
-    """Return the subject's own pictures as examples of role "subject", resized, with masks."""
+    """Return the subject's own pictures or clips as examples of role "subject", resized, with masks."""
     loss = masks.get(LOSS)
     examples = []
     for i, image in enumerate(subject.images):
@@ -51,7 +73,7 @@ def references(
         caption = subject.captions[i] if i < len(subject.captions) else None
         examples.append(
             Example(
-                image=fit_image(image, size),
+                image=fit_image(fit_frames(image, frames), size),
                 captions=() if caption is None else (name_subject(caption, subject),),
                 mask=None if mask is None else fit_image(mask, size, "bilinear"),
                 concepts=tuple(c.name for c in subject.concepts),
@@ -93,7 +115,7 @@ def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tupl
     own: list[Features] = []
     for index, subject in enumerate(subjects):
         masks = subject_masks(run, subject)
-        base = references(subject, index, run.image_size, masks)
+        base = references(subject, index, run.image_size, masks, run.frames)
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))
         found = merge_features(run.call("extract", subject=subject, masks=masks, moment="start"))
         own.append(
@@ -120,11 +142,22 @@ def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tupl
 def _captioned(
     examples: Sequence[Example], captions: Sequence[str], subject: Subject, index: int
 ) -> tuple[Example, ...]:
-    templates = tuple(captions) or (DEFAULT_CAPTION,)
     token = " and ".join(c.token for c in subject.concepts)
-    default = tuple(t.replace("{token}", token) for t in templates)
+    templates = tuple(t.replace("{token}", token) for t in captions)
+    around = [t for t in templates if CAPTION in t]
+    default = tuple(t for t in templates if CAPTION not in t) or (
+        DEFAULT_CAPTION.replace("{token}", token),
+    )
     named = []
-    for example in examples:
-        texts = tuple(c.replace("{token}", token) for c in example.captions) or default
+    for number, example in enumerate(examples):
+        own = subject.captions[number] if number < len(subject.captions) else None
+        if (
+            own is not None
+            and around
+            and not any(names_token(own, c.token) for c in subject.concepts)
+        ):
+            texts = tuple(t.replace(CAPTION, own) for t in around)
+        else:
+            texts = tuple(c.replace("{token}", token) for c in example.captions) or default
         named.append(example.with_(captions=texts, subject=index))
     return tuple(named)

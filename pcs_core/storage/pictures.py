@@ -33,6 +33,11 @@ def png_bytes(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
+def frame_sheet(clip: Tensor) -> Tensor:
+    """Return the frames of ``clip`` [3 t h w] beside each other, as one picture."""
+    return sheet(list(clip.unbind(1)), clip.shape[1])
+
+
 def write_png(image: Tensor, path: Path) -> None:
     """Write ``image`` [3 h w] in [0, 1] to ``path``.
 

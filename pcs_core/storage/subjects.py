@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pcs_core.data.subject import Concept, Subject
 from pcs_core.errors import InputError, nearest
+from pcs_core.storage.clips import VIDEO_SUFFIXES, find_clips, read_clip
 from pcs_core.storage.concepts import read_concepts
 from pcs_core.storage.images import SUFFIXES, UNREADABLE, Picture, read_mask, read_picture
 
@@ -32,6 +33,9 @@ def load_subject(
     the mask of its only concept. Hidden files and other suffixes are ignored, and so are texts
     named README, LICENSE, NOTICE or COPYING.
 
+    A folder without still pictures may hold clips, read as [3 t h w]: animated GIFs, video files (with
+    a decoder installed), folders of numbered frames, each with a caption beside it.
+
     Raises
     ------
     InputError
@@ -41,6 +45,8 @@ def load_subject(
     folder = Path(folder)
     images, masks = _files(folder)
     concepts = read_concepts(folder, noun=noun, token=token)
+    if not masks and images == find_clips(_entries(folder)):
+        return _clips(folder, images, concepts)
     given = _assign_masks(images, masks, concepts)
     pictures = [read_picture(path) for path in images]
     return Subject(
@@ -54,14 +60,29 @@ def load_subject(
     )
 
 
+def _clips(folder: Path, clips: Sequence[Path], concepts: tuple[Concept, ...]) -> Subject:
+    """Return a subject of clips [3 t h w], a caption beside each."""
+    return Subject(
+        name=folder.resolve().name,
+        concepts=concepts,
+        images=tuple(read_clip(path) for path in clips),
+        captions=tuple(_caption(path.with_suffix(".txt")) for path in clips),
+        files=tuple(path.name for path in clips),
+    )
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Return the images and the masks in ``folder``, sorted by name."""
+    """Return the images (or clips) and the masks in ``folder``, sorted by name."""
     if not folder.exists():
         raise InputError(f"{folder} does not exist: give a folder with pictures of the subject")
     if not folder.is_dir():
         raise InputError(f"{folder} is a file: give the folder that holds it")
     try:
-        entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+        entries = _entries(folder)
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
     files = [p for p in entries if p.suffix.lower() in SUFFIXES]
@@ -72,11 +93,14 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
                 "or move it away"
             )
     masks = [p for p in files if _MASK.match(p.stem)]
-    images = [p for p in files if p not in masks]
+    images = ([] if masks else find_clips(entries)) or [p for p in files if p not in masks]
     if not images:
         found = ", ".join(p.name for p in entries[:5])
         holds = f"it holds {found}" if found else "it is empty"
-        raise InputError(f"{folder} has no images ({' '.join(SUFFIXES)}): {holds}")
+        raise InputError(
+            f"{folder} has no images ({' '.join(SUFFIXES)}) and no clips "
+            f"({' '.join(VIDEO_SUFFIXES)}, folders of numbered frames): {holds}"
+        )
     _check_beside(entries, {path.stem for path in images})
     return images, masks
 
