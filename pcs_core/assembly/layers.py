@@ -113,7 +113,13 @@ def all_phases(layer: Layer) -> list[Table]:
 
 
 def _apply(layer: Layer, id: str, above: Layer) -> Layer:
-    uses = _merge_uses(layer.uses, above.uses)
+    for name in above.removed:
+        if name not in (known := [use_name(u) for u in layer.uses]):
+            raise RecipeError(
+                f"{layer.file}: [backbone.{id}] removes {name!r}, which is no use"
+                f"{nearest(name, known)} (uses: {', '.join(known)})"
+            )
+    uses = _merge_uses([u for u in layer.uses if use_name(u) not in above.removed], above.uses)
     phases = layer.phases
     if above.phases:
         same = [phase_name(p) for p in above.phases] == [phase_name(p) for p in phases]

@@ -13,7 +13,7 @@ from pcs_core.assembly.lines import Path, line_numbers
 from pcs_core.errors import RecipeError, nearest
 
 TOP = ("recipe", "use", "pretrain", "phase", "fit", "sample", "backbone")
-BACKBONE = ("use", "pretrain", "phase", "fit", "sample")
+BACKBONE = ("use", "pretrain", "phase", "fit", "sample", "remove")
 
 
 @dataclass(slots=True)
@@ -42,7 +42,8 @@ class Layer:
     """One file, or one of its ``[backbone.<id>]`` tables.
 
     ``uses`` and ``phases`` are lists. ``use_changes`` and ``phase_changes`` change what must be
-    there already, by name (the form ``[backbone.<id>.use.<name>]``).
+    there already, by name (the form ``[backbone.<id>.use.<name>]``); ``removed`` names uses that a
+    backbone does without.
     """
 
     recipe: Table = field(default_factory=Table)
@@ -52,6 +53,7 @@ class Layer:
     sample: Table = field(default_factory=Table)
     use_changes: dict[str, Table] = field(default_factory=dict)
     phase_changes: dict[str, Table] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
     backbones: dict[str, Layer] = field(default_factory=dict)
     file: str = ""
 
@@ -99,6 +101,10 @@ class _Reader:
                     hint = nearest(key, BACKBONE) or f" (known: {', '.join(BACKBONE)})"
                     self.refuse((*path, key), f"[backbone.{id}]: unknown table {key!r}{hint}")
             layer.backbones[id] = self.body(tables, path)
+            names = tables.get("remove", [])
+            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+                self.refuse((*path, "remove"), f"[backbone.{id}]: remove must be a list of names")
+            layer.backbones[id].removed = tuple(names)
         return layer
 
     def body(self, data: dict[str, Any], path: Path) -> Layer:

@@ -86,6 +86,17 @@ def pretrain(
         return _Pretraining(recipe, records, backbone, seed, work, resume, precision, watch).run()
 
 
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """What a step needs of a record: read, encoded and asked about once, its pictures let go."""
+
+    latents: Tensor
+    features: Mapping[str, Tensor]
+    caption: str
+    phrases: tuple[str, ...]
+    extra: Mapping[str, Tensor]
+
+
 @dataclass
 class _Pretraining:
     recipe: Recipe
@@ -96,8 +107,7 @@ class _Pretraining:
     resume: bool
     precision: str
     watch: Sequence[Callable[[Progress], None]]
-    latents: dict[int, Tensor] = field(default_factory=dict)
-    features: dict[int, Mapping[str, Tensor]] = field(default_factory=dict)
+    kept: dict[int, _Kept] = field(default_factory=dict)
     done: int = 0
 
     def run(self) -> Personalization:
@@ -121,7 +131,7 @@ class _Pretraining:
             concepts=[concepts],
             work=self.work,
         )
-        found = self.extract(0, first)
+        found = self._read(0).features
         self.run_.features = Features(
             tensors={k: v.unsqueeze(0) for k, v in found.items()}, concepts=(concepts,)
         )
@@ -216,29 +226,31 @@ class _Pretraining:
         for function in self.watch:
             function(progress)
 
-    def extract(self, index: int, record: Record) -> Mapping[str, Tensor]:
-        """Return what `extract` says about the references of a record, once."""
-        if index not in self.features:
+    def _read(self, index: int) -> _Kept:
+        """Return a record as a step needs it, made when first asked for."""
+        if index not in self.kept:
+            record = self.records[index]
+            image = fit_image(record.image, self.run_.image_size)[None].to(self.backbone.device)
             subject = record_subject(record)
             with torch.no_grad():
+                latents = self.backbone.moments(image)[0][0].half().cpu()
                 found = self.run_.call("extract", subject=subject, masks=Masks(), moment="start")
-            self.features[index] = merge_features(found).tensors
-        return self.features[index]
-
-    def _encoded(self, index: int, record: Record) -> Tensor:
-        if index not in self.latents:
-            image = fit_image(record.image, self.run_.image_size)[None].to(self.backbone.device)
-            with torch.no_grad():
-                self.latents[index] = self.backbone.moments(image)[0][0].half().cpu()
-        return self.latents[index].to(self.backbone.device, torch.float32)
+            self.kept[index] = _Kept(
+                latents=latents,
+                features=merge_features(found).tensors,
+                caption=record.caption,
+                phrases=record.phrases,
+                extra=record_extra(record, (latents.shape[-2], latents.shape[-1])),
+            )
+        return self.kept[index]
 
     def _step(self, phase: Phase, index: int) -> FitStep:
         net, process, device = self.net, self.backbone.process, self.backbone.device
         count = sum(phase.batch.values())
         share = max(1, count // self.accelerator.num_processes)
         chosen = torch.randint(len(self.records), (share,), generator=self.rng).tolist()
-        records = [self.records[i] for i in chosen]
-        latents = torch.stack([self._encoded(i, r) for i, r in zip(chosen, records, strict=True)])
+        rows = [self._read(i) for i in chosen]
+        latents = torch.stack([row.latents for row in rows]).to(device, torch.float32)
         noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in chosen])
         times = process.draw_times(share, self.rng)
         law = net.fusion.noise_law
@@ -249,18 +261,17 @@ class _Pretraining:
         noise, times = noise.to(device), times.to(device)
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
-        read = [self.extract(i, r) for i, r in zip(chosen, records, strict=True)]
         features = {
-            name: torch.stack([row[name] for row in read]).to(device)
+            name: torch.stack([row.features[name] for row in rows]).to(device)
             for name in {n for edit in net.fusion.streams for n in edit.reads}
         }
         kept = (~no_stream).to(device).float()
         features = {k: v * kept.view(-1, *[1] * (v.dim() - 1)) for k, v in features.items()}
         streams = net.streams(features)
-        captions = ["" if gone else r.caption for r, gone in zip(records, no_text, strict=True)]
+        captions = ["" if gone else r.caption for r, gone in zip(rows, no_text, strict=True)]
         subject = torch.zeros(share, dtype=torch.long, device=device)
-        cond = self._text(captions, records, subject, process.fraction(level), streams)
-        extra = record_extra(records, (latents.shape[-2], latents.shape[-1]), device)
+        cond = self._text(captions, rows, subject, process.fraction(level), streams)
+        extra = stack_extra([row.extra for row in rows], device)
         cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
         batch = Batch(
             latents=latents,
@@ -298,17 +309,17 @@ class _Pretraining:
     def _text(
         self,
         captions: Sequence[str],
-        records: Sequence[Record],
+        kept: Sequence[_Kept],
         subject: Tensor,
         time: Tensor,
         streams: Mapping[str, Tensor],
     ) -> Conditioning:
         """Encode captions; a concept stands where the record says its phrase does."""
         rows = [
-            tokenise([text], self.backbone.tokenizer, phrases=record.phrases)
-            for text, record in zip(captions, records, strict=True)
+            tokenise([text], self.backbone.tokenizer, phrases=row.phrases)
+            for text, row in zip(captions, kept, strict=True)
         ]
-        slots = max(len(r.phrases) for r in records)
+        slots = max(len(row.phrases) for row in kept)
         width = max([1, *(s.shape[1] for row in rows for s in row.spans.values())])
         spans = {}
         for k in range(slots):
@@ -346,25 +357,24 @@ def record_subject(record: Record) -> Subject:
     )
 
 
-def record_extra(
-    records: Sequence[Record], size: tuple[int, int], device: torch.device
-) -> dict[str, Tensor]:
-    """Return masks by concept (``mask.<k>`` [b 1 h w] at latent size, zero: absent) and extras."""
-    extra = {
-        key: torch.stack([r.extra[key] for r in records]).to(device)
-        for key in records[0].extra
-        if all(key in r.extra for r in records)
-    }
-    for k in range(max(len(r.masks) for r in records)):
-        rows = []
-        for record in records:
-            mask = record.masks[k] if k < len(record.masks) else None
-            small = torch.zeros(1, *size)
-            if mask is not None:
-                small = F.interpolate(mask[None].float(), size=size, mode="area")[0]
-            rows.append(small)
-        extra[f"mask.{k}"] = torch.stack(rows).to(device)
+def record_extra(record: Record, size: tuple[int, int]) -> dict[str, Tensor]:
+    """Return a record's extras, and its masks at the size of the latents as ``mask.<k>`` [1 h w]."""
+    extra = dict(record.extra)
+    for k, mask in enumerate(record.masks):
+        if mask is not None:
+            extra[f"mask.{k}"] = F.interpolate(mask[None].float(), size=size, mode="area")[0]
     return extra
+
+
+def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Stack extras [b ...]; a mask that a row lacks is empty, of others all rows must have one."""
+    found = {}
+    for key in dict.fromkeys(k for row in rows for k in row):
+        like = next(row[key] for row in rows if key in row)
+        if key.startswith("mask.") or all(key in row for row in rows):
+            held = [row.get(key, torch.zeros_like(like)) for row in rows]
+            found[key] = torch.stack(held).to(device)
+    return found
 
 
 def drop_rows(dropout: Mapping[str, float], count: int, rng: Generator) -> tuple[Tensor, Tensor]:

@@ -47,10 +47,12 @@ def feature_models() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def datasets() -> Mapping[str, str]:
-    """The shipped reference folders, and the places that prompts can name."""
+    """The shipped reference folders, the places of prompts, and the world as pre-training sets."""
     return {
         "mini.subjects": "pcs_mini.plugin:subjects",
         "mini.places": "pcs_mini.plugin:places",
+        "mini-world": "pcs_mini.records:world",
+        "mini-people": "pcs_mini.records:people",
     }
 
 
