@@ -12,9 +12,6 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from pcs_mini.networks import build_scheduler
-from pcs_mini.tokenizer import build_tokenizer
-
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",
@@ -53,8 +50,9 @@ def assemble(model: Path, clip: Path | None, out: Path, vae: Path | None = None)
             _edit_config(fresh / part, "_name_or_path", None)
         # Loaders that follow the config open the text encoder as the other parts: in fp32.
         _edit_config(fresh / "text_encoder", "dtype", "float32")
-        build_tokenizer().save_pretrained(fresh / "tokenizer")
-        build_scheduler().save_pretrained(fresh / "scheduler")
+        for part in ("tokenizer", "scheduler"):
+            shutil.rmtree(fresh / part, ignore_errors=True)
+            shutil.copytree(model / part, fresh / part)
         (fresh / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
         if clip is not None:
             shutil.copytree(clip, fresh / "clip", dirs_exist_ok=True)

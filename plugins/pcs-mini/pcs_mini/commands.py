@@ -198,13 +198,27 @@ def assemble(
     parts: Annotated[Path, typer.Option(help="Folder of `pcs mini train`.")] = Path("mini"),
     out: Annotated[Path | None, typer.Option(help="Default: the shipped folder.")] = None,
 ) -> None:
-    """Put trained parts together as one half-precision diffusers folder with the scorer."""
+    """Put trained parts together as one half-precision diffusers folder.
+
+    A scorer in ``clip`` comes along; a decoder that was trained further, in ``decoder``, replaces
+    the run's own; a run with a journal gets its model card.
+    """
     from pcs_mini.assemble import assemble as put_together
     from pcs_mini.plugin import folder
 
     target = out or folder()
-    vae = parts / "vae"
-    put_together(parts / "model", parts / "clip", target, vae if vae.exists() else None)
+    vaes = [parts / name for name in ("decoder/autoencoder", "autoencoder", "vae")]
+    clip = parts / "clip"
+    put_together(
+        parts / "model",
+        clip if clip.exists() else None,
+        target,
+        next((vae for vae in vaes if vae.exists()), None),
+    )
+    if (parts / "journal.jsonl").exists():
+        from pcs_mini.training.card import write_card
+
+        write_card(target, [parts])
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     typer.echo(f"{target} ({size} bytes)")
 

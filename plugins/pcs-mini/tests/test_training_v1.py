@@ -285,6 +285,14 @@ def test_three_commands_make_a_model(archive, tmp_path, tiny, monkeypatch):
     assert parts.tokenizer.tokenize("a disc") == ["a</w>", "disc</w>"]
     stages = {line["stage"] for line in read_journal(out)}
     assert stages == {"autoencoder", "diffusion"}
+    shipped = tmp_path / "weights"
+    command = ["assemble", "--parts", str(out), "--out", str(shipped)]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    half = load_file(shipped / "unet" / "diffusion_pytorch_model.safetensors")
+    assert {value.dtype for value in half.values()} == {torch.float16}
+    assert len(load_parts(shipped).tokenizer) == len(parts.tokenizer)
+    assert "8 pictures in 2 steps, of 6 scenes" in (shipped / "model_card.md").read_text()
 
 
 def test_no_latents_is_said(tmp_path):

@@ -195,7 +195,7 @@ def train(
             optimizer.zero_grad()
         average.update(step)
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if (step + 1) % EVERY == 0:
+        if (step + 1) % EVERY == 0 or step + 1 == steps:
             line = journal.note(step + 1, (step + 1) * n, loss=round(smooth, 5), lr=share)
             if main:
                 speed = line.get("images_per_s", 0)
