@@ -60,24 +60,19 @@ def plan_fit(
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
     from pcs_core.engine.adapters import find_adapter, needs_adapter
-    from pcs_core.engine.opening import check_subjects
+    from pcs_core.engine.opening import check_subjects, needs_pictures
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=overrides)
     subjects = read_subjects(recipe, folders, target, noun=noun, token=token)
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
-    check_subjects(subjects, opened, trains=trains(recipe))
+    check_subjects(subjects, opened, trains=needs_pictures(recipe))
     if adapter is not None and not needs_adapter(recipe):
         raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
     if needs_adapter(recipe):
         find_adapter(recipe, opened, adapter)  # refused now, not after the pictures are read
     return FitPlan(recipe, subjects, opened, seed, chosen, target, adapter)
-
-
-def trains(recipe: Recipe) -> bool:
-    """Return whether a fit of ``recipe`` takes steps: without them it needs no picture."""
-    return any(phase.steps for phase in recipe.phases)
 
 
 def read_subjects(
@@ -90,19 +85,26 @@ def read_subjects(
 ) -> tuple[Subject, ...]:
     """Return the subjects in ``folders``; without any, one without pictures, named after the result.
 
+    A system that renders what it learns from is told by ``noun`` alone what that is.
+
     Raises
     ------
     InputError
         No folder for a system that learns from pictures, or only one of noun and token.
     """
-    from pcs_core.data import Concept, Subject
+    from pcs_core.data import CANVAS, Concept, Subject
+    from pcs_core.engine.opening import needs_pictures
     from pcs_core.storage import load_subject
     from pcs_core.storage.concepts import check_concepts
 
     if folders:
         return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
-    if trains(recipe):
+    if needs_pictures(recipe):
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
+    if any(CANVAS in phase.batch for phase in recipe.phases):
+        if noun is None:
+            raise InputError(f"{recipe.id!r} must know what to make: give --noun, or a FOLDER")
+        token = token or f"<{'-'.join(noun.split())}>"
     if noun is None and token is None:
         return (Subject(name=target.folder.name, concepts=()),)
     if noun is None or token is None:

@@ -25,12 +25,13 @@ from pcs_core.data.fusion import Branch, Canvas, Fusion, GuidanceTerm, NoiseLaw,
 from pcs_core.data.layout import Box, Layout
 from pcs_core.data.masks import LOSS, MaskQuery, Masks
 from pcs_core.data.personalization import BackboneCard, Personalization
-from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
+from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
 from pcs_core.data.subject import Concept, Example, Record, Subject
 
 __all__ = [
+    "CANVAS",
     "LOSS",
     "AttnEdit",
     "AttnState",

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from pcs_core.technique import Technique
 
 
+CANVAS = "canvas"
+"""Role in a phase's ``batch`` of the rows that a canvas renders; no example has it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """One ``[[use]]``: ``name`` tells two uses of one technique apart in globs, losses and files."""

@@ -88,13 +88,25 @@ class Batch:
         return self.subject.new_tensor([r == role for r in self.roles]).bool()
 
 
+def no_text(text: str) -> Conditioning:
+    """Refuse to encode a text: the loop that made the step cannot.
+
+    Raises
+    ------
+    NotImplementedError
+        Always.
+    """
+    raise NotImplementedError(f"this loop encodes no text of its own, as {text!r}")
+
+
 @dataclass(frozen=True)
 class FitStep:
     """One fit step as `mask` (moment batch) and `regularize` see it.
 
     ``noisy`` [b c h w] = alpha * latents + sigma * noise (clips [b c t h w]; tokens [b 1 h w], some
     masked). ``output``, ``target``, ``error``, ``x0``
-    and ``tape`` are computed when first read, once.
+    and ``tape`` are computed when first read, once. ``encode(text)`` is the conditioning of one text
+    (placeholders allowed) for every row, in the caller's grad mode.
     """
 
     index: int
@@ -111,6 +123,7 @@ class FitStep:
     read_masks: Callable[[FitStep], Masks]
     progress: float = 0.0
     compute_error: Callable[[Tensor, Tensor], Tensor] = squared_error
+    encode: Callable[[str], Conditioning] = no_text
 
     @cached_property
     def evaluation(self) -> Evaluation:

@@ -25,6 +25,7 @@ class CaptionTable:
     captions: list[tuple[int, str]] = field(default_factory=list)
     tokens: TokenisedPrompts | None = None
     cond: Conditioning | None = None
+    concepts: Sequence[Sequence[str]] = ()
 
     def add(self, subject: int, caption: str) -> int:
         """Return the row of ``caption`` for ``subject``, added if new."""
@@ -40,16 +41,9 @@ class CaptionTable:
 
         ``concepts`` are the placeholders of each subject's concepts.
         """
-        fusion = net.fusion
+        self.concepts = concepts
         subjects = [s for s, _ in self.captions]
-        self.tokens = tokenise(
-            [c for _, c in self.captions],
-            net.backbone.tokenizer,
-            words=fusion.words,
-            tokens=fusion.tokens,
-            subjects=subjects,
-            concepts=concepts,
-        )
+        self.tokens = self._tokenise(net, [c for _, c in self.captions], subjects)
         self.cond = None  # an earlier phase may have left what it could keep
         if not constant:
             return
@@ -62,6 +56,27 @@ class CaptionTable:
                 for i in range(0, len(subjects), 64)
             ]
         self.cond = concatenate(tuple(parts))
+
+    def _tokenise(
+        self, net: Attachment, texts: Sequence[str], subjects: Sequence[int]
+    ) -> TokenisedPrompts:
+        return tokenise(
+            texts,
+            net.backbone.tokenizer,
+            words=net.fusion.words,
+            tokens=net.fusion.tokens,
+            subjects=subjects,
+            concepts=self.concepts,
+        )
+
+    def tell(self, net: Attachment, text: str, like: Conditioning, edits: str) -> Conditioning:
+        """Return the conditioning of one text that is no caption, a row for each of ``like``."""
+        assert like.subject is not None
+        prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist())
+        told = net.encode_text(
+            prompts, like.subject, time=like.time, streams=like.streams, edits=edits
+        )
+        return told.with_(extra=like.extra)
 
     def read(
         self,

@@ -19,6 +19,7 @@ from pcs_core.backbone import (
     trainable,
 )
 from pcs_core.data import (
+    CANVAS,
     LOSS,
     Batch,
     Conditioning,
@@ -35,9 +36,9 @@ from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.clipping import clip_per_subject
-from pcs_core.engine.opening import check_subjects, open_backbone
+from pcs_core.engine.opening import check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.optimizers import make_optimizer, warm_up
-from pcs_core.engine.pools import CANVAS, Pool, encode_pools
+from pcs_core.engine.pools import Pool, encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -100,7 +101,7 @@ def fit(
         from pcs_core.assembly import load_recipe
 
         recipe = load_recipe(recipe, backbone=opened.card.id)
-    check_subjects(subjects, opened, trains=any(p.steps for p in recipe.phases))
+    check_subjects(subjects, opened, trains=needs_pictures(recipe))
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1
@@ -157,7 +158,11 @@ class Fitting:
             import_tensors(fusion, dict(self.base[0].tensors))
         else:
             check_stacked(fusion, len(self.subjects))
-        own_phases = [p for p in self.recipe.phases if not p.pretrain]
+        # without pictures only what a canvas renders is left to learn from
+        pictures = any(s.images for s in self.subjects)
+        own_phases = [
+            p for p in self.recipe.phases if not p.pretrain and (pictures or CANVAS in p.batch)
+        ]
         phases = [p for _ in range(self.recipe.cycles) for p in own_phases]
         self.total = sum(p.steps for p in phases)
         self.started = time.monotonic()
@@ -294,7 +299,7 @@ class Fitting:
         else:
             drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process)
         batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
-        noise, times = self._noise_law(noise, times, progress)
+        noise, times = self._noise_law(phase, noise, times, progress)
         if drawn.images is not None:
             # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
             latents = net.latents(drawn.images, drawn.batch.index, edits)
@@ -328,12 +333,19 @@ class Fitting:
             stop=no_stop,
             read_masks=lambda step: batch_masks(self.run_, step),
             progress=progress,
+            encode=lambda text: self.table.tell(net, text, cond, edits),
         )
 
-    def _noise_law(self, noise: Tensor, times: Tensor, progress: float) -> tuple[Tensor, Tensor]:
-        """Return noise and times as the fusion's law wants them, each subject's from its own generator."""
+    def _noise_law(
+        self, phase: Phase, noise: Tensor, times: Tensor, progress: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return noise and times as the fusion's law wants them, each subject's from its own generator.
+
+        The law acts where the edits of its use do.
+        """
         law = self.net.fusion.noise_law
-        if law is None:
+        owner = self.net.fusion.origin.get("noise_law", "")
+        if law is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
             return noise, times
         each = len(noise) // len(self.rngs)
         levels, noises = [], []

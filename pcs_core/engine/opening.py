@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token
+from pcs_core.data import CANVAS
 from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Layout, Personalization, Subject
+    from pcs_core.data import Layout, Personalization, Recipe, Subject
 
 
 def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -> Backbone:
@@ -108,6 +109,12 @@ def check_layout(layout: Layout | None, prompts: Sequence[str]) -> None:
                 f"the layout's phrase {box.phrase!r} does not stand in the prompt "
                 f"{prompts[0]!r}{nearest(box.phrase, words)}: write it as it stands there"
             )
+
+
+def needs_pictures(recipe: Recipe) -> bool:
+    """Return whether a fit of ``recipe`` needs pictures: it trains, and renders nothing itself."""
+    trained = [phase for phase in recipe.phases if phase.steps]
+    return bool(trained) and not any(CANVAS in phase.batch for phase in trained)
 
 
 def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: bool = True) -> None:

@@ -10,15 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import Example, Features
+from pcs_core.data import CANVAS, Example, Features
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.errors import RecipeError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CANVAS = "canvas"
-"""Role of the rows that a canvas renders; no example has it."""
 ENCODE_BATCH = 16
 """Pictures the VAE encodes at a time."""
 
@@ -68,6 +66,10 @@ def encode_pools(
                     f"a phase asks for examples of role {role!r}, but no technique of the recipe "
                     f"gives any (roles found: {', '.join(by_role)})"
                 )
+        if not examples:  # nothing but a canvas to draw from
+            nothing = torch.zeros(0, device=net.backbone.device)
+            pools.append(Pool({}, [], [], nothing, None, [], [], {}))
+            continue
         _encode_missing(net, examples, cache)
         moments = [cache[_identity(e)] for e in examples]
         pools.append(
