@@ -112,6 +112,7 @@ class Attachment:
         backbone, fusion, context = self.backbone, self.fusion, self.context
         for edit in fusion.edits():
             edit.to(backbone.device)
+            edit.train(context.fitting)  # dropout and running means belong to fits
         # paths of parameters are those of the bare network: an injection moves them
         swaps = [Swap(backbone.parts[swap.part], dict(swap.targets())) for swap in fusion.swaps]
         for edit, swap in zip(fusion.swaps, swaps, strict=True):

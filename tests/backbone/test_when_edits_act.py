@@ -164,3 +164,10 @@ def test_a_base_evaluation_between_forward_and_backward_is_safe(backbone: Backbo
     for id in ("weights.full", "weights.peft"):
         for ours, theirs in zip(grads(id, True), grads(id, False), strict=True):
             assert torch.equal(ours, theirs)
+
+
+def test_an_edit_is_in_training_mode_in_fits_only(backbone: Backbone) -> None:
+    fusion = doubled(backbone)
+    for fitting in (True, False, True):
+        with Attachment(backbone, fusion, fitting=fitting):
+            assert fusion.weights[0].training is fitting
