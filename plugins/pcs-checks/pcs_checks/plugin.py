@@ -22,6 +22,7 @@ def checks() -> Mapping[str, str]:
         "style-aligned": "pcs_checks.style_aligned:check",
         "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
+        "perfusion": "pcs_checks.perfusion:check",
         "svdiff": "pcs_checks.svdiff:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }

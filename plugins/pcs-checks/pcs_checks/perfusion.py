@@ -1,0 +1,93 @@
+"""Perfusion: the concept's key is its super-category's, its value is its own, the edit has rank one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pcs_checks.changes import changed, snapshot
+from pcs_checks.subjects import random_subject
+from pcs_core import fit, load_recipe, open_backbone
+from pcs_core.backbone import import_tensors, select_sites
+from pcs_core.data import AttnState, Conditioning
+from pcs_core.data.check import CheckReport, CheckRow
+from pcs_core.testing import build_fusion
+
+SYSTEM = "perfusion"
+BETAS = (0.2, 0.5, 0.8, 1.2, 2.0)
+
+
+def check(neutral: bool = False) -> CheckReport:
+    """Fit a few steps on the tiny network; ``neutral`` sets the edit's strength to 0."""
+    started = time.monotonic()
+    backbone = open_backbone("tiny")
+    before = snapshot(backbone)
+    settings = [
+        "tune.steps=6",
+        "tune.accumulate=1",
+        "tune.lr=5e-2",
+        "tokens.learnable.init=random",
+        "weights.key_locked.decay=0.5",
+        f"weights.key_locked.strength={0.0 if neutral else 1.0}",
+    ]
+    subject = random_subject("thing")
+    person = fit(load_recipe(SYSTEM, overrides=settings), subject, backbone)[0]
+    gated, linear = (
+        build_fusion(load_recipe(SYSTEM, overrides=[*settings, *more]), [subject], backbone)
+        for more in ((), ["weights.key_locked.gated=false"])
+    )
+    for fusion in (gated, linear):
+        import_tensors(fusion, dict(person.tensors))
+    token: Any = next((e for e in gated.tokens if hasattr(e, "superclass")), None)
+    same, other, rank, least = 1.0, -1.0, 0, float("inf")
+    shrinking, shown = 0, []
+    if not gated.attention:
+        same, other, least, shown = 0.0, 1.0, 0.0, [1.0]
+    eye = torch.eye(backbone.embedding.weight.shape[1])
+    for one, flat in zip(gated.attention, linear.attention, strict=True):
+        key, value = (w.detach() for w in one.weights)  # type: ignore[attr-defined]
+        k, v = _moved(one, token.input, 0.6)
+        same = min(same, float(F.cosine_similarity(k, token.superclass @ key.T)))
+        other = max(other, float(F.cosine_similarity(v, token.input @ value.T)))
+        for after, weight in zip(_moved(flat, eye, 0.6), (key, value), strict=True):
+            change = (after.T - weight).double()
+            rank = max(rank, int(torch.linalg.matrix_rank(change, rtol=1e-4)))
+            least = min(least, float(change.abs().max()))
+        effects = [float(_moved(one, token.input, beta)[1].norm()) for beta in BETAS]
+        shrinking += all(a > b for a, b in zip(effects, effects[1:], strict=False))
+        shown.append(effects[-1] / effects[0])
+    compare = CheckRow.compare
+    return CheckReport.of(
+        SYSTEM,
+        [
+            compare("least cosine of the concept's key and its class's", same, ">", 0.999),
+            compare("largest cosine of its value and the base's", other, "<", 0.999),
+            compare("largest rank of W_edit - W", rank, "<=", 1),
+            compare("smallest over projections of the largest |W_edit - W|", least, ">", 0.0),
+            compare(
+                "cross-attention sites where raising beta shrinks the value",
+                shrinking,
+                "==",
+                len(select_sites(backbone.sites, "cross")),
+            ),
+            compare("what the highest beta leaves of it", max(shown), "<", 0.1),
+            compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
+        ],
+        seconds=time.monotonic() - started,
+        backbone=backbone.card.id,
+        note="neutral: strength of the edit 0, so there is none",
+    )
+
+
+@torch.no_grad()
+def _moved(edit: Any, text: torch.Tensor, beta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the keys and values [m width] that ``edit`` gives inputs [m d] at sampling."""
+    key, value = (text[None] @ w.detach().T for w in edit.weights)
+    extra = {"key_locked.beta": torch.tensor([beta]), "key_locked.tau": torch.tensor([0.15])}
+    cond = Conditioning(text=text[None], subject=torch.tensor([0]), extra=extra)
+    state = AttnState(edit.site, text[None], text[None], edit.site.heads, key, key, value)
+    state = edit.eval().qkv(state, cond)
+    return state.k[0], state.v[0]
