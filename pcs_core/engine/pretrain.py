@@ -121,8 +121,8 @@ class _Pretraining:
         self.accelerator = Accelerator(
             cpu=self.backbone.device.type == "cpu", mixed_precision=self.precision
         )
-        first = self.records[0]
-        concepts = record_concepts(first)
+        self.first = self.records[0]
+        concepts = record_concepts(self.first)
         self.run_ = EngineRun(
             self.recipe,
             self.backbone,
@@ -229,7 +229,7 @@ class _Pretraining:
     def _read(self, index: int) -> _Kept:
         """Return a record as a step needs it, made when first asked for."""
         if index not in self.kept:
-            record = self.records[index]
+            record = self.records[index] if index else self.first
             image = fit_image(record.image, self.run_.image_size)[None].to(self.backbone.device)
             subject = record_subject(record)
             with torch.no_grad():

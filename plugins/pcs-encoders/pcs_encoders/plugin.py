@@ -14,3 +14,9 @@ def techniques() -> Mapping[str, str]:
         "encoders.image": "pcs_encoders.image:ImageFeatures",
         "encoders.face": "pcs_encoders.face:FaceFeatures",
     }
+
+
+@catalogue_hookimpl
+def mergers() -> Mapping[str, str]:
+    """Ways to put several artifacts into one."""
+    return {"join": "pcs_encoders.join:join"}

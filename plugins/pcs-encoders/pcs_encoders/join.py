@@ -1,0 +1,63 @@
+"""Several subjects of one pre-trained system in one artifact: their features side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Personalization
+
+
+def join(persons: Sequence[Personalization], backbone: Backbone) -> Personalization:
+    """Return one personalization whose prompts may name every subject.
+
+    Each subject takes a slot of the features that ``encoders.image`` or ``encoders.face`` made.
+    Nothing trains.
+
+    Raises
+    ------
+    InputError
+        Subjects of different recipes or adapters, a fitted subject, or more of them than slots.
+    """
+    first = persons[0]
+    for person in persons[1:]:
+        if person.recipe.hash != first.recipe.hash or person.extra != first.extra:
+            raise InputError(
+                f"{first.subject!r} and {person.subject!r} were made by different recipes or "
+                "adapters: fit both with the same command"
+            )
+    if any(person.tensors for person in persons):
+        raise InputError(
+            "join is for pre-trained systems: what a fit trained cannot stand side by side"
+        )
+    encoders = [
+        u.technique.settings() for u in first.recipe.uses if u.technique.id.startswith("encoders.")
+    ]
+    if not encoders:
+        raise InputError(f"{first.recipe.id!r} encodes no reference: there is nothing to join")
+    count = sum(len(p.concepts) for p in persons)
+    features = dict(first.features)
+    for settings in encoders:
+        key, slots = settings["key"], settings["slots"]
+        if count > slots:
+            raise InputError(
+                f"{first.recipe.id!r} has room for {slots} subject{'s' if slots > 1 else ''}, these "
+                f"are {count}"
+            )
+        held = [p.features[key][: len(p.concepts)] for p in persons]
+        joined = torch.cat(held)
+        empty = torch.zeros(slots - count, *joined.shape[1:])
+        features[key] = torch.cat([joined, empty])
+    return replace(
+        first,
+        concepts=tuple(c for p in persons for c in p.concepts),
+        features=features,
+        subject="+".join(p.subject for p in persons),
+    )

@@ -1,0 +1,171 @@
+"""Features of references: whose they are, how they are cut, what an artifact keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_core import fit, merge_personalizations, pretrain, recipe_from_document, sample
+from pcs_core.backbone import Backbone
+from pcs_core.data import Concept, Record, Subject
+from pcs_core.errors import ArtifactError, InputError
+from pcs_core.testing import make_picture, make_subject
+from pcs_encoders.face import FaceFeatures
+from pcs_encoders.image import ImageFeatures
+
+
+class Means:
+    """Says the mean colour of a picture."""
+
+    def pooled(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean(dim=(2, 3))
+
+
+def found(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
+    run: Any = SimpleNamespace(
+        feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu")
+    )
+    features = technique.extract(run, subject, "start")
+    assert features is not None
+    assert features.keep == (technique.key,)
+    return features.tensors[technique.key]
+
+
+def plain(colour: tuple[float, float, float]) -> torch.Tensor:
+    return torch.tensor(colour).view(3, 1, 1).expand(3, 20, 20).clone()
+
+
+RED, BLUE = plain((1.0, 0.0, 0.0)), plain((0.0, 0.0, 1.0))
+
+
+def test_several_references_give_their_mean() -> None:
+    subject = replace(make_subject(images=2), images=(RED, BLUE), extra=())
+    got = found(ImageFeatures.from_settings({}), subject)
+    torch.testing.assert_close(got, torch.tensor([[0.5, 0.0, 0.5]]))
+
+
+def test_each_concept_has_its_own_references_and_free_slots_are_zero() -> None:
+    subject = Subject(
+        name="two",
+        concepts=(Concept("a", "<a>", "dog"), Concept("b", "<b>", "cat")),
+        images=(RED, BLUE),
+        captions=(None, None),
+        extra=({"concept": "b"}, {"concept": "a"}),
+    )
+    got = found(ImageFeatures.from_settings({"slots": 3}), subject)
+    torch.testing.assert_close(got, torch.tensor([[0, 0, 1.0], [1.0, 0, 0], [0, 0, 0]]))
+
+
+def test_a_mask_cuts_and_whitens() -> None:
+    picture = BLUE.clone()
+    picture[:, 5:15, 5:15] = RED[:, :10, :10]
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 5:15, 5:15] = 1.0
+    base = make_subject(images=1)
+    subject = replace(base, images=(picture,), masks={base.concept.name: (mask,)}, extra=())
+    cut = found(ImageFeatures.from_settings({"crop": True}), subject)
+    torch.testing.assert_close(cut, torch.tensor([[1.0, 0.0, 0.0]]))
+    white = found(ImageFeatures.from_settings({"background": "white"}), subject)
+    assert float(white[0, 1]) == pytest.approx(0.75, abs=0.03)
+
+
+def test_a_face_is_of_unit_length() -> None:
+    subject = replace(make_subject(images=1), images=(plain((0.3, 0.4, 0.0)),), extra=())
+    got = found(FaceFeatures.from_settings({}), subject)
+    assert float(got.norm()) == pytest.approx(1.0)
+
+
+class Records:
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Record:
+        return Record(
+            make_picture(index), "a photo of a dog", ("dog",), ((make_picture(index + 9),),)
+        )
+
+
+def recipe(slots: int = 2) -> Any:
+    return recipe_from_document(
+        {
+            "recipe": {"id": "made-for-a-test", "framework": "PTA"},
+            "use": [
+                {"technique": "tokens.rare", "identifier": ""},
+                {"technique": "encoders.image", "model": "tiny.image", "slots": slots},
+                {"technique": "attention.parallel_adapter", "tokens": 1},
+            ],
+            "pretrain": [{"name": "p", "steps": 2, "batch": 2, "lr": 1e-2}],
+            "phase": [],
+            "fit": {},
+            "sample": {"steps": 2, "scale": 2.0},
+        }
+    )
+
+
+def test_a_pretrained_fit_trains_nothing_and_joins(backbone: Backbone) -> None:
+    adapter = pretrain(recipe(), Records(), backbone)
+    names = ("fido", "tom")
+    persons = [
+        fit(
+            recipe(),
+            make_subject(n, token=f"<{n}>", seed=i),
+            backbone,
+            adapter=adapter,
+        )[0]
+        for i, n in enumerate(names)
+    ]
+    # an adapter given as an object travels inside the artifact, one with a name stays where it is
+    assert all(p.tensors for p in persons)
+    kept = [
+        replace(p, tensors={}, extra={"adapter": {"name": "x", "sha256": "y"}}) for p in persons
+    ]
+    joined = merge_personalizations(kept, backbone, method="join")
+    assert [c.token for c in joined.concepts] == ["<fido>", "<tom>"]
+    torch.testing.assert_close(joined.features["image"][1], persons[1].features["image"][0])
+    with pytest.raises(ArtifactError, match="x"):
+        sample(joined, backbone, "a photo of <fido> and <tom>")
+    few = [replace(p, recipe=recipe(1)) for p in kept]
+    with pytest.raises(InputError, match="room for 1 subject, these are 2"):
+        merge_personalizations(few, backbone, method="join")
+    picture = sample(persons[0], backbone, "a photo of <fido>")
+    other = sample(replace(persons[1], concepts=persons[0].concepts), backbone, "a photo of <fido>")
+    assert not torch.equal(picture, other)
+
+
+def test_a_fit_without_an_adapter_says_how_to_get_one(backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="pcs pretrain made-for-a-test"):
+        fit(recipe(), make_subject(), backbone)
+
+
+def test_an_interrupted_pretraining_goes_on_bit_for_bit(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain(recipe(), Records(), backbone)
+    monkeypatch.setattr("pcs_core.engine.checkpoints.SECONDS", -1.0)
+    read = Records.__getitem__
+    calls = 0
+
+    def break_off(self: Records, index: int) -> Record:
+        nonlocal calls
+        calls += 1
+        return read(self, index)
+
+    class Stop(Exception):
+        pass
+
+    def watch(progress: Any) -> None:
+        if progress.index == 2:  # reported before its checkpoint is written: that of step 1 is left
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(recipe(), Records(), backbone, work=tmp_path, watch=[watch])
+    monkeypatch.setattr(Records, "__getitem__", break_off)
+    again = pretrain(recipe(), Records(), backbone, work=tmp_path, resume=True)
+    assert 0 < calls <= 2, "a record is read once"
+    for name, tensor in whole.tensors.items():
+        assert torch.equal(tensor, again.tensors[name]), name
