@@ -13,6 +13,7 @@ SHORTHANDS = {
     "attention": ("self", "cross", "joint", "temporal"),
     "cross": ("cross",),
     "self": ("self",),
+    "temporal": ("temporal",),
 }
 
 
@@ -21,7 +22,7 @@ def select_sites(
 ) -> tuple[Site, ...]:
     """Return the sites of ``part`` whose name matches ``glob`` and kind matches ``kind``.
 
-    ``glob`` may be "attention", "cross" or "self": all attention sites of that kind. Several globs
+    ``glob`` may be "attention", "cross", "self" or "temporal": all attention sites of that kind. Several globs
     are joined by ``|``. A ``/regex/`` is matched against the whole name.
     """
     if glob in SHORTHANDS:

@@ -146,13 +146,13 @@ def _video(path: Path) -> list[np.ndarray]:
 
 def _decoded(path: Path, coder: str) -> Any:
     if coder == "av":
-        import av
+        import av  # type: ignore[import-not-found]
 
         with av.open(str(path)) as container:
             for frame in container.decode(video=0):
                 yield frame.to_ndarray(format="rgb24")
     else:
-        import imageio.v3
+        import imageio.v3  # type: ignore[import-not-found]
 
         yield from imageio.v3.imiter(path, plugin="FFMPEG")
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -56,6 +56,8 @@ class ClipTokenizer:
 class StableDiffusion:
     """A frozen Stable Diffusion network with named sites."""
 
+    family: ClassVar[str] = "sd"
+
     def __init__(
         self,
         *,
@@ -69,7 +71,7 @@ class StableDiffusion:
         device: str | torch.device = "cpu",
         digest: str = "",
     ) -> None:
-        _check_parts(id, unet, vae, text_encoder, tokenizer)
+        check_parts(id, unet, vae, text_encoder, tokenizer)
         self.device = torch.device(device)
         self.unet, self.vae, self.text_encoder = (
             m.to(self.device).eval().requires_grad_(False) for m in (unet, vae, text_encoder)
@@ -87,7 +89,7 @@ class StableDiffusion:
         self.card = BackboneCard(
             id=id,
             hash=digest or self.weights_digest(),
-            family="sd",
+            family=self.family,
             size=(side * factor, side * factor),
             prediction=scheduler.config.prediction_type,
             location=location,
@@ -189,7 +191,7 @@ class StableDiffusion:
 
     def weights_digest(self) -> str:
         """Return sha256 over all weights, by name, and the noise schedule."""
-        digest = _schedule_digest(self.scheduler_config)
+        digest = schedule_digest(self.scheduler_config)
         for part in ("denoiser", "text", "vae"):
             for name, tensor in sorted(self.parts[part].state_dict().items()):
                 digest.update(f"{part}/{name}".encode())
@@ -221,8 +223,10 @@ def load(
         if missing:
             raise InputError(f"backbone {str(folder)!r}: folder {missing[0]!r} is missing")
     elif str(location).count("/") == 1:
-        folder = _from_hub(str(location))
+        folder = from_hub(str(location))
     else:
+        return None
+    if denoiser_class(folder) not in ("", "UNet2DConditionModel"):
         return None
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -236,24 +240,43 @@ def load(
                 f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported"
             )
         return StableDiffusion(
-            unet=_whole(UNet2DConditionModel, folder / "unet", torch_dtype=kind),
-            vae=_whole(AutoencoderKL, folder / "vae", torch_dtype=kind),
-            text_encoder=_whole(CLIPTextModel, folder / "text_encoder", dtype=kind),
-            tokenizer=_tokenizer(folder / "tokenizer"),
+            unet=whole(UNet2DConditionModel, folder / "unet", torch_dtype=kind),
+            vae=whole(AutoencoderKL, folder / "vae", torch_dtype=kind),
+            text_encoder=whole(CLIPTextModel, folder / "text_encoder", dtype=kind),
+            tokenizer=read_tokenizer(folder / "tokenizer"),
             scheduler_config=json.loads(
                 (folder / "scheduler" / "scheduler_config.json").read_text()
             ),
             id=id or str(location),
             location=str(location),
             device=device,
-            digest=_folder_digest(folder),
+            digest=folder_digest(folder),
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"backbone {str(location)!r} does not load: {reason}") from error
+        raise damaged(location, error) from error
 
 
-def _whole(cls: Any, folder: Path, **options: Any) -> Any:
+def denoiser_class(folder: Path) -> str:
+    """Return the class that the denoiser's configuration in ``folder`` names, or "" if none does.
+
+    The layouts of pictures, clips and tokens are told apart by it.
+    """
+    for part in ("unet", "transformer"):
+        try:
+            config = json.loads((folder / part / "config.json").read_text())
+        except (OSError, ValueError):  # the loader that opens it says what is wrong
+            continue
+        return str(config.get("_class_name", "")) if isinstance(config, dict) else ""
+    return ""
+
+
+def damaged(location: str | Path, error: Exception) -> InputError:
+    """Return the error of a folder that has the layout and does not load."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"backbone {str(location)!r} does not load: {reason}")
+
+
+def whole(cls: Any, folder: Path, **options: Any) -> Any:
     """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
@@ -273,7 +296,8 @@ def _whole(cls: Any, folder: Path, **options: Any) -> Any:
     return model
 
 
-def _tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
+    """Load the CLIP tokenizer of a folder."""
     from transformers import CLIPTokenizer
 
     # without a vocabulary file an empty tokenizer would come out, and no error
@@ -282,7 +306,7 @@ def _tokenizer(folder: Path) -> Any:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def _check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
+def check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
     """Refuse parts that are not of one model."""
     gives, reads = text_encoder.config.hidden_size, unet.config.cross_attention_dim
     mixed = f"backbone {id!r}: the folder mixes two models: "
@@ -299,18 +323,18 @@ def _check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any
         )
 
 
-def _schedule_digest(config: Mapping[str, Any]) -> Any:
+def schedule_digest(config: Mapping[str, Any]) -> Any:
     """Begin a digest with what the network predicts and under which noise: it is part of what it is."""
     keys = ("prediction_type", "num_train_timesteps", "trained_betas", "rescale_betas_zero_snr")
     kept = {k: v for k, v in sorted(config.items()) if k in keys or k.startswith("beta_")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
 
 
-def _folder_digest(folder: Path) -> str:
-    """Return sha256 over the weight files, by relative name, and the noise schedule."""
+def folder_digest(folder: Path, parts: Sequence[str] = ("text_encoder", "unet", "vae")) -> str:
+    """Return sha256 over the weight files of ``parts``, by relative name, and the noise schedule."""
     file = folder / "scheduler" / "scheduler_config.json"
-    digest = _schedule_digest(json.loads(file.read_text()))
-    for part in ("text_encoder", "unet", "vae"):
+    digest = schedule_digest(json.loads(file.read_text()))
+    for part in parts:
         for file in sorted((folder / part).glob("*.safetensors")):
             digest.update(f"{part}/{file.name}".encode())
             with file.open("rb") as stream:
@@ -319,10 +343,18 @@ def _folder_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(name: str) -> Path:
+    """Fetch a hub id's folder, in any layout of this plugin.
+
+    Raises
+    ------
+    InputError
+        The hub cannot be reached, or has no such id.
+    """
     from huggingface_hub import snapshot_download
 
-    patterns = [f"{part}/*" for part in PARTS] + ["model_index.json"]
+    parts = (*PARTS, "transformer", "vqvae")
+    patterns = [f"{part}/*" for part in parts] + ["model_index.json"]
     try:
         return Path(
             snapshot_download(

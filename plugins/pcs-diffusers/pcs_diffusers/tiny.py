@@ -5,9 +5,13 @@ Weights are drawn under a fixed seed, so ``tiny`` is the same network everywhere
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
+from pcs_diffusers.masked_tokens import TokenTransformer
 from pcs_diffusers.stable_diffusion import StableDiffusion
+from pcs_diffusers.video import TextToVideo
 
 WORDS = (
     "a an the of in on with at photo picture drawing painting cat dog car toy style red blue green "
@@ -35,7 +39,6 @@ def build(
 ) -> StableDiffusion:
     """Build a network of about a million parameters. ``size`` is the side of the latents."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -61,20 +64,40 @@ def build(
             norm_num_groups=8,
             sample_size=2 * size,
         )
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-    config = {
+        text = build_text_encoder(tokenizer)
+    return StableDiffusion(
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        scheduler_config=scheduler_config(prediction),
+        id=id,
+        device=device,
+    )
+
+
+def build_text_encoder(tokenizer: Any, *, projected: bool = False) -> Any:
+    """Return a random CLIP text encoder of two layers, 32 wide; ``projected`` has a pooled output."""
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **({"projection_dim": 32} if projected else {}),
+    )
+    return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config)
+
+
+def scheduler_config(prediction: str) -> dict[str, Any]:
+    """Return the noise schedule of Stable Diffusion."""
+    return {
         "_class_name": "DDIMScheduler",
         "beta_start": 0.00085,
         "beta_end": 0.012,
@@ -85,15 +108,6 @@ def build(
         "steps_offset": 1,
         "prediction_type": prediction,
     }
-    return StableDiffusion(
-        unet=unet,
-        vae=vae,
-        text_encoder=text,
-        tokenizer=tokenizer,
-        scheduler_config=config,
-        id=id,
-        device=device,
-    )
 
 
 def build_tokenizer(length: int = 24) -> object:
@@ -116,3 +130,89 @@ def build_tokenizer(length: int = 24) -> object:
     for special in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[special] = len(vocabulary)
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+
+
+def tiny_video(*, seed: int = 0, device: str = "cpu") -> TextToVideo:
+    """Return a tiny text-to-video network: 4 frames of 8 px latents, 16 px pictures."""
+    from diffusers import AutoencoderKL, UNet3DConditionModel
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet3DConditionModel(
+            sample_size=8,
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+            up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+            cross_attention_dim=32,
+            attention_head_dim=4,
+            norm_num_groups=8,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_size=16,
+        )
+        text = build_text_encoder(tokenizer)
+    return TextToVideo(
+        frames=4,
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        scheduler_config=scheduler_config("epsilon"),
+        id="tiny-video",
+        device=device,
+    )
+
+
+def tiny_tokens(*, seed: int = 0, device: str = "cpu") -> TokenTransformer:
+    """Return a tiny masked-token network: 8 x 8 tokens of 32 entries, 16 px pictures."""
+    from diffusers import UVit2DModel, VQModel
+
+    tokenizer = build_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = UVit2DModel(
+            hidden_size=32,
+            cond_embed_dim=32,
+            micro_cond_encode_dim=2,
+            micro_cond_embed_dim=10,
+            encoder_hidden_size=32,
+            vocab_size=33,
+            codebook_size=32,
+            in_channels=32,
+            block_out_channels=32,
+            num_res_blocks=1,
+            block_num_heads=2,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=64,
+            sample_size=8,
+        )
+        vqvae = VQModel(
+            block_out_channels=(16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            num_vq_embeddings=32,
+            norm_num_groups=8,
+            layers_per_block=1,
+            mid_block_add_attention=False,
+            lookup_from_codebook=True,
+        )
+        text = build_text_encoder(tokenizer, projected=True)
+    return TokenTransformer(
+        transformer=transformer,
+        vqvae=vqvae,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        scheduler_config={"mask_token_id": 32, "masking_schedule": "cosine"},
+        id="tiny-tokens",
+        device=device,
+    )
