@@ -28,6 +28,8 @@ AFFORDABLE: dict[str, dict[str, Any]] = {
         "settings": {"count": 2, "steps": 2},
         "roles": {"subject": 1, "prior": 1},
     },
+    "video.motion_residual": {"backbone": "tiny-video"},
+    "video.noise_prior": {"settings": {"steps": 2}},
     "weights.peft": {"settings": {"sites": "*.attn2.to_k|*.attn2.to_v"}},
 }
 """How to try a technique where its defaults are more than a test can pay for."""

@@ -11,5 +11,6 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
     return {
+        "guidance.branches": "pcs_guidance.branches:BranchGuidance",
         "guidance.layout": "pcs_guidance.layout:LayoutGuidance",
     }

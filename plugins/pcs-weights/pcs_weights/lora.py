@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from pcs_core.data import Conditioning, Features, Run, Site
 
 
+Mode = Literal["fit", "sample", "both"]
+
+
 class LowRank(WeightEdit):
     """Stacked factors A [S, r, in] and B [S, out, r] on one linear or convolution layer."""
 
-    def __init__(self, site: Site, start: Tensor, scale: float) -> None:
-        super().__init__(site, stacked=True)
+    def __init__(self, site: Site, start: Tensor, scale: float, mode: Mode = "both") -> None:
+        super().__init__(site, stacked=True, mode=mode)
         self.scale = scale
         self.A = nn.Parameter(start)
         self.B = nn.Parameter(torch.zeros(start.shape[0], site.shape[0], start.shape[1]))
@@ -78,6 +81,8 @@ class LoRA(Technique):
     """Kind of layers taken among the matches."""
     part: Literal["denoiser", "text"] = "denoiser"
     """Which network gets the update."""
+    mode: Mode = "both"
+    """Where it acts. "fit": it takes up what another use shall not learn, and is left out of sampling."""
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
@@ -96,5 +101,5 @@ class LoRA(Technique):
                     for s in range(features.subjects)
                 ]
             )
-            edits.append(LowRank(site, start, scale))
+            edits.append(LowRank(site, start, scale, self.mode))
         return Fusion(weights=tuple(edits))

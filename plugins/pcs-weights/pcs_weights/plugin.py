@@ -11,6 +11,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
     return {
+        "weights.bottleneck": "pcs_weights.bottleneck:BottleneckAdapter",
         "weights.full": "pcs_weights.full:FullFinetune",
         "weights.key_locked": "pcs_weights.key_locked:KeyLocking",
         "weights.kv": "pcs_weights.kv:KVDelta",

@@ -1,0 +1,1 @@
+"""The pcs-video techniques."""

@@ -1,0 +1,75 @@
+"""Losses on what changes between frames, with what they share taken out.
+
+Appearance-debiased loss (MotionDirector, arXiv:2310.08465, section 3.3) and frame differences (VMC,
+arXiv:2312.00845, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+
+from pcs_core import Technique, hookimpl
+from pcs_core.data import Loss
+from pcs_core.errors import CapabilityError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import FitStep, Run
+
+
+def debiased(x: Tensor, anchor: int, beta: float) -> Tensor:
+    """Return sqrt(beta^2 + 1) x_i - beta x_anchor for each frame i of ``x`` [b c t h w]."""
+    return (beta**2 + 1) ** 0.5 * x - beta * x[:, :, anchor : anchor + 1]
+
+
+class MotionResidual(Technique):
+    """Compare the network's quantity and its target in terms of motion, beside the plain error."""
+
+    id = "video.motion_residual"
+    catalogue = ("motion-residual-loss",)
+    neutral = {"weight": 0.0}
+
+    form: Literal["anchor", "difference"] = "anchor"
+    """"anchor": squared error with an anchor frame's share subtracted (MotionDirector). "difference":
+    one minus the cosine of the differences of neighbouring frames (VMC)."""
+    beta: Annotated[float, Field(ge=0.0, le=10.0)] = 1.0
+    """Strength of the subtraction with form "anchor"; 0 is the plain error."""
+    anchor: Literal["random", "first"] = "random"
+    """Which frame is the anchor: a new one in each step, or the first."""
+    weight: Annotated[float, Field(ge=0.0)] = 1.0
+    """Factor of the term."""
+    role: str = "subject"
+    """Role of the rows it speaks about."""
+
+    @hookimpl
+    def regularize(self, run: Run, step: FitStep) -> Loss | None:
+        """Return the term for the rows of clips."""
+        rows = step.batch.rows(self.role)
+        if not rows.any():
+            return None
+        if step.noisy.dim() != 5:
+            raise CapabilityError(
+                f"{self.id}: the backbone draws pictures, and motion needs clips: choose a video backbone"
+            )
+        output, target = step.output.float(), step.target.float()
+        if self.form == "difference":
+            if output.shape[2] < 2:
+                raise CapabilityError(f"{self.id}: a clip of one frame has no differences")
+            moved, wanted = output.diff(dim=2), target.diff(dim=2)
+            each = 1 - F.cosine_similarity(moved.flatten(3), wanted.flatten(3), dim=3)
+            return Loss(self.id, each.mean(dim=(1, 2)), weight=self.weight, rows=rows)
+        anchor = self._anchor(run, step, output.shape[2])
+        error = (debiased(output, anchor, self.beta) - debiased(target, anchor, self.beta)).square()
+        return Loss(self.id, error.mean(dim=(1, 2, 3, 4)), weight=self.weight, rows=rows)
+
+    def _anchor(self, run: Run, step: FitStep, frames: int) -> int:
+        """Return the anchor of this step: one for all rows, the same for a subject alone or among others."""
+        if self.anchor == "first":
+            return 0
+        # the rows' own noise decides: it is drawn from the subject's generator and survives a resume
+        rng = run.subject_rng(0, f"{self.id}/{step.phase}/{step.index}")
+        return int(rng.randrange(frames))

@@ -1,0 +1,43 @@
+"""Bottleneck adapters: a no-op at the start, then a small module on the layer's output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pcs_core import fit
+from pcs_core.backbone import Backbone
+from pcs_core.data import Phase
+from pcs_core.errors import RecipeError
+from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject, perturb
+from pcs_weights.bottleneck import BottleneckAdapter
+
+
+def test_a_fresh_adapter_is_the_base_bit_for_bit(backbone: Backbone) -> None:
+    fusion = build_fusion(make_recipe([BottleneckAdapter()]), [make_subject()], backbone)
+    assert torch.equal(evaluate(backbone), evaluate(backbone, fusion))
+    assert all(e.up.abs().max() == 0 and e.down.abs().max() > 0 for e in fusion.weights)
+
+
+def test_it_adapts_the_output_of_the_layer(backbone: Backbone) -> None:
+    recipe = make_recipe([BottleneckAdapter(hidden=3, sites="*.attn2.to_out.0", strength=0.5)])
+    fusion = build_fusion(recipe, [make_subject()], backbone)
+    perturb(fusion)
+    edit = fusion.weights[0]
+    y = torch.randn(2, 5, edit.site.shape[0])
+    expected = 0.5 * torch.nn.functional.gelu(y @ edit.down[0].T) @ edit.up[0].T
+    torch.testing.assert_close(edit.residual(torch.zeros(2, 5, 7), y, None), expected)
+    image_like = y.view(2, 5, 1, -1)
+    torch.testing.assert_close(edit.residual(y, image_like, None), expected.view(2, 5, 1, -1))
+
+
+def test_only_attention_and_feed_forward_outputs_by_default(backbone: Backbone) -> None:
+    person = fit(make_recipe([BottleneckAdapter()], Phase("p", 1)), make_subject(), backbone)[0]
+    layers = {name.split("/")[1] for name in person.tensors}
+    assert layers
+    assert all(layer.endswith(("to_out.0", "ff.net.2")) for layer in layers)
+
+
+def test_sites_that_match_nothing_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(RecipeError, match="no linear layer of part 'denoiser' matches"):
+        build_fusion(make_recipe([BottleneckAdapter(sites="*.nope")]), [make_subject()], backbone)
