@@ -12,6 +12,7 @@ def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
     return {
         "data.augment": "pcs_data.augment:Augment",
+        "data.captions": "pcs_data.captions:Captions",
         "data.condition_dropout": "pcs_data.condition_dropout:ConditionDropout",
         "data.cut_mix": "pcs_data.cut_mix:CutMix",
     }

@@ -1,0 +1,35 @@
+"""Captions around what the user wrote, and the usual content where nothing is written."""
+
+from __future__ import annotations
+
+from pcs_core import open_backbone
+from pcs_core.data import Subject
+from pcs_core.engine.prepare import extract
+from pcs_core.engine.run import EngineRun
+from pcs_core.testing import make_recipe, make_subject
+from pcs_data.captions import Captions
+
+
+def captions(subject: Subject, **settings: object) -> list[tuple[str, ...]]:
+    backbone = open_backbone("tiny")
+    recipe = make_recipe([Captions.from_settings(settings)])
+    run = EngineRun(recipe, backbone, concepts=[subject.concepts])
+    (own,) = extract(run, [subject])[1]
+    return [e.captions for e in own.examples]
+
+
+def test_the_users_words_are_the_content() -> None:
+    subject = make_subject(
+        token="<ink>", noun="ink drawing", images=3, captions=("a cat", None, "a house as <ink>")
+    )
+    assert captions(subject) == [
+        ("a cat in <ink> style",),
+        ("a picture in <ink> style",),
+        ("a house as <ink>",),
+    ]
+
+
+def test_several_templates_are_alternatives() -> None:
+    subject = make_subject(token="<ink>", noun="ink drawing", images=2, captions=("a cat", None))
+    found = captions(subject, templates=["{content}, {token}", "{token}: {content}"], content="it")
+    assert found == [("a cat, <ink>", "<ink>: a cat"), ("it, <ink>", "<ink>: it")]
