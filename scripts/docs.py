@@ -1,6 +1,6 @@
 """Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
 
-Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md. Marked parts of README.md:
+Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md, docs/coverage.md. Marked parts of README.md:
 plugins, systems, technique (the example kept in docs/write-a-technique.md).
 """
 
@@ -99,6 +99,46 @@ def systems_part(rows: Sequence[SystemRow]) -> str:
     return text.rstrip() + "\n"
 
 
+def coverage(rows: Sequence[SystemRow]) -> str:
+    """Return docs/coverage.md: the path of every catalogued system, from the catalogue and the code."""
+    held = catalogue()
+    codes = set(held.ids("techniques"))
+    facts = {t.id: t for t in held.get("datasets", "catalogue.techniques")()}
+    seams = held.get("datasets", "catalogue.seams")()
+    reasons = held.get("datasets", "catalogue.impossible")()
+    built = {id: [c for c in t.codes if c in codes] for id, t in facts.items()}
+    here = sum(bool(found) for found in built.values())
+    text = "# Coverage\n\nHow each of the catalogued systems is, or will be, a recipe. "
+    text += (
+        f"Of {len(facts)} techniques {here} are built in part or in full, of {len(seams)} seams "
+    )
+    text += f"{sum(bool(s.code) for s in seams)}; {len(reasons)} system cannot be expressed.\n"
+    text += "\n## Seams\n\nWhat some systems need of the design beyond the plain flow of a fit.\n\n"
+    text += "| seam | what it is | in the code | how far | systems |\n|---|---|---|---|---|\n"
+    for seam in seams:
+        where = f"`{seam.code}`" if seam.code else "planned"
+        text += _row(seam.name, seam.what, where, _escape(seam.note) or "-", len(seam.systems))
+    text += (
+        "\n## Systems\n\nA technique in **bold** is built, the code ids in brackets; others and "
+    )
+    text += "seams in *italics* are planned.\n\n"
+    text += "| system | status | techniques | needs |\n|---|---|---|---|\n"
+    for row in rows:
+        named = [_coverage_of(facts.get(id), id, built) for id in row.techniques]
+        needs = [s.name if s.code else f"*{s.name}*" for s in seams if row.id in s.systems]
+        if row.id in reasons:
+            named, needs = ["-"], [reasons[row.id]]
+        text += _row(f"`{row.id}`", row.status, ", ".join(named), ", ".join(needs) or "-")
+    return text
+
+
+def _coverage_of(fact: Any, id: str, built: dict[str, list[str]]) -> str:
+    if found := built.get(id):
+        return f"**{id}** ({', '.join(f'`{code}`' for code in found)})"
+    where = f" ({fact.distribution})" if fact is not None else ""
+    return f"*{id}*{where}"
+
+
 def plugins_part(_: Sequence[SystemRow]) -> str:
     """Return the README's table of distributions."""
     text = "| distribution | what it holds |\n|---|---|\n"
@@ -122,6 +162,7 @@ FILES: dict[str, Callable[[Sequence[SystemRow]], str]] = {
     "docs/hooks.md": lambda _: hooks(),
     "docs/techniques.md": lambda _: techniques(),
     "docs/systems.md": systems_page,
+    "docs/coverage.md": coverage,
 }
 PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
     "plugins": plugins_part,

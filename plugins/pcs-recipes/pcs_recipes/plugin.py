@@ -19,5 +19,7 @@ def datasets() -> Mapping[str, str]:
     return {
         "catalogue.systems": "pcs_recipes.catalogue:systems",
         "catalogue.techniques": "pcs_recipes.catalogue:techniques",
+        "catalogue.seams": "pcs_recipes.catalogue:seams",
+        "catalogue.impossible": "pcs_recipes.catalogue:impossible",
         "evidence": "pcs_recipes.evidence:read",
     }

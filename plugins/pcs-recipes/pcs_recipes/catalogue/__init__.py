@@ -80,6 +80,20 @@ class TechniqueFacts:
     summary: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeamFacts:
+    """Something of the design that some systems cannot do without."""
+
+    id: str
+    name: str
+    what: str
+    code: str = ""
+    """``"module:attribute"`` where it is built, empty while it is planned."""
+    note: str = ""
+    """What of it is missing."""
+    systems: tuple[str, ...] = ()
+
+
 @cache
 def systems() -> tuple[SystemFacts, ...]:
     """Return the facts about every system, grouped by scope as in the survey."""
@@ -100,3 +114,19 @@ def _read(name: str) -> str:
 
 def _frozen(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+
+
+@cache
+def seams() -> tuple[SeamFacts, ...]:
+    """Return what systems need of the design, in the file's order."""
+    return tuple(SeamFacts(**{**row, "systems": tuple(row["systems"])}) for row in _seams()["seam"])
+
+
+def impossible() -> dict[str, str]:
+    """Return why a system cannot be expressed at all, by system id."""
+    return {row["system"]: row["reason"] for row in _seams()["impossible"]}
+
+
+@cache
+def _seams() -> dict[str, Any]:
+    return tomllib.loads((files(__name__) / "seams.toml").read_text("utf-8"))
