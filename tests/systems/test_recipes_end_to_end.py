@@ -17,8 +17,8 @@ FEW = {"regularizers.prior_preservation": "count=2", "data.augment": "variants=1
 
 
 @pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return open_backbone("tiny")
+def backbones() -> dict[str, Backbone]:
+    return {name: open_backbone(name) for name in ("tiny", "tiny-video")}
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clips") / "thing"
+    (path / "a").mkdir(parents=True)
+    rng = torch.Generator().manual_seed(0)
+    for i in range(5):
+        write_png(torch.rand(3, 40, 36, generator=rng), path / "a" / f"{i}.png")
+    return path
+
+
 @pytest.mark.parametrize("table", [None, "mini"])
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_end_to_end(
-    system: str, table: str | None, folder: Path, backbone: Backbone, tmp_path: Path
+    system: str,
+    table: str | None,
+    folder: Path,
+    clips: Path,
+    backbones: dict[str, Backbone],
+    tmp_path: Path,
 ) -> None:
     plain = load_recipe(system, backbone=table)
+    moves = plain.backbones == ("video",)
+    backbone = backbones["tiny-video" if moves else "tiny"]
     few = [f"{u.name}.{FEW[u.name]}" for u in plain.uses if u.name in FEW]
     few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2", "fit.cycles=1"]
     recipe = load_recipe(system, backbone=table, overrides=few)
-    subject = load_subject(folder, noun="dog", token="<thing>")
+    subject = load_subject(clips if moves else folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}
 
     person = fit(recipe, subject, backbone, seed=3)[0]
@@ -50,7 +67,7 @@ def test_end_to_end(
     prompt = "a photo of <thing> on the beach"
     first = sample(person, backbone, prompt, count=2, seed=1)
     second = sample(again, backbone, prompt, count=2, seed=1)
-    assert first.shape == (2, 3, *backbone.card.size)
+    assert first.shape == (2, 3, *((4,) if moves else ()), *backbone.card.size)
     assert torch.equal(first, second)
     untuned = sample(None, backbone, "a photo of dog on the beach", count=2, seed=1, steps=2)
     assert not torch.equal(first, untuned)

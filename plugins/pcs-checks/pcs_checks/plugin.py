@@ -20,9 +20,11 @@ def checks() -> Mapping[str, str]:
         "layout-control": "pcs_checks.layout_control:check",
         "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
         "style-aligned": "pcs_checks.style_aligned:check",
+        "motiondirector": "pcs_checks.motiondirector:check",
         "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
         "perfusion": "pcs_checks.perfusion:check",
         "svdiff": "pcs_checks.svdiff:check",
+        "styledrop": "pcs_checks.styledrop:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }
