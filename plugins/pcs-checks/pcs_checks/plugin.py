@@ -21,6 +21,7 @@ def checks() -> Mapping[str, str]:
         "lora-dreambooth": "pcs_checks.lora_dreambooth:check",
         "style-aligned": "pcs_checks.style_aligned:check",
         "motiondirector": "pcs_checks.motiondirector:check",
+        "neti": "pcs_checks.neti:check",
         "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
         "perfusion": "pcs_checks.perfusion:check",

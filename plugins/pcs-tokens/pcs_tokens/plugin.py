@@ -13,6 +13,7 @@ def techniques() -> Mapping[str, str]:
     return {
         "tokens.learnable": "pcs_tokens.learnable:LearnableToken",
         "tokens.layerwise": "pcs_tokens.layerwise:LayerwiseToken",
+        "tokens.mapper": "pcs_tokens.mapper:MappedToken",
         "tokens.rare": "pcs_tokens.rare:RareToken",
     }
 
