@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pcs_core.data.edits import AttnEdit, AttnState, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -45,6 +45,9 @@ class AttentionChain:
         """Return the attention output [b n hd] before the output projection."""
         context = self.context
         on = not context.off and context.cond is not None
+        if on and state.project is not None and self.stages["out"]:
+            x, queries, project = state.x, state.q, state.project
+            state.attend = lambda text: self._attend(x, queries, project, text)
         for stage in ("qkv", "extra", "bias"):
             state = self._apply(stage, state, on)
         explicit = (on and bool(self.stages["probs"])) or context.recorded(
@@ -70,6 +73,21 @@ class AttentionChain:
         state = self._apply("out", state, on)
         assert state.out is not None
         return state.out
+
+    def _attend(
+        self,
+        x: Tensor,
+        q: Tensor,
+        project: Callable[[Tensor], tuple[Tensor, Tensor]],
+        text: Tensor,
+    ) -> Tensor:
+        """Return what the queries of ``x`` read from ``text``: see :class:`AttnState`."""
+        text = (text[:, self.index] if text.dim() == 4 else text).to(x)
+        k, v = project(text)
+        state = AttnState(self.site, x, text, self.site.heads, q, k, v)
+        state = self._apply("qkv", state, True)
+        parts = (_split(t, state.heads) for t in (state.q, state.k, state.v))
+        return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
     def _apply(self, stage: str, state: AttnState, on: bool) -> AttnState:
         if on:

@@ -53,6 +53,8 @@ class AttnState:
     ``x`` [b n c] queries' input, ``context`` [b m d] keys' input; ``q`` [b n hd], ``k``, ``v``
     [b m hd] after projection, heads not split; ``bias`` [b|1 h|1 n m] added to the logits or None;
     ``probs`` [b h n m] only at the ``probs`` stage; ``out`` [b n hd] before the output projection.
+    ``project`` gives keys and values of a context, ``attend`` [b n hd] what the same queries read from
+    another text [b m d] (or [b sites m d]: this layer's), edits of stage "qkv" in force.
     """
 
     site: Site
@@ -65,6 +67,8 @@ class AttnState:
     bias: Tensor | None = None
     probs: Tensor | None = None
     out: Tensor | None = None
+    project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
+    attend: Callable[[Tensor], Tensor] | None = None
 
 
 class Edit(nn.Module):

@@ -70,6 +70,9 @@ def references(
         given = next((m[i] for m in subject.masks.values() if m[i] is not None), None)
         mask = loss[i] if loss is not None else None
         extra = {} if given is None else {"subject_mask": fit_image(given, size, "bilinear")}
+        for k, concept in enumerate(subject.concepts):
+            if (own := subject.masks.get(concept.name, (None,) * (i + 1))[i]) is not None:
+                extra[f"mask.concept.{k}"] = fit_image(own, size, "bilinear")
         caption = subject.captions[i] if i < len(subject.captions) else None
         examples.append(
             Example(

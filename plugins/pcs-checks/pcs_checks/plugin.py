@@ -12,6 +12,7 @@ def checks() -> Mapping[str, str]:
     """Defining checks by system id."""
     return {
         "anti-dreambooth": "pcs_checks.anti_dreambooth:check",
+        "break-a-scene": "pcs_checks.break_a_scene:check",
         "custom-diffusion": "pcs_checks.custom_diffusion:check",
         "dreambooth": "pcs_checks.dreambooth:check",
         "fastcomposer": "pcs_checks.fastcomposer:check",

@@ -15,4 +15,5 @@ def techniques() -> Mapping[str, str]:
         "data.captions": "pcs_data.captions:Captions",
         "data.condition_dropout": "pcs_data.condition_dropout:ConditionDropout",
         "data.cut_mix": "pcs_data.cut_mix:CutMix",
+        "data.union_sampling": "pcs_data.union_sampling:UnionSampling",
     }

@@ -56,6 +56,7 @@ class ChainProcessor:
             k=attn.to_k(source),
             v=attn.to_v(source),
             bias=attention_mask,
+            project=lambda text: (attn.to_k(text), attn.to_v(text)),
         )
         out = self.chain.run(state).to(hidden_states.dtype)
         out = attn.to_out[1](attn.to_out[0](out))

@@ -10,4 +10,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
-    return {}
+    return {
+        "masks.given": "pcs_masks.given:GivenMasks",
+        "masks.masked_loss": "pcs_masks.masked_loss:MaskedLoss",
+    }

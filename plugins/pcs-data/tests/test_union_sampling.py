@@ -1,0 +1,60 @@
+"""Sets of concepts: caption, masks and mirror image go together."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from pcs_core.backbone import Backbone
+from pcs_core.data import Concept, Example, Subject
+from pcs_core.engine.prepare import extract
+from pcs_core.engine.run import EngineRun
+from pcs_core.testing import make_recipe, make_subject
+from pcs_data.union_sampling import UnionSampling
+
+TOKENS = ("<a>", "<b>", "<c>")
+
+
+def scene(count: int) -> Subject:
+    masks = {}
+    for k in range(count):
+        mask = torch.zeros(1, 32, 32)
+        mask[..., 8 * k : 8 * k + 8] = 1.0
+        masks["abc"[k]] = (mask,)
+    concepts = tuple(Concept("abc"[k], TOKENS[k], "toy") for k in range(count))
+    return replace(make_subject(images=1), concepts=concepts, masks=masks)
+
+
+def shown(backbone: Backbone, subject: Subject, **settings: bool) -> tuple[Example, ...]:
+    run = EngineRun(make_recipe([UnionSampling(**settings)]), backbone, concepts=[subject.concepts])
+    (own,) = extract(run, [subject])[1]
+    return own.examples
+
+
+def test_every_set_is_shown_once_each_way(backbone: Backbone) -> None:
+    examples = shown(backbone, scene(3))
+    assert len(examples) == 2 * 7
+    assert sorted(len(e.concepts) for e in examples) == sorted(2 * [1, 1, 1, 2, 2, 2, 3])
+
+
+def test_words_and_masks_are_of_one_set(backbone: Backbone) -> None:
+    for example in shown(backbone, scene(3)):
+        masked = {k for k in range(3) if f"mask.concept.{k}" in example.extra}
+        for caption in example.captions:
+            assert {k for k, token in enumerate(TOKENS) if token in caption} == masked
+    captions = {c for e in shown(backbone, scene(2)) for c in e.captions}
+    assert {"a photo of <a>", "a photo of <b>", "a photo of <a> and <b>"} <= captions
+
+
+def test_mirrored_masks_follow_the_picture(backbone: Backbone) -> None:
+    first, *others = shown(backbone, scene(2), subsets=False)
+    (mirror,) = others
+    assert torch.equal(mirror.image, first.image.flip(-1))
+    for key in ("mask.concept.0", "mask.concept.1"):
+        assert torch.equal(mirror.extra[key], first.extra[key].flip(-1))
+
+
+def test_one_concept_is_only_mirrored(backbone: Backbone) -> None:
+    assert len(shown(backbone, scene(1))) == 2
+    assert len(shown(backbone, scene(1), flip=False)) == 1

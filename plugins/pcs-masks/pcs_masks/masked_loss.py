@@ -1,0 +1,72 @@
+"""The reconstruction error counts where the concepts are (Break-A-Scene, arXiv:2305.16311, section 3.2)."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+from pydantic import Field
+
+from pcs_core import Technique, hookimpl
+from pcs_core.data import LOSS, Masks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Batch, MaskQuery, Run
+
+
+def union(batch: Batch, regions: str) -> Tensor | None:
+    """Return the largest value of the batch's regions at each place [b 1 h w], or None without any."""
+    found = [v for k, v in batch.extra.items() if fnmatchcase(k, regions)]
+    return torch.stack(found).amax(0) if found else None
+
+
+class MaskedLoss(Technique):
+    """Weigh the reconstruction error by the union of the regions that an example carries.
+
+    An example without a region counts in full, and so do rows of other roles than the subject's.
+    """
+
+    id = "masks.masked_loss"
+    catalogue = ("masked-loss",)
+    neutral = {"background": 1.0}
+    mask_moments = ("batch",)
+
+    regions: str = "mask.concept.*"
+    """Glob of the regions."""
+    background: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Weight of the error outside the regions; 1 is the whole error."""
+    normalise: bool = False
+    """Whether a row's error is divided by the mean of its mask, so that small regions count as much."""
+    invert: bool = False
+    """Whether the error counts outside the regions instead."""
+    probability: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
+    """Share of the rows that are masked; FastComposer (arXiv:2305.10431) masks half of them."""
+
+    @hookimpl
+    def mask(self, run: Run, query: MaskQuery) -> Masks | None:
+        """Return the mask "loss" [b 1 h w] at the size of the latents."""
+        if query.moment != "batch" or query.step is None or self.background == 1.0:
+            return None
+        batch = query.step.batch  # type: ignore[union-attr]
+        inside = union(batch, self.regions)
+        if inside is None:
+            return None
+        has = inside.flatten(1).amax(1) > 0
+        if self.invert:
+            inside = 1 - inside
+        weight = self.background + (1 - self.background) * inside
+        if self.normalise:
+            weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+        counts = has & batch.rows("subject") & self._drawn(run, query, len(has)).to(has.device)
+        return Masks({LOSS: torch.where(counts[:, None, None, None], weight, 1.0)})
+
+    def _drawn(self, run: Run, query: MaskQuery, rows: int) -> Tensor:
+        """Return which rows of this step are masked, the same after an interruption."""
+        if self.probability == 1.0:
+            return torch.ones(rows, dtype=torch.bool)
+        step = query.step.index  # type: ignore[union-attr]
+        rng = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+        return torch.rand(rows, generator=rng) < self.probability

@@ -1,0 +1,101 @@
+"""Masks beside pictures, and the error they weigh."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_core import Technique, fit, hookimpl
+from pcs_core.backbone import Backbone
+from pcs_core.data import LOSS, Example, Features, MaskQuery, Phase, Subject
+from pcs_core.errors import InputError
+from pcs_core.testing import make_recipe, make_subject
+from pcs_core.testing.probe import Probe
+from pcs_masks.given import GivenMasks
+from pcs_masks.masked_loss import MaskedLoss
+
+STEPS: list[Any] = []
+
+
+class Spy(Technique):
+    id = "test.spy"
+
+    @hookimpl
+    def regularize(self, step: Any) -> None:
+        STEPS.append(step)
+
+
+class Others(Technique):
+    id = "test.others"
+
+    @hookimpl
+    def extract(self, moment: str) -> Features:
+        return Features(examples=(Example(torch.rand(3, 32, 32), ("a dog",), role="prior"),))
+
+
+def masked(images: int = 1) -> Subject:
+    left = torch.zeros(1, 32, 32)
+    left[..., :16] = 1.0
+    return replace(make_subject(images=images), masks={"fido": (left,) * images})
+
+
+def step_of(backbone: Backbone, subject: Subject, *, index: int = 0, **settings: Any) -> Any:
+    STEPS.clear()
+    phase = Phase("p", index + 1, batch={"subject": 1, "prior": 1}, lr={"*": 0.0})
+    fit(make_recipe([Spy(), Others(), MaskedLoss(**settings), Probe()], phase), subject, backbone)
+    return STEPS[index]
+
+
+@pytest.mark.parametrize(
+    ("settings", "left", "right"),
+    [
+        ({}, 1.0, 0.0),
+        ({"background": 0.25}, 1.0, 0.25),
+        ({"invert": True}, 0.0, 1.0),
+        ({"normalise": True}, 2.0, 0.0),
+        ({"probability": 0.0}, 1.0, 1.0),
+    ],
+)
+def test_the_error_counts_inside(
+    backbone: Backbone, settings: dict[str, Any], left: float, right: float
+) -> None:
+    step = step_of(backbone, masked(), **settings)
+    mask = step.masks.get(LOSS)
+    rows = dict(zip(step.batch.roles, mask, strict=True))
+    assert rows["subject"][..., :8].unique().tolist() == pytest.approx([left])
+    assert rows["subject"][..., 8:].unique().tolist() == pytest.approx([right])
+    assert torch.equal(rows["prior"], torch.ones_like(mask[0]))
+
+
+def test_an_example_without_a_region_counts_in_full(backbone: Backbone) -> None:
+    assert step_of(backbone, make_subject()).masks.get(LOSS) is None
+
+
+def test_half_of_the_rows_are_masked_the_same_in_every_run(backbone: Backbone) -> None:
+    runs = []
+    for _ in range(2):
+        step_of(backbone, masked(), index=19, probability=0.5)
+        runs.append([float(s.masks.get(LOSS)[0].min()) for s in STEPS])
+    assert runs[0] == runs[1]
+    assert 3 < sum(runs[0]) < 17
+
+
+def test_given_masks_follow_the_picture(backbone: Backbone) -> None:
+    wide = torch.zeros(1, 40, 80)
+    wide[..., :40] = 1.0
+    subject = replace(masked(), masks={"fido": (wide,)})
+    query = MaskQuery("subject", subject, size=(32, 32))
+    found = GivenMasks().mask(query).get("fido")
+    assert tuple(found.shape) == (1, 1, 32, 32)
+    assert float(found[..., :15].min()) > 0.99
+    assert float(found[..., 17:].max()) < 0.01
+
+
+def test_a_missing_mask_is_named() -> None:
+    query = MaskQuery("subject", make_subject(), size=(32, 32))
+    assert GivenMasks().mask(query) is None
+    with pytest.raises(InputError, match=r"fido-0.png has no mask: lay fido-0.mask.png"):
+        GivenMasks(required=True).mask(query)
