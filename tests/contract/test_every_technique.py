@@ -22,6 +22,10 @@ AFFORDABLE: dict[str, dict[str, Any]] = {
     "fusion.control_branch": {"settings": {"width": 0.5}, "beside": FACE},
     "fusion.token_output": {"settings": {"hidden": 8}, "beside": IMAGE},
     "defense.perturbation": {"settings": {"weight": 2.0}},
+    "three_d.canvas": {
+        "settings": {"size": 16, "cells": 6, "samples": 8, "random_background": 0.0},
+        "roles": {"canvas": 1},
+    },
     "data.augment": {"settings": {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}},
     "inversion.ddim": {"settings": {"steps": 3}},
     "regularizers.prior_preservation": {

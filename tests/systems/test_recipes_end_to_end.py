@@ -13,7 +13,11 @@ from pcs_core.catalogue import catalogue
 from pcs_core.storage.pictures import write_png
 
 SYSTEMS = sorted(catalogue().recipe_files())
-FEW = {"regularizers.prior_preservation": "count=2", "data.augment": "variants=1"}
+FEW = {
+    "regularizers.prior_preservation": "count=2",
+    "data.augment": "variants=1",
+    "three_d.canvas": "size=16",
+}
 
 
 @pytest.fixture(scope="module")

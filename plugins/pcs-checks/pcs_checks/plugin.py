@@ -15,6 +15,7 @@ def checks() -> Mapping[str, str]:
         "break-a-scene": "pcs_checks.break_a_scene:check",
         "custom-diffusion": "pcs_checks.custom_diffusion:check",
         "dreambooth": "pcs_checks.dreambooth:check",
+        "dreamfusion": "pcs_checks.dreamfusion:check",
         "fastcomposer": "pcs_checks.fastcomposer:check",
         "instantid": "pcs_checks.instantid:check",
         "ip-adapter": "pcs_checks.ip_adapter:check",

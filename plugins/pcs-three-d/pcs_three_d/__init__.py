@@ -1,0 +1,1 @@
+"""The pcs-three-d techniques."""

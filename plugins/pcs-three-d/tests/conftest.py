@@ -1,0 +1,13 @@
+"""A tiny network of the real classes, opened once per module."""
+
+from __future__ import annotations
+
+import pytest
+
+from pcs_core import open_backbone
+from pcs_core.backbone import Backbone
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return open_backbone("tiny")
