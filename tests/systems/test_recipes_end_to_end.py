@@ -15,6 +15,7 @@ from pcs_core.storage.pictures import write_png
 SYSTEMS = sorted(catalogue().recipe_files())
 FEW = {
     "regularizers.prior_preservation": "count=2",
+    "video.noise_prior": "steps=2",
     "data.augment": "variants=1",
     "three_d.canvas": "size=16",
 }
