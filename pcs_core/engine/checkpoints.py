@@ -33,7 +33,9 @@ class Checkpoints:
         *,
         identity: Mapping[str, object],
         resume: bool,
+        snapshots: dict[str, dict[str, Tensor]] | None = None,
     ) -> None:
+        self.snapshots = {} if snapshots is None else snapshots
         self.identity = dict(identity)
         self.work, self.name, self.fusion, self.rngs = work, name, fusion, rngs
         self.tensors: Mapping[str, Tensor] = {}
@@ -77,6 +79,10 @@ class Checkpoints:
             tensor.copy_(self.tensors[name].to(tensor.device))
         for i, rng in enumerate(self.rngs):
             rng.set_state(self.tensors[f"rng/{i}"])
+        for key, value in self.tensors.items():
+            if key.startswith("snapshot/"):
+                _, name, param = key.split("/", 2)
+                self.snapshots.setdefault(name, {})[param] = value.clone()
 
     def restore(
         self,
@@ -113,6 +119,11 @@ class Checkpoints:
         tensors = {k: v.detach().cpu() for k, v in self._parameters().items()}
         tensors |= optimizer_tensors(optimizer, params)
         tensors |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
+        tensors |= {
+            f"snapshot/{name}/{param}": value.cpu()
+            for name, kept in self.snapshots.items()
+            for param, value in kept.items()
+        }
         state = {**self.identity, "phase": phase, "step": step, "losses": dict(losses)}
         write_checkpoint(self.work, self.file, tensors, state)
         self.written = time.monotonic()

@@ -179,6 +179,7 @@ class Fitting:
                 "seed": self.seed,
             },
             resume=self.resume,
+            snapshots=self.snapshots,
         )
         self.losses = self.checkpoints.losses
         with Attachment(self.backbone, fusion, fitting=True) as net:
@@ -218,7 +219,7 @@ class Fitting:
             constant=text_is_constant(self.net, list(params)),
             concepts=[[c.token for c in s.concepts] for s in self.subjects],
         )
-        if phase.snapshot:
+        if phase.snapshot and not start:  # a resumed phase brought the one of its beginning
             self.snapshots[phase.snapshot] = {
                 n: p.detach().clone() for n, p in everything.items() if n in params
             }

@@ -60,6 +60,14 @@ CASES: dict[str, tuple[Recipe, int, int]] = {
         2,
         8,
     ),
+    "anti-dreambooth, in the attack on a copy": (
+        recipe_of(
+            "anti-dreambooth",
+            **{"surrogate.steps": 2, "attack.steps": 5, "adapt.steps": 2, "fit.cycles": 2, **PRIOR},
+        ),
+        1,
+        14,
+    ),
 }
 
 
