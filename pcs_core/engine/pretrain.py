@@ -358,11 +358,13 @@ def record_subject(record: Record) -> Subject:
 
 
 def record_extra(record: Record, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Return a record's extras, and its masks at the size of the latents as ``mask.<k>`` [1 h w]."""
+    """Return a record's extras, and its masks at the size of the latents as ``mask.concept.<k>`` [1 h w]."""
     extra = dict(record.extra)
     for k, mask in enumerate(record.masks):
         if mask is not None:
-            extra[f"mask.{k}"] = F.interpolate(mask[None].float(), size=size, mode="area")[0]
+            extra[f"mask.concept.{k}"] = F.interpolate(mask[None].float(), size=size, mode="area")[
+                0
+            ]
     return extra
 
 
@@ -371,7 +373,7 @@ def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> d
     found = {}
     for key in dict.fromkeys(k for row in rows for k in row):
         like = next(row[key] for row in rows if key in row)
-        if key.startswith("mask.") or all(key in row for row in rows):
+        if key.startswith("mask.concept.") or all(key in row for row in rows):
             held = [row.get(key, torch.zeros_like(like)) for row in rows]
             found[key] = torch.stack(held).to(device)
     return found

@@ -19,6 +19,7 @@ from pcs_core.testing.inspect import (
     conditioning,
     control_residuals,
 )
+from pcs_core.testing.pairs import check_pair
 
 __all__ = [
     "CHECKS",
@@ -27,6 +28,7 @@ __all__ = [
     "attention_outputs",
     "attention_states",
     "build_fusion",
+    "check_pair",
     "check_technique",
     "conditioning",
     "control_residuals",

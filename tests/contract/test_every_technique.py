@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pcs_core.catalogue import catalogue
-from pcs_core.testing import CHECKS, Case
+from pcs_core.testing import CHECKS, Case, check_pair
 
 IMAGE = {"tokens.rare": {"identifier": ""}, "encoders.image": {"model": "tiny.image"}}
 FACE = {
@@ -43,3 +43,20 @@ AFFORDABLE: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("id", catalogue().ids("techniques"))
 def test_contract(id: str, check: Callable[[Case], None]) -> None:
     check(Case(catalogue().get("techniques", id), **AFFORDABLE.get(id, {})))
+
+
+def case(id: str) -> Case:
+    return Case(catalogue().get("techniques", id), **AFFORDABLE.get(id, {}))
+
+
+@pytest.mark.parametrize("id", catalogue().ids("techniques"))
+def test_pairs(id: str) -> None:
+    """Every technique beside every one that comes after it in the alphabet, where both can run."""
+    first = case(id)
+    refused = []
+    for other in catalogue().ids("techniques"):
+        second = case(other)
+        if other > id and second.backbone == first.backbone and not check_pair(first, second):
+            refused.append(other)
+    # weights and words are exclusive; most of what there is goes together
+    assert len(refused) <= len(catalogue().ids("techniques")) // 2, f"refused beside {refused}"
