@@ -25,17 +25,24 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     rows: list[tuple[str, torch.Tensor]] = []
+    unmix: list[float] = []
 
     class Probe(Technique):
-        """Keeps the captions and regions of the rows."""
+        """Keeps the captions and regions of the rows, and the unmix term."""
 
         id = "checks.probe"
 
-        @hookimpl
-        def regularize(self, step: FitStep) -> None:
+        @hookimpl(wrapper=True)
+        def regularize(self, step: FitStep) -> Any:
+            terms = yield
+            for result in terms:
+                for term in result if isinstance(result, list) else [result]:
+                    if term.name == "localization":
+                        unmix.append(float(term.value.detach().max()))
             regions = [v for k, v in sorted(step.batch.extra.items()) if k.startswith("mask.")]
             stacked = torch.stack(regions, dim=1) if regions else step.noisy[:, :0]
             rows.extend(zip(step.batch.captions, stacked, strict=True))
+            return terms
 
     recipe = load_recipe(
         SYSTEM,
@@ -85,6 +92,7 @@ def check(neutral: bool = False) -> CheckReport:
             compare("rows that name both concepts", len(both), ">", 0),
             compare("their regions' largest gap or overlap", max(cover, default=1.0), "<", 1e-6),
             compare("their smaller region's least share", min(area, default=0.0), ">", 0.3),
+            compare("largest unmix term of a row", max(unmix, default=0.0), ">", 0.0),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
         ],
         seconds=time.monotonic() - started,
