@@ -124,7 +124,8 @@ def evaluate_attached(
     owners = [0] * len(prompts) if subject is None else list(subject)
     if latents is None:
         rng = torch.Generator().manual_seed(7)
-        latents = torch.randn(len(prompts), *backbone.latent_shape, generator=rng)
+        noise = torch.randn(len(prompts), *backbone.latent_shape, generator=rng)
+        latents = backbone.sampler("ddim", 1).start(noise)  # of tokens: all masked
     index = torch.tensor(owners, device=backbone.device)
     known = features or Features()
     tokens = tokenise(

@@ -63,6 +63,6 @@ class PriorPreservation(Technique):
     @hookimpl
     def regularize(self, step: FitStep) -> Loss | None:
         """Return the class term: mean squared error of the class rows."""
-        return Loss(
-            ROLE, step.error.mean(dim=(1, 2, 3)), weight=self.weight, rows=step.batch.rows(ROLE)
-        )
+        error = step.error
+        value = error.mean(dim=tuple(range(1, error.dim())))
+        return Loss(ROLE, value, weight=self.weight, rows=step.batch.rows(ROLE))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from pcs_core.data import FitStep, Run
 
 
-def debiased(x: Tensor, anchor: int, beta: float) -> Tensor:
-    """Return sqrt(beta^2 + 1) x_i - beta x_anchor for each frame i of ``x`` [b c t h w]."""
-    return (beta**2 + 1) ** 0.5 * x - beta * x[:, :, anchor : anchor + 1]
+def debiased(x: Tensor, anchor: Tensor, beta: float) -> Tensor:
+    """Return sqrt(beta^2 + 1) x_i - beta x_anchor for each frame i of ``x`` [b c t h w].
+
+    ``anchor`` [b] is the index of each row's anchor frame.
+    """
+    shared = x[torch.arange(len(x), device=x.device), :, anchor][:, :, None]
+    return (beta**2 + 1) ** 0.5 * x - beta * shared
 
 
 class MotionResidual(Technique):
@@ -62,14 +67,16 @@ class MotionResidual(Technique):
             moved, wanted = output.diff(dim=2), target.diff(dim=2)
             each = 1 - F.cosine_similarity(moved.flatten(3), wanted.flatten(3), dim=3)
             return Loss(self.id, each.mean(dim=(1, 2)), weight=self.weight, rows=rows)
-        anchor = self._anchor(run, step, output.shape[2])
+        anchor = self._anchors(run, step, output.shape[2])
         error = (debiased(output, anchor, self.beta) - debiased(target, anchor, self.beta)).square()
         return Loss(self.id, error.mean(dim=(1, 2, 3, 4)), weight=self.weight, rows=rows)
 
-    def _anchor(self, run: Run, step: FitStep, frames: int) -> int:
-        """Return the anchor of this step: one for all rows, the same for a subject alone or among others."""
+    def _anchors(self, run: Run, step: FitStep, frames: int) -> Tensor:
+        """Return the anchors [b] of this step, one for each subject."""
+        owners = step.batch.subject
         if self.anchor == "first":
-            return 0
-        # the rows' own noise decides: it is drawn from the subject's generator and survives a resume
-        rng = run.subject_rng(0, f"{self.id}/{step.phase}/{step.index}")
-        return int(rng.randrange(frames))
+            return torch.zeros_like(owners)
+        # named by the step and not drawn on from it: a fit that goes on finds the same anchors
+        purpose = f"{self.id}/{step.phase}/{step.index}"
+        drawn = [run.subject_rng(s, purpose).randrange(frames) for s in range(step.batch.subjects)]
+        return torch.tensor(drawn, device=owners.device)[owners]

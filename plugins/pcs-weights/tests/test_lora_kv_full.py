@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_core import fit, open_backbone
+from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
 from pcs_core.data import Fusion, Phase
 from pcs_core.errors import ConflictError
@@ -144,3 +144,15 @@ def test_full_and_lora_go_together(backbone: Backbone) -> None:
     assert not torch.equal(both, one)
     assert not torch.equal(both, other)
     assert not torch.equal(one, other)
+
+
+def test_a_lora_of_the_fit_is_left_out_of_sampling(backbone: Backbone) -> None:
+    subject, prompt = make_subject(), "a photo of <fido>"
+    phase = Phase("p", 3, lr={"*": 0.1})
+    plain = sample(None, backbone, prompt, steps=2)
+    for mode, alike in (("fit", True), ("both", False)):
+        technique = LoRA.from_settings({"mode": mode})
+        (person,) = fit(make_recipe([technique], phase), subject, backbone)
+        assert max(t.abs().max() for n, t in person.tensors.items() if n.endswith("/B")) > 0.01
+        drawn = sample(person, backbone, prompt, steps=2, scale=7.5)
+        assert torch.equal(drawn, plain) == alike
