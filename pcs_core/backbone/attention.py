@@ -86,8 +86,8 @@ class AttentionChain:
         k, v = project(text)
         state = AttnState(self.site, x, text, self.site.heads, q, k, v)
         state = self._apply("qkv", state, True)
-        parts = (_split(t, state.heads) for t in (state.q, state.k, state.v))
-        return F.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        q, k, v = (_split(t, state.heads) for t in (state.q, state.k, state.v))
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
     def _apply(self, stage: str, state: AttnState, on: bool) -> AttnState:
         if on:

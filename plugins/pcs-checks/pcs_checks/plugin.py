@@ -24,6 +24,7 @@ def checks() -> Mapping[str, str]:
         "style-aligned": "pcs_checks.style_aligned:check",
         "motiondirector": "pcs_checks.motiondirector:check",
         "neti": "pcs_checks.neti:check",
+        "mix-of-show": "pcs_checks.mix_of_show:check",
         "oft": "pcs_checks.oft:check",
         "p-plus": "pcs_checks.p_plus:check",
         "perfusion": "pcs_checks.perfusion:check",

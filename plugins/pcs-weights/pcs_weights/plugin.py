@@ -13,6 +13,7 @@ def techniques() -> Mapping[str, str]:
     return {
         "weights.bottleneck": "pcs_weights.bottleneck:BottleneckAdapter",
         "weights.full": "pcs_weights.full:FullFinetune",
+        "weights.gradient_fusion": "pcs_weights.gradient_fusion:GradientFusion",
         "weights.key_locked": "pcs_weights.key_locked:KeyLocking",
         "weights.kv": "pcs_weights.kv:KVDelta",
         "weights.lora": "pcs_weights.lora:LoRA",
@@ -28,4 +29,5 @@ def mergers() -> Mapping[str, str]:
     return {
         "average": "pcs_weights.merge:average",
         "closed-form": "pcs_weights.merge:closed_form",
+        "gradient-fusion": "pcs_weights.gradient_fusion_merge:gradient_fusion",
     }

@@ -1,0 +1,147 @@
+"""Mix-of-Show: fusion keeps each concept's activations, and a box's prompt stays in its box."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from pcs_checks.changes import changed, snapshot
+from pcs_checks.subjects import random_subject
+from pcs_core import (
+    Technique,
+    fit,
+    hookimpl,
+    load_recipe,
+    merge_personalizations,
+    open_backbone,
+    sample,
+)
+from pcs_core.data import AttnEdit, AttnState, Box, Conditioning, Fusion, Layout, Run, Use
+from pcs_core.data.check import CheckReport, CheckRow
+
+SYSTEM = "mix-of-show"
+SEEN: list[torch.Tensor] = []
+
+
+class Look(AttnEdit):
+    """Keeps what one attention site gives."""
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Look, and change nothing."""
+        assert state.out is not None
+        SEEN.append(state.out.detach().clone())
+        return state
+
+
+class Witness(Technique):
+    """Looks at the first cross-attention site."""
+
+    id = "checks.witness"
+
+    @hookimpl
+    def fuse(self, run: Run) -> Fusion | None:
+        """Look there."""
+        return Fusion(attention=(Look(run.sites("cross")[0]),))
+
+
+def check(neutral: bool = False) -> CheckReport:
+    """Fit and fuse two concepts on the tiny network; ``neutral`` sets the updates and the rewriting to 0."""
+    started = time.monotonic()
+    backbone = open_backbone("tiny")
+    before = snapshot(backbone)
+    settings = ["tune.steps=4", "tune.lr=2e-2", "tune.batch=1", "sample.steps=2"]
+    if neutral:
+        settings += ["weights.lora.alpha=0.0", "text_lora.alpha=0.0", "attention.regions.ratio=0.0"]
+    recipe = load_recipe(SYSTEM, backbone=backbone.card.id, overrides=settings)
+    subjects = [random_subject("first", "dog", seed=1), random_subject("second", "cat", seed=2)]
+    persons = fit(recipe, subjects, backbone)
+    merged = merge_personalizations(
+        persons, backbone, method="gradient-fusion", iterations=100, steps=2
+    )
+    fused = {
+        name.split("/")[1]: value
+        for name, value in merged.tensors.items()
+        if name.startswith("weights.gradient_fusion/")
+    }
+    own = [_deltas(p, 0.0 if neutral else 1.0) for p in persons]
+    inputs = [_inputs(p, backbone, own[0]) for p in persons]
+    mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
+    ours, theirs = (
+        sum(
+            float((x[name] @ (d[name] - joined[name]).T).square().sum())
+            for d, x in zip(own, inputs, strict=True)
+            for name in joined
+        )
+        for joined in (fused, mean)
+    )
+    outside, inside = _regions(merged, backbone)
+    compare = CheckRow.compare
+    return CheckReport.of(
+        SYSTEM,
+        [
+            compare(
+                "activation error of the fusion, of averaging's",
+                ours / max(theirs, 1e-12),
+                "<",
+                1.0,
+            ),
+            compare("activation error of averaging", theirs, ">", 0.0),
+            compare("attention outside box 2, when its prompt changes", outside, "==", 0.0),
+            compare("attention inside box 2, when its prompt changes", inside, ">", 0.0),
+            compare("concepts of the fusion", len(merged.concepts), "==", 2),
+            compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
+        ],
+        seconds=time.monotonic() - started,
+        backbone=backbone.card.id,
+        note="neutral: updates and rewriting at 0",
+    )
+
+
+def _deltas(person: Any, strength: float) -> dict[str, torch.Tensor]:
+    """Return the low-rank updates by layer."""
+    return {
+        name.split("/")[1]: strength * b @ person.tensors[f"{name[:-1]}A"]
+        for name, b in person.tensors.items()
+        if name.endswith("/B")
+    }
+
+
+def _inputs(person: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
+    """Return what each layer reads [n in] while the person draws."""
+    found: dict[str, list[torch.Tensor]] = {}
+    with ExitStack() as stack:
+        for part in ("denoiser", "text"):
+            for name, module in backbone.parts[part].named_modules():
+                if name in layers:
+
+                    def hear(_: Any, given: Any, name: str = name) -> None:
+                        found.setdefault(name, []).append(given[0].detach().flatten(0, -2))
+
+                    stack.callback(module.register_forward_pre_hook(hear).remove)
+        token = person.concepts[0].token
+        sample(person, backbone, [f"a photo of {token}", token], steps=2, scale=1.0)
+    return {name: torch.cat(rows) for name, rows in found.items()}
+
+
+def _regions(person: Any, backbone: Any) -> tuple[float, float]:
+    """Return how far another prompt of box 2 moves the first site's output, outside and inside the box."""
+    recipe = replace(person.recipe, uses=(*person.recipe.uses, Use("witness", Witness())))
+    looks = []
+    for words in ("a red toy", "a blue cat"):
+        SEEN.clear()
+        layout = Layout(
+            (
+                Box("<first>", (0.0, 0.0, 0.5, 1.0), "a <first>"),
+                Box("<second>", (0.5, 0.0, 1.0, 1.0), words),
+            )
+        )
+        prompt = "a photo of <first> and <second>"
+        sample(replace(person, recipe=recipe), backbone, prompt, layout=layout, steps=1)
+        looks.append(SEEN[0].unflatten(1, backbone.latent_shape[-2:]))
+    half = backbone.latent_shape[-1] // 2
+    difference = (looks[0] - looks[1]).abs()
+    return float(difference[:, :, :half].max()), float(difference[:, :, half:].max())
