@@ -67,28 +67,33 @@ class Augment(Technique):
         return Features(examples=tuple(drawn))
 
     def _vary(self, example: Example, rng: random.Random) -> Example:
-        image, mask = example.image, example.mask
+        image = example.image
+        masks = {k: v for k, v in example.extra.items() if "mask" in k}
+        if example.mask is not None:
+            masks[""] = example.mask
         words = ""
         if rng.random() < self.flip:
             image = image.flip(-1)
-            mask = None if mask is None else mask.flip(-1)
+            masks = {k: m.flip(-1) for k, m in masks.items()}
         if self.crop:
             keep = 1.0 - rng.random() * self.crop
             corner = rng.random(), rng.random()
             image = _crop(image, keep, corner)
-            mask = None if mask is None else _crop(mask, keep, corner)
+            masks = {k: _crop(m, keep, corner) for k, m in masks.items()}
         if self.rescale is not None:
             factor = rng.uniform(*self.rescale)
             corner = rng.random(), rng.random()
             image = _rescale(image, factor, corner)
-            if mask is not None:
-                mask = _rescale(mask, factor, corner, fill=torch.zeros(1, 1, 1))
+            empty = torch.zeros(1, 1, 1)
+            masks = {k: _rescale(m, factor, corner, fill=empty) for k, m in masks.items()}
             if self.size_words:
                 words = self._words(factor)
         captions = example.captions
         if words:
             captions = tuple(f"{words} {c}" for c in (captions or ("a photo of {token}",)))
-        return example.with_(image=image.contiguous(), mask=mask, captions=captions)
+        mask = masks.pop("", None)
+        extra = {**example.extra, **masks}
+        return example.with_(image=image.contiguous(), mask=mask, captions=captions, extra=extra)
 
     def _words(self, factor: float) -> str:
         if factor < self.below:

@@ -125,3 +125,25 @@ def test_out_of_range(settings: dict[str, Any]) -> None:
 
     with pytest.raises(RecipeError, match=next(iter(settings))):
         Augment.from_settings(settings)
+
+
+def test_regions_follow_the_picture(backbone: Backbone) -> None:
+    from dataclasses import replace
+
+    from pcs_core.engine.prepare import extract
+    from pcs_core.engine.run import EngineRun
+
+    left = torch.zeros(1, 32, 32)
+    left[..., :16] = 1.0
+    subject = make_subject(images=1)
+    subject = replace(subject, images=(left.expand(3, -1, -1).clone(),), masks={"fido": (left,)})
+    settings = {"variants": 6, "flip": 0.5, "crop": 0.3, "rescale": (1.0, 1.5)}
+    run = EngineRun(make_recipe([Augment(**settings)]), backbone, concepts=[subject.concepts])
+    (own,) = extract(run, [subject])[1]
+    shown = own.examples[1:]
+    assert len(shown) == 6
+    for example in shown:  # the picture is its own mask
+        torch.testing.assert_close(
+            example.extra["mask.concept.0"], example.image[:1], rtol=0, atol=1e-4
+        )
+    assert len({float(e.image.sum()) for e in shown}) > 1
