@@ -93,6 +93,13 @@ def train(
         Path | None,
         typer.Option(help="Stages autoencoder and latents: archive of the world (world.zip)."),
     ] = None,
+    focus: Annotated[
+        bool,
+        typer.Option(
+            help="Stages latents and diffusion: the first lessons (a few well-known things), in a "
+            "cache of their own; go on with --resume without it."
+        ),
+    ] = False,
     decay_share: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the run, at its end, that lets the rate fall."),
@@ -122,7 +129,7 @@ def train(
         decay_share=decay_share,
     )
     if stage in _V1:
-        typer.echo(str(_train_v1(stage, settings, assets)))
+        typer.echo(str(_train_v1(stage, settings, assets, focus)))
         return
     if stage is Stage.vae:
         folder = vae.train(settings, _say)
@@ -136,7 +143,7 @@ def train(
     typer.echo(str(folder))
 
 
-def _train_v1(stage: Stage, settings: Settings, archive: Path | None) -> Path:
+def _train_v1(stage: Stage, settings: Settings, archive: Path | None, focus: bool) -> Path:
     """One stage of version 1; several processes of one run share out the work."""
     import os
 
@@ -146,6 +153,8 @@ def _train_v1(stage: Stage, settings: Settings, archive: Path | None) -> Path:
     from pcs_mini.world.grammar import vocabulary
 
     trained, cache = settings.out / "autoencoder", settings.out / "cache"
+    if focus:
+        cache = settings.out / "first-cache"
     assets = open_assets(archive)
     if stage is Stage.autoencoder:
         return autoencoder.train(settings, latents.render(assets, 0, settings.pool)[0], _say)
@@ -153,7 +162,9 @@ def _train_v1(stage: Stage, settings: Settings, archive: Path | None) -> Path:
     if stage is Stage.latents:
         share = slice(int(os.environ.get("RANK", 0)), None, int(os.environ.get("WORLD_SIZE", 1)))
         count, seed = settings.images, settings.seed
-        latents.make_latents(assets, trained, tokenizer, cache, count, _say, seed=seed, share=share)
+        latents.make_latents(
+            assets, trained, tokenizer, cache, count, _say, seed=seed, share=share, focus=focus
+        )
         return cache
     return diffusion.train(settings, trained, tokenizer, cache, _say, diffusion.Watch())
 

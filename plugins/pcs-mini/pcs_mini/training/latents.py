@@ -21,7 +21,7 @@ from pcs_mini.architecture import PICTURE_SIZE
 from pcs_mini.generate import tokenise
 from pcs_mini.training.loop import Report
 from pcs_mini.world.assets import Assets
-from pcs_mini.world.cast import open_cast
+from pcs_mini.world.cast import Cast, core, open_cast
 from pcs_mini.world.scene import draw
 
 _PATTERN = "latents-*.safetensors"
@@ -46,22 +46,43 @@ class Latents:
         return len(self.ids)
 
 
+FIRST_STYLES = ("glossy", "flat", "rendered")
+"""Styles of the first lessons."""
+
+
+def first_lessons(cast: Cast) -> Cast:
+    """The part of a cast that a young denoiser sees: well-known things in three styles, and people.
+
+    A few hundred drawings seen often teach what shapes are; thousands seen once do not.
+    """
+    wanted = set(core())
+    return Cast(
+        [
+            m
+            for m in cast.members
+            if m.kind == "person"
+            or (m.kind == "drawn" and m.concept in wanted and m.style in FIRST_STYLES)
+        ]
+    )
+
+
 def render(
-    assets: Assets, first: int, count: int, seed: int = 0
+    assets: Assets, first: int, count: int, seed: int = 0, *, focus: bool = False
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. Pictures ``[n, 128, 128, 3]``, masks of all subjects
+    like is learned from those. With ``focus`` three of four do, and the cast is that of the
+    :func:`first_lessons`. Pictures ``[n, 128, 128, 3]``, masks of all subjects
     ``[n, 128, 128]`` (255 = subject) and captions.
     """
-    cast = open_cast(assets)
+    cast = first_lessons(open_cast(assets)) if focus else open_cast(assets)
     images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     masks = np.zeros((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
     captions = []
     for i in range(count):
         rng = np.random.default_rng((seed, first + i))
-        alone = 1 if (first + i) % 2 else None
+        alone = 1 if (first + i) % (4 if focus else 2) else None
         scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=alone)
         images[i] = scene.image
         for figure in scene.figures:
@@ -80,6 +101,7 @@ def make_latents(
     *,
     seed: int = 0,
     share: slice = slice(None),
+    focus: bool = False,
 ) -> None:
     """Render and encode `count` scenes into `folder`; files that are there already stay.
 
@@ -92,7 +114,7 @@ def make_latents(
         if path.exists():
             continue
         first = number * SHARD
-        scenes = render(assets, first, min(SHARD, count - first), seed)
+        scenes = render(assets, first, min(SHARD, count - first), seed, focus=focus)
         encode_shard(autoencoder, tokenizer, *scenes, path)
         report(f"latents: {path.name} of {-(-count // SHARD)}")
 
