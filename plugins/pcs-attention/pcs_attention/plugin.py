@@ -14,5 +14,5 @@ def techniques() -> Mapping[str, str]:
         "attention.localization_loss": "pcs_attention.localization_loss:LocalizationLoss",
         "attention.parallel_adapter": "pcs_attention.parallel_adapter:ParallelAdapter",
         "attention.regions": "pcs_attention.regions:RegionalAttention",
-        "attention.shared": "pcs_attention.shared:SharedAttention",
+        "attention.shared": "pcs_attention.shared_attention:SharedAttention",
     }
