@@ -40,6 +40,8 @@ class Technique:
         Settings under which the technique changes nothing (the contract test uses it).
     stacks_subjects
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
+    reads_layout
+        True when it does something with boxes or points that are given with a prompt.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
     """
@@ -49,6 +51,7 @@ class Technique:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
+    reads_layout: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -151,7 +154,9 @@ def _guard(cls: type) -> None:
             )
 
 
-_CLASS_ATTRIBUTES = frozenset({"id", "catalogue", "neutral", "stacks_subjects", "mask_moments"})
+_CLASS_ATTRIBUTES = frozenset(
+    {"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "reads_layout"}
+)
 
 
 def _is_classvar(annotation: Any) -> bool:

@@ -102,9 +102,9 @@ def sample(
 
     artifact, prompt = split_words(words, base, backbone)
     target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
-    wanted = read_layout(layout, prompt)
-    strengths = read_strengths(strength or ())
     person = open_artifact(artifact) if artifact else None
+    wanted = read_layout(layout, prompt, person)
+    strengths = read_strengths(strength or ())
     usual = person.recipe.sample if person else SampleSettings()
     settings = SampleSettings(
         steps=usual.steps if steps is None else steps,
@@ -175,15 +175,15 @@ def split_words(
     raise InputError(f"DIR and one PROMPT are wanted, got {len(words)} words: put it in quotes")
 
 
-def read_layout(file: Path | None, prompt: str) -> Layout | None:
-    """Return the layout in ``file``, its phrases found in ``prompt``."""
+def read_layout(file: Path | None, prompt: str, person: Personalization | None) -> Layout | None:
+    """Return the layout in ``file``, its phrases found in ``prompt``, if ``person`` reads one."""
     from pcs_core.engine.opening import check_layout
     from pcs_core.storage import load_layout
 
     if file is None:
         return None
     layout = load_layout(file.expanduser())
-    check_layout(layout, [prompt])
+    check_layout(layout, [prompt], person)
     return layout
 
 

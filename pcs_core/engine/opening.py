@@ -100,8 +100,16 @@ def check_prompts(prompts: Sequence[str], person: Personalization | None) -> Non
             )
 
 
-def check_layout(layout: Layout | None, prompts: Sequence[str]) -> None:
-    """Refuse a box whose phrase stands in none of the prompts: nothing would be put there."""
+def check_layout(
+    layout: Layout | None, prompts: Sequence[str], person: Personalization | None
+) -> None:
+    """Refuse a layout that nothing reads, and a box whose phrase stands in none of the prompts."""
+    uses = () if person is None else person.recipe.uses
+    if layout is not None and not any(use.technique.reads_layout for use in uses):
+        who = "the untuned backbone" if person is None else f"{person.recipe.id!r}"
+        raise InputError(
+            f"{who} reads no layout: leave it out, or fit a system that does (as layout-control)"
+        )
     for box in layout.boxes if layout else ():
         if not any(names_token(prompt, box.phrase) for prompt in prompts):
             words = {w.strip(".,;:!?") for prompt in prompts for w in prompt.split()}

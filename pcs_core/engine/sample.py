@@ -86,7 +86,7 @@ def sample(
     opened = resolve_backbone(backbone, person)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
-    check_layout(layout, prompts)
+    check_layout(layout, prompts, person)
     texts = [prompt for prompt in prompts for _ in range(count)]
     chosen = (Recipe(id="base") if person is None else person.recipe).sample
     settings = SampleSettings(

@@ -63,6 +63,7 @@ class RegionalAttention(Technique):
 
     id = "attention.regions"
     catalogue = ("attention-region-control",)
+    reads_layout = True
     neutral = {"ratio": 0.0}
 
     ratio: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0

@@ -73,6 +73,7 @@ class ControlBranch(Technique):
 
     id = "fusion.control_branch"
     catalogue = ("control-branch",)
+    reads_layout = True
     neutral = {"strength": 0.0}
     stacks_subjects = False
 

@@ -61,6 +61,7 @@ class LayoutGuidance(Technique):
 
     id = "guidance.layout"
     catalogue = ("gradient-guidance",)
+    reads_layout = True
     neutral = {"weight": 0.0}
 
     weight: Annotated[float, Field(ge=0.0)] = 30.0

@@ -11,7 +11,7 @@ import torch
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Box, Conditioning, Layout, SampleSettings, Site, Subject
-from pcs_core.errors import CapabilityError
+from pcs_core.errors import CapabilityError, InputError
 from pcs_core.testing import make_recipe
 from pcs_guidance.layout import LayoutGuidance, box_energy, shares
 
@@ -95,3 +95,9 @@ def test_shares_and_energy_are_those_of_the_paper() -> None:
 def test_no_site_is_refused(backbone: Backbone) -> None:
     with pytest.raises(CapabilityError, match="no cross-attention site matches 'nowhere'"):
         draw(backbone, sites="nowhere")
+
+
+def test_a_system_that_reads_no_layout_refuses_one(backbone: Backbone) -> None:
+    box = Layout(boxes=(Box("car", (0.0, 0.0, 0.5, 0.5)),))
+    with pytest.raises(InputError, match="the untuned backbone reads no layout"):
+        sample(None, backbone, "a car on the beach", layout=box, steps=1)
