@@ -216,10 +216,12 @@ def test_merge(pcs: Callable, subject: Callable, tmp_path: Path) -> None:
 
 
 def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
-    file = tmp_path / "layout.json"
-    box = {"phrase": "<rex>", "box": [0.0, 0.0, 0.5, 1.0]}
+    file, placing = tmp_path / "layout.json", tmp_path / "placing"
+    options = ["--backbone", "tiny", "--set", "sample.steps=2", "--no-preview"]
+    assert pcs("fit", "layout-control", *options, "--out", placing).code == 0
+    box = {"phrase": "dog", "box": [0.0, 0.0, 0.5, 1.0]}
     file.write_text(json.dumps({"boxes": [box]}), "utf-8")
-    arguments = ["sample", fitted, "a photo of <rex>", "-n", 1, "--layout", file]
+    arguments = ["sample", placing, "a photo of a dog", "-n", 1, "--layout", file]
     done = pcs(*arguments, "--out", tmp_path / "pictures")
     assert done.code == 0, done.err
     told = json.loads((tmp_path / "pictures" / "sample.json").read_text())
@@ -229,6 +231,9 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
     assert refused.code == 2
     assert "'phota' does not stand in the prompt" in refused.err
     assert "did you mean 'photo'?" in refused.err
+    refused = pcs("sample", fitted, "a <rex>", "--layout", file, "--out", tmp_path / "no")
+    assert refused.code == 2
+    assert "'words' reads no layout" in refused.err
 
 
 @pytest.mark.parametrize(
