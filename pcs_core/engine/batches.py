@@ -1,0 +1,136 @@
+"""The rows of one fit step: examples drawn from the pools, or pictures of a canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.backbone import Attachment
+from pcs_core.data import CANVAS, LOSS, Batch, Phase
+from pcs_core.engine.captions import CaptionTable
+from pcs_core.engine.pools import Pool
+from pcs_core.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Rows of one step: the batch, each row's caption in the table, noise and times (on the CPU).
+
+    ``images`` [b 3 h w] only where they must be encoded in this step.
+    """
+
+    batch: Batch
+    texts: list[int]
+    noise: Tensor
+    times: Tensor
+    images: Tensor | None = None
+
+
+def draw_batch(
+    pools: Sequence[Pool],
+    table: CaptionTable,
+    composition: Mapping[str, int],
+    rngs: Sequence[Generator],
+    process: Any,
+) -> Drawn:
+    """Draw the rows of one step: subject by subject, each from its own generator."""
+    latents, weights, noises, times = [], [], [], []
+    masks: list[Tensor | None] = []
+    subjects: list[int] = []
+    roles: list[str] = []
+    texts: list[int] = []
+    indices: list[int] = []
+    images: list[Tensor] = []
+    extra: dict[str, list[Tensor]] = {}
+    for subject, (pool, rng) in enumerate(zip(pools, rngs, strict=True)):
+        for role, count in composition.items():
+            if not count:
+                continue
+            rows = pool.roles[role]
+            for choice in torch.randint(len(rows), (count,), generator=rng).tolist():
+                row = rows[choice]
+                options = pool.texts[row]
+                pick = (
+                    int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
+                )
+                mean, std = pool.mean[row], pool.std[row]
+                shape = mean.shape
+                sampled = torch.randn(shape, generator=rng).to(mean)
+                latents.append(mean + std * sampled)
+                noises.append(torch.randn(shape, generator=rng))
+                times.append(process.draw_times(1, rng))
+                weights.append(pool.weight[row])
+                subjects.append(subject)
+                roles.append(role)
+                texts.append(options[pick])
+                indices.append(pool.index[row])
+                masks.append(None if pool.mask is None else pool.mask[row])
+                if pool.images is not None:
+                    images.append(pool.images[row])
+                for key, values in pool.extra.items():
+                    extra.setdefault(key, []).append(values[row])
+    if len({tuple(t.shape) for t in latents}) > 1:
+        raise RecipeError(
+            f"the roles of one batch ({', '.join(k for k, n in composition.items() if n)}) give clips "
+            "of different lengths: give each a phase of its own"
+        )
+    stacked = torch.stack(latents)
+    given = {}
+    if any(mask is not None for mask in masks):  # a subject without masks counts in full
+        full = torch.ones_like(stacked[0, :1])
+        given = {LOSS: torch.stack([full if mask is None else mask for mask in masks])}
+    batch = Batch(
+        latents=stacked,
+        subject=torch.tensor(subjects, device=stacked.device),
+        weight=torch.stack(weights),
+        roles=tuple(roles),
+        captions=tuple(table.captions[t][1] for t in texts),
+        index=tuple(indices),
+        masks=given,
+        subjects=len(pools),
+        # what only some subjects' examples carry is nobody's
+        extra={k: torch.stack(v) for k, v in extra.items() if len(v) == len(roles)},
+    )
+    shown = torch.stack(images) if images else None
+    return Drawn(batch, texts, torch.stack(noises), torch.cat(times), shown)
+
+
+def render_batch(
+    net: Attachment,
+    table: CaptionTable,
+    phase: Phase,
+    rngs: Sequence[Generator],
+    progress: float,
+) -> Drawn:
+    """Render the rows of one step from the fusion's canvas, with gradients to it.
+
+    Raises
+    ------
+    RecipeError
+        No technique gives a canvas, the batch mixes it with examples, or several subjects share it.
+    """
+    canvas, count = net.fusion.source, phase.batch[CANVAS]
+    if canvas is None or len(phase.batch) > 1 or len(rngs) > 1:
+        what = "no technique of the recipe gives one" if canvas is None else "it must be alone"
+        raise RecipeError(f"phase {phase.name!r} draws from a canvas: {what}")
+    backbone, rng = net.backbone, rngs[0]
+    rendered = canvas.render(count, rng, progress)
+    latents = backbone.moments(rendered.images.to(backbone.device))[0]
+    batch = Batch(
+        latents=latents,
+        subject=torch.zeros(count, dtype=torch.long, device=latents.device),
+        weight=torch.ones(count, device=latents.device),
+        roles=(CANVAS,) * count,
+        captions=rendered.captions,
+        index=(-1,) * count,
+        extra=rendered.extra,
+    )
+    texts = [table.add(0, caption) for caption in rendered.captions]
+    noise = torch.stack([torch.randn(latents.shape[1:], generator=rng) for _ in range(count)])
+    return Drawn(batch, texts, noise, backbone.process.draw_times(count, rng))
