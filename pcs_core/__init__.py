@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pcs_core.assembly import load_recipe, recipe_from_document
     from pcs_core.backbone import Backbone
+    from pcs_core.catalogue import installed
     from pcs_core.cli.destination import destination
     from pcs_core.cli.opening import device_name
     from pcs_core.cli.progress import reporting
@@ -39,6 +40,7 @@ _WHERE = {
     "device_name": "pcs_core.cli.opening",
     "fit": "pcs_core.engine",
     "hookimpl": "pcs_core.hookspecs",
+    "installed": "pcs_core.catalogue",
     "load": "pcs_core.storage",
     "load_recipe": "pcs_core.assembly",
     "load_subject": "pcs_core.storage",
@@ -65,6 +67,7 @@ __all__ = [
     "device_name",
     "fit",
     "hookimpl",
+    "installed",
     "load",
     "load_recipe",
     "load_subject",

@@ -6,4 +6,15 @@ from pcs_core.catalogue.catalogue import Catalogue, PluginInfo, catalogue
 from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin
 from pcs_core.catalogue.holdings import NOUNS
 
-__all__ = ["NOUNS", "BrokenPlugin", "Catalogue", "FoundPlugin", "PluginInfo", "catalogue"]
+__all__ = [
+    "NOUNS",
+    "BrokenPlugin",
+    "Catalogue",
+    "FoundPlugin",
+    "PluginInfo",
+    "catalogue",
+    "installed",
+]
+
+installed = catalogue
+"""The same function under the name that ``pcs_core`` gives it, where ``catalogue`` is this room."""

@@ -1,0 +1,1 @@
+"""The benchmark: suites, metrics, runs and reports, with the whole protocol pinned."""

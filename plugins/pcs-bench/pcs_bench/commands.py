@@ -1,0 +1,12 @@
+"""``pcs bench``: every command of the benchmark, each written in its own room."""
+
+from __future__ import annotations
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The benchmark: suites, metrics, runs and reports.")
+
+
+@app.callback()
+def bench() -> None:
+    """Run, score and report a suite with the protocol pinned."""

@@ -1,0 +1,1 @@
+"""Metrics: what is measured of pictures, each with its paper, model and preprocessing."""

@@ -1,0 +1,1 @@
+"""Suites: which subjects and which prompts, as data."""
