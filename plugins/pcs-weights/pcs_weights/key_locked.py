@@ -7,109 +7,23 @@ features, o for keys the key of the super-category, for values what trains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import nn
 
 from pcs_core import Technique, hookimpl
-from pcs_core.backbone import gather
-from pcs_core.data import AttnEdit, AttnState, Features, Fusion, TokenEdit
+from pcs_core.data import Features, Fusion
 from pcs_core.errors import CapabilityError
 from pcs_weights.merge import NOUNS, REGULARISATION
+from pcs_weights.rank_one import ConceptInput, Gate, KeyLocked
 from pcs_weights.text_moment import encode, inverse_moment
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pcs_core.data import Conditioning, Run, Site, Subject
+    from pcs_core.data import Run, Subject
 
 LOCAL = ("a photo of a {}",)
 GLOBAL = (*LOCAL, "a picture of a {}", "a drawing of a {}", "a nice {}", "the {}")
-
-
-class ConceptInput(TokenEdit):
-    """i [S d] of one concept: a running mean of what the text encoder makes of its word, in fits."""
-
-    def __init__(
-        self, start: Tensor, inverse: Tensor, decay: float, tokens: list[str], hosts: list[str]
-    ) -> None:
-        super().__init__(tokens, count=1, hosts=hosts, mode="fit", stacked=True)
-        self.decay = decay
-        self.register_buffer("inverse", inverse, persistent=False)
-        self.register_buffer("superclass", start.clone())
-        self.register_buffer("input", start.clone())
-        self.register_buffer("direction", torch.zeros_like(start))
-        self.point()
-
-    def point(self) -> None:
-        """Set ``direction`` [S d] = C^-1 i / i^T C^-1 i, so that s(e) is its product with e."""
-        turned = self.input @ self.inverse
-        self.direction.copy_(turned / (turned * self.input).sum(1, keepdim=True).clamp_min(1e-12))
-
-    @torch.no_grad()
-    def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
-        """Return ``text`` as it is; move i towards the encodings [b d] at ``span``."""
-        there = span[:, 0] >= 0
-        if self.training and there.any():
-            rows = torch.arange(len(span), device=text.device)[there]
-            seen = text.detach().float()[rows, span[there, 0]]
-            owner = torch.zeros_like(rows) if cond.subject is None else cond.subject[there]
-            count = torch.zeros_like(self.input[:, :1]).index_add(
-                0, owner, torch.ones_like(seen[:, :1])
-            )
-            mean = torch.zeros_like(self.input).index_add(0, owner, seen) / count.clamp_min(1)
-            step = (1 - self.decay) * (count > 0)
-            self.input.add_(step * (mean - self.input))
-            self.point()
-        return text
-
-
-class KeyLocked(AttnEdit):
-    """The edit of one site. Owns the value targets [S concepts width]; the inputs are borrowed."""
-
-    def __init__(
-        self, site: Site, weights: Sequence[Tensor], inputs: Sequence[ConceptInput], gate: Any
-    ) -> None:
-        super().__init__(site, stacked=True)
-        self.weights, self.inputs, self.gate = tuple(weights), tuple(inputs), gate
-        start = torch.stack([i.superclass for i in inputs], dim=1)
-        self.value = nn.Parameter(start @ weights[1].detach().float().T.to(start.device))
-
-    def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
-        """Take the concept's component out of keys and values and put the targets in its place."""
-        key, value = (w.detach().float() for w in self.weights)
-        text = state.context.float()
-        for slot, concept in enumerate(self.inputs):
-            subject = cond.subject
-            s = (text * gather(concept.direction, subject)[:, None]).sum(-1, keepdim=True)
-            gate = self.gate(s, cond, self.training)
-            own = gather(concept.input, subject)[:, None]
-            locked = gather(concept.superclass, subject)[:, None] @ key.T
-            trained = gather(self.value[:, slot], subject)[:, None]
-            scale = self.gate.strength
-            state.k = state.k + (scale * (gate * locked - s * (own @ key.T))).to(state.k.dtype)
-            state.v = state.v + (scale * (gate * trained - s * (own @ value.T))).to(state.v.dtype)
-        return state
-
-
-class Gate:
-    """The gate of a fit, and that of sampling, whose two numbers the user may change."""
-
-    def __init__(self, technique: KeyLocking) -> None:
-        self.fit = (technique.beta, technique.tau)
-        self.gated, self.strength = technique.gated, technique.strength
-
-    def __call__(self, s: Tensor, cond: Conditioning, training: bool) -> Tensor:
-        """Return the gate [b m 1] at similarities of that shape."""
-        if not self.gated:
-            return s
-        beta, tau = (torch.as_tensor(v, device=s.device) for v in self.fit)
-        if not training:
-            beta, tau = (cond.extra[f"key_locked.{n}"].view(-1, 1, 1) for n in ("beta", "tau"))
-        return torch.sigmoid((s - beta) / tau)
 
 
 class KeyLocking(Technique):
@@ -178,10 +92,10 @@ class KeyLocking(Technique):
             own = [c[min(slot, len(c) - 1)] for c in features.concepts]
             tokens, nouns = [c.token for c in own], [c.noun for c in own]
             inputs.append(ConceptInput(start[:, slot], inverse, self.decay, tokens, nouns))
+        gate = Gate(self.beta, self.tau, gated=self.gated, strength=self.strength)
         edits = []
         for site in sites:
-            weights = run.parameters("denoiser", f"{site.name}.to_[kv].weight")
-            pair = [weights[f"{site.name}.to_{p}.weight"] for p in "kv"]
-            edits.append(KeyLocked(site, pair, inputs, Gate(self)))
+            pair = [run.projection(site, part).weight for part in "kv"]
+            edits.append(KeyLocked(site, pair, inputs, gate))
         strengths = {"key_locked.beta": self.sample_beta, "key_locked.tau": self.sample_tau}
         return Fusion(tokens=tuple(inputs), attention=tuple(edits), strengths=strengths)

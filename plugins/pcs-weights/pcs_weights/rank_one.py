@@ -1,0 +1,102 @@
+"""The edits of Perfusion: a concept's mean input, and keys and values moved by gated rank-one terms.
+
+The formulas stand in :mod:`pcs_weights.key_locked`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pcs_core.backbone import gather
+from pcs_core.data import AttnEdit, AttnState, TokenEdit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Conditioning, Site
+
+
+class ConceptInput(TokenEdit):
+    """i [S d] of one concept: a running mean of what the text encoder makes of its word, in fits."""
+
+    def __init__(
+        self, start: Tensor, inverse: Tensor, decay: float, tokens: list[str], hosts: list[str]
+    ) -> None:
+        super().__init__(tokens, count=1, hosts=hosts, mode="fit", stacked=True)
+        self.decay = decay
+        self.register_buffer("inverse", inverse, persistent=False)
+        self.register_buffer("superclass", start.clone())
+        self.register_buffer("input", start.clone())
+        self.register_buffer("direction", torch.zeros_like(start))
+        self.point()
+
+    def point(self) -> None:
+        """Set ``direction`` [S d] = C^-1 i / i^T C^-1 i, so that s(e) is its product with e."""
+        turned = self.input @ self.inverse
+        self.direction.copy_(turned / (turned * self.input).sum(1, keepdim=True).clamp_min(1e-12))
+
+    @torch.no_grad()
+    def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
+        """Return ``text`` as it is; move i towards the encodings [b d] at ``span``."""
+        there = span[:, 0] >= 0
+        if self.training and there.any():
+            rows = torch.arange(len(span), device=text.device)[there]
+            seen = text.detach().float()[rows, span[there, 0]]
+            owner = torch.zeros_like(rows) if cond.subject is None else cond.subject[there]
+            count = torch.zeros_like(self.input[:, :1]).index_add(
+                0, owner, torch.ones_like(seen[:, :1])
+            )
+            mean = torch.zeros_like(self.input).index_add(0, owner, seen) / count.clamp_min(1)
+            step = (1 - self.decay) * (count > 0)
+            self.input.add_(step * (mean - self.input))
+            self.point()
+        return text
+
+
+class KeyLocked(AttnEdit):
+    """The edit of one site. Owns the value targets [S concepts width]; the inputs are borrowed."""
+
+    def __init__(
+        self, site: Site, weights: Sequence[Tensor], inputs: Sequence[ConceptInput], gate: Gate
+    ) -> None:
+        super().__init__(site, stacked=True)
+        self.weights, self.inputs, self.gate = tuple(weights), tuple(inputs), gate
+        start = torch.stack([i.superclass for i in inputs], dim=1)
+        self.value = nn.Parameter(start @ weights[1].detach().float().T.to(start.device))
+
+    def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
+        """Take the concept's component out of keys and values and put the targets in its place."""
+        key, value = (w.detach().float() for w in self.weights)
+        text = state.context.float()
+        for slot, concept in enumerate(self.inputs):
+            subject = cond.subject
+            s = (text * gather(concept.direction, subject)[:, None]).sum(-1, keepdim=True)
+            gate = self.gate(s, cond, self.training)
+            own = gather(concept.input, subject)[:, None]
+            locked = gather(concept.superclass, subject)[:, None] @ key.T
+            trained = gather(self.value[:, slot], subject)[:, None]
+            scale = self.gate.strength
+            state.k = state.k + (scale * (gate * locked - s * (own @ key.T))).to(state.k.dtype)
+            state.v = state.v + (scale * (gate * trained - s * (own @ value.T))).to(state.v.dtype)
+        return state
+
+
+class Gate:
+    """The gate of a fit, and that of sampling, whose two numbers the user may change."""
+
+    def __init__(self, beta: float, tau: float, *, gated: bool, strength: float) -> None:
+        self.fit = (beta, tau)
+        self.gated, self.strength = gated, strength
+
+    def __call__(self, s: Tensor, cond: Conditioning, training: bool) -> Tensor:
+        """Return the gate [b m 1] at similarities of that shape."""
+        if not self.gated:
+            return s
+        beta, tau = (torch.as_tensor(v, device=s.device) for v in self.fit)
+        if not training:
+            beta, tau = (cond.extra[f"key_locked.{n}"].view(-1, 1, 1) for n in ("beta", "tau"))
+        return torch.sigmoid((s - beta) / tau)
