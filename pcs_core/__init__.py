@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcs_core.assembly import load_recipe, recipe_from_document
+    from pcs_core.assembly import load_recipe, recipe_from_document, systems
     from pcs_core.backbone import Backbone
     from pcs_core.catalogue import installed
     from pcs_core.cli.destination import destination
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         sample,
         text_features,
     )
+    from pcs_core.engine.prepare import fit_image
     from pcs_core.errors import PcsError
     from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
     from pcs_core.storage import load, load_subject, save, sheet, write_png
@@ -39,6 +40,7 @@ _WHERE = {
     "destination": "pcs_core.cli.destination",
     "device_name": "pcs_core.cli.opening",
     "fit": "pcs_core.engine",
+    "fit_image": "pcs_core.engine.prepare",
     "hookimpl": "pcs_core.hookspecs",
     "installed": "pcs_core.catalogue",
     "load": "pcs_core.storage",
@@ -53,6 +55,7 @@ _WHERE = {
     "sample": "pcs_core.engine",
     "save": "pcs_core.storage",
     "sheet": "pcs_core.storage",
+    "systems": "pcs_core.assembly",
     "text_features": "pcs_core.engine",
     "write_png": "pcs_core.storage",
 }
@@ -66,6 +69,7 @@ __all__ = [
     "destination",
     "device_name",
     "fit",
+    "fit_image",
     "hookimpl",
     "installed",
     "load",
@@ -80,6 +84,7 @@ __all__ = [
     "sample",
     "save",
     "sheet",
+    "systems",
     "text_features",
     "write_png",
 ]

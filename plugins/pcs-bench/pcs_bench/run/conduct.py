@@ -1,0 +1,219 @@
+"""A whole run: what is missing is done, line by line, and nothing that is there is done again."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pcs_bench.run.engines import Event, Pool, devices, inline, ray_cluster
+from pcs_bench.run.keys import versions
+from pcs_bench.run.plan import BASELINES, Cell, Job, Protocol, cells, find_subject, jobs
+from pcs_bench.run.progress import Meter
+from pcs_bench.run.sets import score_sets
+from pcs_bench.run.store import PROTOCOL, SETS, Appender, Store, write_json
+from pcs_bench.run.work import Workplace, failed
+from pcs_core.errors import InputError
+
+ENGINES = ("local", "inline", "ray")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. ``errors`` are distinct reasons with the number of cells each stopped."""
+
+    cells: int
+    failed: int
+    kept: int
+    seconds: float
+    errors: Mapping[str, int]
+
+    @property
+    def exit_code(self) -> int:
+        """0: every cell done; 3: finished with failed rows."""
+        return 3 if self.errors else 0
+
+
+def run_bench(
+    protocol: Protocol,
+    folder: Path,
+    *,
+    workers: int = 0,
+    engine: str = "local",
+    suite: Any = None,
+    metrics: Any = None,
+    address: str = "",
+) -> Outcome:
+    """Run a protocol into ``folder``; go on there if it was begun.
+
+    ``suite`` and ``metrics`` stand in for those of the protocol, with engine "inline" only.
+
+    Raises
+    ------
+    InputError
+        No such suite, subject or backbone, settings that are none, or a folder in use.
+    """
+    from pcs_core import open_backbone
+
+    started = time.monotonic()
+    if engine not in ENGINES:
+        raise InputError(f"no engine {engine!r}: one of {', '.join(ENGINES)}")
+    if (suite is not None or metrics is not None) and engine != "inline":
+        raise InputError("a suite or metrics that only this process knows need engine 'inline'")
+    store = Store(folder.resolve())
+    if suite is None:
+        from pcs_bench import suites
+
+        suite = suites.load(protocol.suite)
+    check(protocol, suite)
+    card = open_backbone(protocol.backbone, device="cpu").card
+    with store.held():
+        known = store.cells()
+        todo = jobs(protocol)
+        of = {job: cells(protocol, suite, job) for job in todo}
+        write_json(store.folder / PROTOCOL, facts(protocol, suite, card, engine, of))
+
+        def known_of(job: Job) -> dict[str, Any]:
+            return {c.key: known[c.key] for c in of[job] if c.key in known}
+
+        place = Workplace(store, protocol, suite, metrics)
+        if engine == "inline":
+            events, count = inline(place, todo, known_of), 1
+        elif engine == "ray":
+            events, count = (
+                ray_cluster(store.folder, protocol, todo, known_of, address),
+                workers or 1,
+            )
+        else:
+            held = devices(protocol.device, workers, len(todo))
+            count = len(held)
+            threads = max(1, (os.cpu_count() or 1) // count) if protocol.device == "cpu" else 0
+            events = Pool(store.folder, protocol, held, threads).run(todo, known_of)
+        meter = Meter(sum(map(len, of.values())), todo, count)
+        with store.appending() as appender:
+            lines = follow(events, of, known, appender, meter)
+        sets = score_sets(place, of, lines)
+        write_json(store.folder / SETS, sets)
+    errors: dict[str, int] = {}
+    for line in lines.values():
+        for why in [line.get("error", ""), *line.get("errors", {}).values()]:
+            if why:
+                errors[why] = errors.get(why, 0) + 1
+    for row in sets:
+        if row.get("error"):
+            errors[row["error"]] = errors.get(row["error"], 0) + 1
+    return Outcome(meter.cells, meter.failed, meter.kept, time.monotonic() - started, errors)
+
+
+def follow(
+    events: Iterator[Event],
+    of: Mapping[Job, list[Cell]],
+    known: Mapping[str, Mapping[str, Any]],
+    appender: Appender,
+    meter: Meter,
+) -> dict[str, Mapping[str, Any]]:
+    """Write what happens; return the line of every cell. A cell that a job left out has failed."""
+    lines: dict[str, Mapping[str, Any]] = {}
+    worked: set[Job] = set()
+
+    def note(line: Mapping[str, Any]) -> None:
+        key = line["key"]
+        if line.get("kept"):
+            lines[key] = known[key]
+            meter.cell(state="kept")
+            return
+        fresh = key not in lines  # a job begun twice tells some of its cells twice
+        lines[key] = line
+        appender.add(line)
+        if fresh:
+            meter.cell(state=line["state"])
+
+    for event in events:
+        if event.line is not None:
+            if event.line["key"] in lines and lines[event.line["key"]].get("state") == "done":
+                continue
+            if not event.line.get("kept"):
+                worked.add(event.job)
+            note(event.line)
+            continue
+        for cell in of[event.job]:
+            if cell.key not in lines:
+                note(failed(cell, event.error or "its worker said nothing of it"))
+        meter.job(event.job, event.seconds, worked=event.job in worked)
+    return lines
+
+
+def check(protocol: Protocol, suite: Any) -> None:
+    """Refuse a protocol of which nothing could come.
+
+    Raises
+    ------
+    InputError
+        Names what is wrong. One unknown system among others is a failed row, not an error.
+    """
+    from pcs_bench.run.plan import split_setting
+    from pcs_core import installed
+
+    if protocol.seeds < 1 or protocol.prompts < 0:
+        raise InputError("give at least one seed, and no negative number of prompts")
+    if not protocol.subjects:
+        raise InputError(f"suite {suite.id!r} gives no subject")
+    for name in protocol.subjects:
+        find_subject(suite, name)
+    for name in protocol.systems:
+        if protocol.systems.count(name) > 1:
+            raise InputError(f"system {name!r} is named twice")
+    for setting in protocol.settings:
+        split_setting(setting)
+    held = {*installed().recipe_files(), *BASELINES}
+    known = [s for s in protocol.systems if s in held or s.endswith(".toml")]
+    if not [s for s in known if s not in BASELINES]:
+        from pcs_core.errors import nearest
+
+        asked = [s for s in protocol.systems if s not in BASELINES]
+        if not asked:
+            raise InputError("give at least one system: --systems a,b (see pcs systems)")
+        raise InputError(f"no system {asked[0]!r}{nearest(asked[0], held)}: see pcs systems")
+
+
+def facts(
+    protocol: Protocol, suite: Any, card: Any, engine: str, of: Mapping[Job, list[Cell]]
+) -> dict[str, Any]:
+    """Return what ``run.json`` says: the exact protocol, and where it ran."""
+    import torch
+
+    found = [find_subject(suite, name) for name in protocol.subjects]
+    return {
+        **protocol.document(),
+        "suite_kind": suite.kind,
+        "stands_for": getattr(suite, "stands_for", ""),
+        "subject_facts": [
+            {
+                "name": s.name,
+                "noun": s.noun,
+                "token": s.token,
+                "class": str(getattr(s, "class_", "") or ""),
+            }
+            for s in found
+        ],
+        "cells": [cell.key for row in of.values() for cell in row],
+        "backbone_card": {
+            "id": card.id,
+            "hash": card.hash,
+            "family": card.family,
+            "size": list(card.size),
+        },
+        "versions": versions(),
+        "engine": engine,
+        "machine": {
+            "system": platform.system(),
+            "architecture": platform.machine(),
+            "cores": os.cpu_count(),
+            "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        },
+        "written": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+    }

@@ -1,0 +1,187 @@
+"""One folder of a benchmark: the protocol, a line per cell, and pictures by content hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROTOCOL, CELLS, SETS, LOCK = "run.json", "cells.jsonl", "sets.json", ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """What lies in the folder of a benchmark. Every file appears whole or not at all."""
+
+    folder: Path
+
+    def picture(self, key: str) -> Path:
+        """Return where the picture of a cell lies."""
+        return self.folder / "pictures" / key[:2] / f"{key}.png"
+
+    def fit(self, key: str) -> Path:
+        """Return where the artifact of a fit lies; beside it ``<key>.json`` and ``<key>.work``."""
+        return self.folder / "fits" / key
+
+    def references(self, subject: str) -> Path:
+        """Return the folder of a subject's references as the backbone saw them."""
+        return self.folder / "references" / subject
+
+    def read_picture(self, key: str, sha256: str = "") -> Tensor | None:
+        """Return the picture [3 h w] in [0, 1], or None if it is missing, damaged or another one."""
+        from pcs_core import PcsError, read_planes
+
+        path = self.picture(key)
+        try:
+            if sha256 and file_hash(path) != sha256:
+                return None
+            return read_planes(path)[0]
+        except (PcsError, OSError):
+            return None
+
+    def write_picture(self, key: str, picture: Tensor) -> None:
+        """Write a picture [3 h w] in [0, 1].
+
+        Raises
+        ------
+        InputError
+            It holds nan, or cannot be written.
+        """
+        from pcs_core import write_png
+
+        write_png(picture, self.picture(key))
+
+    def cells(self) -> dict[str, dict[str, Any]]:
+        """Return the last line of each cell by its key. A line that a kill cut off is passed over."""
+        return read_lines(self.folder / CELLS)
+
+    def protocol(self) -> dict[str, Any]:
+        """Return the protocol of the last run.
+
+        Raises
+        ------
+        InputError
+            The folder holds no benchmark.
+        """
+        path = self.folder / PROTOCOL
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folder} holds no benchmark: give a folder made by `pcs bench run`"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} cannot be read ({error}): run the benchmark again") from error
+        return dict(found)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep a second run out of the folder for the duration. The system lets go after a kill.
+
+        Raises
+        ------
+        InputError
+            Another run is at work here.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / LOCK).open("w") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # no such locks on Windows
+                pass
+            except OSError:
+                raise InputError(
+                    f"another run is at work in {self.folder}: wait for it, or end it"
+                ) from None
+            yield
+
+    @contextlib.contextmanager
+    def appending(self) -> Iterator[Appender]:
+        """Give what adds lines to ``cells.jsonl``; a half line at its end is cut off first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / CELLS
+        cut_half_line(path)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            yield Appender(handle)
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True, slots=True)
+class Appender:
+    """Adds whole lines, each on disk before the next thing happens."""
+
+    handle: int
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Write one line."""
+        text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+        os.write(self.handle, text.encode())
+        os.fsync(self.handle)
+
+
+def read_lines(path: Path) -> dict[str, dict[str, Any]]:
+    """Return the last whole line of each ``key`` in a file of JSON lines, in order of first sight."""
+    found: dict[str, dict[str, Any]] = {}
+    if not path.exists():
+        return found
+    for raw in path.read_bytes().split(b"\n"):
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            line = json.loads(raw)
+            found[line["key"]] = line
+    return found
+
+
+def cut_half_line(path: Path) -> None:
+    """Remove what a kill left of a line at the end of ``path``."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write JSON whole, or not at all."""
+    write_bytes(path, (json.dumps(data, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole, or not at all.
+
+    Raises
+    ------
+    InputError
+        It cannot be written, as on a full disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 (hex) of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
