@@ -93,13 +93,15 @@ def train(
         Path | None,
         typer.Option(help="Stages autoencoder and latents: archive of the world (world.zip)."),
     ] = None,
-    focus: Annotated[
-        bool,
+    lesson: Annotated[
+        int,
         typer.Option(
-            help="Stages latents and diffusion: the first lessons (a few well-known things), in a "
-            "cache of their own; go on with --resume without it."
+            min=0,
+            max=2,
+            help="Stages latents and diffusion: 1 a few things, 2 all well-known things, each in a "
+            "cache of its own; go on with --resume. 0 is the whole world.",
         ),
-    ] = False,
+    ] = 0,
     decay_share: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the run, at its end, that lets the rate fall."),
@@ -129,7 +131,7 @@ def train(
         decay_share=decay_share,
     )
     if stage in _V1:
-        typer.echo(str(_train_v1(stage, settings, assets, focus)))
+        typer.echo(str(_train_v1(stage, settings, assets, lesson)))
         return
     if stage is Stage.vae:
         folder = vae.train(settings, _say)
@@ -143,7 +145,7 @@ def train(
     typer.echo(str(folder))
 
 
-def _train_v1(stage: Stage, settings: Settings, archive: Path | None, focus: bool) -> Path:
+def _train_v1(stage: Stage, settings: Settings, archive: Path | None, lesson: int) -> Path:
     """One stage of version 1; several processes of one run share out the work."""
     import os
 
@@ -153,8 +155,8 @@ def _train_v1(stage: Stage, settings: Settings, archive: Path | None, focus: boo
     from pcs_mini.world.grammar import vocabulary
 
     trained, cache = settings.out / "autoencoder", settings.out / "cache"
-    if focus:
-        cache = settings.out / "first-cache"
+    if lesson:
+        cache = settings.out / f"lesson{lesson}-cache"
     assets = open_assets(archive)
     if stage is Stage.autoencoder:
         return autoencoder.train(settings, latents.render(assets, 0, settings.pool)[0], _say)
@@ -163,7 +165,7 @@ def _train_v1(stage: Stage, settings: Settings, archive: Path | None, focus: boo
         share = slice(int(os.environ.get("RANK", 0)), None, int(os.environ.get("WORLD_SIZE", 1)))
         count, seed = settings.images, settings.seed
         latents.make_latents(
-            assets, trained, tokenizer, cache, count, _say, seed=seed, share=share, focus=focus
+            assets, trained, tokenizer, cache, count, _say, seed=seed, share=share, lesson=lesson
         )
         return cache
     return diffusion.train(settings, trained, tokenizer, cache, _say, diffusion.Watch())

@@ -46,43 +46,51 @@ class Latents:
         return len(self.ids)
 
 
-FIRST_STYLES = ("glossy", "flat", "rendered")
-"""Styles of the first lessons."""
+LESSON_STYLES = ("glossy", "flat", "rendered")
+"""Styles of the second lesson; the first has the first of them."""
+FEW = 48
+"""Things of the first lesson."""
 
 
-def first_lessons(cast: Cast) -> Cast:
-    """The part of a cast that a young denoiser sees: well-known things in three styles, and people.
+def lesson_cast(cast: Cast, lesson: int) -> Cast:
+    """The part of a cast that a young denoiser sees, 0 for the whole.
 
-    A few hundred drawings seen often teach what shapes are; thousands seen once do not.
+    Lesson 1 is a few well-known things in one style, lesson 2 all of them in three styles, and
+    people. That words decide shapes is learned from few drawings seen often; thousands seen once
+    teach colours and places only.
     """
-    wanted = set(core())
+    if lesson == 0:
+        return cast
+    known = [c for c in core() if any(m.concept == c and m.kind == "drawn" for m in cast.members)]
+    wanted = set(known[:FEW] if lesson == 1 else known)
+    styles = LESSON_STYLES[: 1 if lesson == 1 else None]
     return Cast(
         [
             m
             for m in cast.members
-            if m.kind == "person"
-            or (m.kind == "drawn" and m.concept in wanted and m.style in FIRST_STYLES)
+            if (m.kind == "person" and lesson > 1)
+            or (m.kind == "drawn" and m.concept in wanted and m.style in styles)
         ]
     )
 
 
 def render(
-    assets: Assets, first: int, count: int, seed: int = 0, *, focus: bool = False
+    assets: Assets, first: int, count: int, seed: int = 0, *, lesson: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. With ``focus`` three of four do, and the cast is that of the
-    :func:`first_lessons`. Pictures ``[n, 128, 128, 3]``, masks of all subjects
-    ``[n, 128, 128]`` (255 = subject) and captions.
+    like is learned from those. In a ``lesson`` three of four do, of the
+    :func:`lesson_cast`. Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]``
+    (255 = subject) and captions.
     """
-    cast = first_lessons(open_cast(assets)) if focus else open_cast(assets)
+    cast = lesson_cast(open_cast(assets), lesson)
     images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     masks = np.zeros((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
     captions = []
     for i in range(count):
         rng = np.random.default_rng((seed, first + i))
-        alone = 1 if (first + i) % (4 if focus else 2) else None
+        alone = 1 if (first + i) % (4 if lesson else 2) else None
         scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=alone)
         images[i] = scene.image
         for figure in scene.figures:
@@ -101,7 +109,7 @@ def make_latents(
     *,
     seed: int = 0,
     share: slice = slice(None),
-    focus: bool = False,
+    lesson: int = 0,
 ) -> None:
     """Render and encode `count` scenes into `folder`; files that are there already stay.
 
@@ -114,7 +122,7 @@ def make_latents(
         if path.exists():
             continue
         first = number * SHARD
-        scenes = render(assets, first, min(SHARD, count - first), seed, focus=focus)
+        scenes = render(assets, first, min(SHARD, count - first), seed, lesson=lesson)
         encode_shard(autoencoder, tokenizer, *scenes, path)
         report(f"latents: {path.name} of {-(-count // SHARD)}")
 
