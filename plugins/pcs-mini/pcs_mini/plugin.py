@@ -47,10 +47,11 @@ def feature_models() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def datasets() -> Mapping[str, str]:
-    """The shipped reference folders, the places of prompts, and the world as pre-training sets."""
+    """Reference folders, places of prompts, held-out members drawn to order, pre-training sets."""
     return {
         "mini.subjects": "pcs_mini.plugin:subjects",
         "mini.places": "pcs_mini.plugin:places",
+        "mini.held-out": "pcs_mini.held_out:studio",
         "mini-world": "pcs_mini.records:world",
         "mini-people": "pcs_mini.records:people",
     }
