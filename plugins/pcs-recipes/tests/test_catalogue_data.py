@@ -46,7 +46,7 @@ BACKBONES = frozenset(
     }
 )
 WITHOUT_BACKBONE = frozenset({"lora-dreambooth", "emu3", "gemini-2-flash-editing"})
-WITHOUT_CODE = frozenset({"gradient-free-search", "spatial-temporal-split"})
+WITHOUT_CODE = frozenset({"gradient-free-search"})
 """An optimizer and a recipe's phases: nothing that a recipe names as a technique."""
 
 
