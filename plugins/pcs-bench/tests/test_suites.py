@@ -1,0 +1,123 @@
+"""Suites load, refuse missing and changed pictures with instructions, and can be one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcs_bench import suites
+from pcs_core import write_png
+from pcs_core.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PCS_BENCH_IMAGES", str(tmp_path / "images"))
+    return tmp_path / "images"
+
+
+def photographs(folder: Path, count: int = 2) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        write_png(
+            torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(i)), folder / f"{i}.png"
+        )
+
+
+def test_dreambench_is_the_papers_size() -> None:
+    suite = suites.load("dreambench")
+    classes = [s.class_ for s in suite.subjects]
+    assert (len(classes), classes.count("live")) == (30, 9)
+    kinds = [p.kind for p in suite.by_class["live"]]
+    assert [kinds.count(k) for k in ("recontextualisation", "accessorisation", "property")] == [
+        10,
+        10,
+        5,
+    ]
+    kinds = [p.kind for p in suite.by_class["object"]]
+    assert [kinds.count(k) for k in ("recontextualisation", "property")] == [20, 5]
+
+
+@pytest.mark.parametrize("id", [i for i in suites.ids() if i.startswith("mini-")])
+def test_mini_suites_are_complete_offline(id: str) -> None:
+    suite = suites.load(id)
+    assert suite.stands_for
+    for subject in (suite.subjects[0], suite.subjects[-1]):
+        found = subject.folder()
+        assert found.name == subject.name
+        assert found.concept.token == subject.token
+        assert len(found.images) == len(found.captions) == len(found.files) >= 5
+        assert suite.prompts_for(subject)
+    names = [s.name for s in suite.subjects]
+    assert len(set(names)) == len(names)
+
+
+def test_subjects_of_the_mini_suites_are_held_out() -> None:
+    from pcs_core import installed
+
+    held = set(installed().get("datasets", "mini.held-out")().names())
+    for id in suites.ids():
+        for subject in suites.load(id).subjects if id.startswith("mini-") else ():
+            assert set(subject.folder.args[2]) <= held  # type: ignore[union-attr]
+
+
+def test_missing_pictures_say_where_to_get_them(images: Path) -> None:
+    with pytest.raises(InputError, match=r"google/dreambooth.*CC-BY.*git clone") as caught:
+        suites.load("dreambench").subjects[0].folder()
+    assert str(images) in str(caught.value)
+    with pytest.raises(InputError, match="unified test dataset"):
+        suites.load("survey-face")
+
+
+def test_a_changed_picture_is_refused(images: Path) -> None:
+    for number in range(6):
+        photographs(images / "dreambooth" / "backpack", 0) if number == 0 else None
+        write_png(torch.zeros(3, 8, 8), images / "dreambooth" / "backpack" / f"{number:02d}.jpg")
+    with pytest.raises(InputError, match=r"00\.jpg differs from the manifest"):
+        suites.load("dreambench").subjects[0].folder()
+
+
+def test_the_surveys_package_is_read_as_its_code_reads_it(images: Path) -> None:
+    root = images / "pcs_dataset"
+    photographs(root / "face" / "id00")
+    face = {
+        f"prompt_{k}": ["a photo of {0} {1} running"] * 10
+        for k in ("accessory", "style", "action", "context")
+    }
+    face["id_with_gender"] = {f"id{i:02d}": "man" for i in range(15)}
+    (root / "info.json").write_text(json.dumps({"face": face}))
+    suite = suites.load("survey-face")
+    assert (len(suite.subjects), len(suite.prompts_for(suite.subjects[0]))) == (15, 40)
+    assert suite.prompts[0].text == "a photo of {token} {noun} running"
+    assert len(suite.subjects[0].folder().images) == 2
+
+
+def test_custom_diffusion_prompts_become_placeholders(images: Path) -> None:
+    folder = images / "custom-diffusion" / "prompts"
+    folder.mkdir(parents=True)
+    (folder / "cat.txt").write_text("photo of a <new1> cat  \n<new1> cat in the sea")
+    (folder / "cat_chair.txt").write_text("A chair and a cat\n")
+    suite = suites.load("custom-10")
+    of = {s.name: suite.prompts_for(s) for s in suite.subjects if s.name in ("cat", "cat_chair")}
+    assert [p.text for p in of["cat"]] == ["photo of a {token} {noun}", "{token} {noun} in the sea"]
+    assert of["cat_chair"][0].text == "A {token2} {noun2} and a {token} {noun}"
+
+
+def test_a_suite_of_ones_own(tmp_path: Path) -> None:
+    photographs(tmp_path / "mine" / "rex")
+    with pytest.raises(InputError, match="has no noun"):
+        suites.make(tmp_path / "mine")
+    suite = suites.load(suites.make(tmp_path / "mine", ["rex=dog"], kind="pet"))
+    assert suite.subjects[0].folder().concept.noun == "dog"
+    assert len(suite.prompts_for(suite.subjects[0])) == 25
+    write_png(torch.ones(3, 16, 16), tmp_path / "mine" / "rex" / "0.png")
+    with pytest.raises(InputError, match="differs from the manifest"):
+        suite.subjects[0].folder()
+
+
+def test_an_unknown_suite_is_told_the_nearest() -> None:
+    with pytest.raises(InputError, match="mini-object"):
+        suites.load("mini-objects")
