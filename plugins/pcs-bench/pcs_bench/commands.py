@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import typer
 
+from pcs_bench.run import commands as running
+
 app = typer.Typer(no_args_is_help=True, help="The benchmark: suites, metrics, runs and reports.")
 
 
 @app.callback()
 def bench() -> None:
     """Run, score and report a suite with the protocol pinned."""
+
+
+app.command()(running.run)
+app.command()(running.report)

@@ -6,8 +6,42 @@ from collections.abc import Mapping
 
 from pcs_core.hookspecs import catalogue_hookimpl
 
+_ENTRIES = "pcs_bench.metrics.entries"
+
 
 @catalogue_hookimpl
 def commands() -> Mapping[str, str]:
     """``pcs bench ...``."""
     return {"bench": "pcs_bench.commands:app"}
+
+
+@catalogue_hookimpl
+def metrics() -> Mapping[str, str]:
+    """Functions of no argument that return a :class:`pcs_bench.metrics.Metric`."""
+    return {
+        "clip-t": f"{_ENTRIES}:clip_t",
+        "clip-i": f"{_ENTRIES}:clip_i",
+        "dino-i": f"{_ENTRIES}:dino_i",
+        "dinov2-i": f"{_ENTRIES}:dinov2_i",
+        "identity.dlib": f"{_ENTRIES}:identity",
+        "fid": f"{_ENTRIES}:fid",
+        "inception-score": f"{_ENTRIES}:inception_score",
+        "image-reward": f"{_ENTRIES}:image_reward",
+        "hps-v2": f"{_ENTRIES}:hps_v2",
+        "pick-score": f"{_ENTRIES}:pick_score",
+        "lpips-diversity": f"{_ENTRIES}:lpips_diversity",
+        "copy": f"{_ENTRIES}:copy",
+        "prompt-drop": f"{_ENTRIES}:prompt_drop",
+        "pair-subjects": f"{_ENTRIES}:pair_subjects",
+        "identity-mixing": f"{_ENTRIES}:identity_mixing",
+        "mini.clip-t": f"{_ENTRIES}:mini_clip_t",
+        "mini.clip-i": f"{_ENTRIES}:mini_clip_i",
+        "mini.masked-i": f"{_ENTRIES}:mini_masked_i",
+        "mini.copy": f"{_ENTRIES}:mini_copy",
+        "mini.background-leak": f"{_ENTRIES}:mini_background_leak",
+        "mini.prompt-drop": f"{_ENTRIES}:mini_prompt_drop",
+        "mini.diversity": f"{_ENTRIES}:mini_diversity",
+        "mini.fid": f"{_ENTRIES}:mini_fid",
+        "mini.pair-subjects": f"{_ENTRIES}:mini_pair_subjects",
+        "mini.identity-mixing": f"{_ENTRIES}:mini_identity_mixing",
+    }

@@ -19,7 +19,7 @@ from pcs_core.data import Concept, Subject
 from pcs_core.errors import InputError
 from pcs_core.testing import make_subject
 
-FEW = ("lora-dreambooth:tune.steps=2", "textual-inversion:embed.steps=2", "sample.steps=2")
+FEW = ("lora-dreambooth:tune.steps=2", "textual-inversion:token.steps=2", "sample.steps=2")
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
 def test_settings_and_order() -> None:
     assert split_setting("dreambooth:tune.steps=2") == ("dreambooth", "tune.steps=2")
     assert split_setting("a.b=c:d") == ("", "a.b=c:d")
-    assert PROTOCOL.overrides("textual-inversion") == ("embed.steps=2", "sample.steps=2")
+    assert PROTOCOL.overrides("textual-inversion") == ("token.steps=2", "sample.steps=2")
     assert [j.system for j in jobs(PROTOCOL)] == ["untuned", "copy", "lora-dreambooth"]
     assert Protocol.read(json.loads(json.dumps(PROTOCOL.document()))) == PROTOCOL
 

@@ -1,0 +1,169 @@
+"""``pcs bench run`` and ``pcs bench report``. Heavy imports wait."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_bench.run.conduct import Outcome
+
+Backbone = Annotated[
+    str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
+]
+Device = Annotated[
+    str, typer.Option("--device", help="cpu, cuda ...; auto takes a GPU where there is one.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="[SYSTEM:]KEY=VALUE",
+        help="Change a setting, as in pcs fit, of one system or all. Repeatable.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, help="Processes at work; 0: one per core or device.")
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics", help="Metrics by id, as a,b (see pcs bench metrics).", show_default=False
+    ),
+]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder to make, or to go on in.", show_default=False
+    ),
+]
+
+
+def run(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's id, or its file.")],
+    out: Out,
+    systems: Annotated[
+        str,
+        typer.Option(
+            "--systems", help='Systems, as a,b; "ready" and "recipe" stand for all that are so far.'
+        ),
+    ] = "ready",
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures of each prompt.")] = 4,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Subjects; 0: all.")] = 0,
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, help="Prompts of each subject; 0: all.")
+    ] = 0,
+    backbone: Backbone = "mini",
+    metrics: Metrics = None,
+    settings: Settings = None,
+    fit_seed: Annotated[int, typer.Option("--fit-seed", min=0, help="Seed of every fit.")] = 0,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Also untuned, and copies.")
+    ] = True,
+    workers: Workers = 0,
+    engine: Annotated[str, typer.Option("--engine", help="local, or ray.")] = "local",
+    device: Device = "auto",
+) -> None:
+    """Fit, draw and score every system on every subject of SUITE; a line per picture in DIR/cells.jsonl.
+
+    The same command goes on after an interruption: what is there is not done again. Exit 0: every cell
+    is done; 3: finished, some have failed (their lines say why); 2: bad input.
+    """
+    from pcs_bench import suites
+    from pcs_bench.run.conduct import run_bench
+    from pcs_bench.run.plan import BASELINES, Protocol
+    from pcs_core import device_name
+
+    held = suites.load(suite)
+    names = tuple(s.name for s in held.subjects)
+    chosen = named_systems(systems)
+    protocol = Protocol(
+        suite=suite,
+        systems=(*(b for b in BASELINES if baselines and b not in chosen), *chosen),
+        subjects=names[:limit] if limit else names,
+        seeds=seeds,
+        prompts=prompts,
+        fit_seed=fit_seed,
+        backbone=backbone,
+        device=device_name(device),
+        settings=tuple(settings or ()),
+        metrics=named_metrics(metrics),
+    )
+    outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
+    tell(outcome, out)
+
+
+def tell(outcome: Outcome, out: Path) -> None:
+    """Say how a run ended, and leave with its exit code."""
+    typer.echo(
+        f"{outcome.cells - outcome.failed} of {outcome.cells} cells done, {outcome.kept} of them before",
+        err=True,
+    )
+    for why, count in sorted(outcome.errors.items(), key=lambda e: -e[1])[:10]:
+        typer.echo(f"  {count} x {why}", err=True)
+    typer.echo(str(out))
+    if outcome.exit_code:
+        raise typer.Exit(outcome.exit_code)
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pcs bench run.")],
+    alignment: Annotated[
+        str, typer.Option("--alignment", help="Metric across the trade-off.", show_default=False)
+    ] = "",
+    fidelity: Annotated[
+        str, typer.Option("--fidelity", help="Metric up the trade-off.", show_default=False)
+    ] = "",
+    title: Annotated[str, typer.Option("--title", help="Heading.", show_default=False)] = "",
+) -> None:
+    """Write DIR/report.html, .csv, .json and .tex from what is done so far."""
+    from pcs_bench.report.write import write_report
+
+    for path in write_report(
+        folder.expanduser(), alignment=alignment, fidelity=fidelity, title=title
+    ):
+        typer.echo(str(path))
+
+
+def named_systems(text: str) -> tuple[str, ...]:
+    """Return the systems that ``"a,b"`` names, "ready" and "recipe" spelled out.
+
+    Raises
+    ------
+    InputError
+        It names none.
+    """
+    from pcs_core import systems
+
+    found: dict[str, None] = {}
+    for name in (part.strip() for part in text.split(",")):
+        if name in ("ready", "recipe"):
+            states = ("ready",) if name == "ready" else ("ready", "recipe")
+            found |= dict.fromkeys(row.id for row in systems() if row.status in states)
+        elif name:
+            found[name] = None
+    if not found:
+        raise InputError("give at least one system: --systems a,b (see pcs systems)")
+    return tuple(found)
+
+
+def named_metrics(text: str | None) -> tuple[str, ...]:
+    """Return the metrics that ``"a,b"`` names; without a text all of the catalogue that open here."""
+    from pcs_bench import metrics
+    from pcs_core import PcsError, installed
+
+    if text is not None:
+        return tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
+    found = []
+    for id in installed().ids("metrics"):
+        try:
+            metrics.get(id)
+        except PcsError as error:
+            typer.echo(f"left out: metric {id}: {error}", err=True)
+        else:
+            found.append(id)
+    return tuple(found)
