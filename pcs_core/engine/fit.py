@@ -41,7 +41,7 @@ from pcs_core.engine.pools import encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import CapabilityError, RecipeError
+from pcs_core.errors import CapabilityError, InputError, RecipeError
 from pcs_core.merge import flatten_losses, merge_fusions, merge_masks, reduce_loss
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ def fit(
     work: Path | None = None,
     resume: bool = False,
     adapter: str | Path | Personalization | None = None,
+    keep: Callable[[Sequence[Personalization]], Sequence[bool]] | None = None,
+    checkpoints: int = 8,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -85,7 +87,8 @@ def fit(
     the gradients of separate runs; otherwise one after the other. ``work`` is a folder for
     checkpoints and cached pictures; with ``resume`` a fit goes on from there, bit for bit on a CPU.
     ``adapter`` is the folder of a pre-trained system's weights, where no plugin holds them for this
-    backbone.
+    backbone. ``keep`` is shown the subjects as they are at ``checkpoints`` even points, the end among
+    them, and says of each whether it is the best so far: that one is returned. It may draw.
 
     Raises
     ------
@@ -94,6 +97,8 @@ def fit(
     RecipeError, ConflictError
         The recipe does not fit together.
     """
+    if keep is not None and resume:
+        raise InputError("a fit that chooses among its checkpoints cannot be resumed: start anew")
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     if not isinstance(recipe, Recipe):
@@ -114,6 +119,7 @@ def fit(
         fitting = Fitting(
             recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
         )
+        fitting.keep, fitting.looks = keep, checkpoints
         with suspended(opened):
             results += fitting.run()
     return results
@@ -137,6 +143,9 @@ class Fitting:
     losses: dict[str, list[float]] = field(default_factory=dict)
     snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     done: int = 0
+    keep: Callable[[Sequence[Personalization]], Sequence[bool]] | None = None
+    looks: int = 0
+    kept: dict[str, Personalization] = field(default_factory=dict)
 
     def run(self) -> list[Personalization]:
         """Prepare, train every phase, and return the personalizations."""
@@ -193,7 +202,21 @@ class Fitting:
                 if phase.steps:
                     self._phase(number, phase, fusion)
             finished = self._finish(fusion)
-        return finished
+            self._look(finished)
+        return [self.kept.get(person.subject, person) for person in finished]
+
+    def _look(self, persons: Sequence[Personalization]) -> None:
+        if self.keep is None:
+            return
+        for person, best in zip(persons, self.keep(persons), strict=True):
+            if best:
+                self.kept[person.subject] = person
+
+    def _due(self) -> bool:
+        """Return whether a checkpoint before the end is to be looked at after this step."""
+        if self.keep is None or self.done >= self.total:
+            return False
+        return self.done * self.looks // self.total > (self.done - 1) * self.looks // self.total
 
     def _phase(self, number: int, phase: Phase, fusion: Fusion) -> None:
         everything = trainable(fusion)
@@ -259,6 +282,8 @@ class Fitting:
                 losses=self.losses,
                 last=index + 1 == phase.steps,
             )
+            if self._due():
+                self._look(self._finish(fusion))
         if phase.restore:
             self._restore(phase, everything)
 

@@ -37,6 +37,9 @@ class MetricFacts:
     higher: bool = True
     needs: str = ""
     per: str = "picture"
+    model: str = ""
+    preprocessing: str = ""
+    licence: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +192,9 @@ def metric_facts(id: str) -> MetricFacts:
         better not in ("lower", "less", "low"),
         needs if isinstance(needs, str) else ", ".join(map(str, needs)),
         str(getattr(found, "per", "picture")),
+        str(getattr(found, "model", "")),
+        str(getattr(found, "preprocessing", "")),
+        str(getattr(found, "licence", "")),
     )
 
 

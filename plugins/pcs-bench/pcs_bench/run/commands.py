@@ -11,6 +11,7 @@ from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_bench.run.conduct import Outcome
+    from pcs_bench.suites import Suite
 
 Backbone = Annotated[
     str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
@@ -91,7 +92,7 @@ def run(
         backbone=backbone,
         device=device_name(device),
         settings=tuple(settings or ()),
-        metrics=named_metrics(metrics),
+        metrics=named_metrics(metrics, held, backbone),
     )
     outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
     tell(outcome, out)
@@ -151,19 +152,18 @@ def named_systems(text: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def named_metrics(text: str | None) -> tuple[str, ...]:
-    """Return the metrics that ``"a,b"`` names; without a text all of the catalogue that open here."""
+def named_metrics(text: str | None, suite: Suite, backbone: str) -> tuple[str, ...]:
+    """Return the metrics that ``"a,b"`` names; without a text those that fit backbone and suite.
+
+    The Mini rulers know the Mini backbone alone, and no other metric knows it: they are never mixed.
+    """
     from pcs_bench import metrics
-    from pcs_core import PcsError, installed
 
     if text is not None:
         return tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
-    found = []
-    for id in installed().ids("metrics"):
-        try:
-            metrics.get(id)
-        except PcsError as error:
-            typer.echo(f"left out: metric {id}: {error}", err=True)
-        else:
-            found.append(id)
+    found = [id for id in metrics.ids() if id.startswith("mini.") == (backbone == "mini")]
+    only = {"pair": ("pair-", "mixing"), "face": ("identity.",)}
+    for kind, words in only.items():
+        if suite.kind != kind:
+            found = [id for id in found if not any(word in id for word in words)]
     return tuple(found)

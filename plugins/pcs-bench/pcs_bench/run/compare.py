@@ -86,7 +86,7 @@ def compare(
         backbone=backbone,
         device=device_name(device),
         settings=tuple(settings or ()),
-        metrics=named_metrics(metrics),
+        metrics=named_metrics(metrics, held, backbone),
     )
     outcome = run_bench(protocol, out, workers=workers)
     pages = write_report(out, title=f"{folder.name}: {', '.join(chosen)}")

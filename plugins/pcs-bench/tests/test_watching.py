@@ -1,0 +1,100 @@
+"""Choosing a checkpoint: the fit is not disturbed, and the best trade is what comes back."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_bench.run.watching import Watch
+from pcs_core import fit, load_recipe, open_backbone
+from pcs_core.errors import InputError
+from pcs_core.testing import make_subject
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    return open_backbone("tiny")
+
+
+def recipe(steps: int = 8) -> Any:
+    return load_recipe("lora-dreambooth", overrides=[f"tune.steps={steps}", "sample.steps=2"])
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(torch.equal(a.tensors[k], b.tensors[k]) for k in a.tensors)
+
+
+class Script:
+    """Gives the scores it was told: copies and untuned first, then one number per checkpoint."""
+
+    def __init__(self, *values: float) -> None:
+        self.values = list(values)
+
+    def score(self, pictures: Any, **_: Any) -> Any:
+        return torch.full((len(pictures),), self.values.pop(0))
+
+
+def test_drawing_at_checkpoints_does_not_disturb_the_fit(backbone: Any) -> None:
+    subject = make_subject()
+    seen = []
+
+    def keep(persons: Any) -> list[bool]:
+        from pcs_core import sample
+
+        sample(persons[0], backbone, "a <fido>", seed=5, steps=2)
+        seen.append(persons[0])
+        return [True]
+
+    (watched,) = fit(recipe(), subject, backbone, keep=keep, checkpoints=4)
+    (alone,) = fit(recipe(), subject, backbone)
+    assert len(seen) == 4  # steps 2, 4, 6 and the end
+    assert same(watched, alone)
+    assert not same(seen[0], seen[1])
+
+
+def test_the_best_is_returned_for_each_subject(backbone: Any) -> None:
+    subjects = [make_subject("fido"), make_subject("rex", seed=1)]
+    seen = []
+
+    def keep(persons: Any) -> list[bool]:
+        seen.append(persons)
+        return [len(seen) <= 2, len(seen) == 1]
+
+    first, second = fit(recipe(), subjects, backbone, keep=keep, checkpoints=4)
+    assert first is seen[1][0]
+    assert second is seen[0][1]
+
+
+def test_the_point_before_overfitting_is_kept(backbone: Any) -> None:
+    subject = make_subject()
+    # checkpoint, untuned, copies, then three more checkpoints; alignment falls, fidelity rises
+    watch = Watch(
+        [subject],
+        backbone,
+        alignment=Script(0.9, 0.9, 0.1, 0.8, 0.5, 0.15),
+        fidelity=Script(0.2, 0.1, 0.9, 0.6, 0.7, 0.85),
+    )
+    shown = []
+
+    def keep(persons: Any) -> list[bool]:
+        shown.append(persons[0])
+        return watch(persons)
+
+    (kept,) = fit(recipe(), subject, backbone, keep=keep, checkpoints=4)
+    assert kept is shown[1]
+    merits = [point.merit for point in watch.points["fido"]]
+    assert merits.index(max(merits)) == 1
+    assert [round(p.fidelity, 3) for p in watch.points["fido"]] == [0.125, 0.625, 0.75, 0.938]
+    assert all(0 <= p.alignment <= 1 for p in watch.points["fido"])
+
+
+def test_no_resume_and_no_baseline_to_scale_by(backbone: Any) -> None:
+    with pytest.raises(InputError, match="cannot be resumed"):
+        fit(recipe(2), make_subject(), backbone, keep=lambda persons: [True], resume=True)
+    flat = SimpleNamespace(score=lambda pictures, **_: torch.ones(len(pictures)))
+    watch = Watch([make_subject()], backbone, alignment=flat, fidelity=flat)
+    (kept,) = fit(recipe(2), make_subject(), backbone, keep=watch, checkpoints=2)
+    assert kept.subject == "fido"
