@@ -64,7 +64,7 @@ class Conditioning:
     @property
     def rows(self) -> int:
         """Number of batch rows."""
-        return int(self.text.shape[0])
+        return self.text.shape[0]  # not int(): an exported graph keeps it open
 
 
 def concatenate(parts: tuple[Conditioning, ...]) -> Conditioning:

@@ -89,6 +89,10 @@ class Edit(nn.Module):
     """
 
     STAGES: ClassVar[tuple[str, ...]] = ()
+    PADDED: ClassVar[Mapping[str, int]] = {}
+    """Tensor -> the axis along which zeros may be added without a change: a rank."""
+    FACTORS: ClassVar[tuple[str, ...]] = ()
+    """Buffers that are not stored, yet differ with a recipe's settings: a scale."""
     claims: tuple[str, ...] = ()
 
     def __init__(

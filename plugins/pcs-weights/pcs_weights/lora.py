@@ -25,9 +25,13 @@ Mode = Literal["fit", "sample", "both"]
 class LowRank(WeightEdit):
     """Stacked factors A [S, r, in] and B [S, out, r] on one linear or convolution layer."""
 
+    PADDED = {"A": 1, "B": 2}
+    FACTORS = ("scale",)
+
     def __init__(self, site: Site, start: Tensor, scale: float, mode: Mode = "both") -> None:
         super().__init__(site, stacked=True, mode=mode)
-        self.scale = scale
+        # of the recipe: nothing an artifact needs to hold
+        self.register_buffer("scale", torch.tensor(scale), persistent=False)
         self.A = nn.Parameter(start)
         self.B = nn.Parameter(torch.zeros(start.shape[0], site.shape[0], start.shape[1]))
 
