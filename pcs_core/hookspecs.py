@@ -84,7 +84,11 @@ class CatalogueSpecs:
 
     @catalogue_hookspec
     def exporters(self) -> Mapping[str, str]:
-        """Id -> a function that writes an artifact in another tool's format."""
+        """Id -> a function that writes an attached system in another tool's format.
+
+        ``(attachment, folder, recipe, features, baked, *, options) -> manifest``; ``features`` are
+        stacked [1 ...], ``baked`` the names of the tensors that no subject changes.
+        """
         raise NotImplementedError
 
     @catalogue_hookspec
@@ -110,6 +114,11 @@ class CatalogueSpecs:
     @catalogue_hookspec
     def mergers(self) -> Mapping[str, str]:
         """Method id -> a function ``(personalizations, backbone, **settings) -> Personalization``."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def watchers(self) -> Mapping[str, str]:
+        """Id -> a function ``(subjects, backbone) -> keep``, which chooses among a fit's checkpoints."""
         raise NotImplementedError
 
     @catalogue_hookspec

@@ -10,6 +10,7 @@ import pcs_core
 from pcs_core.cli.check import check
 from pcs_core.cli.doctor import doctor
 from pcs_core.cli.explain import explain
+from pcs_core.cli.export import export
 from pcs_core.cli.fit import fit
 from pcs_core.cli.listings import plugins, systems, techniques
 from pcs_core.cli.merge import merge
@@ -68,6 +69,7 @@ for command in (
     fit,
     sample,
     merge,
+    export,
     pretrain,
     systems,
     techniques,

@@ -65,8 +65,10 @@ def merge(
         emit(str(target.folder))
 
 
-def read_settings(texts: Sequence[str], method: str, merger: Callable[..., Any]) -> dict[str, Any]:
-    """Return the settings of a merger, ``KEY=VALUE`` with VALUE in TOML or a bare word.
+def read_settings(
+    texts: Sequence[str], method: str, merger: Callable[..., Any], *, option: str = "--set"
+) -> dict[str, Any]:
+    """Return the settings of a merger or exporter, ``KEY=VALUE`` with VALUE in TOML or a bare word.
 
     Raises
     ------
@@ -79,16 +81,16 @@ def read_settings(texts: Sequence[str], method: str, merger: Callable[..., Any])
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals):
-            raise InputError(f"--set {text!r}: write KEY=VALUE")
+            raise InputError(f"{option} {text!r}: write KEY=VALUE")
         if key not in known:
             hint = nearest(key, known) or f" (known: {', '.join(known) or 'none'})"
-            raise UnknownNameError(f"--set: {method} has no setting {key!r}{hint}")
+            raise UnknownNameError(f"{option}: {method} has no setting {key!r}{hint}")
         try:
             values[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             values[key] = value
         if not like(values[key], known[key]):
-            raise InputError(f"--set {text}: {key} is written as {show(known[key])}")
+            raise InputError(f"{option} {text}: {key} is written as {show(known[key])}")
     return values
 
 

@@ -84,6 +84,19 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option("--engine", help="What runs the deployment: onnx ...", show_default=False),
+    ] = None,
+    deployment: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployment",
+            metavar="DIR",
+            help="A folder that pcs export wrote, to draw with in place of the backbone.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -100,6 +113,9 @@ def sample(
     from pcs_core.cli.progress import reporting
     from pcs_core.data import SampleSettings
 
+    deployed = engine is not None or deployment is not None
+    if deployed and (base is not None or backbone is not None):
+        raise InputError("--deployment holds its own backbone: leave out --base and --backbone")
     artifact, prompt = split_words(words, base, backbone)
     target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
     person = open_artifact(artifact) if artifact else None
@@ -116,7 +132,10 @@ def sample(
     with reporting("opening") as reporter:
         from pcs_core.engine import sample as engine_sample
 
-        opened = open_for_sampling(person, base, backbone, device)
+        if deployed:
+            opened = open_deployed(person, deployment, engine, device)
+        else:
+            opened = open_for_sampling(person, base, backbone, device)
         pictures = engine_sample(
             person,
             opened,
@@ -133,6 +152,8 @@ def sample(
         )
     facts = describe(person, artifact, opened, prompt, seed, count, settings)
     facts |= described(wanted, strengths)
+    if deployed:
+        facts["engine"] = dict(getattr(opened, "engine", {}))
     if pictures.dim() == 5:
         facts["clips"] = clip_facts(count, pictures.shape[2])
     write(target, pictures, facts)
@@ -231,6 +252,17 @@ def open_for_sampling(
     if person is not None:
         return open_for(person, backbone, device)
     return open_backbone(backbone_name(base or "mini"), device=device_name(device))
+
+
+def open_deployed(
+    person: Personalization | None, folder: Path | None, engine: str | None, device: str
+) -> Backbone:
+    """Open a deployment to draw with; it must be of the backbone that ``person`` was made on."""
+    from pcs_core.cli.opening import device_name
+    from pcs_core.engine.opening import open_deployment, resolve_backbone
+
+    where = None if folder is None else folder.expanduser()
+    return resolve_backbone(open_deployment(where, engine, device=device_name(device)), person)
 
 
 def describe(

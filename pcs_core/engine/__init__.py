@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.engine.builtin import CoreDenoise
+from pcs_core.engine.exporting import export
 from pcs_core.engine.fit import Progress, fit
 from pcs_core.engine.merging import merge_personalizations
 from pcs_core.engine.opening import open_backbone
@@ -14,6 +15,7 @@ __all__ = [
     "CoreDenoise",
     "Progress",
     "SampleProgress",
+    "export",
     "fit",
     "merge_personalizations",
     "open_backbone",

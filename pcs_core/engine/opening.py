@@ -52,6 +52,42 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     )
 
 
+def open_deployment(
+    folder: str | Path | None, engine: str | None, *, device: str = "cpu"
+) -> Backbone:
+    """Open what ``pcs export --to ENGINE`` wrote, as a backbone. Without ``engine``: whichever reads it.
+
+    Raises
+    ------
+    UnknownNameError
+        No installed plugin reads deployments of this engine.
+    InputError
+        No folder is given, or it is no deployment of this engine.
+    """
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    engines = [id for id in known.ids("exporters") if id in known.ids("loaders")]
+    if engine is not None and engine not in engines:
+        raise UnknownNameError(
+            f"no engine {engine!r}{nearest(engine, engines)} "
+            f"(installed: {', '.join(engines) or 'none; install pcs-onnx'})"
+        )
+    if folder is None:
+        raise InputError(
+            f"engine {engine!r} runs a deployment: name its folder, "
+            f"which `pcs export SYSTEM --to {engine} --out DIR` makes"
+        )
+    for name in engines if engine is None else [engine]:
+        opened = known.get("loaders", name)(folder, id=str(folder), device=device, dtype=None)
+        if opened is not None:
+            return opened  # type: ignore[no-any-return]
+    raise InputError(
+        f"{str(folder)!r} is no deployment{f' of engine {engine!r}' if engine else ''}: "
+        f"`pcs export SYSTEM --to {engine or 'onnx'} --out DIR` makes one"
+    )
+
+
 def resolve_person(person: Personalization | Path | str | None) -> Personalization | None:
     """Load a personalization from its folder if that is what was given."""
     if isinstance(person, str | Path):

@@ -21,6 +21,7 @@ from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import (
     check_layout,
     check_prompts,
+    open_deployment,
     resolve_backbone,
     resolve_person,
 )
@@ -63,6 +64,8 @@ def sample(
     negative: str | None = None,
     layout: Layout | None = None,
     strengths: Mapping[str, float] | None = None,
+    engine: str | None = None,
+    deployment: Path | str | None = None,
     watch: Sequence[Callable[[SampleProgress], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
@@ -71,7 +74,8 @@ def sample(
 
     ``person`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``layout`` says where things should stand;
-    ``strengths`` change the fusion's named numbers. Picture i starts from noise seeded ``seed + i``,
+    ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
+    for ``engine``, drawn with in place of the backbone. Picture i starts from noise seeded ``seed + i``,
     whatever else is drawn with it.
 
     Raises
@@ -83,6 +87,8 @@ def sample(
         The backbone is not the one the personalization was made on.
     """
     person = resolve_person(person)
+    if engine is not None or deployment is not None:
+        backbone = open_deployment(deployment, engine)
     opened = resolve_backbone(backbone, person)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
