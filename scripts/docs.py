@@ -142,10 +142,13 @@ def _coverage_of(fact: Any, id: str, built: dict[str, list[str]]) -> str:
 def plugins_part(_: Sequence[SystemRow]) -> str:
     """Return the README's table of distributions."""
     text = "| distribution | what it holds |\n|---|---|\n"
-    for path in sorted(ROOT.glob("plugins/*/pyproject.toml")):
+    rooms = (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml"))
+    for path in sorted(rooms, key=lambda p: p.parent.name):
         project = tomllib.loads(path.read_text("utf-8"))["project"]
         words = project["description"].removeprefix("PCS ")
-        text += _row(f"[`{project['name']}`](plugins/{path.parent.name}/README.md)", words)
+        text += _row(
+            f"[`{project['name']}`]({path.parent.parent.name}/{path.parent.name}/README.md)", words
+        )
     return text
 
 

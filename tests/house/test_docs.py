@@ -19,7 +19,13 @@ from pcs_core.testing import CHECKS, Case
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
     p
-    for pattern in ("*.md", "docs/**/*.md", "plugins/*/*.md", "optimizers/*.md", "changelog.d/*.md")
+    for pattern in (
+        "*.md",
+        "docs/**/*.md",
+        "plugins/*/*.md",
+        "optimizers/**/*.md",
+        "changelog.d/*.md",
+    )
     for p in ROOT.glob(pattern)
 )
 LINK = re.compile(r"(?<!!)!?\[[^\]]*\]\(([^)\s]+)\)")

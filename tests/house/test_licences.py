@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DISTRIBUTIONS = [ROOT, *(p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml")))]
+DISTRIBUTIONS = [
+    ROOT,
+    *(p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml"))),
+    *(p.parent for p in sorted(ROOT.glob("optimizers/*/pyproject.toml"))),
+]
 
 ICON_SETS = {
     "noto": "Noto Emoji",
@@ -24,7 +28,8 @@ def project(folder: Path) -> dict:
 
 
 def test_every_plugin_folder_is_a_distribution() -> None:
-    folders = {p for p in (ROOT / "plugins").iterdir() if list(p.glob("*/__init__.py"))}
+    rooms = (*(ROOT / "plugins").iterdir(), *(ROOT / "optimizers").iterdir())
+    folders = {p for p in rooms if list(p.glob("*/__init__.py"))}
     assert folders <= set(DISTRIBUTIONS)
 
 

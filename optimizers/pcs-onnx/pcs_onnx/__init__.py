@@ -1,0 +1,1 @@
+"""Export to ONNX, and a backbone that runs what was exported."""

@@ -1,0 +1,74 @@
+"""Edits as inputs of a graph: what each one feeds, and what must be the same in every artifact."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+    from pcs_core.data import Edit
+
+
+def identity(edit: Edit) -> str:
+    """Return ``"<use>/<site>:<class>"``: which edit of a graph this is."""
+    return f"{edit.owner}/{edit.name}:{type(edit).__name__}"
+
+
+def tensors(edit: Edit) -> dict[str, Tensor]:
+    """Return what an artifact changes in this edit, by attribute path: parameters and factors."""
+    found = {key.replace("/", "."): value for key, value in edit.owned().items()}
+    return found | {name: getattr(edit, name) for name in edit.FACTORS}
+
+
+def input_name(edit: Edit, path: str) -> str:
+    """Return the name of one of its tensors as an artifact has it: ``"<use>/<site>/<param>"``."""
+    return f"{edit.owner}/{edit.name}/{path.replace('.', '/')}"
+
+
+def constants(edit: Edit) -> dict[str, Any]:
+    """Return the plain settings of an edit, which a graph holds as constants."""
+    skipped = {"training", "owner", "name"}
+    return {
+        key: value
+        for key, value in sorted(vars(edit).items())
+        if not key.startswith("_")
+        and key not in skipped
+        and isinstance(value, bool | int | float | str)
+    }
+
+
+def digest(edits: Iterable[Edit], names: Iterable[str]) -> str:
+    """Return sha256 over those tensors of ``edits`` whose input name is in ``names``."""
+    wanted, total = set(names), hashlib.sha256()
+    for edit in edits:
+        for path, value in tensors(edit).items():
+            if (name := input_name(edit, path)) in wanted:
+                total.update(name.encode())
+                plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+                total.update(plain.numpy().tobytes())
+    return total.hexdigest()
+
+
+def padded(value: Tensor, shape: tuple[int, ...], axis: int | None) -> Tensor | None:
+    """Return ``value`` with zeros behind it along ``axis`` up to ``shape``; None where it does not fit."""
+    if tuple(value.shape) == shape:
+        return value
+    if axis is None or value.dim() != len(shape):
+        return None
+    missing = [want - have for have, want in zip(value.shape, shape, strict=True)]
+    if any(m for i, m in enumerate(missing) if i != axis) or missing[axis] < 0:
+        return None
+    more = list(value.shape)
+    more[axis] = missing[axis]
+    return torch.cat([value, value.new_zeros(more)], dim=axis)
+
+
+def axes(edit: Edit) -> Mapping[str, int]:
+    """Return the axis along which each tensor may grow by zeros."""
+    return edit.PADDED

@@ -1,0 +1,64 @@
+"""The manifest of a deployment folder: written whole, read with checks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+SCHEMA = "pcs-onnx/1"
+FILE = "manifest.json"
+
+
+def write(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Write ``manifest.json`` with the sha256 of every other file of ``folder``; return it."""
+    files = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.name != FILE}
+    manifest = {"schema": SCHEMA, **facts, "files": files}
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    return manifest
+
+
+def is_deployment(folder: Path) -> bool:
+    """Return whether ``folder`` says that it is a deployment."""
+    try:
+        found = json.loads((folder / FILE).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and str(found.get("schema", "")).startswith("pcs-onnx/")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """Return the manifest, with every file compared to its sha256.
+
+    Raises
+    ------
+    ArtifactError
+        Of another version of the format, or a file is missing or changed.
+    """
+    manifest: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
+    if manifest.get("schema") != SCHEMA:
+        raise ArtifactError(
+            f"{folder}: the deployment's schema is {manifest.get('schema')!r}, this pcs-onnx reads "
+            f"{SCHEMA!r}: export it again"
+        )
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file():
+            raise ArtifactError(f"{folder}: the deployment lacks {name!r}: export it again")
+        if sha256(folder / name) != digest:
+            raise ArtifactError(
+                f"{folder / name} is not the file that was exported: export it again"
+            )
+    return manifest
+
+
+def sha256(file: Path) -> str:
+    """Return the digest of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

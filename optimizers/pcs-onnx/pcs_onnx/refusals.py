@@ -1,0 +1,62 @@
+"""What cannot become a graph, refused by name before minutes are spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import CapabilityError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pcs_core.backbone import Attachment
+    from pcs_core.data import Edit
+
+
+def check(net: Attachment) -> None:
+    """Refuse a plan that a graph cannot hold.
+
+    Raises
+    ------
+    CapabilityError
+        Names the use and what stands in the way.
+    """
+    reason = next(reasons(net), None)
+    if reason is not None:
+        raise CapabilityError(f"this system cannot be exported to ONNX: {reason}")
+
+
+def reasons(net: Attachment) -> Iterator[str]:
+    """Yield why not, a line each."""
+    fusion, shape = net.fusion, net.backbone.latent_shape
+    if len(shape) != 3 or not net.backbone.process.continuous:
+        yield f"backbone {net.backbone.card.id!r} does not draw pictures from noise"
+    for swap in fusion.swaps:
+        yield (
+            f"{swap.owner!r} replaces weights of the {swap.part} itself, which a graph for every "
+            "subject holds as constants: weights.lora trains what can be an input"
+        )
+    for injection in fusion.injections:
+        yield f"{injection.owner!r} lets another library change the layers of the {injection.part}"
+    for token in fusion.tokens:
+        if token.timed:
+            yield f"{token.owner!r} says another word at each noise level (a timed token)"
+    for branch in fusion.branches:
+        yield f"{branch.owner!r} is a control branch, which has no graph yet"
+    for row in fusion.rows:
+        yield f"the added picture {row.role!r} shares attention with the others of its batch"
+    for edit in (*fusion.attention, *fusion.weights, *fusion.layers):
+        yield from _windowed(edit)
+    for layered in (*fusion.weights, *fusion.layers):
+        if layered.site.part == "vae":
+            yield f"{layered.owner!r} edits the VAE"
+    if net.backbone.dtype.itemsize != 4:
+        yield f"backbone {net.backbone.card.id!r} runs in {net.backbone.dtype}: only fp32 is exported"
+
+
+def _windowed(edit: Edit) -> Iterator[str]:
+    if edit.mode != "fit" and (edit.start > 0.0 or edit.stop < 1.0):
+        yield (
+            f"{edit.owner!r} acts in a part of the sampling only ({edit.start:g} to {edit.stop:g}), "
+            "decided by Python in each step"
+        )

@@ -1,0 +1,60 @@
+"""A tree of layers without weights: where edits are bound when the network itself is a graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pcs_core.data import Site
+
+
+def skeleton(sites: Iterable[Site], part: str) -> nn.Module:
+    """Return modules at the paths of the sites of ``part``.
+
+    Weights have their shapes and are zeros that take no memory. What an artifact stores replaces all
+    that techniques make of them.
+    """
+    root = nn.Module()
+    for site in sites:
+        if site.part == part:
+            parent, _, name = site.name.rpartition(".")
+            _place(_reach(root, parent), name, site)
+    return root
+
+
+def _reach(root: nn.Module, path: str) -> nn.Module:
+    for name in filter(None, path.split(".")):
+        if name not in root._modules:
+            root.add_module(name, nn.Module())
+        following = root._modules[name]
+        assert following is not None
+        root = following
+    return root
+
+
+def _place(parent: nn.Module, name: str, site: Site) -> None:
+    layer: nn.Module
+    with torch.device("meta"):
+        if site.kind == "linear":
+            layer = nn.Linear(site.shape[1], site.shape[0], bias=False)
+        elif site.kind == "conv":
+            layer = nn.Conv2d(site.shape[1], site.shape[0], site.shape[2:], bias=False)  # type: ignore[arg-type]
+        elif site.kind == "embedding":
+            layer = nn.Embedding(*site.shape)
+        elif site.kind == "norm":
+            layer = nn.LayerNorm(site.shape, bias=False)
+        else:
+            layer = nn.Module()
+    if site.shape:
+        zeros = torch.zeros(()).expand(site.shape)
+        layer.weight = nn.Parameter(zeros, requires_grad=False)
+    old = parent._modules.get(name)
+    if old is not None:  # an attention site whose projections came first
+        for child, module in old.named_children():
+            layer.add_module(child, module)
+    parent.add_module(name, layer)

@@ -1,0 +1,242 @@
+"""One deployment serves every LoRA: same pictures as the network, whatever the subject and the rank."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pcs_core import fit, load_recipe, open_backbone, sample, save
+from pcs_core.backbone import Attachment, Backbone
+from pcs_core.cli.main import main
+from pcs_core.data import Fusion, Level, Personalization, Recipe
+from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
+
+PROMPT = "a photo of <one> on the beach"
+TOLERANCE = 1e-5
+
+
+def recipe(rank: int, alpha: float) -> Recipe:
+    settings = [f"weights.lora.rank={rank}", f"weights.lora.alpha={alpha}"]
+    settings += ["tune.steps=2", "tune.lr=1e-2", "sample.steps=3"]
+    return load_recipe("lora-dreambooth", backbone="tiny", overrides=settings)
+
+
+@pytest.fixture(scope="module")
+def persons(backbone: Backbone, subject) -> list[Personalization]:
+    """Two subjects, of two ranks and two scales."""
+    one = fit(recipe(4, 4.0), subject(1), backbone, seed=1)
+    return [*one, *fit(recipe(2, 8.0), subject(2), backbone, seed=2)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command makes of the system, without any subject."""
+    out = tmp_path_factory.mktemp("onnx") / "deployment"
+    words = ["export", "lora-dreambooth", "--to", "onnx", "--backbone", "tiny", "--out", str(out)]
+    assert main([*words, "--set", "weights.lora.rank=4"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def deployed(folder: Path) -> Backbone:
+    return open_backbone(folder)
+
+
+def test_the_manifest_says_what_is_in_the_folder(folder: Path, backbone: Backbone) -> None:
+    facts = json.loads((folder / "manifest.json").read_text("utf-8"))
+    files = {p.name for p in folder.iterdir()} - {"manifest.json"}
+    assert set(facts["files"]) == files
+    assert {"denoiser.onnx", "text.onnx", "decoder.onnx", "tokenizer.json"} <= files
+    assert facts["backbone"]["hash"] == backbone.card.hash
+    assert facts["opset"] == 23
+    assert facts["scheduler"]["beta_schedule"] == "scaled_linear"
+    denoiser = facts["graphs"]["denoiser"]
+    kinds = [entry["kind"] for entry in denoiser["inputs"]]
+    assert kinds[:3] == ["latents", "time", "text"]
+    assert kinds.count("tensor") == 3 * len(denoiser["edits"]) > 0
+    errors = [graph["max_error"] for graph in facts["graphs"].values()]
+    assert max(errors) <= facts["tolerance"]["relative"] == TOLERANCE
+
+
+def test_each_lora_draws_as_on_the_network(
+    persons: list[Personalization], backbone: Backbone, deployed: Backbone, trajectory, apart
+) -> None:
+    drawn = [trajectory(person, deployed) for person in persons]
+    for person, found in zip(persons, drawn, strict=True):
+        assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
+
+
+def test_the_untuned_network_comes_out_too(
+    persons, backbone: Backbone, deployed: Backbone, trajectory, apart
+) -> None:
+    prompt = "a photo of a dog"
+    found = trajectory(None, deployed, prompt)
+    assert apart(found, trajectory(None, backbone, prompt)) <= TOLERANCE
+
+
+def test_a_learned_word_needs_no_deployment_of_its_own(
+    backbone: Backbone, deployed: Backbone, subject, trajectory, apart
+) -> None:
+    settings = ["token.steps=2", "token.lr=1e-1"]
+    words = load_recipe("textual-inversion", backbone="tiny", overrides=settings)
+    (person,) = fit(words, subject(1), backbone)
+    found = trajectory(person, deployed)
+    assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    assert apart(found, trajectory(None, backbone, "a photo of dog on the beach")) > TOLERANCE
+
+
+@pytest.mark.parametrize("scheduler", ["euler", "dpm++", "unipc", "lcm", "ddpm"])
+def test_every_scheduler(
+    scheduler: str, persons, backbone: Backbone, deployed: Backbone, trajectory, apart
+) -> None:
+    found = trajectory(persons[0], deployed, scheduler=scheduler)
+    # one level of noise more in the difference: the last steps divide by small sigmas
+    assert apart(found, trajectory(persons[0], backbone, scheduler=scheduler)) <= 2 * TOLERANCE
+
+
+def test_more_rows_than_a_graph_takes(deployed: Backbone, backbone: Backbone) -> None:
+    rows = 70
+    rng = torch.Generator().manual_seed(0)
+    latents = torch.randn(rows, *backbone.latent_shape, generator=rng)
+    ids = torch.randint(0, 100, (rows, backbone.tokenizer.length), generator=rng)
+    level = Level(*(torch.full((rows,), v) for v in (0.6, 0.8)), torch.full((rows,), 500))
+    found = []
+    for on in (deployed, backbone):
+        with Attachment(on, Fusion()) as net, torch.no_grad():
+            from pcs_core.backbone import TokenisedPrompts
+
+            cond = net.encode_text(TokenisedPrompts(ids, {}))
+            found.append(net.evaluate(latents, level, cond).output)
+    assert float((found[0] - found[1]).abs().max() / found[1].abs().max()) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A photo of <X>  Sks dog's beach!! 123", "naïve café — zz", "", " hi\n there ", "<one>"],
+)
+def test_the_tokenizer_reads_alike(text: str, backbone: Backbone, deployed: Backbone) -> None:
+    assert deployed.tokenizer.encode(text) == backbone.tokenizer.encode(text)
+    assert deployed.tokenizer.is_entry(text) == backbone.tokenizer.is_entry(text)
+
+
+def test_the_command_draws_and_reports_providers(
+    persons: list[Personalization], folder: Path, tmp_path: Path
+) -> None:
+    save(persons[0], tmp_path / "person")
+    words = ["sample", str(tmp_path / "person"), PROMPT, "-n", "1", "--steps", "2"]
+    out = tmp_path / "drawn"
+    words += ["--engine", "onnx", "--deployment", str(folder), "--device", "cpu"]
+    assert main([*words, "--out", str(out)]) == 0
+    facts = json.loads((out / "sample.json").read_text("utf-8"))
+    assert facts["engine"]["providers"]["denoiser"] == ["CPUExecutionProvider"]
+    assert (out / "000.png").is_file()
+
+
+def test_nothing_of_transformers_peft_or_diffusers_models(
+    persons: list[Personalization], folder: Path, tmp_path: Path
+) -> None:
+    save(persons[1], tmp_path / "person")
+    code = f"""
+import sys
+for name in ("transformers", "peft", "onnx", "onnxscript"):
+    sys.modules[name] = None  # as if it were not installed
+from pcs_core import sample
+pictures = sample({str(tmp_path / "person")!r}, None, {PROMPT!r}, steps=2,
+                  engine="onnx", deployment={str(folder)!r})
+assert pictures.shape == (1, 3, 32, 32), pictures.shape
+print([m for m in sys.modules if m.startswith(("diffusers.models", "diffusers.pipelines"))])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_switching_the_subject_makes_no_session(
+    persons: list[Personalization], deployed: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)
+    for person in (*persons, *persons):
+        sample(person, deployed, PROMPT, steps=1)
+
+
+def test_a_larger_rank_is_refused(backbone: Backbone, deployed: Backbone, subject) -> None:
+    (large,) = fit(recipe(6, 6.0), subject(1), backbone)
+    with pytest.raises(CapabilityError, match="has shape .*, the graph takes"):
+        sample(large, deployed, PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (["sites=*.conv1", "kind=conv"], r"knows no 'weights\.lora/"),
+        (["sites=*.to_q"], r"the artifact has no 'weights\.lora/"),
+    ],
+)
+def test_edits_elsewhere_are_refused(
+    settings: list[str], reason: str, backbone: Backbone, deployed: Backbone, subject
+) -> None:
+    words = [f"weights.lora.{setting}" for setting in settings]
+    other = load_recipe("lora-dreambooth", backbone="tiny", overrides=[*words, "tune.steps=1"])
+    (person,) = fit(other, subject(1), backbone)
+    with pytest.raises(CapabilityError, match=reason):
+        sample(person, deployed, PROMPT)
+
+
+def test_another_backbone_is_refused(subject, deployed: Backbone) -> None:
+    (person,) = fit(recipe(2, 2.0), subject(1), open_backbone("tiny-v"))
+    with pytest.raises(ArtifactError, match="other weights"):
+        sample(person, deployed, PROMPT)
+
+
+def test_maps_and_gradients_are_refused(deployed: Backbone, backbone: Backbone) -> None:
+    latents = torch.zeros(1, *backbone.latent_shape)
+    level = Level(*(torch.full((1,), v) for v in (0.6, 0.8)), torch.full((1,), 500))
+    with Attachment(deployed, Fusion()) as net:
+        from pcs_core.backbone import tokenise
+
+        cond = net.encode_text(tokenise(["a dog"], deployed.tokenizer))
+        with pytest.raises(CapabilityError, match="records attention maps of cross"):
+            net.evaluate(latents, level, cond, record=("cross",))
+        with pytest.raises(CapabilityError, match="wants gradients"):
+            net.evaluate(latents.requires_grad_(), level, cond)
+
+
+def test_a_deployment_cannot_be_fitted(subject, deployed: Backbone) -> None:
+    with pytest.raises(CapabilityError, match="fit on the backbone itself"):
+        fit(recipe(2, 2.0), subject(1), deployed)
+
+
+def test_a_changed_file_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "tokenizer.json").write_text("{}")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json is not the file that was exported"):
+        open_backbone(copy)
+
+
+def test_a_missing_provider_is_named(folder: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("it is there")
+    with pytest.raises(InputError, match="onnxruntime-gpu"):
+        open_backbone(folder, device="cuda")
+
+
+def test_words_that_do_not_go_together(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UnknownNameError, match=r"no engine 'onx', did you mean 'onnx'"):
+        sample(None, None, "a dog", engine="onx", deployment=folder)
+    with pytest.raises(InputError, match="runs a deployment: name its folder"):
+        sample(None, None, "a dog", engine="onnx")
+    with pytest.raises(InputError, match="is no deployment of engine 'onnx'"):
+        sample(None, None, "a dog", engine="onnx", deployment=tmp_path)
