@@ -78,7 +78,7 @@ def substitute(
     patterns = []
     for token in sorted(mine, key=len, reverse=True):
         noun = mine[token].noun
-        doubled = noun and mine[token].text.endswith(" " + noun)
+        doubled = noun and f" {mine[token].text}".endswith(" " + noun)
         patterns.append(token_pattern(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
 
     def text(match: re.Match[str]) -> str:

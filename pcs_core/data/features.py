@@ -36,6 +36,24 @@ class Features:
     keep: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)
 
+    def get(self, key: str, reader: str) -> Tensor:
+        """Return the tensor called ``key``, which the technique ``reader`` cannot do without.
+
+        Raises
+        ------
+        RecipeError
+            No technique of the recipe gives it.
+        """
+        from pcs_core.errors import RecipeError, nearest
+
+        if key not in self.tensors:
+            known = ", ".join(sorted(self.tensors)) or "none"
+            raise RecipeError(
+                f"{reader} reads the feature {key!r}, which no technique of the recipe gives"
+                f"{nearest(key, self.tensors)} (features found: {known}): add one that does, before it"
+            )
+        return self.tensors[key]
+
     @property
     def subjects(self) -> int:
         """How many subjects these features are about."""

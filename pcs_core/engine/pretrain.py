@@ -83,7 +83,23 @@ def pretrain(
     if not len(records):
         raise InputError("the data set holds no record")
     with suspended(backbone):
-        return _Pretraining(recipe, records, backbone, seed, work, resume, precision, watch).run()
+        try:
+            return _Pretraining(
+                recipe, records, backbone, seed, work, resume, precision, watch
+            ).run()
+        finally:
+            forget_accelerator()
+
+
+def forget_accelerator() -> None:
+    """Let the next accelerator of this process choose its own precision: the library remembers the first.
+
+    Processes of one launch stay what they are.
+    """
+    import sys
+
+    if state := sys.modules.get("accelerate.state"):
+        state.AcceleratorState._reset_state()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +134,7 @@ class _Pretraining:
                 "pre-training needs accelerate: pip install 'pcs-core[pretrain]'"
             ) from error
 
+        forget_accelerator()
         self.accelerator = Accelerator(
             cpu=self.backbone.device.type == "cpu", mixed_precision=self.precision
         )

@@ -24,7 +24,10 @@ def sources() -> Iterator[Path]:
         spec = importlib.util.find_spec(package)
         assert spec is not None
         for root in spec.submodule_search_locations or ():
-            yield from sorted(p for p in Path(root).rglob("*.py") if p.name != "plugin.py")
+            # commands have a default backbone, as the core's own do
+            yield from sorted(
+                p for p in Path(root).rglob("*.py") if p.name not in ("plugin.py", "commands.py")
+            )
 
 
 FILES = list(sources())

@@ -267,8 +267,8 @@ def test_subjects_may_share_a_placeholder(backbone: Backbone) -> None:
 
 
 def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
-    from pcs_core.engine.captions import CaptionTable
     from pcs_core.engine.batches import draw_batch
+    from pcs_core.engine.captions import CaptionTable
     from pcs_core.engine.pools import Pool
 
     def pool(mask: Tensor | None) -> Pool:

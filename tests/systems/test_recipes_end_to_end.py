@@ -7,10 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from pcs_core import fit, load, load_recipe, load_subject, open_backbone, sample, save
+from pcs_core import (
+    fit,
+    load,
+    load_recipe,
+    load_subject,
+    open_backbone,
+    pretrain,
+    sample,
+    save,
+)
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
+from pcs_core.data import Box, Layout, Record
 from pcs_core.storage.pictures import write_png
+from pcs_core.testing import make_picture
+from pcs_core.testing.fixtures import FACE_POINTS
 
 SYSTEMS = sorted(catalogue().recipe_files())
 FEW = {
@@ -19,6 +31,29 @@ FEW = {
     "data.augment": "variants=1",
     "three_d.canvas": "size=16",
 }
+STAND_INS = {
+    "encoders.image": ("model=tiny.image", "output=pooled"),
+    "encoders.face": ("model=tiny.face",),
+    "attention.parallel_adapter": ("heads=4", "depth=1", "tokens=2"),
+    "attention.localization_loss": ("scale=2",),
+    "fusion.control_branch": ("width=0.5",),
+    "fusion.token_output": ("hidden=16",),
+}
+"""What a random network of two resolutions can do."""
+
+
+class Pictures:
+    """Two records of one subject each."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Record:
+        picture = make_picture(index)
+        mask = torch.zeros(1, 32, 32)
+        mask[:, 8:24, 8:24] = 1.0
+        extra = {"points": torch.tensor(FACE_POINTS)}
+        return Record(picture, "a photo of a dog", ("dog",), ((picture,),), (mask,), extra)
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +68,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = torch.Generator().manual_seed(0)
     for i in range(3):
         write_png(torch.rand(3, 40, 36 + 8 * i, generator=rng), path / f"{i}.png")
+        inside = torch.zeros(3, 40, 36 + 8 * i)
+        inside[:, 8:30, 8:30] = 1.0
+        write_png(inside, path / f"{i}.mask.png")
     return path
 
 
@@ -61,17 +99,28 @@ def test_end_to_end(
     backbone = backbones["tiny-video" if moves else "tiny"]
     few = [f"{u.name}.{FEW[u.name]}" for u in plain.uses if u.name in FEW]
     few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2", "fit.cycles=1"]
+    few += [f"{p.name}.batch=2" for p in plain.phases if p.pretrain]
+    few += [f"{u.name}.{change}" for u in plain.uses for change in STAND_INS.get(u.name, ())]
     recipe = load_recipe(system, backbone=table, overrides=few)
     subject = load_subject(clips if moves else folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}
 
-    person = fit(recipe, subject, backbone, seed=3)[0]
+    learned = any(p.pretrain for p in recipe.phases)
+    adapter = pretrain(recipe, Pictures(), backbone) if learned else None
+    if adapter is not None:
+        save(adapter, tmp_path / "adapter")
+    person = fit(
+        recipe, subject, backbone, seed=3, adapter=tmp_path / "adapter" if learned else None
+    )[0]
     save(person, tmp_path / "artifact")
     again = load(tmp_path / "artifact")
 
     prompt = "a photo of <thing> on the beach"
-    first = sample(person, backbone, prompt, count=2, seed=1)
-    second = sample(again, backbone, prompt, count=2, seed=1)
+    reads = any(u.technique.reads_layout for u in recipe.uses)
+    points = tuple((x, y) for x, y in FACE_POINTS)
+    layout = Layout((Box("<thing>", (0.0, 0.0, 0.5, 1.0)),), points) if reads else None
+    first = sample(person, backbone, prompt, count=2, seed=1, layout=layout)
+    second = sample(again, backbone, prompt, count=2, seed=1, layout=layout)
     assert first.shape == (2, 3, *((4,) if moves else ()), *backbone.card.size)
     assert torch.equal(first, second)
     untuned = sample(None, backbone, "a photo of dog on the beach", count=2, seed=1, steps=2)

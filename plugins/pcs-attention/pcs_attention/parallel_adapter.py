@@ -123,7 +123,7 @@ class ParallelAdapter(Technique):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the projector and one attention of its own per site."""
-        feature = features.tensors[self.key].shape[-1]
+        feature = features.get(self.key, self.id).shape[-1]
         sites = run.sites(self.sites)
         if not sites:
             raise RecipeError(f"{self.id}: no attention site matches {self.sites!r}")

@@ -86,7 +86,7 @@ class TokenOutput(Technique):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the network that fuses, and hand it the feature."""
-        feature = features.tensors[self.key].shape[-1]
+        feature = features.get(self.key, self.id).shape[-1]
         width = run.embed_words("a").shape[-1]
         scale = f"{self.key}.words"
         with run.seeded(f"{self.id}/{self.key}"):
