@@ -25,6 +25,7 @@ NOUNS: tuple[str, ...] = (
     "datasets",
     "commands",
     "mergers",
+    "watchers",
     "checks",
 )
 """The nouns whose ids map to ``"module:attribute"``. Recipes are files, kept apart."""

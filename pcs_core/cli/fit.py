@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,6 +60,15 @@ def fit(
         bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
     ] = False,
     overwrite: Overwrite = False,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            "--watch",
+            metavar="NAME",
+            help="Draw and score along the way, and keep the best checkpoint, as by fidelity.",
+            show_default=False,
+        ),
+    ] = None,
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
     ] = True,
@@ -90,6 +99,9 @@ def fit(
         overwrite=overwrite,
         adapter=adapter,
     )
+    if watch is not None and resume:
+        raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
+    chosen = watcher(watch) if watch is not None else None
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
     place = open_workplace(plan.destination, known, resume=resume)
     if resume and not place.resumed:
@@ -109,7 +121,7 @@ def fit(
         adapter,
     )
     try:
-        persons, failed = run(plan, place, preview)
+        persons, failed = run(plan, place, preview, chosen)
         plan.destination.publish(place.result)
     except KeyboardInterrupt:
         place.close()
@@ -124,8 +136,25 @@ def fit(
         raise typer.Exit(3)
 
 
+def watcher(name: str) -> Callable[..., Any]:
+    """Return what makes the ``keep`` of a fit from its subjects and backbone.
+
+    Raises
+    ------
+    UnknownNameError
+        No installed plugin holds it; names the nearest.
+    """
+    from pcs_core.catalogue import catalogue
+
+    found: Callable[..., Any] = catalogue().get("watchers", name)
+    return found
+
+
 def run(
-    plan: FitPlan, place: Workplace, preview: bool
+    plan: FitPlan,
+    place: Workplace,
+    preview: bool,
+    watch: Callable[..., Any] | None = None,
 ) -> tuple[list[Personalization], dict[str, str]]:
     """Fit, and write the artifacts to ``place.result``.
 
@@ -151,6 +180,7 @@ def run(
             work=place.work,
             resume=place.resumed,
             adapter=plan.adapter,
+            keep=None if watch is None else watch(plan.subjects, plan.backbone),
         )
         failed = {p.subject: why for p in persons if (why := diverged(p))}
         if len(failed) == len(persons):

@@ -45,3 +45,9 @@ def metrics() -> Mapping[str, str]:
         "mini.pair-subjects": f"{_ENTRIES}:mini_pair_subjects",
         "mini.identity-mixing": f"{_ENTRIES}:mini_identity_mixing",
     }
+
+
+@catalogue_hookimpl
+def watchers() -> Mapping[str, str]:
+    """``pcs fit --watch fidelity``."""
+    return {"fidelity": "pcs_bench.run.watching:fidelity"}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import pcs_bench.metrics
 from pcs_bench.run.watching import Watch
-from pcs_core import fit, load_recipe, open_backbone
+from pcs_core import fit, load, load_recipe, open_backbone, write_png
+from pcs_core.cli.main import main
 from pcs_core.errors import InputError
-from pcs_core.testing import make_subject
+from pcs_core.testing import make_picture, make_subject
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +101,47 @@ def test_no_resume_and_no_baseline_to_scale_by(backbone: Any) -> None:
     watch = Watch([make_subject()], backbone, alignment=flat, fidelity=flat)
     (kept,) = fit(recipe(2), make_subject(), backbone, keep=watch, checkpoints=2)
     assert kept.subject == "fido"
+
+
+def photos(folder: Path) -> Path:
+    for number in range(2):
+        write_png(make_picture(number), folder / f"{number}.png")
+    return folder
+
+
+WORDS = [
+    *("--noun", "dog", "--token", "<rex>", "--backbone", "tiny", "--no-preview"),
+    *("--set", "tune.steps=8", "--set", "sample.steps=2"),
+]
+
+
+def test_the_command_keeps_what_the_watch_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flat = SimpleNamespace(score=lambda pictures, **_: torch.ones(len(pictures)))
+    monkeypatch.setattr(pcs_bench.metrics, "get", lambda id: flat)
+    folder = photos(tmp_path / "rex")
+    fits = [
+        ["fit", "lora-dreambooth", str(folder), *WORDS, "--out", str(tmp_path / n)] for n in "ab"
+    ]
+    assert main([*fits[0], "--watch", "fidelity"]) == 0
+    assert main(fits[1]) == 0
+    # nothing to tell checkpoints apart by: the first is kept, and not the last
+    assert not same(load(tmp_path / "a"), load(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--watch", "fydelity"], "did you mean 'fidelity'"),
+        (["--watch", "fidelity", "--resume"], "leave out --resume"),
+    ],
+)
+def test_what_the_command_refuses(
+    tmp_path: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = photos(tmp_path / "rex")
+    given = ["fit", "lora-dreambooth", str(folder), *WORDS, "--out", str(tmp_path / "out"), *words]
+    assert main(given) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

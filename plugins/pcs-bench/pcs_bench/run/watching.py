@@ -105,6 +105,13 @@ class Watch:
         scores = [metric.score(pictures, **given) for metric in (self.alignment, self.fidelity)]
         return float(scores[0].float().mean()), float(scores[1].float().mean())
 
+    def try_metrics(self) -> None:
+        """Score the references once, so that a metric without weights is refused at once."""
+        self._score(
+            self._references(self.subjects[0])[:1].expand(len(self.prompts), -1, -1, -1),
+            self.subjects[0],
+        )
+
     def _references(self, subject: Subject) -> Tensor:
         import torch
 
@@ -112,6 +119,24 @@ class Watch:
 
         size = self.backbone.card.size
         return torch.stack([fit_image(image, size) for image in subject.images])
+
+
+def fidelity(subjects: Sequence[Subject], backbone: Backbone) -> Watch:
+    """Return the watch of ``pcs fit --watch fidelity``: CLIP-T and CLIP-I, on Mini through its ruler.
+
+    Raises
+    ------
+    InputError
+        Their weights are not here, found out before the fit.
+    """
+    from pcs_bench import metrics
+
+    prefix = "mini." if backbone.card.id == "mini" else ""
+    watch = Watch(
+        subjects, backbone, metrics.get(f"{prefix}clip-t"), metrics.get(f"{prefix}clip-i")
+    )
+    watch.try_metrics()
+    return watch
 
 
 def _scaled(value: float, low: float, high: float) -> float:
