@@ -57,6 +57,8 @@ def run_bench(
     InputError
         No such suite, subject or backbone, settings that are none, or a folder in use.
     """
+    import torch
+
     from pcs_core import open_backbone
 
     started = time.monotonic()
@@ -91,7 +93,8 @@ def run_bench(
         else:
             held = devices(protocol.device, workers, len(todo))
             count = len(held)
-            threads = max(1, (os.cpu_count() or 1) // count) if protocol.device == "cpu" else 0
+            # never more than this process may use: OMP_NUM_THREADS holds for the workers too
+            threads = max(1, torch.get_num_threads() // count) if protocol.device == "cpu" else 0
             events = Pool(store.folder, protocol, held, threads).run(todo, known_of)
         meter = Meter(sum(map(len, of.values())), todo, count)
         with store.appending() as appender:
