@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from pcs_bench import knowledge_commands
 from pcs_bench.run import commands as running
 
 app = typer.Typer(no_args_is_help=True, help="The benchmark: suites, metrics, runs and reports.")
@@ -16,3 +17,6 @@ def bench() -> None:
 
 app.command()(running.run)
 app.command()(running.report)
+
+
+knowledge_commands.add(app)
