@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from pcs_core import fit, load_recipe, open_backbone, sample, save
-from pcs_core.backbone import Attachment, Backbone
+from pcs_core.backbone import Attachment, Backbone, TokenisedPrompts, tokenise
 from pcs_core.cli.main import main
 from pcs_core.data import Fusion, Level, Personalization, Recipe
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
@@ -109,8 +110,6 @@ def test_more_rows_than_a_graph_takes(deployed: Backbone, backbone: Backbone) ->
     found = []
     for on in (deployed, backbone):
         with Attachment(on, Fusion()) as net, torch.no_grad():
-            from pcs_core.backbone import TokenisedPrompts
-
             cond = net.encode_text(TokenisedPrompts(ids, {}))
             found.append(net.evaluate(latents, level, cond).output)
     assert float((found[0] - found[1]).abs().max() / found[1].abs().max()) <= TOLERANCE
@@ -200,8 +199,6 @@ def test_maps_and_gradients_are_refused(deployed: Backbone, backbone: Backbone) 
     latents = torch.zeros(1, *backbone.latent_shape)
     level = Level(*(torch.full((1,), v) for v in (0.6, 0.8)), torch.full((1,), 500))
     with Attachment(deployed, Fusion()) as net:
-        from pcs_core.backbone import tokenise
-
         cond = net.encode_text(tokenise(["a dog"], deployed.tokenizer))
         with pytest.raises(CapabilityError, match="records attention maps of cross"):
             net.evaluate(latents, level, cond, record=("cross",))
@@ -215,8 +212,6 @@ def test_a_deployment_cannot_be_fitted(subject, deployed: Backbone) -> None:
 
 
 def test_a_changed_file_is_refused(folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     (copy / "tokenizer.json").write_text("{}")
