@@ -55,4 +55,7 @@ def test_pretrain_phases_come_first_and_are_marked(tmp_path: Path) -> None:
         path.read_text("utf-8") + '\n[[pretrain]]\nname = "all"\nsteps = 2\nsource = "x"\n', "utf-8"
     )
     phases = load_recipe(path).phases
-    assert [(p.name, p.pretrain, p.source) for p in phases] == [("all", True, "x"), ("tune", False, "")]
+    assert [(p.name, p.pretrain, p.source) for p in phases] == [
+        ("all", True, "x"),
+        ("tune", False, ""),
+    ]
