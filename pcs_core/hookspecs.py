@@ -122,11 +122,6 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
-    def watchers(self) -> Mapping[str, str]:
-        """Id -> a function ``(subjects, backbone) -> keep``, which chooses among a fit's checkpoints."""
-        raise NotImplementedError
-
-    @catalogue_hookspec
     def checks(self) -> Mapping[str, str]:
         """System id -> the function that runs its defining check."""
         raise NotImplementedError
