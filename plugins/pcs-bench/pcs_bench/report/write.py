@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from pcs_bench import published as figures
 from pcs_bench.report.pictures import grids, worst
 from pcs_bench.report.plot import trade_off
 from pcs_bench.report.results import Results, Row, gather, spearman
@@ -41,10 +42,11 @@ def write_report(
 
 
 def published() -> list[list[Any]]:
-    """Return the survey's Table 1: type, method, reference, framework, backbone, CLIP-T, CLIP-I, id."""
-    text = files(__package__).joinpath("survey_table.json").read_text("utf-8")
-    found: list[list[Any]] = json.loads(text)
-    return found
+    """Return the survey's Table 1: type, method, system id, framework, backbone, CLIP-T, CLIP-I."""
+    return [
+        [row.type, row.method, row.system, row.framework, row.backbone, row.text, row.fidelity]
+        for row in figures.table()
+    ]
 
 
 def page(results: Results, title: str = "") -> str:
