@@ -11,8 +11,8 @@ _ENTRIES = "pcs_bench.metrics.entries"
 
 @catalogue_hookimpl
 def commands() -> Mapping[str, str]:
-    """``pcs bench ...``."""
-    return {"bench": "pcs_bench.commands:app"}
+    """``pcs bench ...`` and ``pcs compare``."""
+    return {"bench": "pcs_bench.commands:app", "compare": "pcs_bench.run.compare:app"}
 
 
 @catalogue_hookimpl
