@@ -20,10 +20,8 @@ from pcs_core.backbone import (
 )
 from pcs_core.data import (
     CANVAS,
-    Conditioning,
     FitStep,
     Fusion,
-    MaskQuery,
     Masks,
     Personalization,
     Phase,
@@ -41,14 +39,14 @@ from pcs_core.engine.pools import encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import CapabilityError, InputError, RecipeError
-from pcs_core.merge import flatten_losses, merge_fusions, merge_masks, reduce_loss
+from pcs_core.engine.steps import edits_of, lawful, make_step
+from pcs_core.errors import InputError, RecipeError
+from pcs_core.merge import flatten_losses, merge_fusions, reduce_loss
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Evaluation
 
 REPORT_EVERY = 10
 """Steps between two readings of the losses: reading them waits for the device."""
@@ -317,14 +315,14 @@ class Fitting:
         net, process = self.net, self.backbone.process
         device = self.backbone.device
         progress = index / phase.steps
-        edits = ",".join(phase.edits)
+        edits = edits_of(phase)
         if CANVAS in phase.batch:
             with net.under(edits=edits):
                 drawn = render_batch(net, self.table, phase, self.rngs, progress)
         else:
             drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process)
         batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
-        noise, times = self._noise_law(phase, noise, times, progress)
+        noise, times = lawful(net, phase, self.rngs, noise, times, progress)
         if drawn.images is not None:
             # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
             latents = net.latents(drawn.images, drawn.batch.index, edits)
@@ -338,49 +336,17 @@ class Fitting:
         strengths = net.strengths(len(batch.roles))
         cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
         batch = replace(batch, features=features)
-        noisy = process.corrupt(batch.latents, noise, level)
-
-        def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
-            return net.evaluate(x, at, given, **{"edits": edits, **options})
-
-        return FitStep(
-            index=index,
-            phase=phase.name,
-            batch=batch,
+        return make_step(
+            self.run_,
+            net,
+            phase,
+            index,
+            batch,
             level=level,
             noise=noise,
-            noisy=noisy,
             cond=cond,
-            forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
-            compute_target=lambda: process.target(batch.latents, noise, level),
-            compute_error=lambda output, target: process.error(output, target, noisy),
-            evaluate=evaluate,
-            stop=no_stop,
-            read_masks=lambda step: batch_masks(self.run_, step),
-            progress=progress,
             encode=lambda text: self.table.tell(net, text, cond, edits),
         )
-
-    def _noise_law(
-        self, phase: Phase, noise: Tensor, times: Tensor, progress: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return noise and times as the fusion's law wants them, each subject's from its own generator.
-
-        The law acts where the edits of its use do.
-        """
-        law = self.net.fusion.noise_law
-        owner = self.net.fusion.origin.get("noise_law", "")
-        if law is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
-            return noise, times
-        each = len(noise) // len(self.rngs)
-        levels, noises = [], []
-        for i, rng in enumerate(self.rngs):
-            rows = slice(i * each, (i + 1) * each)
-            wanted, own = law(rng, tuple(noise[rows].shape), progress)
-            process = self.backbone.process
-            levels.append(times[rows] if wanted is None else process.at(wanted).to(times))
-            noises.append(noise[rows] if own is None else own.to(noise))
-        return torch.cat(noises), torch.cat(levels)
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
         features = self.run_.features
@@ -436,22 +402,6 @@ class Fitting:
 
         reference = {"name": name, "sha256": digest(base.tensors)} if name else {}
         return own, ({"adapter": reference} if reference else {})
-
-
-def batch_masks(run: EngineRun, step: FitStep) -> Masks:
-    """Ask the mask techniques about a batch; the examples' own masks count too."""
-    results = run.call_at(
-        "mask",
-        lambda technique, _: "batch" in technique.mask_moments,
-        query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
-    )
-    return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
-
-
-def no_stop(*_: Any, **__: Any) -> None:
-    raise CapabilityError(
-        "step.stop() was called, which ends nothing in this version: a phase runs all its steps"
-    )
 
 
 def check_stacked(fusion: Fusion, subjects: int) -> None:

@@ -29,11 +29,12 @@ from pcs_core.data import (
     Subject,
 )
 from pcs_core.engine.checkpoints import Checkpoints
-from pcs_core.engine.fit import REPORT_EVERY, Progress, batch_masks, no_stop
+from pcs_core.engine.fit import REPORT_EVERY, Progress
 from pcs_core.engine.optimizers import make_optimizer, warm_up
 from pcs_core.engine.prepare import fit_image
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
+from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import CapabilityError, InputError, RecipeError
 from pcs_core.merge import flatten_losses, merge_features, merge_fusions, reduce_loss
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Evaluation, Fusion, Phase, Recipe
+    from pcs_core.data import Fusion, Phase, Recipe
 
 
 class Records(Protocol):
@@ -270,11 +271,7 @@ class _Pretraining:
         latents = torch.stack([row.latents for row in rows]).to(device, torch.float32)
         noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in chosen])
         times = process.draw_times(share, self.rng)
-        law = net.fusion.noise_law
-        if law is not None:
-            wanted, own = law(self.rng, tuple(latents.shape), index / phase.steps)
-            times = times if wanted is None else process.at(wanted)
-            noise = noise if own is None else own
+        noise, times = lawful(net, phase, [self.rng], noise, times, index / phase.steps)
         noise, times = noise.to(device), times.to(device)
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
@@ -284,10 +281,11 @@ class _Pretraining:
         }
         kept = (~no_stream).to(device).float()
         features = {k: v * kept.view(-1, *[1] * (v.dim() - 1)) for k, v in features.items()}
-        streams = net.streams(features)
+        with net.under(edits=edits_of(phase)):
+            streams = net.streams(features)
         captions = ["" if gone else r.caption for r, gone in zip(rows, no_text, strict=True)]
         subject = torch.zeros(share, dtype=torch.long, device=device)
-        cond = self._text(captions, rows, subject, process.fraction(level), streams)
+        cond = self._text(phase, captions, rows, subject, process.fraction(level), streams)
         extra = stack_extra([row.extra for row in rows], device)
         cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
         batch = Batch(
@@ -300,31 +298,11 @@ class _Pretraining:
             features=features,
             extra=extra,
         )
-        noisy = process.corrupt(latents, noise, level)
-        edits = ",".join(phase.edits)
-
-        def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
-            return net.evaluate(x, at, given, **{"edits": edits, **options})
-
-        return FitStep(
-            index=index,
-            phase=phase.name,
-            batch=batch,
-            level=level,
-            noise=noise,
-            noisy=noisy,
-            cond=cond,
-            forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
-            compute_target=lambda: process.target(latents, noise, level),
-            compute_error=lambda output, target: process.error(output, target, noisy),
-            evaluate=evaluate,
-            stop=no_stop,
-            read_masks=lambda step: batch_masks(self.run_, step),
-            progress=index / phase.steps,
-        )
+        return make_step(self.run_, net, phase, index, batch, level=level, noise=noise, cond=cond)
 
     def _text(
         self,
+        phase: Phase,
         captions: Sequence[str],
         kept: Sequence[_Kept],
         subject: Tensor,
@@ -346,7 +324,12 @@ class _Pretraining:
         spans |= {str(i): spans["concept.0"] for i in range(len(self.net.fusion.tokens)) if spans}
         prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans)
         return self.net.encode_text(
-            prompts, subject, time=time, streams=streams, extra=self.net.strengths(len(rows))
+            prompts,
+            subject,
+            time=time,
+            streams=streams,
+            extra=self.net.strengths(len(rows)),
+            edits=edits_of(phase),
         )
 
 

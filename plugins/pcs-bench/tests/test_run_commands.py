@@ -75,7 +75,7 @@ def test_bad_input(
     few = [] if "tyny" in words else ["--backbone", "tiny"]
     assert main([*given, *few, "--metrics", "", "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
-    assert not (tmp_path / "out" / "cells.jsonl").exists()
+    assert not (tmp_path / "out").exists(), "a refused command leaves nothing"
 
 
 def test_report_of_no_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,14 +70,15 @@ def compare(
     """
     from pcs_bench import suites
     from pcs_bench.report.write import write_report
-    from pcs_bench.run.conduct import run_bench
+    from pcs_bench.run.conduct import check_known, run_bench
     from pcs_bench.run.plan import BASELINES, Protocol
     from pcs_core import device_name
 
     out = out.expanduser()
+    chosen = named_systems(systems)
+    check_known(chosen)  # before anything is written
     path = write_suite(folder.expanduser(), out, noun=noun, token=token, prompts=prompt or PROMPTS)
     held = suites.load(path)
-    chosen = named_systems(systems)
     protocol = Protocol(
         suite=str(path),
         systems=(*(b for b in BASELINES if b not in chosen), *chosen),

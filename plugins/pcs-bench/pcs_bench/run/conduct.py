@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -159,7 +159,6 @@ def check(protocol: Protocol, suite: Any) -> None:
         Names what is wrong. One unknown system among others is a failed row, not an error.
     """
     from pcs_bench.run.plan import split_setting
-    from pcs_core import installed
 
     if protocol.seeds < 1 or protocol.prompts < 0:
         raise InputError("give at least one seed, and no negative number of prompts")
@@ -172,12 +171,25 @@ def check(protocol: Protocol, suite: Any) -> None:
             raise InputError(f"system {name!r} is named twice")
     for setting in protocol.settings:
         split_setting(setting)
+    check_known(protocol.systems)
+
+
+def check_known(systems: Sequence[str]) -> None:
+    """Refuse a list of which no system is known; one unknown among others is a failed row.
+
+    Raises
+    ------
+    InputError
+        Names the nearest system.
+    """
+    from pcs_core import installed
+
     held = {*installed().recipe_files(), *BASELINES}
-    known = [s for s in protocol.systems if s in held or s.endswith(".toml")]
+    known = [s for s in systems if s in held or s.endswith(".toml")]
     if not [s for s in known if s not in BASELINES]:
         from pcs_core.errors import nearest
 
-        asked = [s for s in protocol.systems if s not in BASELINES]
+        asked = [s for s in systems if s not in BASELINES]
         if not asked:
             raise InputError("give at least one system: --systems a,b (see pcs systems)")
         raise InputError(f"no system {asked[0]!r}{nearest(asked[0], held)}: see pcs systems")

@@ -1,0 +1,107 @@
+"""One training step as techniques see it: the same for a fit and a pre-training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.data import FitStep, MaskQuery, Masks
+from pcs_core.errors import CapabilityError
+from pcs_core.merge import merge_masks
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+    from pcs_core.backbone import Attachment
+    from pcs_core.data import Batch, Conditioning, Evaluation, Level, Phase
+    from pcs_core.engine.run import EngineRun
+
+
+def make_step(
+    run: EngineRun,
+    net: Attachment,
+    phase: Phase,
+    index: int,
+    batch: Batch,
+    *,
+    level: Level,
+    noise: Tensor,
+    cond: Conditioning,
+    **more: Callable[..., Any],
+) -> FitStep:
+    """Return step ``index`` of ``phase``: the batch corrupted, the network asked only when read."""
+    process, edits = net.backbone.process, edits_of(phase)
+    noisy = process.corrupt(batch.latents, noise, level)
+
+    def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
+        return net.evaluate(x, at, given, **{"edits": edits, **options})
+
+    return FitStep(
+        index=index,
+        phase=phase.name,
+        batch=batch,
+        level=level,
+        noise=noise,
+        noisy=noisy,
+        cond=cond,
+        forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
+        compute_target=lambda: process.target(batch.latents, noise, level),
+        compute_error=lambda output, target: process.error(output, target, noisy),
+        evaluate=evaluate,
+        stop=no_stop,
+        read_masks=lambda step: batch_masks(run, step),
+        progress=index / phase.steps,
+        **more,
+    )
+
+
+def edits_of(phase: Phase) -> str:
+    """Return the globs of the uses that act in a phase, as an evaluation takes them."""
+    return ",".join(phase.edits)
+
+
+def lawful(
+    net: Attachment,
+    phase: Phase,
+    rngs: Sequence[Generator],
+    noise: Tensor,
+    times: Tensor,
+    progress: float,
+) -> tuple[Tensor, Tensor]:
+    """Return noise and times as the fusion's law wants them, each subject's from its own generator.
+
+    The law acts where the edits of its use do.
+    """
+    law = net.fusion.noise_law
+    owner = net.fusion.origin.get("noise_law", "")
+    if law is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
+        return noise, times
+    each = len(noise) // len(rngs)
+    levels, noises = [], []
+    for i, rng in enumerate(rngs):
+        rows = slice(i * each, (i + 1) * each)
+        wanted, own = law(rng, tuple(noise[rows].shape), progress)
+        process = net.backbone.process
+        levels.append(times[rows] if wanted is None else process.at(wanted).to(times))
+        noises.append(noise[rows] if own is None else own.to(noise))
+    return torch.cat(noises), torch.cat(levels)
+
+
+def batch_masks(run: EngineRun, step: FitStep) -> Masks:
+    """Ask the mask techniques about a batch; the examples' own masks count too."""
+    results = run.call_at(
+        "mask",
+        lambda technique, _: "batch" in technique.mask_moments,
+        query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
+    )
+    return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
+
+
+def no_stop(*_: Any, **__: Any) -> None:
+    """Refuse to stop a phase early, by name."""
+    raise CapabilityError(
+        "step.stop() was called, which ends nothing in this version: a phase runs all its steps"
+    )
