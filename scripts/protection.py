@@ -67,6 +67,7 @@ def measure(
 
     subject = load_subject(catalogue().get("datasets", "mini.subjects")()[name])
     scorer = catalogue().get("feature_models", "mini.clip")()
+    judge = catalogue().get("feature_models", "mini.judge")()
     phrases = catalogue().get("datasets", "mini.places")()
     copies = [Image.open(safe / f"{Path(f).stem}.png").convert("RGB") for f in subject.files]
     ways: dict[str, Callable[[Any], Any]] = {"protected": same, "JPEG 75": jpeg, "resized": resized}
@@ -84,7 +85,7 @@ def measure(
             drawn = sample(person, backbone, prompts, count=count, seed=SEED)
             found = (
                 float(scorer.subject_similarity(drawn, references)),
-                float(scorer.place_accuracy(drawn, places)),
+                float(judge.place_accuracy(drawn, places)),
             )
             table.setdefault(system, {})[person.subject] = found
             print(system, person.subject, found, file=sys.stderr, flush=True)

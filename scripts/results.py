@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     from pcs_core.catalogue import catalogue
 
-    folders = catalogue().get("datasets", "mini.subjects")()
+    folders = single(catalogue().get("datasets", "mini.subjects")())
     wanted = [s for s in arguments.subjects.split(",") if s]
     folders = {n: f for n, f in folders.items() if not wanted or n in wanted}
     systems = [s for s in arguments.systems.split(",") if s] or sorted(catalogue().recipe_files())
@@ -51,6 +51,14 @@ def main() -> None:
             fit_all(system, folders, arguments.out / system)
     if not arguments.fits:
         report(systems, folders, arguments.out)
+
+
+def single(folders: dict[str, Path]) -> dict[str, Path]:
+    """Return the subjects of one thing or identity: styles and pairs ask for systems of their own."""
+    from pcs_core import load_subject
+
+    found = {name: load_subject(folder).concepts for name, folder in folders.items()}
+    return {n: f for n, f in folders.items() if len(found[n]) == 1 and found[n][0].kind != "style"}
 
 
 def fit_all(system: str, folders: dict[str, Path], out: Path) -> None:
@@ -98,6 +106,7 @@ def report(systems: list[str], folders: dict[str, Path], out: Path) -> None:
                 )
     backbone = open_backbone(BACKBONE)
     scorer = catalogue().get("feature_models", "mini.clip")()
+    judge = catalogue().get("feature_models", "mini.judge")()
     phrases = catalogue().get("datasets", "mini.places")()
     rows: dict[str, dict[str, dict[str, float]]] = {}
     sheets: dict[str, list[Any]] = {}
@@ -123,7 +132,7 @@ def report(systems: list[str], folders: dict[str, Path], out: Path) -> None:
             rows.setdefault(row, {})[name] = {
                 "similarity": float(scorer.subject_similarity(images, references)),
                 "alignment": float(scorer.text_alignment(images, texts)),
-                "place": float(scorer.place_accuracy(images, places)),
+                "place": float(judge.place_accuracy(images, places)),
             }
             sheets.setdefault(row, []).append((name, references, images[::PER_PLACE]))
         print(name, {r: rows[r][name] for r in drawn}, file=sys.stderr)
@@ -180,7 +189,7 @@ def markdown(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) ->
     details = [
         "",
         f"Means over {len(base)} held-out subjects, {facts['pictures']} pictures each "
-        f"({len(facts['places'])} places, seed {facts['seed']}), scored by Mini-CLIP on the Mini backbone; "
+        f"({len(facts['places'])} places, seed {facts['seed']}), scored by Mini-CLIP and, for places, the judge, on the Mini backbone; "
         f"{facts['machine']}, torch {facts['torch']}; made by `make results`. Seconds are the wall time of one "
         "joint fit of all subjects over their number, on cores that other fits shared. "
         "Subject similarity is the mean cosine to the references, so copying a reference is its upper "

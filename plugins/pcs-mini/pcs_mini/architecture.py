@@ -1,4 +1,4 @@
-"""The networks of Mini v1, as diffusers and transformers classes of small size.
+"""The networks of Mini, as diffusers and transformers classes of small size.
 
 Pictures of 128 px, latents of 16x16x8, captions of at most 40 tokens. The layout is that of Stable
 Diffusion: a KL autoencoder that shrinks by eight, a CLIP text model and a UNet with cross attention
@@ -9,14 +9,11 @@ where a weight costs little time.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from tokenizers.pre_tokenizers import ByteLevel
-from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
-
-from pcs_mini.networks import build_scheduler
 
 PICTURE_SIZE = 128
 """Side of a picture in pixels."""
@@ -25,21 +22,6 @@ LATENT_CHANNELS = 8
 TEXT_WIDTH = 192
 TEXT_LENGTH = 40
 START, END = "<|startoftext|>", "<|endoftext|>"
-
-__all__ = [
-    "LATENT_CHANNELS",
-    "LATENT_SIZE",
-    "PICTURE_SIZE",
-    "TEXT_LENGTH",
-    "TEXT_WIDTH",
-    "build_autoencoder",
-    "build_scheduler",
-    "build_text_encoder",
-    "build_tokenizer",
-    "build_unet",
-    "inherit_outer_layers",
-    "learn_merges",
-]
 
 
 def build_autoencoder(
@@ -57,30 +39,6 @@ def build_autoencoder(
         mid_block_add_attention=False,
         scaling_factor=1.0,
     )
-
-
-def inherit_outer_layers(autoencoder: AutoencoderKL, smaller: Mapping[str, Tensor]) -> int:
-    """Start the layers near the pixels from those of an autoencoder with one level less.
-
-    `smaller` is the state of a network with the same widths but the last. The count of tensors
-    taken is returned; what has no counterpart of equal shape keeps its own start.
-    """
-    own = autoencoder.state_dict()
-    taken = 0
-    for name, value in own.items():
-        # A decoder counts its levels from the latents, so its outer levels moved up by one.
-        source = name
-        if name.startswith("decoder.up_blocks."):
-            _, _, level, rest = name.split(".", 3)
-            source = f"decoder.up_blocks.{int(level) - 1}.{rest}"
-        elif not name.startswith(("encoder.down_blocks.", "encoder.conv_in", "decoder.conv_")):
-            continue
-        found = smaller.get(source)
-        if found is not None and found.shape == value.shape:
-            own[name] = found.to(value.dtype)
-            taken += 1
-    autoencoder.load_state_dict(own)
-    return taken
 
 
 def build_text_encoder(
@@ -119,6 +77,21 @@ def build_unet(
         cross_attention_dim=text_width,
         attention_head_dim=4,
         norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """SD's schedule, noisier at its end (these latents carry more per element), on velocity."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.02,
+        prediction_type="v_prediction",
+        set_alpha_to_one=False,
+        steps_offset=1,
+        clip_sample=False,
+        timestep_spacing="trailing",
     )
 
 

@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from pcs_mini.rulers import stored
+
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
     "_diffusers_version": "0.42.1",
@@ -27,12 +29,11 @@ MODEL_INDEX = {
 }
 
 
-def assemble(model: Path, clip: Path | None, out: Path, vae: Path | None = None) -> Path:
+def assemble(model: Path, out: Path, vae: Path | None = None) -> Path:
     """Write the diffusers folder `out` in half precision from the folder `model` of a run.
 
-    `clip` is the scorer's folder; None keeps the one in `out`. `vae` is an autoencoder whose
-    decoder was trained further than the one in `model`, with the same latents. The folder is
-    replaced as a whole, other files in it (the model card) are kept.
+    `vae` is an autoencoder whose decoder was trained further than the one in `model`, with the same
+    latents. The folder is replaced as a whole, other files in it (the model card) are kept.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
@@ -54,13 +55,21 @@ def assemble(model: Path, clip: Path | None, out: Path, vae: Path | None = None)
             shutil.rmtree(fresh / part, ignore_errors=True)
             shutil.copytree(model / part, fresh / part)
         (fresh / "model_index.json").write_text(json.dumps(MODEL_INDEX, indent=2) + "\n")
-        if clip is not None:
-            shutil.copytree(clip, fresh / "clip", dirs_exist_ok=True)
         old = Path(scratch) / "old"
         if out.exists():
             os.replace(out, old)
         os.replace(fresh, out)
     return out
+
+
+def take_rulers(folder: Path) -> list[str]:
+    """Copy the trained rulers of a folder of `pcs mini ruler` to the shipped ones; their names."""
+    names = [p.parent.name for p in sorted(folder.glob("*/config.json"))]
+    for name in names:
+        target = stored.FOLDER / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder / name, target)
+    return names
 
 
 def _edit_config(folder: Path, key: str, value: str | None) -> None:

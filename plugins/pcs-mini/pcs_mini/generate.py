@@ -51,7 +51,7 @@ def pictures(
     seed: int = 0,
     batch: int = 32,
 ) -> Tensor:
-    """One picture per prompt, ``[n, 3, 64, 64]`` in 0..1 on the CPU.
+    """One picture per prompt, ``[n, 3, h, w]`` in 0..1 on the CPU.
 
     Each picture has its own seed (`seed` + its index), so a prompt draws the same alone or not.
     """

@@ -41,10 +41,13 @@ class Studio:
     ``backpack/solid`` or ``person/cartoon/cartoon_00``; the same seed draws the same picture.
     """
 
+    def __init__(self, assets: Assets | None = None) -> None:
+        self._given = assets
+
     @cached_property
     def assets(self) -> Assets:
-        """The installed world, or the slice of it that is always there."""
-        return open_assets()
+        """The archive given, or the installed world, or the slice of it that is always there."""
+        return self._given or open_assets()
 
     @cached_property
     def _held(self) -> dict[str, Member]:
@@ -71,6 +74,15 @@ class Studio:
         """The kind of thing a member is, as in ``animal``."""
         member = self._member(name)
         return "person" if member.kind == "person" else self.assets.category(member.concept)
+
+    def source(self, name: str) -> str:
+        """Who drew a member, and its licence, in words."""
+        member = self._member(name)
+        if member.kind == "solid":
+            return f"a model by {self.assets.index['solids'][member.concept]['credit']}"
+        about = next(s for s in self.assets.sources if s.get("style") == member.style)
+        named = f"{about['package']} {about['version']} by {about['author']}"
+        return f"{named} ({about['licence']})"
 
     def picture(
         self,

@@ -11,7 +11,7 @@ _HERE = Path(__file__).parent
 
 
 def folder() -> Path:
-    """The shipped weights, in the diffusers layout (with ``clip/``, the scorer, beside them)."""
+    """The shipped weights, in the diffusers layout, with the record of what they know."""
     return _HERE / "weights"
 
 
@@ -28,9 +28,9 @@ def subjects() -> dict[str, Path]:
 
 def places() -> dict[str, str]:
     """Name -> phrase of every place of the world, as in ``{"beach": "on the beach"}``."""
-    from pcs_mini.world.places import PLACES, phrase
+    from pcs_mini.world.backdrops import COLOURS, SCENES, panoramas, phrase
 
-    return {place: phrase(place) for place in PLACES}
+    return {place: phrase(place) for place in (*COLOURS, *SCENES, *panoramas())}
 
 
 @catalogue_hookimpl
@@ -41,8 +41,13 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """``mini.clip``, the offline scorer."""
-    return {"mini.clip": "pcs_mini.scorer:load"}
+    """What measures pictures of the world: see `pcs_mini.rulers`."""
+    return {
+        "mini.clip": "pcs_mini.rulers.clip:load",
+        "mini.views": "pcs_mini.rulers.views:load",
+        "mini.identity": "pcs_mini.rulers.identity:load",
+        "mini.judge": "pcs_mini.rulers.judge:load",
+    }
 
 
 @catalogue_hookimpl
@@ -59,5 +64,5 @@ def datasets() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def commands() -> Mapping[str, str]:
-    """``pcs mini pack|train|assemble|evaluate``."""
+    """``pcs mini``: the world, training, assembling, the gate, the subjects."""
     return {"mini": "pcs_mini.commands:app"}

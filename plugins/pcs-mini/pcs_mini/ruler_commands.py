@@ -1,4 +1,4 @@
-"""``pcs mini ruler`` and ``pcs mini gate``: training the rulers, and the gate of version 1."""
+"""``pcs mini ruler``: training what measures pictures of the world."""
 
 from __future__ import annotations
 
@@ -25,12 +25,6 @@ class Ruler(StrEnum):
 IMAGES = {Ruler.judge: 800_000, Ruler.clip: 600_000, Ruler.identity: 150_000, Ruler.views: 400_000}
 _CACHE = 2**29
 """Bytes of decoded assets kept: all of the archive, as every step draws from all of it."""
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to ``pcs mini``."""
-    app.command("ruler")(ruler)
-    app.command("gate")(gate)
 
 
 def ruler(
@@ -72,47 +66,3 @@ def ruler(
     archive = Assets(assets or installed_archive() or SLICE_FILE, cache_bytes=_CACHE)
     stage = importlib.import_module(f"pcs_mini.training.rulers_{which.value}")
     typer.echo(str(stage.train(settings, archive, _err.print)))
-
-
-def gate(
-    weights: Annotated[Path | None, typer.Option(help="Default: the shipped ones.")] = None,
-    prompts: Annotated[int, typer.Option(min=10, help="Pictures to generate.")] = 500,
-    seed: Annotated[int, typer.Option()] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="Sampling steps.")] = 25,
-    guidance: Annotated[float, typer.Option()] = 3.0,
-    assets: Annotated[
-        Path | None, typer.Option(help="Archive of the world; default: the installed one.")
-    ] = None,
-    rulers: Annotated[
-        Path | None, typer.Option(help="Folder of rulers; default: the shipped ones.")
-    ] = None,
-    device: Annotated[str, typer.Option()] = "cpu",
-    grid: Annotated[Path | None, typer.Option(help="Write the pictures here (PNG).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON on stdout.")] = False,
-) -> None:
-    """Print the quality gate: what the judge reads in pictures of combinations never trained."""
-    import json
-
-    from pcs_mini.gate import run
-    from pcs_mini.plugin import folder
-    from pcs_mini.training.journal import contact_sheet
-
-    figures, _, drawn = run(
-        weights or folder(),
-        prompts,
-        archive=assets,
-        rulers=rulers,
-        seed=seed,
-        steps=steps,
-        guidance=guidance,
-        device=device,
-        report=_err.print,
-    )
-    if grid is not None:
-        grid.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(drawn, 20).save(grid)
-    if as_json:
-        typer.echo(json.dumps(figures, indent=2))
-        return
-    for name, value in figures.items():
-        typer.echo(f"{name:30} {value}")

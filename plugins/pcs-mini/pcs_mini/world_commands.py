@@ -1,4 +1,4 @@
-"""``pcs mini world build|slice|licences|render|sheet``. Heavy imports wait until a command runs."""
+"""``pcs mini pack`` and ``pcs mini world slice|licences|render|sheet``. Heavy imports wait."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ def _say(line: str) -> None:
     _err.print(line)
 
 
-@app.command()
 def build(
     out: Annotated[Path, typer.Option(help="Archive to write.")] = Path("world.zip"),
     packages: Annotated[

@@ -3,9 +3,17 @@
 import subprocess
 import sys
 
+import pytest
+from PIL import Image, ImageChops
+
+from pcs_core import load_subject
+from pcs_core.errors import InputError
 from pcs_mini import plugin
+from pcs_mini.held_out import Studio
 from pcs_mini.subjects import render_subjects, subject_table
-from pcs_mini.world.roster import roster
+from pcs_mini.world.assets import SLICE_FILE, Assets
+from pcs_mini.world.backdrops import known
+from pcs_mini.world.cast import core
 
 
 def test_listing_and_help_import_no_torch():
@@ -30,34 +38,67 @@ def test_references_resolve():
             assert hasattr(importlib.import_module(module), attribute), reference
 
 
+KINDS = {
+    "dog_pug": "object",
+    "bear_teddy": "object",
+    "person_curly": "face",
+    "style_outlined": "style",
+}
+
+
 def test_subjects_are_held_out_and_complete():
-    people = roster()
+    held = set(Studio(Assets(SLICE_FILE)).names())
     table = subject_table()
     assert set(plugin.subjects()) == set(table)
-    assert len(table) >= 6
-    assert sum(about["noun"] in people.nouns for about in table.values()) >= 3
-    masked = 0
     for name, folder in plugin.subjects().items():
-        assert not people.is_trained(table[name]["noun"], table[name]["style"])
-        pictures = sorted(p for p in folder.glob("*.png") if not p.stem.endswith(".mask"))
-        assert len(pictures) == 5
+        subject = load_subject(folder)
+        assert [c.name for c in subject.concepts] == [c["name"] for c in table[name]]
+        assert {m for c in table[name] for m in c["members"]} <= held
+        assert len(subject.images) >= 5
+        assert all(image.shape == (3, 128, 128) for image in subject.images)
+        assert all(
+            any(c.token in caption for c in subject.concepts) for caption in subject.captions
+        )
         assert (folder / "LICENSE").is_file()
-        masked += all(p.with_suffix(".mask.png").exists() for p in pictures)
-    assert masked >= 1
+        style = subject.concept.kind == "style"
+        for concept in subject.concepts:
+            masks = subject.masks.get(concept.name, ())
+            assert style or (len(masks) == len(subject.images) and None not in masks)
+        if name in KINDS:
+            assert subject.concept.kind == KINDS[name]
+    assert any(len(concepts) == 2 for concepts in table.values())
+
+
+def test_nouns_of_subjects_are_words_that_are_trained_first():
+    known = {*core(), "person", "drawing"}
+    for concepts in subject_table().values():
+        assert all(c["noun"] in known for c in concepts)
 
 
 def test_subjects_are_what_the_code_renders(tmp_path):
-    from PIL import Image, ImageChops
-
     render_subjects(tmp_path)
     for name, folder in plugin.subjects().items():
-        for path in folder.glob("*.png"):
-            shipped, fresh = Image.open(path), Image.open(tmp_path / name / path.name)
-            assert ImageChops.difference(shipped, fresh).getbbox() is None, path
+        names = {path.name for path in folder.iterdir()}
+        assert names == {path.name for path in (tmp_path / name).iterdir()}
+        for path in folder.iterdir():
+            fresh = tmp_path / name / path.name
+            if path.suffix == ".png":
+                shipped, drawn = Image.open(path), Image.open(fresh)
+                assert ImageChops.difference(shipped, drawn).getbbox() is None, path
+            else:
+                assert path.read_bytes() == fresh.read_bytes(), path
+
+
+def test_a_trained_member_is_no_subject(tmp_path, monkeypatch):
+    table = {"dog": [{"name": "dog", "members": ["dog/flat"], "noun": "dog"}]}
+    monkeypatch.setattr("pcs_mini.subjects.subject_table", lambda: table)
+    with pytest.raises(InputError, match="dog/flat, which training draws"):
+        render_subjects(tmp_path)
 
 
 def test_places_have_phrases():
     places = plugin.places()
     assert places["beach"] == "on the beach"
-    assert places["red"] == "on a red background"
-    assert len(places) == 18
+    assert places["orange"] == "on an orange background"
+    assert places["woods"] == "in the woods"
+    assert set(places) == set(known(Assets(SLICE_FILE)))

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from pcs_core.errors import InputError
-from pcs_mini import gate
 from pcs_mini.architecture import (
     build_autoencoder,
     build_scheduler,
@@ -22,6 +21,7 @@ from pcs_mini.architecture import (
     build_unet,
 )
 from pcs_mini.commands import app
+from pcs_mini.evaluate import Asked, compose_prompts, relation_holds, spread, weights_sha256
 from pcs_mini.generate import Parts
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.clip import open_clip
@@ -37,6 +37,7 @@ from pcs_mini.world import scene
 from pcs_mini.world.assets import Assets
 from pcs_mini.world.cast import Member, open_cast
 from pcs_mini.world.grammar import vocabulary
+from pcs_mini.world.lessons import RECORD, known_cast
 from pcs_mini.world.reserved import RESERVED_SHARE, is_reserved
 
 SHADES = {"dog": (200, 120, 40), "owl": (90, 90, 160), "car": (220, 30, 30), "penguin": (9, 9, 60)}
@@ -284,7 +285,7 @@ def test_a_relation_is_read_off_the_cells(judge):
 
     def holds(relation):
         pair = tuple(Member("drawn", c, "flat") for c in ("dog", "owl"))
-        return gate.relation_holds(judge, read, 0, gate.Asked("", pair, "flat", "beach", relation))
+        return relation_holds(judge, read, 0, Asked("", pair, "flat", "beach", relation))
 
     assert holds("left of") is True
     assert holds("right of") is False
@@ -306,25 +307,36 @@ def all_knowing(assets):
 
 
 def test_prompts_are_reserved_combinations_of_trained_words(assets):
-    asked = gate.compose_prompts(assets, all_knowing(assets), 10)
+    asked = compose_prompts(assets, open_cast(assets), all_knowing(assets), 10)
     assert len({a.text for a in asked}) == 10
     for a in asked:
         assert any(is_reserved(m.concept, m.style, a.place) for m in a.members)
         assert "penguin" not in a.text
         assert all(concept in a.text for concept in a.concepts)
     assert sum(len(a.members) == 2 for a in asked) == 2
-    assert asked == gate.compose_prompts(assets, all_knowing(assets), 10)
+    assert asked == compose_prompts(assets, open_cast(assets), all_knowing(assets), 10)
+
+
+def test_prompts_keep_to_the_words_that_the_weights_know(tmp_path, assets):
+    record = {"lesson": 1, "concepts": ["dog", "owl"], "styles": ["flat"], "people": []}
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    cast = known_cast(tmp_path, assets)
+    asked = compose_prompts(assets, cast, all_knowing(assets), 4)
+    assert {m.style for a in asked for m in a.members} == {"flat"}
+    assert {m.concept for a in asked for m in a.members} <= {"dog", "owl"}
+    with pytest.raises(InputError, match="of what the weights know"):
+        compose_prompts(assets, cast, all_knowing(assets), 100)
 
 
 def test_a_small_world_says_how_many_prompts_it_has(assets):
-    with pytest.raises(InputError, match=r"gives \d+ prompts, not 300"):
-        gate.compose_prompts(assets, all_knowing(assets), 300)
+    with pytest.raises(InputError, match=r"gives \d+ prompts of what the weights know, not 300"):
+        compose_prompts(assets, open_cast(assets), all_knowing(assets), 300)
 
 
 def test_spread_is_that_of_pictures_of_one_prompt():
     same = torch.rand(2, 3, 32, 32).repeat_interleave(4, 0)
-    assert gate.spread(same) == pytest.approx(0, abs=1e-3)
-    assert gate.spread(torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)])) > 0.5
+    assert spread(same) == pytest.approx(0, abs=1e-3)
+    assert spread(torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)])) > 0.5
 
 
 def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
@@ -338,7 +350,7 @@ def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
     )
     write_model(tmp_path, parts)
     given = ["--weights", tmp_path, "--assets", archive, "--rulers", rulers, "--prompts", 10]
-    result = CliRunner().invoke(app, ["gate", *map(str, given), "--steps", "1", "--json"])
+    result = CliRunner().invoke(app, ["evaluate", *map(str, given), "--steps", "1", "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     shares = [k for k in figures if k.endswith("accuracy") or k == "diversity"]
@@ -348,9 +360,10 @@ def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
     assert figures["prompts"] == 10
     assert len(figures["weights_sha256"]) == 64
     assert all(not isinstance(value, (dict, list)) for value in figures.values())
-    before = gate.weights_sha256(tmp_path)
+    assert (figures["lesson"], figures["lesson_concepts"]) == (0, 4)
+    before = weights_sha256(tmp_path)
     (tmp_path / "vae" / "x.safetensors").write_bytes(b"0")
-    assert gate.weights_sha256(tmp_path) != before
+    assert weights_sha256(tmp_path) != before
 
 
 def test_stored_weights_come_back(tmp_path):

@@ -322,7 +322,7 @@ def test_the_shipped_slice():
 def test_unknown_names_say_what_to_do(assets, tmp_path):
     with pytest.raises(AssetsError, match="did you mean 'dog'"):
         assets.drawing("dgo", "flat")
-    with pytest.raises(AssetsError, match="pcs mini world build"):
+    with pytest.raises(AssetsError, match="pcs mini pack"):
         open_assets(tmp_path / "none.zip")
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     with pytest.raises(AssetsError, match="no archive of the world"):

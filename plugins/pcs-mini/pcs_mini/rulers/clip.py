@@ -1,20 +1,19 @@
-"""Mini-CLIP v1: pictures and captions in one space, trained on the world without what it holds out."""
+"""Mini-CLIP: pictures and captions in one space, trained on the world without what it holds out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from open_clip.model import CLIP
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pcs_mini.generate import tokenise
-from pcs_mini.networks import build_clip
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.trunk import prepare
 
@@ -32,6 +31,16 @@ CONFIG: dict[str, Any] = {
     },
 }
 """open_clip's model configuration; ``vocab_size`` is filled in from the tokenizer."""
+
+
+def build_clip(config: Mapping[str, Any]) -> CLIP:
+    """The two towers: a small ResNet on 64 px pictures and a small text transformer."""
+    vision = {**config["vision_cfg"], "layers": tuple(config["vision_cfg"]["layers"])}
+    return CLIP(
+        config["embed_dim"],
+        CLIPVisionCfg(**vision),
+        CLIPTextCfg(**config["text_cfg"]),
+    )
 
 
 class Clip:

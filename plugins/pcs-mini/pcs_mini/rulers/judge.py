@@ -53,7 +53,7 @@ class JudgeNet(nn.Module):
 
 
 class Judge:
-    """The judge with its names. Pictures are ``[n, 3, h, w]`` in 0..1 of any size."""
+    """Feature model ``mini.judge``, with its names. Pictures are ``[n, 3, h, w]`` in 0..1 of any size."""
 
     def __init__(self, net: JudgeNet, names: Mapping[str, Sequence[str]]) -> None:
         """`names` of each ``concept``, ``style`` and ``place``, in the order of the heads."""
@@ -102,6 +102,19 @@ class Judge:
         """The surest ``concept``, ``style`` or ``place`` of each picture."""
         scores = {"concept": reading.presence, "style": reading.styles, "place": reading.places}
         return [self.names[what][i] for i in scores[what].argmax(1).tolist()]
+
+    def place_accuracy(self, images: Tensor, places: Sequence[str]) -> float:
+        """Share of pictures read as at their place (a name of ``mini.places``), 0..1.
+
+        Raises
+        ------
+        ValueError
+            If there is not one place per picture.
+        """
+        if len(images) != len(places):
+            raise ValueError(f"{len(images)} pictures but {len(places)} places: one per picture")
+        found = self.top("place", self.read(images))
+        return sum(a == b for a, b in zip(found, places, strict=True)) / max(1, len(places))
 
 
 def open_judge(folder: Path | None = None, device: str = "cpu") -> Judge:

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor
 
-from pcs_mini.architecture import build_autoencoder, inherit_outer_layers
+from pcs_mini.architecture import build_autoencoder
 from pcs_mini.training.journal import Journal
 from pcs_mini.training.loop import (
     Average,
@@ -32,7 +31,6 @@ from pcs_mini.training.loop import (
     start,
 )
 from pcs_mini.training.muon import split_optimizers
-from pcs_mini.training.vae import psnr, standardise
 
 CROP = 64
 """Side of the crops, in pixels; a step sees ``batch`` of them, or as many pixels in larger ones."""
@@ -78,17 +76,33 @@ def _scaled(latents: Tensor, x: Tensor, draws: torch.Generator) -> tuple[Tensor,
     return small, F.interpolate(x, (cells * factor,) * 2, mode="bilinear", antialias=True)
 
 
-def _first_weights(settings: Settings, report: Report) -> AutoencoderKL:
-    """A fresh network, that of ``settings.init``, or the outer layers of a smaller one there."""
-    autoencoder = build_autoencoder()
-    if settings.init is None:
-        return autoencoder
-    state = load_file(settings.init / "diffusion_pytorch_model.safetensors")
-    if state.keys() == autoencoder.state_dict().keys():
-        return AutoencoderKL.from_pretrained(settings.init).float()
-    taken = inherit_outer_layers(autoencoder, state)
-    report(f"autoencoder: {taken} tensors of a smaller network taken over")
-    return autoencoder
+def psnr(vae: AutoencoderKL, images: Tensor) -> float:
+    """Mean peak signal-to-noise ratio in dB of the round trip; images ``[n, 3, h, w]`` in -1..1."""
+    with torch.no_grad():
+        back = torch.cat(
+            [vae.decode(vae.encode(x).latent_dist.mean).sample for x in images.split(64)]
+        )
+    error = ((back.float().clamp(-1, 1) - images) / 2).square().mean((1, 2, 3))
+    return float((-10 * error.log10()).mean())
+
+
+@torch.no_grad()
+def standardise(vae: AutoencoderKL, images: Tensor) -> None:
+    """Give each latent channel mean 0 and variance 1 on `images`.
+
+    An affine map is folded into the two 1x1 convolutions. Decoding is unchanged;
+    ``scaling_factor`` is 1 afterwards.
+    """
+    latents = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(64)]).float()
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    n = len(mean)
+    before, after = vae.quant_conv, vae.post_quant_conv
+    after.bias += (after.weight * mean[None, :, None, None]).sum((1, 2, 3))
+    after.weight *= std[None, :, None, None]
+    before.weight[:n] /= std[:, None, None, None]
+    before.bias[:n] = (before.bias[:n] - mean) / std
+    before.bias[n:] -= 2 * std.log()
+    vae.register_to_config(scaling_factor=1.0)
 
 
 def train(settings: Settings, images: NDArray[np.uint8], report: Report) -> Path:
@@ -106,7 +120,11 @@ def train(settings: Settings, images: NDArray[np.uint8], report: Report) -> Path
     seen, kept_back = images[: len(images) - held], images[len(images) - held :]
     held_back = torch.from_numpy(np.array(kept_back)).permute(0, 3, 1, 2).float() / 127.5 - 1
     held_back = held_back.to(device)
-    autoencoder = _first_weights(settings, report).to(device).train()
+    if settings.init is None:
+        autoencoder = build_autoencoder()
+    else:
+        autoencoder = AutoencoderKL.from_pretrained(settings.init).float()
+    autoencoder = autoencoder.to(device).train()
     if settings.decoder_only:
         autoencoder.requires_grad_(False)
         autoencoder.decoder.requires_grad_(True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ _TEMPLATE = """# {title}
 A text-to-image latent diffusion model of {pixels} x {pixels} pictures, in the diffusers layout. It
 exists so that personalisation can be seen and tested without a network, a GPU or a download.
 
-| part | class | parameters | facts |
-| --- | --- | --- | --- |
+| part | class | parameters | MB | facts |
+| --- | --- | --- | --- | --- |
 {rows}
 
 The weights are exponential moving averages. Load them in fp32 on a CPU.
@@ -48,6 +49,39 @@ def count_parameters(folder: Path) -> int:
             names = file.keys()
             total += sum(prod(file.get_slice(name).get_shape()) for name in names)
     return total
+
+
+def megabytes(folder: Path) -> float:
+    """What the files of a folder take, in millions of bytes."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6
+
+
+def knows(record: Mapping[str, Any]) -> str:
+    """What the weights know, as their record (`world.lessons`) says."""
+    if not record["lesson"]:
+        return "The words of the whole trained world were drawn for them."
+    styles, people = ", ".join(record["styles"]), ", ".join(record["people"])
+    told = (
+        f"They were trained last on lesson {record['lesson']} of the world: {record['title']}. These "
+        f"{len(record['concepts'])} things, in the styles {styles}, were drawn for them: "
+        f"{', '.join(record['concepts'])}."
+    )
+    if people:
+        told += f" People are drawn in the styles {people}."
+    return (
+        told
+        + " Other words of the world came up seldom or never, and are drawn badly or not at all."
+    )
+
+
+def rulers(folder: Path) -> str:
+    """The rulers in a folder, their sizes, and how well they do on real renders."""
+    lines = []
+    for path in sorted(folder.glob("*/config.json")):
+        scores = _config(path.parent).get("scores", {})
+        said = ", ".join(f"{key} {value}" for key, value in scores.items()) or "not measured"
+        lines.append(f"- **{path.parent.name}**: {megabytes(path.parent):.1f} MB; {said}.")
+    return "\n".join(lines)
 
 
 def _config(folder: Path, name: str = "config.json") -> dict[str, Any]:
@@ -78,16 +112,19 @@ def _rows(folder: Path) -> tuple[list[str], int]:
     words = _config(folder / "tokenizer", "tokenizer_config.json")
     pieces = _config(folder / "text_encoder")["vocab_size"]
     rows = [
-        f"| tokenizer | `CLIPTokenizer` | | {pieces} pieces, {words['model_max_length']} tokens; "
+        f"| tokenizer | `CLIPTokenizer` | | {megabytes(folder / 'tokenizer'):.1f} "
+        f"| {pieces} pieces, {words['model_max_length']} tokens; "
         "words of the world are whole, all others split |"
     ]
     for part, kind in _PARTS.items():
         size = count_parameters(folder / part) / 1e6
         facts = _facts(part, _config(folder / part), pixels, latent)
-        rows.append(f"| {part} | `{kind}` | {size:.2f} M | {facts} |")
+        rows.append(
+            f"| {part} | `{kind}` | {size:.2f} M | {megabytes(folder / part):.1f} | {facts} |"
+        )
     plan = _config(folder / "scheduler", "scheduler_config.json")
     rows.append(
-        f"| scheduler | `{plan['_class_name']}` | | {plan['num_train_timesteps']} steps, "
+        f"| scheduler | `{plan['_class_name']}` | | | {plan['num_train_timesteps']} steps, "
         f"{plan['beta_schedule']} {plan['beta_start']:g} to {plan['beta_end']:g}, "
         f"{plan['prediction_type']}, {plan['timestep_spacing']} spacing |"
     )
@@ -103,8 +140,11 @@ def _training(runs: Sequence[Path]) -> list[str]:
     for stage, entries in lines.items():
         last = entries[-1]
         text = f"- **{stage}**: {last['images']:,} pictures in {last['step']:,} steps"
-        if scenes := next((e["scenes"] for e in reversed(entries) if "scenes" in e), None):
-            text += f", of {scenes:,} scenes"
+        # A resumed run says again what it draws from; a lesson has a cache of its own.
+        scenes = [k for k, _ in groupby(e["scenes"] for e in entries if "scenes" in e)]
+        if scenes:
+            each = ", then ".join(f"{count:,}" for count in scenes)
+            text += f", of {each} scenes"
         if "psnr" in last:
             text += f"; round trip of pictures held back {last['psnr']:.1f} dB"
         if "loss" in last:
@@ -117,7 +157,7 @@ def model_card(
     folder: Path,
     runs: Sequence[Path] = (),
     *,
-    title: str = "pcs-mini, version 1",
+    title: str = "pcs-mini",
     sections: Mapping[str, str] | None = None,
     licence: str = "Apache-2.0. What the training data was drawn from stands in `LICENSES.md`.",
 ) -> str:

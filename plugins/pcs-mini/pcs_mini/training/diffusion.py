@@ -1,4 +1,4 @@
-"""Stage ``diffusion``: text encoder and UNet of Mini v1 together, on a latent cache.
+"""Stage ``diffusion``: text encoder and UNet of Mini together, on a latent cache.
 
 What makes few pictures go a long way: Muon for hidden matrices; a loss in which a subject counts
 several times, for places are learned soon anyway; half of the timesteps where shapes form; text
@@ -129,6 +129,7 @@ def train(
     cache_folder: Path,
     report: Report,
     watch: Watch | None = None,
+    lesson: int = 0,
 ) -> Path:
     """Train text encoder and UNet; writes and returns ``out/model`` (diffusers layout, fp32).
 
@@ -162,7 +163,8 @@ def train(
         report(f"diffusion: resumed after step {first}")
     steps, n = settings.images // settings.batch, settings.batch
     journal = Journal(settings.out, "diffusion", active=main)
-    journal.note(first, first * n, scenes=len(cache), parameters=sum(p.numel() for p in parameters))
+    size = sum(p.numel() for p in parameters)
+    journal.note(first, first * n, scenes=len(cache), lesson=lesson, parameters=size)
     kept = scheduler.alphas_cumprod.to(device)
     empty = tokenise(tokenizer, [""]).to(torch.int32)
     looked = time.monotonic()

@@ -21,7 +21,8 @@ from pcs_mini.architecture import PICTURE_SIZE
 from pcs_mini.generate import tokenise
 from pcs_mini.training.loop import Report
 from pcs_mini.world.assets import Assets
-from pcs_mini.world.cast import Cast, core, open_cast
+from pcs_mini.world.cast import open_cast
+from pcs_mini.world.lessons import lesson_cast
 from pcs_mini.world.scene import draw
 
 _PATTERN = "latents-*.safetensors"
@@ -46,43 +47,14 @@ class Latents:
         return len(self.ids)
 
 
-LESSON_STYLES = ("glossy", "flat", "rendered")
-"""Styles of the second lesson; the first has the first of them."""
-FEW = 48
-"""Things of the first lesson."""
-
-
-def lesson_cast(cast: Cast, lesson: int) -> Cast:
-    """The part of a cast that a young denoiser sees, 0 for the whole.
-
-    Lesson 1 is a few well-known things in one style, lesson 2 all of them in three styles, and
-    people. That words decide shapes is learned from few drawings seen often; thousands seen once
-    teach colours and places only.
-    """
-    if lesson == 0:
-        return cast
-    known = [c for c in core() if any(m.concept == c and m.kind == "drawn" for m in cast.members)]
-    wanted = set(known[:FEW] if lesson == 1 else known)
-    styles = LESSON_STYLES[: 1 if lesson == 1 else None]
-    return Cast(
-        [
-            m
-            for m in cast.members
-            if (m.kind == "person" and lesson > 1)
-            or (m.kind == "drawn" and m.concept in wanted and m.style in styles)
-        ]
-    )
-
-
 def render(
     assets: Assets, first: int, count: int, seed: int = 0, *, lesson: int = 0
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. In a ``lesson`` three of four do, of the
-    :func:`lesson_cast`. Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]``
-    (255 = subject) and captions.
+    like is learned from those. In a ``lesson`` three of four do, of its part of the cast.
+    Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject), captions.
     """
     cast = lesson_cast(open_cast(assets), lesson)
     images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)

@@ -13,9 +13,8 @@ from transformers import CLIPTokenizer
 
 from pcs_mini.architecture import build_tokenizer
 from pcs_mini.generate import tokenise
-from pcs_mini.networks import build_clip
 from pcs_mini.rulers import stored
-from pcs_mini.rulers.clip import CONFIG, TOKENIZER, Clip
+from pcs_mini.rulers.clip import CONFIG, TOKENIZER, Clip, build_clip
 from pcs_mini.training.loop import Report, Settings
 from pcs_mini.training.rulers_loop import Run
 from pcs_mini.training.rulers_pictures import Replay, degrade, stack

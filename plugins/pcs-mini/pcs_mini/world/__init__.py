@@ -1,1 +1,1 @@
-"""World v0: drawn subjects on procedural places, with captions and exact masks."""
+"""The world: subjects of known truth at places, with captions, masks, depth, cameras and points."""

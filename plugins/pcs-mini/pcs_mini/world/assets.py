@@ -105,7 +105,7 @@ class Assets:
             self.index: dict[str, Any] = json.loads(self._archive.read("index.json"))
         except FileNotFoundError:
             raise AssetsError(
-                f"no archive of the world at {path}: make it with `pcs mini world build`"
+                f"no archive of the world at {path}: make it with `pcs mini pack`"
             ) from None
         except (zipfile.BadZipFile, KeyError, ValueError) as broken:
             raise AssetsError(f"{path} is no archive of the world ({broken})") from None

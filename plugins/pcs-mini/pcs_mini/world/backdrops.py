@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pcs_core.errors import nearest
-from pcs_mini.world import places as v0
+from pcs_mini.world import places
 from pcs_mini.world.assets import Assets, AssetsError, Pixels
 from pcs_mini.world.places import COLOURS
 from pcs_mini.world.scenery import SCENERY
 from pcs_mini.world.scenery import paint as paint_scenery
 
-SCENES: dict[str, str] = {**v0.SCENES, **SCENERY}
+SCENES: dict[str, str] = {**places.SCENES, **SCENERY}
 """Painted place -> how a caption says it."""
 
 FIELDS_OF_VIEW = (65.0, 75.0, 85.0)
@@ -55,8 +55,8 @@ def paint(place: str, rng: np.random.Generator, size: int, assets: Assets) -> Pi
         return look(source, rng.random() * 360, pitch, fov, size)
     if place in SCENERY:
         return paint_scenery(place, rng, size)
-    if place in v0.PLACES:
-        return v0.paint(place, rng, size).astype(np.uint8)
+    if place in COLOURS or place in places.SCENES:
+        return places.paint(place, rng, size).astype(np.uint8)
     raise AssetsError(f"no place {place!r} in the world{nearest(place, known(assets))}")
 
 

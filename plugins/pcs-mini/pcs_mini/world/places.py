@@ -1,4 +1,4 @@
-"""The places a subject can be: ten plain colours and eight simple scenes, painted from scratch."""
+"""Ten plain colours and eight simple scenes, painted from scratch."""
 
 from __future__ import annotations
 
@@ -33,13 +33,6 @@ SCENES: dict[str, str] = {
     "brick": "in front of a brick wall",
     "table": "on a wooden table",
 }
-
-PLACES: tuple[str, ...] = (*COLOURS, *SCENES)
-
-
-def phrase(place: str) -> str:
-    """How a caption says that something is at `place`."""
-    return f"on a {place} background" if place in COLOURS else SCENES[place]
 
 
 def _gradient(size: int, top: tuple[int, ...], bottom: tuple[int, ...]) -> Pixels:
@@ -159,5 +152,7 @@ def paint(place: str, rng: np.random.Generator, size: int = 64) -> Pixels:
     elif place in _PAINTERS:
         picture = _PAINTERS[place](size, rng, size / 64)
     else:
-        raise ValueError(f"no place {place!r} in the world: one of {', '.join(PLACES)}")
+        raise ValueError(
+            f"no place {place!r} in the world: one of {', '.join((*COLOURS, *_PAINTERS))}"
+        )
     return np.clip(picture, 0, 255)

@@ -1,0 +1,69 @@
+"""The lessons of a young denoiser, few things seen often, then more, and the record of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pcs_core.errors import InputError
+from pcs_mini.training.latents import render
+from pcs_mini.world.assets import open_assets
+from pcs_mini.world.cast import core, is_held_out, open_cast
+from pcs_mini.world.lessons import (
+    FEW,
+    LESSON_STYLES,
+    RECORD,
+    known_cast,
+    lesson_cast,
+    read_record,
+    write_record,
+)
+
+
+def test_each_lesson_is_a_larger_trained_part_of_the_world() -> None:
+    assets = open_assets()
+    cast = open_cast(assets)
+    first, second = lesson_cast(cast, 1), lesson_cast(cast, 2)
+    assert lesson_cast(cast, 0) is cast
+    assert 20 < len(first.members) <= FEW
+    assert set(first.members) < set(second.members)
+    assert 100 < len(second.members) < len(cast.members) / 4
+    for member in second.members:
+        assert not is_held_out(assets, member)
+        if member.kind == "drawn":
+            assert member.concept in core()
+            assert member.style in LESSON_STYLES
+        else:
+            assert member.kind == "person"
+
+
+def test_a_lesson_renders_scenes_of_its_own() -> None:
+    assets = open_assets()
+    first = render(assets, 0, 2, seed=5, lesson=2)
+    again = render(assets, 0, 2, seed=5, lesson=2)
+    other = render(assets, 0, 2, seed=5)
+    assert (first[0] == again[0]).all()
+    assert first[2] == again[2]
+    assert not (first[0] == other[0]).all()
+
+
+@pytest.mark.parametrize("lesson", [0, 1, 2])
+def test_the_record_gives_the_lessons_cast_back(tmp_path: Path, lesson: int) -> None:
+    assets = open_assets()
+    write_record(tmp_path, assets, lesson)
+    assert read_record(tmp_path)["lesson"] == lesson
+    wanted = lesson_cast(open_cast(assets), lesson)
+    assert known_cast(tmp_path, assets).members == wanted.members
+
+
+def test_without_a_record_the_whole_world_is_known(tmp_path: Path) -> None:
+    assets = open_assets()
+    assert known_cast(tmp_path, assets).members == open_cast(assets).members
+
+
+@pytest.mark.parametrize("text", ["{", '{"lesson": 1}'])
+def test_a_broken_record_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD).write_text(text)
+    with pytest.raises(InputError, match=r"lesson\.json.*assemble --lesson"):
+        read_record(tmp_path)
