@@ -41,8 +41,12 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """``mini.clip``, the offline scorer."""
-    return {"mini.clip": "pcs_mini.scorer:load"}
+    """``mini.clip``, the offline scorer, and what adapters read of references."""
+    return {
+        "mini.clip": "pcs_mini.scorer:load",
+        "mini.identity": "pcs_mini.rulers.identity:load",
+        "mini.image": "pcs_mini.rulers.judge:load",
+    }
 
 
 @catalogue_hookimpl
