@@ -30,7 +30,7 @@ from pcs_core.data import (
 )
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit import REPORT_EVERY, Progress
-from pcs_core.engine.optimizers import make_optimizer, warm_up
+from pcs_core.engine.optimizers import make_optimizer, set_rates
 from pcs_core.engine.prepare import fit_image
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -204,7 +204,7 @@ class _Pretraining:
         self.done += start
         terms: dict[str, Tensor] = {}
         for index in range(start, phase.steps):
-            warm_up(optimizer, index, phase.warmup)
+            set_rates(optimizer, phase, index)
             for _ in range(phase.accumulate):
                 with self.accelerator.autocast():
                     step = self._step(phase, index)
