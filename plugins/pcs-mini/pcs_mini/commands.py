@@ -97,9 +97,10 @@ def train(
         int,
         typer.Option(
             min=0,
-            max=2,
-            help="Stages latents and diffusion: 1 a few things, 2 all well-known things, each in a "
-            "cache of its own; go on with --resume. 0 is the whole world.",
+            max=3,
+            help="Stages latents and diffusion: 1 a few things, 2 those in more styles and people, "
+            "3 all well-known things, each in a cache of its own; go on with --resume. 0 is the "
+            "whole world.",
         ),
     ] = 0,
     decay_share: Annotated[

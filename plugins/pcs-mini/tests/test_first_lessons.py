@@ -10,12 +10,14 @@ from pcs_mini.world.cast import core, is_held_out, open_cast
 def test_each_lesson_is_a_larger_trained_part_of_the_world() -> None:
     assets = open_assets()
     cast = open_cast(assets)
-    first, second = lesson_cast(cast, 1), lesson_cast(cast, 2)
+    first, second, third = (lesson_cast(cast, lesson) for lesson in (1, 2, 3))
     assert lesson_cast(cast, 0) is cast
     assert 20 < len(first.members) <= FEW
     assert set(first.members) < set(second.members)
-    assert 100 < len(second.members) < len(cast.members) / 4
-    for member in second.members:
+    assert set(second.members) < set(third.members)
+    assert {m.concept for m in first.members} | {"person"} == {m.concept for m in second.members}
+    assert 100 < len(third.members) < len(cast.members) / 4
+    for member in third.members:
         assert not is_held_out(assets, member)
         if member.kind == "drawn":
             assert member.concept in core()
