@@ -83,7 +83,7 @@ def merge_fusions(results: Named) -> Fusion:
     }
     maps: dict[str, dict[str, Any]] = {"strengths": {}, "dropout": {}}
     named: dict[tuple[str, str], str] = {}
-    single: dict[str, Any] = {"source": None, "noise_law": None}
+    single: dict[str, Any] = {"source": None, "noise_law": None, "decoder": None}
     origin: dict[str, str] = {}
     speakers: list[tuple[str, Word]] = []
     unread: list[tuple[str, str]] = []

@@ -53,6 +53,7 @@ class PhaseTable(Table):
     weight_decay: Amount = 0.0
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     warmup: Annotated[int, Field(ge=0)] = 0
+    decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: Amount = 0.0
     accumulate: Count = 1
     edits: Words = ("*",)

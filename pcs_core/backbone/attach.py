@@ -272,6 +272,11 @@ class Attachment:
         with self.under(edits=edits, progress=progress):
             return tuple(self.context.acts(e) for e in (*self.fusion.tokens, *self.fusion.streams))
 
+    def acting(self, progress: float) -> tuple[bool, ...]:
+        """Return of each edit of the fusion whether it acts at ``progress``."""
+        with Restore(self.context, {"progress": progress}):
+            return tuple(self.context.acts(edit) for edit in self.fusion.edits())
+
     def strengths(self, rows: int, given: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Return the strengths [rows] by name, those ``given`` in place of the fusion's own."""
         values = {**self.fusion.strengths, **(given or {})}

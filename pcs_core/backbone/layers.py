@@ -66,11 +66,14 @@ class BoundLayer:
             return self.inner(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer with the edits in force."""
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer with the edits in force. Its first argument is what edits see as its input."""
         context = self.context
         if context.off:
-            return self.base(x, *args, **kwargs)
+            return self.base(*args, **kwargs)
+        if not args:  # a block is called by names alone
+            args = (kwargs.pop(next(iter(kwargs))),)
+        x, args = args[0], args[1:]
         cond = context.cond
         for edit in self.before:
             if context.acts(edit):
@@ -87,7 +90,9 @@ class BoundLayer:
     def _weighted(self, x: Tensor, args: Any, kwargs: Any) -> Any:
         for edit in self.call:
             if self.context.acts(edit):
-                return edit.call(self.base, x, self.context.cond)
+                return edit.call(
+                    lambda given: self.base(given, *args, **kwargs), x, self.context.cond
+                )
         for edit in self.weight:
             if self.context.acts(edit):
                 return with_weight(self.module, edit.weight(self.module.weight), x)

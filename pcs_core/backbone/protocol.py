@@ -143,6 +143,19 @@ class Backbone(Protocol):
             This family has none.
         """
 
+    def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
+        """Return a small decoder: latents [n c h w] to images [n 3 h w] in [0, 1], in place of ``decode``.
+
+        ``location`` is a folder or hub id of one; "" is the one given with the backbone.
+
+        Raises
+        ------
+        CapabilityError
+            This family takes none, none is given, or it does not fit the latents.
+        InputError
+            It does not load.
+        """
+
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return text [b l d] and pooled [b d] for ids [b l]."""
 

@@ -38,6 +38,7 @@ class Destination:
             It cannot be written, as on a full disk.
         """
         parent = self.folder.parent
+        made = missing_parents(self.folder)
         try:
             parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name[:80]}.", dir=parent))
@@ -46,6 +47,7 @@ class Destination:
                 self.publish(temporary / "ready")
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
+                remove_empty(made)
         except OSError as error:
             raise InputError(f"cannot write {self.folder}: {error.strerror or error}") from error
 
@@ -123,6 +125,20 @@ def _home() -> list[Path]:
         return [Path.home().resolve()]
     except RuntimeError:  # a user without one
         return []
+
+
+def missing_parents(path: Path) -> tuple[Path, ...]:
+    """Return the parents of ``path`` that do not exist, the innermost first."""
+    return tuple(parent for parent in path.parents if not parent.exists())
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove these folders, the innermost first, as far as they are empty."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # something is in it, or it is gone
+            return
 
 
 def free_name(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from pcs_core.cli.destination import Destination
+from pcs_core.cli.destination import Destination, missing_parents, remove_empty
 from pcs_core.cli.fingerprint import differences, summary
 from pcs_core.errors import InputError
 
@@ -24,6 +24,8 @@ class Workplace:
 
     folder: Path
     resumed: bool = False
+    made: tuple[Path, ...] = ()
+    """Parents that did not exist before, the innermost first."""
     _lock: IO[str] | None = field(default=None, repr=False)
 
     @property
@@ -42,9 +44,10 @@ class Workplace:
         return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))
 
     def discard(self) -> None:
-        """Remove the folder and all in it."""
+        """Remove the folder and all in it, and the parents that were made for it."""
         self.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        remove_empty(self.made)
 
     def close(self) -> None:
         """Let go of the folder, which stays."""
@@ -90,7 +93,8 @@ def open_workplace(
     InputError
         It was begun with something else (named), is in use, or cannot be written.
     """
-    place = Workplace(partial_folder(destination))
+    folder = partial_folder(destination)
+    place = Workplace(folder, made=missing_parents(folder))
     begun = (place.folder / RUN).exists()
     if begun and resume:
         _compare(place.folder, facts)

@@ -28,7 +28,7 @@ class Site:
     """A place in the network.
 
     ``name`` is the module path, ``part`` denoiser, text or vae, ``kind`` self, cross, joint,
-    temporal (attention) or linear, conv, norm, resnet, embedding (layers); ``scale`` is the
+    temporal (attention) or linear, conv, norm, resnet, embedding, block (layers); ``scale`` is the
     downsampling of the grid there against the latents (1, 2, 4 ...); ``width`` the query or output
     width, ``context`` the width of keys' input, ``heads`` the number of heads.
     """
@@ -93,6 +93,8 @@ class Edit(nn.Module):
     """Tensor -> the axis along which zeros may be added without a change: a rank."""
     FACTORS: ClassVar[tuple[str, ...]] = ()
     """Buffers that are not stored, yet differ with a recipe's settings: a scale."""
+    ACROSS_STEPS: ClassVar[bool] = False
+    """True when it keeps what the network said in one call for a later one: no graph can hold it."""
     claims: tuple[str, ...] = ()
 
     def __init__(
@@ -182,7 +184,10 @@ class WeightEdit(Edit):
     def call(
         self, layer: Callable[[Tensor], Tensor], x: Tensor, cond: Conditioning | None
     ) -> Tensor:
-        """Wrap the layer. Exclusive per layer."""
+        """Wrap the layer, whatever else it is given beside ``x``. Exclusive per layer.
+
+        At an attention or block site it is the whole module: a block may give a tuple.
+        """
         return layer(x)
 
     def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:

@@ -102,12 +102,13 @@ pure noise) and its noise; None keeps the usual draw. Acts in fit."""
 class Fusion:
     """Result of `fuse`.
 
-    Tuples concatenate in recipe order; ``source`` and ``noise_law`` are exclusive. ``words`` are
+    Tuples concatenate in recipe order; ``source``, ``noise_law`` and ``decoder`` are exclusive. ``words`` are
     placeholders that stand for plain text. ``strengths`` are named numbers that edits read as
     ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
-    :class:`Canvas`. ``GuidanceTerm.mask`` is a seam, refused so far.
+    :class:`Canvas`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place of
+    the backbone's. ``GuidanceTerm.mask`` is a seam, refused so far.
     """
 
     words: tuple[Word, ...] = ()
@@ -128,6 +129,7 @@ class Fusion:
     guidance: tuple[GuidanceTerm, ...] = ()
     source: Canvas | None = None
     noise_law: NoiseLaw | None = None
+    decoder: Callable[[Tensor], Tensor] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
     def edits(self) -> tuple[Edit, ...]:

@@ -28,7 +28,8 @@ class Phase:
 
     ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
     ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
-    the terms that count. ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
+    the terms that count. ``warmup`` steps bring the rates up, the share ``decay`` of the steps at the
+    end brings them down to zero. ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
     whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
     phase begins; ``restore`` brings those of that name back when it ends. Role "canvas" in ``batch``
     renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain`` runs, once for
@@ -45,6 +46,7 @@ class Phase:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     warmup: int = 0
+    decay: float = 0.0
     clip: float = 0.0
     accumulate: int = 1
     edits: tuple[str, ...] = ("*",)

@@ -53,7 +53,7 @@ class Run(Protocol):
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
 
-        Kinds: self, cross (attention); linear, conv, norm, resnet, embedding (layers).
+        Kinds: self, cross (attention); linear, conv, norm, resnet, embedding, block (layers).
         ``glob`` may be a shorthand: "cross", "self", "attention" (all), "*".
         """
 
@@ -62,6 +62,9 @@ class Run(Protocol):
 
     def control_network(self, channels: int, width: float = 1.0) -> nn.Module:
         """Return a new trainable control network (see :class:`pcs_core.backbone.Backbone`)."""
+
+    def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
+        """Return a small decoder of latents (see :class:`pcs_core.backbone.Backbone`)."""
 
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
         """Return the base parameters of a part by path."""

@@ -169,11 +169,13 @@ class Prediction(NamedTuple):
 
 @dataclass
 class SampleStep:
-    """One sampling step. The one type that is not frozen: ``latents`` may be set before the yield.
+    """One sampling step. Not frozen: ``latents`` and ``terms`` may be set before the yield.
 
     ``latents`` are as the network is shown them (scaled); ``level`` is theirs, ``next_level`` the
-    one after. ``terms`` are the guidance terms with ``[sample] scale`` first. ``branch`` returns
-    the conditioning of a branch; ``predict(latents)`` the guided x0 on any latents of this level.
+    one after. ``terms`` are the guidance terms with ``[sample] scale`` first; a branch that no term
+    needs is not evaluated. ``branch`` returns the conditioning of a branch; ``predict(latents)`` the
+    guided x0 on any latents of this level. ``acting`` says of each edit whether it acts in this step:
+    what was kept of a step with other edits is stale.
     """
 
     index: int
@@ -188,6 +190,7 @@ class SampleStep:
     evaluate: Callable[..., Evaluation]
     rng: Generator
     scratch: dict[str, Any] = field(default_factory=dict)
+    acting: tuple[bool, ...] = ()
 
     @property
     def progress(self) -> float:

@@ -34,7 +34,7 @@ from pcs_core.engine.captions import text_is_constant
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.opening import check_subjects, needs_pictures, open_backbone
-from pcs_core.engine.optimizers import make_optimizer, warm_up
+from pcs_core.engine.optimizers import make_optimizer, set_rates
 from pcs_core.engine.pools import encode_pools
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.randomness import generator
@@ -249,7 +249,7 @@ class Fitting:
         norms = [(p, n in stacked_names) for n, p in params.items()]
         optimizer.zero_grad(set_to_none=True)
         for index in range(start, phase.steps):
-            warm_up(optimizer, index, phase.warmup)
+            set_rates(optimizer, phase, index)
             for _ in range(phase.accumulate):
                 step = self._step(phase, index)
                 losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)

@@ -129,10 +129,15 @@ class Guidance:
             phrases=() if layout is None else layout.phrases,
         )
 
-    def coefficients(self, progress: float) -> dict[Branch, float]:
-        """Return the factor of each branch at ``progress``; those that cancel are left out."""
+    def coefficients(
+        self, progress: float, terms: Sequence[GuidanceTerm] | None = None
+    ) -> dict[Branch, float]:
+        """Return the factor of each branch at ``progress``; those that cancel are left out.
+
+        ``terms`` None means those of the run.
+        """
         factors: dict[Branch, float] = {Branch("positive"): 1.0}
-        for term in self.terms:
+        for term in self.terms if terms is None else terms:
             if term.start <= progress < term.stop:
                 factors[term.plus] = factors.get(term.plus, 0.0) + term.weight
                 factors[term.minus] = factors.get(term.minus, 0.0) - term.weight
@@ -150,7 +155,6 @@ class Guidance:
     ) -> SampleStep:
         """Return the step shown to the ``sample`` hook."""
         progress = index / count
-        factors = self.coefficients(progress)
 
         def evaluate(x: Tensor, at: Level, cond: Conditioning, **options: Any) -> Evaluation:
             return self.net.evaluate(x, at, self.indexed(cond), progress=progress, **options)
@@ -159,9 +163,10 @@ class Guidance:
             return self.branch(which, level, progress)
 
         def predict(x: Tensor) -> Tensor:
+            factors = self.coefficients(progress, shown.terms)
             return self._predict(x, level, factors, branch, evaluate)
 
-        return SampleStep(
+        shown = SampleStep(
             index=index,
             count=count,
             latents=latents,
@@ -174,7 +179,9 @@ class Guidance:
             evaluate=evaluate,
             rng=rng,
             scratch=scratch,
+            acting=self.net.acting(progress),
         )
+        return shown
 
     def indexed(self, cond: Conditioning) -> Conditioning:
         """Say where the added rows stand: for each row of ``cond`` the index in its own branch."""

@@ -1,14 +1,14 @@
 """Pre-training: one set of weights for all subjects, from a data set of records.
 
 The same step as a fit, but every row is another record: its references stand where a fit has the
-subject's, and what `extract` says about them is computed once per record.
+subject's, and what `extract` says about them is computed once per record (:mod:`pcs_core.engine.reading`).
 """
 
 from __future__ import annotations
 
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -30,9 +30,10 @@ from pcs_core.data import (
 )
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit import REPORT_EVERY, Progress
-from pcs_core.engine.optimizers import make_optimizer, warm_up
+from pcs_core.engine.optimizers import make_optimizer, set_rates
 from pcs_core.engine.prepare import fit_image
 from pcs_core.engine.randomness import generator
+from pcs_core.engine.reading import Kept, Reading
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import CapabilityError, InputError, RecipeError
@@ -103,17 +104,6 @@ def forget_accelerator() -> None:
         state.AcceleratorState._reset_state()
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """What a step needs of a record: read, encoded and asked about once, its pictures let go."""
-
-    latents: Tensor
-    features: Mapping[str, Tensor]
-    caption: str
-    phrases: tuple[str, ...]
-    extra: Mapping[str, Tensor]
-
-
 @dataclass
 class _Pretraining:
     recipe: Recipe
@@ -124,8 +114,9 @@ class _Pretraining:
     resume: bool
     precision: str
     watch: Sequence[Callable[[Progress], None]]
-    kept: dict[int, _Kept] = field(default_factory=dict)
     done: int = 0
+    rows: int = 0
+    """Rows of earlier phases."""
 
     def run(self) -> Personalization:
         try:
@@ -139,8 +130,8 @@ class _Pretraining:
         self.accelerator = Accelerator(
             cpu=self.backbone.device.type == "cpu", mixed_precision=self.precision
         )
-        self.first = self.records[0]
-        concepts = record_concepts(self.first)
+        first = self.records[0]
+        concepts = record_concepts(first)
         self.run_ = EngineRun(
             self.recipe,
             self.backbone,
@@ -149,7 +140,7 @@ class _Pretraining:
             concepts=[concepts],
             work=self.work,
         )
-        found = self._read(0).features
+        found = self._extract(first)
         self.run_.features = Features(
             tensors={k: v.unsqueeze(0) for k, v in found.items()}, concepts=(concepts,)
         )
@@ -157,16 +148,26 @@ class _Pretraining:
         self.run_.heads = {e.name: e for e in fusion.heads}
         rank = self.accelerator.process_index
         self.rng = generator(self.seed, "pretrain", str(rank))
+        identity = {
+            "recipe": self.recipe.hash,
+            "backbone": self.backbone.card.hash,
+            "seed": self.seed,
+        }
+        self.reading = Reading(
+            len(self.records),
+            self._read,
+            seed=self.seed,
+            rank=rank,
+            processes=self.accelerator.num_processes,
+            work=self.work,
+            identity={**identity, "records": len(self.records)},
+        )
         self.checkpoints = Checkpoints(
             self.work,
             f"pretrain-{rank}",
             fusion,
             [self.rng],
-            identity={
-                "recipe": self.recipe.hash,
-                "backbone": self.backbone.card.hash,
-                "seed": self.seed,
-            },
+            identity=identity,
             resume=self.resume,
         )
         phases = [p for p in self.recipe.phases if p.pretrain]
@@ -176,6 +177,7 @@ class _Pretraining:
             self.net = net
             for number, phase in enumerate(phases):
                 self._phase(number, phase, fusion)
+                self.rows += phase.steps * phase.accumulate * self._share(phase)
             return Personalization(
                 recipe=self.recipe,
                 backbone=self.backbone.card,
@@ -204,10 +206,10 @@ class _Pretraining:
         self.done += start
         terms: dict[str, Tensor] = {}
         for index in range(start, phase.steps):
-            warm_up(optimizer, index, phase.warmup)
-            for _ in range(phase.accumulate):
+            set_rates(optimizer, phase, index)
+            for part in range(phase.accumulate):
                 with self.accelerator.autocast():
-                    step = self._step(phase, index)
+                    step = self._step(phase, index, part)
                     losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
                     terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
                     if not terms:
@@ -244,39 +246,51 @@ class _Pretraining:
         for function in self.watch:
             function(progress)
 
-    def _read(self, index: int) -> _Kept:
-        """Return a record as a step needs it, made when first asked for."""
-        if index not in self.kept:
-            record = self.records[index] if index else self.first
-            image = fit_image(record.image, self.run_.image_size)[None].to(self.backbone.device)
-            subject = record_subject(record)
-            with torch.no_grad():
-                latents = self.backbone.moments(image)[0][0].half().cpu()
-                found = self.run_.call("extract", subject=subject, masks=Masks(), moment="start")
-            self.kept[index] = _Kept(
-                latents=latents,
-                features=merge_features(found).tensors,
-                caption=record.caption,
-                phrases=record.phrases,
-                extra=record_extra(record, (latents.shape[-2], latents.shape[-1])),
-            )
-        return self.kept[index]
+    @torch.no_grad()
+    def _read(self, indices: Sequence[int]) -> list[Kept]:
+        """Return records as a step needs them: drawn or read, encoded, asked about."""
+        records = [self.records[i] for i in indices]
+        images = torch.stack([fit_image(r.image, self.run_.image_size) for r in records])
+        with self.accelerator.autocast():
+            encoded = self.backbone.moments(images.to(self.backbone.device))[0].half().cpu()
+        # outside of autocast: a fit computes the features of its references in full precision
+        with torch.autocast(self.backbone.device.type, enabled=False):
+            return [
+                Kept(
+                    latents=latents,
+                    features={k: v.half().cpu() for k, v in self._extract(record).items()},
+                    caption=record.caption,
+                    phrases=record.phrases,
+                    extra=record_extra(record, (latents.shape[-2], latents.shape[-1])),
+                )
+                for record, latents in zip(records, encoded, strict=True)
+            ]
 
-    def _step(self, phase: Phase, index: int) -> FitStep:
+    @torch.no_grad()
+    def _extract(self, record: Record) -> Mapping[str, Tensor]:
+        found = self.run_.call(
+            "extract", subject=record_subject(record), masks=Masks(), moment="start"
+        )
+        return merge_features(found).tensors
+
+    def _share(self, phase: Phase) -> int:
+        """Return how many rows of a batch are this process's."""
+        return max(1, sum(phase.batch.values()) // self.accelerator.num_processes)
+
+    def _step(self, phase: Phase, index: int, part: int) -> FitStep:
         net, process, device = self.net, self.backbone.process, self.backbone.device
-        count = sum(phase.batch.values())
-        share = max(1, count // self.accelerator.num_processes)
-        chosen = torch.randint(len(self.records), (share,), generator=self.rng).tolist()
-        rows = [self._read(i) for i in chosen]
+        share = self._share(phase)
+        at = self.rows + (index * phase.accumulate + part) * share
+        chosen, rows = zip(*self.reading.rows(at, share), strict=True)
         latents = torch.stack([row.latents for row in rows]).to(device, torch.float32)
-        noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in chosen])
+        noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in rows])
         times = process.draw_times(share, self.rng)
         noise, times = lawful(net, phase, [self.rng], noise, times, index / phase.steps)
         noise, times = noise.to(device), times.to(device)
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
         features = {
-            name: torch.stack([row.features[name] for row in rows]).to(device)
+            name: torch.stack([row.features[name] for row in rows]).to(device, torch.float32)
             for name in {n for edit in net.fusion.streams for n in edit.reads}
         }
         kept = (~no_stream).to(device).float()
@@ -294,7 +308,7 @@ class _Pretraining:
             weight=torch.ones(share, device=device),
             roles=("subject",) * share,
             captions=tuple(captions),
-            index=tuple(chosen),
+            index=chosen,
             features=features,
             extra=extra,
         )
@@ -304,7 +318,7 @@ class _Pretraining:
         self,
         phase: Phase,
         captions: Sequence[str],
-        kept: Sequence[_Kept],
+        kept: Sequence[Kept],
         subject: Tensor,
         time: Tensor,
         streams: Mapping[str, Tensor],

@@ -191,6 +191,13 @@ class EngineRun:
             scheduler=settings.scheduler,
         )
 
+    def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
+        """Return the backbone's small decoder, or the one at ``location``."""
+        make = getattr(self.backbone, "light_decoder", None)
+        if make is None:
+            raise CapabilityError(f"backbone {self.backbone.card.id!r} takes no light decoder")
+        return make(location)  # type: ignore[no-any-return]
+
     def encode(self, images: Tensor) -> Tensor:
         """Return the mean latents [n c h w] of images [n 3 h w], in the caller's grad mode."""
         return self.backbone.moments(images)[0]

@@ -227,4 +227,5 @@ def _draw(
             steps_done = done + (index + 1) * len(texts)
             function(SampleProgress(steps_done, total * len(times), latents[: len(texts)]))
     kept = [*range(len(texts)), *(len(texts) + i for i, r in enumerate(rows) if r.returned)]
-    return net.pixels(backbone.decode(latents[kept]), "decoded")
+    decode = net.fusion.decoder or backbone.decode
+    return net.pixels(decode(latents[kept]), "decoded")

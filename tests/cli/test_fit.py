@@ -252,11 +252,10 @@ def test_a_diverged_subject_is_left_out_and_told(
     assert done.code == 3
     assert names(tmp_path / "both") == {"tom"}
     assert "'rex' diverged" in done.err
-    done = pcs("fit", recipe, folders[0], *options, "--out", tmp_path / "one")
+    done = pcs("fit", recipe, folders[0], *options, "--out", tmp_path / "new" / "one")
     assert done.code == 2
     assert "diverged" in done.err
-    assert not (tmp_path / "one").exists()
-    assert not (tmp_path / "one.partial").exists()
+    assert not (tmp_path / "new").exists()
 
 
 KILLED = """

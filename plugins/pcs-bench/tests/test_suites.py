@@ -121,3 +121,70 @@ def test_a_suite_of_ones_own(tmp_path: Path) -> None:
 def test_an_unknown_suite_is_told_the_nearest() -> None:
     with pytest.raises(InputError, match="mini-object"):
         suites.load("mini-objects")
+
+
+COUNTS = {
+    "survey-object": ("object", 47, 25),
+    "survey-face": ("face", 15, 40),
+    "dreambench": ("object", 30, 25),
+    "dreambench-v2-like": ("object", 30, 220),
+    "custom-10": ("object", 15, "own"),  # ten subjects and five pairs, with prompt files
+    "stellar-like": ("face", "your", 100),
+}
+
+
+@pytest.mark.parametrize("id", list(COUNTS))
+def test_counts_are_the_papers(id: str) -> None:
+    from pcs_bench.suites.reading import declared
+
+    found = declared(id)
+    assert (found["kind"], found["subjects"], found["prompts"]) == COUNTS[id]
+
+
+def test_prompts_of_identities_are_actions_and_contexts() -> None:
+    from pcs_bench.suites import prompts
+
+    kinds = [p.kind for p in prompts.prompts(["identity"])]
+    assert len(kinds) == 100
+    assert set(kinds) == {"action", "context"}
+
+
+def test_the_surveys_package_with_other_counts_is_refused(images: Path) -> None:
+    root = images / "pcs_dataset"
+    root.mkdir(parents=True)
+    face: dict[str, object] = {
+        f"prompt_{k}": ["a photo of {0} {1}"] * 10
+        for k in ("accessory", "style", "action", "context")
+    }
+    face["id_with_gender"] = {f"id{i:02d}": "man" for i in range(14)}
+    (root / "info.json").write_text(json.dumps({"face": face}))
+    with pytest.raises(InputError, match="lists 14 subjects, the survey has 15"):
+        suites.load("survey-face")
+    face["id_with_gender"] = {f"id{i:02d}": "man" for i in range(15)}
+    face["prompt_style"] = ["a photo of {0} {1}"] * 9
+    (root / "info.json").write_text(json.dumps({"face": face}))
+    with pytest.raises(InputError, match="gives 39 prompts for face, the survey has 40"):
+        suites.load("survey-face")
+
+
+def test_the_surveys_objects_are_of_two_classes(images: Path) -> None:
+    root = images / "pcs_dataset"
+    root.mkdir(parents=True)
+    listed = {f"s{i:02d}": ("dog" if i < 10 else "vase") for i in range(47)}
+    (root / "info.json").write_text(json.dumps({"subjects": {"subject_with_cls": listed}}))
+    suite = suites.load("survey-object")
+    assert {s.class_ for s in suite.subjects} == {"live", "object"}
+    assert len(suite.subjects) == 47
+    assert all(len(suite.prompts_for(s)) == 25 for s in suite.subjects)
+    with pytest.raises(InputError, match="unified test dataset"):
+        suite.subjects[0].folder()
+
+
+def test_every_suite_of_photographs_says_source_licence_layout_and_how() -> None:
+    import tomllib
+
+    from pcs_bench.suites.reading import DATA
+
+    for id in COUNTS:
+        images = tomllib.loads((DATA / f"{id}.toml").read_text())["images"]
+        assert {"folder", "source", "licence", "layout", "how"} <= set(images), id

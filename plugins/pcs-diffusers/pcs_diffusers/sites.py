@@ -19,8 +19,13 @@ _LAYER_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
 
 
 def unet_sites(unet: Any) -> Iterator[Site]:
-    """Yield attention, layer and resnet sites of a UNet2DConditionModel with their grid scale."""
+    """Yield block, attention, layer and resnet sites of a UNet2DConditionModel with their grid scale.
+
+    Blocks stand in the order of the forward.
+    """
     scales = block_scales(unet)
+    for prefix, scale in scales.items():
+        yield Site(prefix.removesuffix("."), "denoiser", "block", scale)
     for name, module in unet.named_modules():
         scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1)
         if hasattr(module, "to_q") and hasattr(module, "is_cross_attention"):

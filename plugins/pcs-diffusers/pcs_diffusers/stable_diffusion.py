@@ -130,6 +130,12 @@ class StableDiffusion:
 
         return ControlNetwork(self.unet, self.vae, channels, width)
 
+    def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
+        """Return the decoder of the TAESD class in ``location``, or in this backbone's own folder."""
+        from pcs_diffusers.light_decoder import open_light_decoder
+
+        return open_light_decoder(self, location)
+
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the last hidden state [b l d] and the pooled state [b d]."""
         output = self.text_encoder(input_ids=ids)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ImageFeatures(Technique):
     """Encode the references of each concept once: features ``"<key>"`` [slots d] or [slots t d].
 
-    Several references of a concept give their mean. Slots without a concept hold zeros. It trains
-    nothing and changes nothing by itself.
+    Several references of a concept give their mean, or all of their tokens. Slots without a concept hold
+    zeros. It trains nothing and changes nothing by itself.
     """
 
     id = "encoders.image"
@@ -33,6 +33,9 @@ class ImageFeatures(Technique):
     """Name of the feature; other techniques read it by this name."""
     output: Literal["pooled", "patches"] = "pooled"
     """One vector per picture, or the encoder's tokens."""
+    several: Literal["mean", "join"] = "mean"
+    """Several references of a concept: their mean, or with ``output = "patches"`` their tokens side by side
+    (the mean of pictures whose parts lie elsewhere says little of any)."""
     slots: Annotated[int, Field(ge=1)] = 1
     """How many concepts a picture may have."""
     crop: bool = False
@@ -60,7 +63,11 @@ class ImageFeatures(Technique):
                 found = getattr(encoder, self.output)(torch.stack(pictures).to(run.device))
                 if self.normalise and self.output == "pooled":
                     found = F.normalize(found, dim=-1)
-                rows.append(found.mean(0))
+                joined = self.several == "join" and found.dim() == 3
+                rows.append(found.flatten(0, 1) if joined else found.mean(0))
+        if rows[0].dim() == 2:  # of concepts with fewer references, the rest is empty
+            longest = max(len(row) for row in rows)
+            rows = [F.pad(row, (0, 0, 0, longest - len(row))) for row in rows]
         like = rows[0]
         rows += [torch.zeros_like(like)] * (self.slots - len(rows))
         return Features(tensors={self.key: torch.stack(rows).float()}, keep=(self.key,))

@@ -25,6 +25,10 @@ class Means:
     def pooled(self, images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(2, 3))
 
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        """The same, once for each half of the picture."""
+        return torch.stack([half.mean(dim=(2, 3)) for half in images.chunk(2, dim=3)], 1)
+
 
 def found(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
     run: Any = SimpleNamespace(
@@ -59,6 +63,23 @@ def test_each_concept_has_its_own_references_and_free_slots_are_zero() -> None:
     )
     got = found(ImageFeatures.from_settings({"slots": 3}), subject)
     torch.testing.assert_close(got, torch.tensor([[0, 0, 1.0], [1.0, 0, 0], [0, 0, 0]]))
+
+
+def test_several_references_may_all_be_read() -> None:
+    subject = Subject(
+        name="two",
+        concepts=(Concept("a", "<a>", "dog"), Concept("b", "<b>", "cat")),
+        images=(RED, BLUE, RED),
+        captions=(None,) * 3,
+        extra=({"concept": "b"}, {"concept": "b"}, {"concept": "a"}),
+    )
+    settings = {"slots": 3, "output": "patches", "several": "join"}
+    got = found(ImageFeatures.from_settings(settings), subject)
+    assert got.shape == (3, 4, 3)
+    red, blue, none = [1.0, 0, 0], [0, 0, 1.0], [0.0, 0, 0]
+    torch.testing.assert_close(got[0], torch.tensor([red, red, none, none]))
+    torch.testing.assert_close(got[1], torch.tensor([red, red, blue, blue]))
+    assert not got[2].any()
 
 
 def test_a_mask_cuts_and_whitens() -> None:

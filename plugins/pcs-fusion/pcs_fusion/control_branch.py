@@ -60,7 +60,10 @@ class PointBranch(BranchEdit):
         points = cond.extra.get("points")
         if points is None:
             if self.points is None:
-                raise InputError("the control branch needs key points: give --layout with points")
+                raise InputError(
+                    "the control branch needs key points: none lie beside the references "
+                    "(<stem>.json), and no detector finds them in a picture: give --layout with points"
+                )
             points = self.points.to(latents.device).expand(latents.shape[0], -1, -1)
         image = draw_points(points, self.size, self.radius)
         down, middle = self.network(latents, time, cond.streams[self.source], image)
@@ -102,6 +105,8 @@ class ControlBranch(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put a control network beside the denoiser."""
         network = run.control_network(3, self.width)
-        points = features.tensors["control.points"][:1]
+        points: Tensor | None = features.tensors["control.points"][:1]
+        if points is not None and bool((points < -1).all()):  # none were given
+            points = None
         branch = PointBranch("control", network, self.stream, run.image_size, self.radius, points)
         return Fusion(branches=(branch,), strengths={"control.scale": self.strength})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from pcs_core.data import Conditioning
+from pcs_core.data import Conditioning, Features
 from pcs_core.errors import InputError
-from pcs_fusion.control_branch import COLOURS, PointBranch, draw_points
+from pcs_core.testing import make_subject
+from pcs_fusion.control_branch import COLOURS, ControlBranch, PointBranch, draw_points
 
 POINTS = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.3, 0.8], [0.7, 0.8]]])
 
@@ -58,5 +61,27 @@ def test_given_points_win_over_the_references_own() -> None:
 
 
 def test_no_points_at_all_are_refused() -> None:
-    with pytest.raises(InputError, match="give --layout with points"):
+    with pytest.raises(InputError, match="no detector finds them.*give --layout with points"):
         branch(None).residuals(torch.zeros(1, 4, 2, 2), torch.tensor([1]), cond(1.0))
+
+
+def test_references_without_points_count_as_none() -> None:
+    """What `extract` keeps of them is told from points that lie in the picture."""
+
+    def points_of(**extra: Any) -> torch.Tensor | None:
+        technique = ControlBranch.from_settings({})
+        subject = replace(make_subject(images=1), extra=(extra,))
+        run: Any = SimpleNamespace(
+            image_size=(16, 16), control_network=lambda channels, width: Network()
+        )
+        kept = technique.extract(run, subject, "start")
+        assert kept is not None
+        fusion = technique.fuse(
+            run, Features(tensors={k: v[None] for k, v in kept.tensors.items()})
+        )
+        return fusion.branches[0].points
+
+    assert points_of() is None
+    found = points_of(points=POINTS[0].tolist())
+    assert found is not None
+    torch.testing.assert_close(found, POINTS)

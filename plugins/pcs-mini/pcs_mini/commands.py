@@ -79,9 +79,10 @@ def train(
         int,
         typer.Option(
             min=0,
-            max=2,
-            help="Stages latents and diffusion: 1 a few things, 2 all well-known things, each in a "
-            "cache of its own; go on with --resume. 0 is the whole world.",
+            max=3,
+            help="Stages latents and diffusion: 1 a few things, 2 those in more styles and people, "
+            "3 all well-known things, each in a cache of its own; go on with --resume. 0 is the "
+            "whole world.",
         ),
     ] = 0,
     decay_share: Annotated[
@@ -203,7 +204,7 @@ def assemble(
         int | None,
         typer.Option(
             min=0,
-            max=2,
+            max=3,
             help="What the weights were trained on last; default: as the journal says.",
         ),
     ] = None,

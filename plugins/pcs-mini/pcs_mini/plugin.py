@@ -41,11 +41,12 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """What measures pictures of the world: see `pcs_mini.rulers`."""
+    """What measures pictures of the world, and what adapters read of references (`pcs_mini.rulers`)."""
     return {
         "mini.clip": "pcs_mini.rulers.clip:load",
         "mini.views": "pcs_mini.rulers.views:load",
         "mini.identity": "pcs_mini.rulers.identity:load",
+        "mini.image": "pcs_mini.rulers.judge:load",
         "mini.judge": "pcs_mini.rulers.judge:load",
     }
 

@@ -44,8 +44,16 @@ def ruler(
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
     pool: Annotated[int, typer.Option(help="Pictures kept to be seen again.")] = 20_000,
     save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 200,
+    lesson: Annotated[
+        int,
+        typer.Option(
+            min=0, max=3, help="Judge: the lesson of `pcs mini train` to show most often."
+        ),
+    ] = 0,
 ) -> None:
     """Train a ruler on renders of the world, without what it holds out."""
+    if lesson and which is not Ruler.judge:
+        raise typer.BadParameter("only the judge has lessons: leave --lesson out")
     from pcs_mini.training.loop import Settings
     from pcs_mini.world.assets import SLICE_FILE, Assets, installed_archive
 
@@ -65,4 +73,5 @@ def ruler(
     )
     archive = Assets(assets or installed_archive() or SLICE_FILE, cache_bytes=_CACHE)
     stage = importlib.import_module(f"pcs_mini.training.rulers_{which.value}")
-    typer.echo(str(stage.train(settings, archive, _err.print)))
+    told = {"lesson": lesson} if lesson else {}
+    typer.echo(str(stage.train(settings, archive, _err.print, **told)))

@@ -24,12 +24,14 @@ from pcs_mini.world.lessons import (
 def test_each_lesson_is_a_larger_trained_part_of_the_world() -> None:
     assets = open_assets()
     cast = open_cast(assets)
-    first, second = lesson_cast(cast, 1), lesson_cast(cast, 2)
+    first, second, third = (lesson_cast(cast, lesson) for lesson in (1, 2, 3))
     assert lesson_cast(cast, 0) is cast
     assert 20 < len(first.members) <= FEW
     assert set(first.members) < set(second.members)
-    assert 100 < len(second.members) < len(cast.members) / 4
-    for member in second.members:
+    assert set(second.members) < set(third.members)
+    assert {m.concept for m in first.members} | {"person"} == {m.concept for m in second.members}
+    assert 100 < len(third.members) < len(cast.members) / 4
+    for member in third.members:
         assert not is_held_out(assets, member)
         if member.kind == "drawn":
             assert member.concept in core()
@@ -48,7 +50,7 @@ def test_a_lesson_renders_scenes_of_its_own() -> None:
     assert not (first[0] == other[0]).all()
 
 
-@pytest.mark.parametrize("lesson", [0, 1, 2])
+@pytest.mark.parametrize("lesson", [0, 1, 2, 3])
 def test_the_record_gives_the_lessons_cast_back(tmp_path: Path, lesson: int) -> None:
     assets = open_assets()
     write_record(tmp_path, assets, lesson)

@@ -16,6 +16,10 @@ CLIP_PICTURE = (
 DINO_PICTURE = (
     "shortest side to 256 (bicubic, antialiased, 8 bit), centre crop 224, ImageNet statistics"
 )
+LITE_PICTURE = (
+    "shortest side to 256 (bicubic, antialiased, 8 bit), centre crop 224, (byte - 127) / 128"
+)
+SALIENT_PICTURE = "masks: 320 x 320 (Lanczos, 8 bit), by the brightest value, ImageNet statistics"
 MINI_PICTURE = "bilinear, antialiased, to 64 x 64; -1..1"
 DREAMBOOTH = "arXiv:2208.12242, section 4.1"
 SURVEY = "arXiv:2405.05538, section 8.1"
@@ -48,6 +52,12 @@ def _segment(pictures: Any) -> Any:
     from pcs_bench.metrics.segment import border_contrast
 
     return border_contrast(pictures)
+
+
+def _salient(pictures: Any) -> Any:
+    from pcs_bench.metrics.u2net import u2net
+
+    return u2net()(pictures)
 
 
 def _clip(id: str, title: str, needs: tuple[str, ...], measure: Any, **more: Any) -> Metric:
@@ -146,6 +156,69 @@ prompt_drop = partial(
 )
 
 
+masked_dino_i = partial(
+    _dino,
+    "masked-dino-i",
+    "Masked subject similarity (U2-Net, DINO)",
+    "facebook/dino-vits16",
+    "dino",
+    lambda eye: measures.masked_similarity(eye, _salient),
+    paper="",
+)
+
+
+def _lite(id: str, title: str, measure: Any, **more: Any) -> Metric:
+    """An eye with real weights that stands in for DINO, and says so."""
+    from pcs_bench.metrics import efficientnet
+
+    given: dict[str, Any] = {
+        "paper": "",
+        "better": "higher",
+        "model": efficientnet.MODEL,
+        "preprocessing": LITE_PICTURE,
+        "licence": "Apache-2.0",
+    }
+    return Metric(id, title, needs=(REFERENCES,), measure=measure(_efficientnet), **(given | more))
+
+
+def _efficientnet() -> Any:
+    from pcs_bench.metrics.efficientnet import efficientnet
+
+    return efficientnet()
+
+
+lite_i = partial(
+    _lite,
+    "effnet-lite-i",
+    "Subject similarity (EfficientNet-lite0, an ImageNet classifier; not DINO)",
+    measures.subject_similarity,
+)
+masked_lite_i = partial(
+    _lite,
+    "masked-effnet-lite-i",
+    "Masked subject similarity (U2-Net, EfficientNet-lite0)",
+    lambda eye: measures.masked_similarity(eye, _salient),
+    preprocessing=f"{SALIENT_PICTURE}; then {LITE_PICTURE}",
+)
+lite_copy = partial(
+    _lite,
+    "copy.effnet-lite",
+    "Copy score (EfficientNet-lite0)",
+    measures.copy_score,
+    paper=SURVEY,
+    better="lower",
+)
+lite_background_leak = partial(
+    _lite,
+    "background-leak.effnet-lite",
+    "Background leak (U2-Net, EfficientNet-lite0)",
+    lambda eye: measures.background_leak(eye, _salient),
+    paper=SURVEY,
+    better="lower",
+    preprocessing=f"{SALIENT_PICTURE}; then {LITE_PICTURE}",
+)
+
+
 def _preference(id: str, title: str, paper: str, model: str, name: str, licence: str) -> Metric:
     measure = measures.preference(_lazy(name))
     return Metric(id, title, paper, "higher", (PROMPT,), measure, model, CLIP_PICTURE, licence)
@@ -188,6 +261,23 @@ def identity() -> Metric:
         "dlib_face_recognition_resnet_model_v1",
         "HOG detector, largest face, five-point alignment to 150 x 150",
         faces.LICENCE,
+    )
+
+
+def identity_facenet() -> Metric:
+    """Identity through MTCNN and FaceNet, as the survey measures it."""
+    from pcs_bench.metrics import facenet, faces, mtcnn
+
+    return Metric(
+        "identity.facenet",
+        "Identity similarity (FaceNet)",
+        "arXiv:2405.05538, section 7.3",
+        "higher",
+        (REFERENCES,),
+        faces.identity_similarity(facenet.facenet),
+        f"{facenet.MODEL}; {mtcnn.MODEL}",
+        "surest face, margin 32 of 160, bilinear (8 bit), (byte - 127.5) / 128",
+        facenet.LICENCE,
     )
 
 

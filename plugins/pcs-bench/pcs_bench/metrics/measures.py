@@ -34,9 +34,15 @@ def subject_similarity(eye: Eye) -> Measure:
 
 
 def masked_similarity(eye: Eye, segment: Callable[[Tensor], Tensor]) -> Measure:
-    """The same of subject pixels only: the rest is grey, and the cut-out is centred."""
+    """The same of subject pixels only: the rest is grey, and the cut-out is centred.
 
-    def measure(pictures: Tensor, *, references: Tensor, masks: Tensor, **_: Any) -> Tensor:
+    ``segment`` cuts pictures out, and references too where they come without masks.
+    """
+
+    def measure(
+        pictures: Tensor, *, references: Tensor, masks: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        masks = segment(references) if masks is None else masks
         kept = masks.flatten(1).amax(1) > 0.5
         seen = eye().image_features(cut_out(references[kept], masks[kept]))
         return (eye().image_features(cut_out(pictures, segment(pictures))) @ seen.T).mean(1)
@@ -63,7 +69,10 @@ def copy_score(eye: Eye) -> Measure:
 def background_leak(eye: Eye, segment: Callable[[Tensor], Tensor]) -> Measure:
     """Cosine of a picture's background with the nearest reference's; the subjects are grey."""
 
-    def measure(pictures: Tensor, *, references: Tensor, masks: Tensor, **_: Any) -> Tensor:
+    def measure(
+        pictures: Tensor, *, references: Tensor, masks: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        masks = segment(references) if masks is None else masks
         behind = eye().image_features(_grey(references, 1 - masks))
         found = eye().image_features(_grey(pictures, 1 - segment(pictures)))
         return (found @ behind.T).amax(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
@@ -23,7 +24,20 @@ def prepare(
     Resizing works on 8-bit values, as PIL does and as the published numbers were made: on floats
     bicubic overshoots the range, and scores differ in the third place.
     """
-    bytes_ = (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
-    small = resize(bytes_, [shortest], InterpolationMode.BICUBIC, antialias=True)
+    small = resize(eight_bit(pictures), [shortest], InterpolationMode.BICUBIC, antialias=True)
     x = center_crop(small, [crop, crop]).float() / 255
     return (x - x.new_tensor(mean)[:, None, None]) / x.new_tensor(std)[:, None, None]
+
+
+def eight_bit(pictures: Tensor) -> Tensor:
+    """Return pictures in [0, 1] as bytes, rounded."""
+    return (pictures.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def resized(picture: Tensor, height: int, width: int, how: str) -> Tensor:
+    """Return a byte picture [3 h w] at another size, by PIL: "lanczos", "bicubic" or "bilinear"."""
+    from PIL import Image
+
+    image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
+    small = image.resize((width, height), Image.Resampling[how.upper()])
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1)

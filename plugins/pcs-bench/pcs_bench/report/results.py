@@ -23,7 +23,7 @@ from pcs_core.errors import InputError, PcsError
 FEW_SUBJECTS = 6
 """Below this many subjects the unit is a prompt of a subject: means then speak of these subjects only."""
 ALIGNMENT = ("clip-t", "clip_t", "text", "align")
-FIDELITY = ("clip-i", "clip_i", "dino", "identity", "similarity")
+FIDELITY = ("clip-i", "clip_i", "dino", "identity", "effnet", "similarity")
 COPYING = ("copy",)
 
 

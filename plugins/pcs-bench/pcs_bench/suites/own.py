@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,9 +51,7 @@ def make(
         subject = load_subject(path, noun=None if own else noun, token=None if own else token)
         concept = subject.concept
         rows.append((path.name, concept.noun, concept.token))
-        for file in sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith(".")):
-            sha = hashlib.sha256(file.read_bytes()).hexdigest()
-            sums.append(f"{sha}  {file.relative_to(folder).as_posix()}")
+        sums += _sums(path, folder)
     text = (
         f"[suite]\nid = {json.dumps(folder.resolve().name)}\nkind = {json.dumps(kind)}\n"
         f'\n[images]\nchecksums = "checksums.sha256"\n\n[prompts]\n{kind} = {json.dumps(lists)}\n'
@@ -60,6 +59,60 @@ def make(
     for name, noun, token in rows:
         text += f"\n[[subject]]\nname = {json.dumps(name)}\nnoun = {json.dumps(noun)}\n"
         text += f"token = {json.dumps(token)}\n"
-    (folder / "checksums.sha256").write_text("\n".join(sums) + "\n", encoding="utf-8")
-    (folder / "suite.toml").write_text(text, encoding="utf-8")
+    return _write(folder, text, sums)
+
+
+def make_like(folder: Path, like: str) -> Path:
+    """Write a suite of the subjects and prompts of a shipped one, with the pictures in ``folder``.
+
+    For pictures that differ from the originals, as resized ones do: the new manifest is theirs, and the
+    suite says that its scores are not those of the original.
+
+    Raises
+    ------
+    InputError
+        No such suite, one that is not of single photographed subjects, or a subject without a folder.
+    """
+    from pcs_bench.suites.reading import DATA, load
+    from pcs_core import load_subject
+
+    suite = load(like)
+    document = tomllib.loads((DATA / f"{suite.id}.toml").read_text(encoding="utf-8"))
+    rows = document.get("subject", [])
+    if not document.get("prompts") or not rows or any("noun" not in row for row in rows):
+        raise InputError(f"--like {like!r}: give a suite that lists subjects, as dreambench")
+    if "world" in document["images"]:
+        raise InputError(f"--like {like!r} is drawn, and has no photographs to stand in for")
+    text = (
+        f"[suite]\nid = {json.dumps(folder.resolve().name)}\nkind = {json.dumps(suite.kind)}\n"
+        f"stands_for = {json.dumps(f'{suite.id}, with other files: scores are not comparable')}\n"
+        '\n[images]\nchecksums = "checksums.sha256"\n\n[prompts]\n'
+    )
+    for name, lists in document["prompts"].items():
+        text += f"{name} = {json.dumps(lists)}\n"
+    sums: list[str] = []
+    for row in rows:
+        path = folder / row.get("folder", row["name"])
+        if not path.is_dir():
+            raise InputError(f"{path} is not there: {like!r} has a subject of this name")
+        load_subject(path, noun=row["noun"], token="<any>")
+        sums += _sums(path, folder)
+        text += "\n[[subject]]\n"
+        text += "".join(f"{key} = {json.dumps(value)}\n" for key, value in row.items())
+    return _write(folder, text, sums)
+
+
+def _sums(path: Path, folder: Path) -> list[str]:
+    files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    return [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}"
+        for file in files
+    ]
+
+
+def _write(folder: Path, text: str, sums: Sequence[str]) -> Path:
+    from pcs_bench.run.store import write_bytes
+
+    write_bytes(folder / "checksums.sha256", ("\n".join(sums) + "\n").encode())
+    write_bytes(folder / "suite.toml", text.encode())
     return folder / "suite.toml"

@@ -61,7 +61,7 @@ def verify(suite: str, folder: Path, base: Path, sums: Mapping[str, str]) -> Non
             raise InputError(
                 f"suite {suite!r}: {file} differs from the manifest (sha256 {found[:12]}..., wanted "
                 f"{wanted[:12]}...). Scores of changed pictures are not comparable: take the original, "
-                "or make a suite of your own with `pcs bench new`"
+                "or make a suite of your own with `pcs bench new` (--like SUITE keeps its subjects)"
             )
 
 

@@ -55,6 +55,22 @@ def load(id: str | Path) -> Suite:
         raise InputError(f"{path} is no suite: {type(error).__name__}: {error}") from error
 
 
+def declared(id: str) -> dict[str, Any]:
+    """Return what a shipped suite's file says of itself, its pictures aside: kind and counts."""
+    document = tomllib.loads((DATA / f"{id}.toml").read_text(encoding="utf-8"))
+    survey, about = document.get("survey", {}), document["suite"]
+    lists = document.get("prompts", {}).values()
+    most = max(
+        (len(prompts.prompts(those)) for those in lists if not isinstance(those, str)), default=0
+    )
+    return {
+        "kind": about["kind"],
+        "subjects": survey.get("count") or len(document.get("subject", [])) or "your",
+        "prompts": survey.get("prompts") or most or "own",
+        "stands_for": about.get("stands_for", ""),
+    }
+
+
 def _suite(document: Mapping[str, Any], path: Path) -> Suite:
     about, images = document["suite"], document.get("images", {})
     if about["kind"] not in KINDS:
@@ -195,6 +211,11 @@ def _survey(
         raise InputError(f"{file} is not as the survey's code reads it: {error!r}") from error
     if len(rows) != about["count"]:
         raise InputError(f"{file} lists {len(rows)} subjects, the survey has {about['count']}")
+    for name, those in said.items():
+        if len(those) != about["prompts"]:
+            raise InputError(
+                f"{file} gives {len(those)} prompts for {name}, the survey has {about['prompts']}"
+            )
     return rows, said
 
 

@@ -87,7 +87,7 @@ class Clip:
 def open_clip(folder: Path | None = None, device: str = "cpu") -> Clip:
     """Mini-CLIP of a folder of rulers, the shipped one if None."""
     net, _ = stored.read("clip", folder, lambda config: build_clip(config["model_cfg"]))
-    root = (stored.FOLDER if folder is None else Path(folder)) / "clip"
+    root = (stored.shipped() if folder is None else Path(folder)) / "clip"
     return Clip(net.to(device), CLIPTokenizer.from_pretrained(root, subfolder=TOKENIZER))
 
 

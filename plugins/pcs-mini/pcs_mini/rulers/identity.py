@@ -8,11 +8,16 @@ from pathlib import Path
 from torch import Tensor
 
 from pcs_mini.rulers import stored
+from pcs_mini.rulers.encoding import EncodesCells
 from pcs_mini.rulers.trunk import Embedder, prepare
 
 
-class Identity:
-    """Feature model ``mini.identity``. Pictures are ``[n, 3, h, w]`` in 0..1 of any size."""
+class Identity(EncodesCells):
+    """Feature model ``mini.identity``. Pictures are ``[n, 3, h, w]`` in 0..1 of any size.
+
+    It says who an avatar is, not where its eyes are: key points come from the world, from ``<stem>.json``
+    beside a picture or from a layout. Nothing here finds them.
+    """
 
     def __init__(self, net: Embedder) -> None:
         self.net = net

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from pcs_core.errors import nearest
 from pcs_mini.rulers import stored
+from pcs_mini.rulers.encoding import subject_vector, tokens_of
 from pcs_mini.rulers.stored import RulerError
 from pcs_mini.rulers.trunk import CELLS, Trunk, prepare
 
@@ -75,6 +76,20 @@ class Judge:
             styles=style / subject.sum(1).clamp_min(1e-6),
             places=self.net.places(cells).softmax(-1),
         )
+
+    @torch.no_grad()
+    def patches(self, images: Tensor) -> Tensor:
+        """``[n, 64, 240]``: a token a cell, for adapters (feature model ``mini.image``)."""
+        return tokens_of(self.net.trunk, prepare(images.to(self.net.subject_head.weight.device)))
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor) -> Tensor:
+        """``[n, 588]``: what stands where the judge sees a subject, and how it looks."""
+        x = prepare(images.to(self.net.subject_head.weight.device))
+        tokens = tokens_of(self.net.trunk, x)
+        cells = tokens[..., : self.net.trunk.width].mT.unflatten(2, (CELLS, CELLS))
+        subject = torch.sigmoid(self.net.subject_head(cells)).flatten(1)
+        return subject_vector(x, tokens, subject)
 
     def index(self, what: str, name: str) -> int:
         """Column of a ``concept``, ``style`` or ``place``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,12 +15,19 @@ from pcs_core.errors import InputError
 
 FOLDER = Path(__file__).parent / "weights"
 """The shipped rulers, one folder each."""
+ELSEWHERE = "PCS_MINI_RULERS"
+"""Environment variable: a folder of rulers to use in place of the shipped ones."""
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
 class RulerError(InputError):
     """A ruler that is not there, or a name that it does not know."""
+
+
+def shipped() -> Path:
+    """Return the folder of the shipped rulers, or the one that ``PCS_MINI_RULERS`` names."""
+    return Path(os.environ.get(ELSEWHERE) or FOLDER)
 
 
 def write(folder: Path, net: nn.Module, config: dict[str, Any]) -> Path:
@@ -57,10 +65,11 @@ def read(
     RulerError
         If the folder has no such ruler.
     """
-    root = (FOLDER if folder is None else Path(folder)) / name
+    root = (shipped() if folder is None else Path(folder)) / name
     if not (root / "config.json").exists():
         raise RulerError(
-            f"no ruler in {root}: reinstall pcs-mini, or train it with `pcs mini ruler {name}`"
+            f"no ruler in {root}: reinstall pcs-mini, or train it with `pcs mini ruler {name}` "
+            f"and name the folder of rulers in {ELSEWHERE}"
         )
     config = json.loads((root / "config.json").read_text(encoding="utf-8"))
     net = build(config)

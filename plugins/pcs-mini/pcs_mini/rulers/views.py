@@ -8,10 +8,11 @@ from pathlib import Path
 from torch import Tensor
 
 from pcs_mini.rulers import stored
+from pcs_mini.rulers.encoding import EncodesCells
 from pcs_mini.rulers.trunk import Embedder, prepare
 
 
-class Views:
+class Views(EncodesCells):
     """Feature model ``mini.views``. Pictures are ``[n, 3, h, w]`` in 0..1 of any size.
 
     It was trained without labels and captions, and apart from Mini-CLIP, so that a method tuned on

@@ -21,6 +21,7 @@ from pcs_mini.world.assets import Assets
 from pcs_mini.world.backdrops import known
 from pcs_mini.world.cast import Cast, core, open_cast
 from pcs_mini.world.grammar import noun_of
+from pcs_mini.world.lessons import lesson_cast
 
 COVERED = 0.35
 """A cell belongs to a subject that covers this much of it, or nearly as much as it ever does."""
@@ -28,6 +29,8 @@ CELLS_PER_PICTURE = 5
 """Cells whose concept and style are learned, on average; every cell learns whether it has one."""
 USES = 3
 """How often a drawn picture comes up."""
+LESSON_SHARE = 0.75
+"""Share of the scenes that show what a lesson shows, where one is given."""
 CHECK_SEED = 987_654
 """Far from any training seed."""
 
@@ -113,16 +116,24 @@ def check(judge: Judge, assets: Assets, cast: Cast, n: int = 400) -> dict[str, f
     return {key: round(sum(values) / len(values), 4) for key, values in sorted(right.items())}
 
 
-def train(settings: Settings, assets: Assets, report: Report) -> Path:
-    """Train and return the folder ``out/judge``; its configuration holds what it knows and scores."""
+def train(settings: Settings, assets: Assets, report: Report, lesson: int = 0) -> Path:
+    """Train and return the folder ``out/judge``; its configuration holds what it knows and scores.
+
+    With a ``lesson`` (see `world.lessons`) most scenes show what that lesson shows, so that
+    the judge is surest of what the denoiser was taught; it keeps the names of the whole world.
+    """
     cast = open_cast(assets)
+    often = lesson_cast(cast, lesson)
     names = names_of(assets, cast)
     lookup = {what: {name: i for i, name in enumerate(those)} for what, those in names.items()}
     torch.manual_seed(settings.seed)
     net = build(names)
     run = Run("judge", settings, {"judge": net}, ("_head", "stem"), report)
     replay = Replay(
-        lambda rng: view_of(assets, any_scene(rng, assets, cast, size=SIZE)),
+        lambda rng: view_of(
+            assets,
+            any_scene(rng, assets, often if rng.random() < LESSON_SHARE else cast, size=SIZE),
+        ),
         settings.batch,
         uses=USES,
         seed=settings.seed,
@@ -131,10 +142,14 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
     )
     run.train(
         lambda: loss_on(net, replay.next(), names, run.draws, lookup),
-        lambda: check(Judge(net, names), assets, cast, 200),
+        lambda: check(Judge(net, names), assets, often, 200),
     )
     scores = check(Judge(net, names), assets, cast, 1000)
     report(f"judge: {scores}")
+    if lesson:
+        taught = check(Judge(net, names), assets, often, 1000)
+        report(f"judge, lesson {lesson}: {taught}")
+        scores |= {f"lesson_{key}": value for key, value in taught.items()}
     return stored.write(
         settings.out / "judge",
         net,

@@ -13,12 +13,13 @@ from pcs_mini.world.cast import PERSON, Cast, core, open_cast
 RECORD = "lesson.json"
 """File beside the weights: the lesson, and the words of the subjects that were drawn for it."""
 LESSON_STYLES = ("glossy", "flat", "rendered")
-"""Styles of the second lesson; the first has the first of them."""
+"""Styles of the later lessons; the first has the first of them."""
 FEW = 48
-"""Things of the first lesson."""
+"""Things of the first two lessons."""
 TITLES = (
     "the whole world",
     "a few well-known things in one style",
+    "a few well-known things in three styles, and people",
     "the well-known things in three styles, and people",
 )
 
@@ -26,14 +27,14 @@ TITLES = (
 def lesson_cast(cast: Cast, lesson: int) -> Cast:
     """The part of a cast that a young denoiser sees, 0 for the whole.
 
-    Lesson 1 is a few well-known things in one style, lesson 2 all of them in three styles, and
-    people. That words decide shapes is learned from few drawings seen often; thousands seen once
-    teach colours and places only.
+    Lesson 1 is a few well-known things in one style, lesson 2 the same in three styles, and people,
+    lesson 3 all well-known things so. That words decide shapes is learned from few drawings seen
+    often; thousands seen once teach colours and places only.
     """
     if lesson == 0:
         return cast
     known = [c for c in core() if any(m.concept == c and m.kind == "drawn" for m in cast.members)]
-    wanted = set(known[:FEW] if lesson == 1 else known)
+    wanted = set(known[:FEW] if lesson < 3 else known)
     styles = LESSON_STYLES[: 1 if lesson == 1 else None]
     return Cast(
         [

@@ -1,0 +1,1 @@
+"""Fewer evaluations at sampling: techniques, presets of them, and the gate they pass."""
