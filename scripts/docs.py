@@ -1,7 +1,8 @@
 """Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
 
 Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md, docs/coverage.md. Marked parts of README.md:
-plugins, systems, technique (the example kept in docs/write-a-technique.md).
+plugins, systems, technique (the example kept in docs/write-a-technique.md). Marked parts of docs/mini.md: knows
+(from the record beside the weights) and gate (from docs/mini-gate.json, which `pcs mini evaluate --json` prints).
 """
 
 from __future__ import annotations
@@ -161,6 +162,30 @@ def technique_part(_: Sequence[SystemRow]) -> str:
     return found[0]
 
 
+def knows_part(_: Sequence[SystemRow]) -> str:
+    """Return what the shipped weights of Mini know, from the record beside them."""
+    from pcs_mini.plugin import folder
+    from pcs_mini.training.card import knows
+    from pcs_mini.world.lessons import read_record
+
+    return knows(read_record(folder()))
+
+
+def gate_part(_: Sequence[SystemRow]) -> str:
+    """Return the quality gate's figures as `pcs mini evaluate --json` printed them."""
+    from pcs_mini.evaluate import BOUNDS
+
+    figures = json.loads((DOCS / "mini-gate.json").read_text("utf-8"))
+    text = "| figure | shipped | bound |\n| --- | --- | --- |\n"
+    for name, value in figures.items():
+        if not name.endswith("sha256"):
+            text += _row(f"`{name}`", value, BOUNDS.get(name, ""))
+    missed = [name for name, least in BOUNDS.items() if figures.get(name, 0) < least]
+    told = f"not reached: {', '.join(f'`{name}`' for name in missed)}" if missed else "all reached"
+    digest = figures["weights_sha256"][:12]
+    return f"{text}\nOf these bounds: {told}. Weights `{digest}`, lesson {figures['lesson']}."
+
+
 FILES: dict[str, Callable[[Sequence[SystemRow]], str]] = {
     "docs/hooks.md": lambda _: hooks(),
     "docs/techniques.md": lambda _: techniques(),
@@ -172,6 +197,10 @@ PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
     "systems": systems_part,
     "technique": technique_part,
 }
+MINI_PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
+    "knows": knows_part,
+    "gate": gate_part,
+}
 
 
 def generate() -> dict[Path, str]:
@@ -182,6 +211,10 @@ def generate() -> dict[Path, str]:
     for name, make in PARTS.items():
         readme = replace_part(readme, name, make(rows))
     texts[ROOT / "README.md"] = readme
+    page = (DOCS / "mini.md").read_text("utf-8")
+    for name, make in MINI_PARTS.items():
+        page = replace_part(page, name, make(rows))
+    texts[DOCS / "mini.md"] = page
     return texts
 
 

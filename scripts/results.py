@@ -189,7 +189,8 @@ def markdown(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) ->
     details = [
         "",
         f"Means over {len(base)} held-out subjects, {facts['pictures']} pictures each "
-        f"({len(facts['places'])} places, seed {facts['seed']}), scored by Mini-CLIP and, for places, the judge, on the Mini backbone; "
+        f"({len(facts['places'])} places, seed {facts['seed']}), scored by Mini-CLIP and, for places, "
+        "the judge, on the Mini backbone; "
         f"{facts['machine']}, torch {facts['torch']}; made by `make results`. Seconds are the wall time of one "
         "joint fit of all subjects over their number, on cores that other fits shared. "
         "Subject similarity is the mean cosine to the references, so copying a reference is its upper "

@@ -15,11 +15,12 @@ DISTRIBUTIONS = [
 ]
 
 ICON_SETS = {
-    "noto": "Noto Emoji",
-    "noto-v1": "Noto Emoji",
-    "fluent-emoji-flat": "Fluent UI Emoji",
-    "twemoji": "Twemoji",
-    "emojione": "EmojiOne",
+    "glossy": "Noto Emoji",
+    "flat": "Fluent UI Emoji",
+    "rendered": "Fluent UI Emoji",
+    "rounded": "Twemoji",
+    "blob": "Noto Emoji",
+    "outlined": "EmojiOne",
 }
 
 
@@ -68,9 +69,9 @@ def test_the_core_says_its_version_once() -> None:
 
 def test_notice_names_the_drawings() -> None:
     """Every icon set that the embedded backbone's world packs has a line in NOTICE."""
-    pack = pytest.importorskip("pcs_mini.world.pack")
+    drawn = pytest.importorskip("pcs_mini.world.build.drawn")
     lines = (ROOT / "NOTICE").read_text("utf-8").splitlines()
-    for id, package in pack.PACKAGES.items():
-        words = ICON_SETS[id]
+    for style, package in drawn.PACKAGES.items():
+        words = ICON_SETS[style]
         line = next((line for line in lines if line.strip().startswith(words)), "")
         assert package.licence in line, f"NOTICE has no line for {words} with {package.licence}"

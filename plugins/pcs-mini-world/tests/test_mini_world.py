@@ -22,7 +22,7 @@ def test_the_catalogue_finds_the_archive():
 
 def test_every_source_is_named_with_its_licence():
     if not plugin.archive().exists():
-        pytest.skip("no world.zip in this checkout: `pcs mini world build` makes it")
+        pytest.skip("no world.zip in this checkout: `pcs mini pack` makes it")
     with zipfile.ZipFile(plugin.archive()) as archive:
         index = json.loads(archive.read("index.json"))
     page = NOTICE.read_text("utf-8")

@@ -1,1 +1,1 @@
-"""The embedded text-to-image backbone: its weights, its world, its training, its scorer."""
+"""The embedded text-to-image backbone: its weights, its world, its training, its rulers."""

@@ -42,6 +42,7 @@ _IMAGES = {
 }
 _MOST = {Stage.autoencoder: 400_000, Stage.latents: 200_000}
 """Of ``all``: more pictures than these teach an autoencoder, or a cache of scenes, little."""
+_POOL = 24_000
 
 
 def _say(line: str) -> None:
@@ -65,8 +66,12 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu; default: a GPU if any.")] = None,
     batch: Annotated[int, typer.Option()] = 32,
     pool: Annotated[
-        int, typer.Option(help="Stage autoencoder: pictures rendered in advance.")
-    ] = 24_000,
+        int | None,
+        typer.Option(
+            help="Stage autoencoder: pictures rendered in advance; default: as many as it sees, at "
+            "most 24000."
+        ),
+    ] = None,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
     decoder_only: Annotated[
         bool,
@@ -96,16 +101,17 @@ def train(
     from pcs_mini.training.loop import Settings
     from pcs_mini.world.assets import open_assets
 
+    seen = images or _IMAGES[stage]
     settings = Settings(
         out=out,
-        images=images or _IMAGES[stage],
+        images=seen,
         batch=batch,
         lr=lr,
         matrix_lr=lr,
         seed=seed,
         device=device,
         resume=resume,
-        pool=pool,
+        pool=pool or min(seen, _POOL),
         init=init,
         decoder_only=decoder_only,
         decay_share=decay_share,
@@ -113,10 +119,8 @@ def train(
     archive = open_assets(assets)
     stages = [stage] if stage is not Stage.all else [s for s in Stage if s is not Stage.all]
     for one in stages:
-        seen = settings.images
-        if stage is Stage.all:
-            seen = min(seen, _MOST.get(one, seen))
-        typer.echo(str(_train(one, replace(settings, images=seen), archive, lesson)))
+        share = min(seen, _MOST.get(one, seen)) if stage is Stage.all else seen
+        typer.echo(str(_train(one, replace(settings, images=share), archive, lesson)))
 
 
 def _train(stage: Stage, settings: Settings, assets: Assets, lesson: int) -> Path:
@@ -158,7 +162,9 @@ def evaluate(
         Path | None, typer.Option(help="Folder of rulers; default: the shipped ones.")
     ] = None,
     device: Annotated[str, typer.Option()] = "cpu",
-    grid: Annotated[Path | None, typer.Option(help="Write the pictures here (PNG).")] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="Write the first 64 pictures with their prompts here.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Figures as JSON on stdout.")] = False,
 ) -> None:
     """Print the quality gate: what the judge reads in pictures of combinations never trained.
@@ -168,9 +174,9 @@ def evaluate(
     from pcs_mini.evaluate import BOUNDS
     from pcs_mini.evaluate import evaluate as run
     from pcs_mini.plugin import folder
-    from pcs_mini.training.journal import contact_sheet
+    from pcs_mini.world.sheet import captioned
 
-    figures, _, drawn = run(
+    figures, asked, drawn = run(
         weights or folder(),
         prompts,
         archive=assets,
@@ -183,7 +189,9 @@ def evaluate(
     )
     if grid is not None:
         grid.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(drawn, 20).save(grid, optimize=True)
+        pixels = (drawn[:64] * 255).round().byte().permute(0, 2, 3, 1).numpy()
+        shown = [(image, a.text) for image, a in zip(pixels, asked, strict=False)]
+        captioned(shown).save(grid, optimize=True)
     if as_json:
         typer.echo(json.dumps(figures, indent=2))
         return
