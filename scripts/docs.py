@@ -1,8 +1,8 @@
 """Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
 
 Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md, docs/coverage.md. Marked parts of README.md:
-plugins, systems, technique (the example kept in docs/write-a-technique.md). Marked parts of docs/mini.md: knows
-(from the record beside the weights) and gate (from docs/mini-gate.json, which `pcs mini evaluate --json` prints).
+plugins, systems, technique (the example kept in docs/write-a-technique.md). Marked parts of docs/mini.md:
+knows (the record beside the weights) and gate (docs/mini-gate.json, which `pcs mini evaluate --json` prints).
 """
 
 from __future__ import annotations

@@ -220,8 +220,10 @@ def assemble(
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
     ] = None,
     rulers: Annotated[
-        Path | None,
-        typer.Option(help="Folder of `pcs mini ruler`: ship the trained ones in it as well."),
+        list[Path] | None,
+        typer.Option(
+            help="Folder of `pcs mini ruler`: ship the trained ones in it as well; later ones win."
+        ),
     ] = None,
     journal: Annotated[
         list[Path] | None,
@@ -248,9 +250,9 @@ def assemble(
         told = [line["lesson"] for line in read_journal(parts, "diffusion") if "lesson" in line]
         lesson = told[-1] if told else 0
     write_record(target, open_assets(assets), lesson)
-    if rulers is not None:
-        for name in take_rulers(rulers):
-            typer.echo(f"ruler {name}")
+    for found in rulers or []:
+        for name in take_rulers(found):
+            typer.echo(f"ruler {name} of {found}")
     sections = {"What the weights know": card.knows(read_record(target))}
     if target == folder():
         sections["Rulers"] = card.rulers(stored.FOLDER)
