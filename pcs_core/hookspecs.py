@@ -112,6 +112,11 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def presets(self) -> Mapping[str, str]:
+        """Preset id -> the path of its TOML file: techniques and numbers for ``pcs sample --preset``."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def mergers(self) -> Mapping[str, str]:
         """Method id -> a function ``(personalizations, backbone, **settings) -> Personalization``."""
         raise NotImplementedError

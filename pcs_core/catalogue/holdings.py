@@ -24,6 +24,7 @@ NOUNS: tuple[str, ...] = (
     "metrics",
     "datasets",
     "commands",
+    "presets",
     "mergers",
     "watchers",
     "checks",

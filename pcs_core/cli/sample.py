@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.cli.destination import Destination
-    from pcs_core.data import Layout, Personalization
+    from pcs_core.data import Layout, Personalization, Preset
 
 COLUMNS = 4
 """Pictures in a row of the sheet."""
@@ -56,6 +56,33 @@ def sample(
     ] = None,
     negative: Annotated[
         str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="ID|FILE",
+            help="Techniques and numbers put over the recipe: fast, balanced ... (pcs preset list).",
+            show_default=False,
+        ),
+    ] = None,
+    added: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="TECHNIQUE",
+            help="Add a technique that trains nothing, by id. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    settings_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of what --preset and --with add: <technique>.<field>. Repeatable.",
+            show_default=False,
+        ),
     ] = None,
     layout: Annotated[
         Path | None,
@@ -121,7 +148,8 @@ def sample(
     person = open_artifact(artifact) if artifact else None
     wanted = read_layout(layout, prompt, person)
     strengths = read_strengths(strength or ())
-    usual = person.recipe.sample if person else SampleSettings()
+    chosen = read_preset(preset, added or (), settings_of or (), person, base)
+    usual = chosen.over(person.recipe.sample if person else SampleSettings())
     settings = SampleSettings(
         steps=usual.steps if steps is None else steps,
         scale=usual.scale if scale is None else scale,
@@ -146,12 +174,15 @@ def sample(
             scale=settings.scale,
             scheduler=settings.scheduler,
             negative=settings.negative,
+            preset=chosen,
             layout=wanted,
             strengths=strengths,
             watch=(reporter.drawing,),
         )
     facts = describe(person, artifact, opened, prompt, seed, count, settings)
     facts |= described(wanted, strengths)
+    if chosen.uses or chosen.sample:
+        facts["preset"] = described_preset(chosen, opened, person)
     if deployed:
         facts["engine"] = dict(getattr(opened, "engine", {}))
     if pictures.dim() == 5:
@@ -160,6 +191,8 @@ def sample(
     if json:
         emit_json({"out": str(target.folder), **facts})
     else:
+        if note := facts.get("preset", {}).get("note"):
+            notice(note)
         if note := facts.get("clips", {}).get("note"):
             notice(note)
         emit(str(target.folder))
@@ -229,6 +262,52 @@ def read_strengths(given: Sequence[str]) -> dict[str, float]:
             raise InputError(f"--strength {name.strip()} is given twice")
         found[name.strip()] = value
     return found
+
+
+def read_preset(
+    name: str | None,
+    added: Sequence[str],
+    changes: Sequence[str],
+    person: Personalization | None,
+    base: str | None,
+) -> Preset:
+    """Return the preset ``name`` with the techniques of ``--with`` behind it and ``--set`` applied.
+
+    Raises
+    ------
+    PcsError
+        No such preset, technique or setting; something wrong in its file.
+    """
+    from pcs_core.assembly import load_preset
+    from pcs_core.data import Preset
+
+    if name is None and not added:
+        if changes:
+            raise InputError(f"--set {changes[0]}: it changes what --preset and --with add")
+        return Preset("none")
+    backbone = person.backbone.id if person else base
+    return load_preset(name, backbone=backbone, techniques=added, overrides=changes)
+
+
+def described_preset(
+    preset: Preset, backbone: Backbone, person: Personalization | None
+) -> dict[str, Any]:
+    """Return what ``sample.json`` says of a preset, and what its quality gate found out."""
+    from pcs_core.storage import read_verdict
+
+    system = person.recipe.id if person else "base"
+    verdict = read_verdict(preset, backbone.card, system)
+    facts = preset.facts()
+    if verdict is not None:
+        facts["verdict"] = verdict
+        word = "passed" if verdict["passed"] else "FAILED"
+        facts["note"] = f"preset {preset.id!r} {word} its gate: {verdict['summary']}"
+    elif preset.path:
+        facts["note"] = (
+            f"preset {preset.id!r} was not checked for {system} on this backbone: "
+            f"pcs preset check {preset.id} ARTIFACT"
+        )
+    return facts
 
 
 def described(layout: Layout | None, strengths: dict[str, float]) -> dict[str, Any]:
