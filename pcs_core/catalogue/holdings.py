@@ -20,6 +20,7 @@ NOUNS: tuple[str, ...] = (
     "adapters",
     "optimizers",
     "exporters",
+    "engines",
     "importers",
     "metrics",
     "datasets",

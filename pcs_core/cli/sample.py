@@ -113,7 +113,9 @@ def sample(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="What runs the deployment: onnx ...", show_default=False),
+        typer.Option(
+            "--engine", help="What runs the networks: compile, onnx ...", show_default=False
+        ),
     ] = None,
     deployment: Annotated[
         Path | None,
@@ -123,6 +125,10 @@ def sample(
             help="A folder that pcs export wrote, to draw with in place of the backbone.",
             show_default=False,
         ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the engine. Repeatable."),
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -139,8 +145,10 @@ def sample(
     from pcs_core.cli.opening import open_artifact
     from pcs_core.cli.progress import reporting
     from pcs_core.data import SampleSettings
+    from pcs_core.engine.opening import runs_deployments
 
-    deployed = engine is not None or deployment is not None
+    options = read_options(engine, option or ())
+    deployed = deployment is not None or (engine is not None and runs_deployments(engine))
     if deployed and (base is not None or backbone is not None):
         raise InputError("--deployment holds its own backbone: leave out --base and --backbone")
     artifact, prompt = split_words(words, base, backbone)
@@ -161,9 +169,13 @@ def sample(
         from pcs_core.engine import sample as engine_sample
 
         if deployed:
-            opened = open_deployed(person, deployment, engine, device)
+            opened = open_deployed(person, deployment, engine, device, options)
         else:
             opened = open_for_sampling(person, base, backbone, device)
+            if engine is not None:
+                from pcs_core.engine import open_engine
+
+                opened = open_engine(opened, engine, **options)
         pictures = engine_sample(
             person,
             opened,
@@ -183,7 +195,7 @@ def sample(
     facts |= described(wanted, strengths)
     if chosen.uses or chosen.sample:
         facts["preset"] = described_preset(chosen, opened, person)
-    if deployed:
+    if engine is not None or deployed:
         facts["engine"] = dict(getattr(opened, "engine", {}))
     if pictures.dim() == 5:
         facts["clips"] = clip_facts(count, pictures.shape[2])
@@ -333,15 +345,41 @@ def open_for_sampling(
     return open_backbone(backbone_name(base or "mini"), device=device_name(device))
 
 
+def read_options(engine: str | None, given: Sequence[str]) -> dict[str, Any]:
+    """Return the options of an engine from words ``KEY=VALUE``.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        No engine that has options, no such option, or another type than its default.
+    """
+    from pcs_core.catalogue import catalogue
+    from pcs_core.cli.merge import read_settings
+
+    if not given:
+        return {}
+    if engine not in catalogue().ids("engines"):
+        raise InputError(
+            f"--option {given[0]}: "
+            + (f"engine {engine!r} has no options" if engine else "name its engine with --engine")
+        )
+    return read_settings(given, engine, catalogue().get("engines", engine), option="--option")
+
+
 def open_deployed(
-    person: Personalization | None, folder: Path | None, engine: str | None, device: str
+    person: Personalization | None,
+    folder: Path | None,
+    engine: str | None,
+    device: str,
+    options: dict[str, Any],
 ) -> Backbone:
     """Open a deployment to draw with; it must be of the backbone that ``person`` was made on."""
     from pcs_core.cli.opening import device_name
     from pcs_core.engine.opening import open_deployment, resolve_backbone
 
     where = None if folder is None else folder.expanduser()
-    return resolve_backbone(open_deployment(where, engine, device=device_name(device)), person)
+    opened = open_deployment(where, engine, device=device_name(device), **options)
+    return resolve_backbone(opened, person)
 
 
 def describe(

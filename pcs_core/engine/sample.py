@@ -23,8 +23,10 @@ from pcs_core.engine.opening import (
     check_layout,
     check_prompts,
     open_deployment,
+    open_engine,
     resolve_backbone,
     resolve_person,
+    runs_deployments,
 )
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -68,6 +70,7 @@ def sample(
     strengths: Mapping[str, float] | None = None,
     engine: str | None = None,
     deployment: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
     watch: Sequence[Callable[[SampleProgress], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
@@ -78,7 +81,8 @@ def sample(
     opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
     what is given beside it counts. ``layout`` says where things should stand;
     ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
-    for ``engine``, drawn with in place of the backbone. Picture i starts from noise seeded ``seed + i``,
+    for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``, runs
+    the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
     whatever else is drawn with it.
 
     Raises
@@ -90,9 +94,13 @@ def sample(
         The backbone is not the one the personalization was made on.
     """
     person = resolve_person(person)
-    if engine is not None or deployment is not None:
-        backbone = open_deployment(deployment, engine)
+    if options and engine is None:
+        raise InputError("options are an engine's: say which engine")
+    if deployment is not None or (engine is not None and runs_deployments(engine)):
+        backbone, engine = open_deployment(deployment, engine, **(options or {})), None
     opened = resolve_backbone(backbone, person)
+    if engine is not None:
+        opened = open_engine(opened, engine, **(options or {}))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
     check_layout(layout, prompts, person)
