@@ -25,6 +25,9 @@ SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "euler": ("EulerDiscreteScheduler", {}),
+    # few-step networks were distilled at the last times of equal parts
+    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
@@ -62,9 +65,9 @@ class DiffusersSampler:
     ) -> None:
         self.scheduler = make_scheduler(name, config)
         self.scheduler.set_timesteps(steps, device=device)
-        self.exploding = name in ("euler",)
+        self.exploding = name in ("euler", "euler-trailing")
         # their levels need not be those of integer times (Karras sigmas)
-        self.by_sigma = name in ("euler", "dpm++", "unipc")
+        self.by_sigma = name in ("euler", "euler-trailing", "dpm++", "unipc")
         self.stochastic = name in ("lcm", "ddpm")
 
     @property

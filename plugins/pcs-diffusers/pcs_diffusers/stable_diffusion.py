@@ -46,6 +46,8 @@ class StableDiffusion:
     """A frozen Stable Diffusion network with named sites."""
 
     family: ClassVar[str] = "sd"
+    light: Any = None
+    """A light decoder that comes with it, where it has no folder to hold one."""
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ def build(
     device: str = "cpu",
 ) -> StableDiffusion:
     """Build a network of about a million parameters. ``size`` is the side of the latents."""
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -67,7 +67,13 @@ def build(
             sample_size=2 * size,
         )
         text = build_text_encoder(tokenizer)
-    return StableDiffusion(
+        light = AutoencoderTiny(
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        )
+    backbone = StableDiffusion(
         unet=unet,
         vae=vae,
         text_encoder=text,
@@ -76,6 +82,8 @@ def build(
         id=id,
         device=device,
     )
+    backbone.light = light
+    return backbone
 
 
 def build_text_encoder(tokenizer: Any, *, projected: bool = False, width: int = 32) -> Any:
