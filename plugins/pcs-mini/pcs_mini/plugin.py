@@ -41,11 +41,13 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """``mini.clip``, the offline scorer, and what adapters read of references."""
+    """What measures pictures of the world, and what adapters read of references."""
     return {
         "mini.clip": "pcs_mini.scorer:load",
         "mini.identity": "pcs_mini.rulers.identity:load",
         "mini.image": "pcs_mini.rulers.judge:load",
+        "mini.judge": "pcs_mini.rulers.judge:load",
+        "mini.views": "pcs_mini.rulers.views:load",
     }
 
 
