@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all lint format docs docs-check bench results clean
+.PHONY: help setup demo test test-all lint format docs docs-check bench results adapters clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -65,6 +65,9 @@ docs-check: setup ## fail if a generated part of the docs is out of date
 results: setup ## fit every system on the shipped subjects and write the results section (half an hour)
 	$(PY) scripts/results.py
 	$(PY) scripts/docs.py
+
+adapters: setup ## train the pre-trained systems on mini, measure and keep them (two hours on two cores)
+	$(PY) scripts/adapters.py
 
 bench: setup ## time the hooks and the loops
 	$(PY) scripts/bench.py

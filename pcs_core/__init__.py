@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcs_core.assembly import load_recipe, recipe_from_document, systems
+    from pcs_core.assembly import load_preset, load_recipe, recipe_from_document, systems
     from pcs_core.backbone import Backbone
     from pcs_core.catalogue import installed
     from pcs_core.cli.destination import destination
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         fit,
         merge_personalizations,
         open_backbone,
+        open_engine,
         pretrain,
         sample,
         text_features,
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
     from pcs_core.engine.prepare import fit_image
     from pcs_core.errors import PcsError
     from pcs_core.hookspecs import catalogue_hookimpl, hookimpl
-    from pcs_core.storage import load, load_subject, save, sheet, write_png
+    from pcs_core.storage import (
+        load,
+        load_subject,
+        read_verdict,
+        save,
+        sheet,
+        write_png,
+        write_verdict,
+    )
     from pcs_core.storage.images import read_planes
     from pcs_core.technique import Technique
 
@@ -44,12 +53,15 @@ _WHERE = {
     "hookimpl": "pcs_core.hookspecs",
     "installed": "pcs_core.catalogue",
     "load": "pcs_core.storage",
+    "load_preset": "pcs_core.assembly",
     "load_recipe": "pcs_core.assembly",
     "load_subject": "pcs_core.storage",
     "merge_personalizations": "pcs_core.engine",
     "open_backbone": "pcs_core.engine",
+    "open_engine": "pcs_core.engine",
     "pretrain": "pcs_core.engine",
     "read_planes": "pcs_core.storage.images",
+    "read_verdict": "pcs_core.storage",
     "recipe_from_document": "pcs_core.assembly",
     "reporting": "pcs_core.cli.progress",
     "sample": "pcs_core.engine",
@@ -58,6 +70,7 @@ _WHERE = {
     "systems": "pcs_core.assembly",
     "text_features": "pcs_core.engine",
     "write_png": "pcs_core.storage",
+    "write_verdict": "pcs_core.storage",
 }
 
 __all__ = [
@@ -73,12 +86,15 @@ __all__ = [
     "hookimpl",
     "installed",
     "load",
+    "load_preset",
     "load_recipe",
     "load_subject",
     "merge_personalizations",
     "open_backbone",
+    "open_engine",
     "pretrain",
     "read_planes",
+    "read_verdict",
     "recipe_from_document",
     "reporting",
     "sample",
@@ -87,6 +103,7 @@ __all__ = [
     "systems",
     "text_features",
     "write_png",
+    "write_verdict",
 ]
 
 

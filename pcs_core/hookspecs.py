@@ -92,6 +92,14 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def engines(self) -> Mapping[str, str]:
+        """Id -> a function that runs a backbone's networks in another way.
+
+        ``(backbone, *, options) -> Backbone``; it refuses by name a backbone that it cannot run.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def importers(self) -> Mapping[str, str]:
         """Id -> a function that reads another tool's file as an artifact."""
         raise NotImplementedError
@@ -109,6 +117,11 @@ class CatalogueSpecs:
     @catalogue_hookspec
     def commands(self) -> Mapping[str, str]:
         """Command name -> a typer sub-application."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def presets(self) -> Mapping[str, str]:
+        """Preset id -> the path of its TOML file: techniques and numbers for ``pcs sample --preset``."""
         raise NotImplementedError
 
     @catalogue_hookspec

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pcs_core.assembly.build import document_hash, recipe_from_document
 from pcs_core.assembly.explain import Explanation, HookCall, HookOrder, explain
 from pcs_core.assembly.load import load_recipe, system_hash
+from pcs_core.assembly.presets import load_preset
 from pcs_core.assembly.status import SystemRow, read_evidence, system_status, systems
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "SystemRow",
     "document_hash",
     "explain",
+    "load_preset",
     "load_recipe",
     "read_evidence",
     "recipe_from_document",

@@ -57,7 +57,7 @@ def build(layer: Layer, catalogue: Catalogue, *, source: str, path: str = "") ->
     )
     if not layer.uses:
         raise RecipeError(f"{recipe.place}: recipe {head.id!r} uses no technique: add a [[use]]")
-    uses = tuple(_use(table, catalogue) for table in layer.uses)
+    uses = tuple(make_use(table, catalogue) for table in layer.uses)
     phases = [_table(PhaseTable, p, f"phase {phase_name(p)!r}") for p in layer.phases]
     fit = _table(FitTable, layer.fit, "[fit]")
     sample = _table(SampleTable, layer.sample, "[sample]")
@@ -134,7 +134,8 @@ def check_keys(table: Table, known: tuple[str, ...], title: str) -> None:
             raise RecipeError(f"{place}{title}: unknown setting {key!r}{hint}")
 
 
-def _use(table: Table, catalogue: Catalogue) -> Use:
+def make_use(table: Table, catalogue: Catalogue) -> Use:
+    """Return the use that a ``[[use]]`` describes. Raises as `technique_class`, and for its settings."""
     name = use_name(table)
     cls = technique_class(table, catalogue)
     _check_name(name, table)

@@ -73,9 +73,9 @@ def read_layer(text: str, file: str) -> Layer:
     return _Reader(file, line_numbers(text)).layer(data)
 
 
-def layer_of(document: Mapping[str, Any], file: str) -> Layer:
-    """Return the tables of parsed data; ``file`` names it in messages. Raises as `read_layer`."""
-    return _Reader(file, {}).layer(dict(document))
+def layer_of(document: Mapping[str, Any], file: str, text: str = "") -> Layer:
+    """Return the tables of parsed data, whose lines are those of ``text``. Raises as `read_layer`."""
+    return _Reader(file, line_numbers(text) if text else {}).layer(dict(document))
 
 
 class _Reader:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pcs_core.backbone.attach import Attachment, suspended
 from pcs_core.backbone.attention import AttentionChain, batched_linear, gather
 from pcs_core.backbone.context import Context, Restore
-from pcs_core.backbone.process import MaskedTokens, VariancePreserving
+from pcs_core.backbone.process import FlowMatching, MaskedTokens, VariancePreserving
 from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
@@ -22,6 +22,7 @@ __all__ = [
     "AttentionChain",
     "Backbone",
     "Context",
+    "FlowMatching",
     "MaskedTokens",
     "Process",
     "Restore",

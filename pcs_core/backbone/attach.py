@@ -20,6 +20,7 @@ from pcs_core.backbone.swap import Swap
 from pcs_core.backbone.tensors import trainable
 from pcs_core.backbone.tokens import BoundEmbedding, TokenisedPrompts
 from pcs_core.data import Conditioning, Evaluation, Fusion, Level
+from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,6 +137,11 @@ class Attachment:
             self._undo.append(bind_layer(module, edits, context))
         by_site: dict[str, list[Any]] = {}
         for attn in fusion.attention:
+            if attn.site.kind not in attn.kinds:
+                raise CapabilityError(
+                    f"{attn.owner or type(attn).__name__!r} cannot act on {attn.site}: the attention "
+                    f"there is {attn.site.kind}, and its edit acts on {', '.join(attn.kinds)} attention"
+                )
             by_site.setdefault(attn.site.name, []).append(attn)
         counted: dict[str, int] = {}
         chains = {}

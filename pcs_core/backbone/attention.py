@@ -48,7 +48,10 @@ class AttentionChain:
         if on and state.project is not None and self.stages["out"]:
             x, queries, project = state.x, state.q, state.project
             state.attend = lambda text: self._attend(x, queries, project, text)
-        for stage in ("qkv", "extra", "bias"):
+        state = self._apply("qkv", state, on)
+        if state.norm is not None:
+            state.q, state.k = state.norm(state.q, state.k)
+        for stage in ("extra", "bias"):
             state = self._apply(stage, state, on)
         explicit = (on and bool(self.stages["probs"])) or context.recorded(
             self.site.name, self.site.kind

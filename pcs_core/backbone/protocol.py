@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(Protocol):
-    """Text to ids. ``length`` is the fixed length of a prompt, start and end included."""
+    """Text to ids. ``length`` is the fixed length of a prompt, start and end included.
+
+    ``start`` is -1 where a prompt begins with no such id. A tokenizer may have ``beside``: those of
+    further text encoders, whose ids stand behind its own.
+    """
 
     length: int
     start: int
@@ -38,7 +42,7 @@ class Process(Protocol):
 
     @property
     def prediction(self) -> str:
-        """What the network predicts: "epsilon", "v_prediction" or "tokens"."""
+        """What the network predicts: "epsilon", "v_prediction", "flow" or "tokens"."""
 
     @property
     def times(self) -> int:
@@ -54,7 +58,7 @@ class Process(Protocol):
         """Return the training times of noise levels [b] in [0, 1]."""
 
     def draw_times(self, count: int, rng: Generator) -> Tensor:
-        """Return ``count`` training times, uniform."""
+        """Return ``count`` training times, as the network was trained on them."""
 
     def corrupt(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """Return latents at ``level``; ``noise`` is unit Gaussian of their shape."""
@@ -121,7 +125,10 @@ class Backbone(Protocol):
 
     @property
     def embedding(self) -> nn.Module:
-        """The text encoder's token table (output [b l d])."""
+        """The text encoder's token table (output [b l d]).
+
+        Of several encoders, the tables side by side; it may have ``words(text)`` [n d] then.
+        """
 
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it exactly."""

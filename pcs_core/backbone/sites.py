@@ -12,6 +12,7 @@ from pcs_core.errors import RecipeError
 SHORTHANDS = {
     "attention": ("self", "cross", "joint", "temporal"),
     "cross": ("cross",),
+    "joint": ("joint",),
     "self": ("self",),
     "temporal": ("temporal",),
 }
@@ -22,8 +23,8 @@ def select_sites(
 ) -> tuple[Site, ...]:
     """Return the sites of ``part`` whose name matches ``glob`` and kind matches ``kind``.
 
-    ``glob`` may be "attention", "cross", "self" or "temporal": all attention sites of that kind. Several globs
-    are joined by ``|``. A ``/regex/`` is matched against the whole name.
+    ``glob`` may be "attention", "cross", "self", "joint" or "temporal": all attention sites of that kind.
+    Several globs are joined by ``|``. A ``/regex/`` is matched against the whole name.
     """
     if glob in SHORTHANDS:
         kinds = SHORTHANDS[glob]

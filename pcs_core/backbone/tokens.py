@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,15 @@ class TokenisedPrompts:
         """Return the prompts of the given rows."""
         index = torch.as_tensor(list(rows))
         return TokenisedPrompts(self.ids[index], {k: v[index] for k, v in self.spans.items()})
+
+    def beside(self, further: TokenisedPrompts) -> TokenisedPrompts:
+        """Return these prompts with the ids of another tokenizer behind."""
+        length = self.ids.shape[1]
+        spans = {
+            k: torch.cat([v, torch.where(further.spans[k] < 0, -1, further.spans[k] + length)], 1)
+            for k, v in self.spans.items()
+        }
+        return TokenisedPrompts(torch.cat([self.ids, further.ids], dim=1), spans)
 
     def to(self, device: torch.device) -> TokenisedPrompts:
         """Return the same on ``device``."""
@@ -106,11 +115,38 @@ def tokenise(
     Spans of token edits are keyed by the edit's position in ``tokens`` (``"0"``, ``"1"``...), because
     subjects of one batch have placeholders of their own; ``concept.<k>`` and ``phrase.<k>`` likewise.
 
+    With further tokenizers ``beside`` it, their ids stand behind, and so do the spans: a placeholder
+    stands once more for each.
+
     Raises
     ------
     InputError
         A placeholder would be cut off because the prompt is too long.
     """
+    given: dict[str, Any] = {
+        "words": words,
+        "tokens": tokens,
+        "subjects": subjects,
+        "concepts": concepts,
+        "phrases": phrases,
+    }
+    found = _tokenise(prompts, tokenizer, **given)
+    for further in getattr(tokenizer, "beside", ()):
+        found = found.beside(_tokenise(prompts, further, **given))
+    return found
+
+
+def _tokenise(
+    prompts: Sequence[str],
+    tokenizer: Tokenizer,
+    *,
+    words: Sequence[Word],
+    tokens: Sequence[TokenEdit],
+    subjects: Sequence[int] | None,
+    concepts: Sequence[Sequence[str]],
+    phrases: Sequence[str],
+) -> TokenisedPrompts:
+    """Turn prompts into ids and spans of one tokenizer."""
     rows: list[list[int]] = []
     places: list[dict[str, list[int]]] = []
     room = tokenizer.length - 1
@@ -160,7 +196,7 @@ def _read(
     edits: dict[str, list[int]] = {}
     for i, edit in enumerate(tokens):
         edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
-    ids = [tokenizer.start]
+    ids = [tokenizer.start] if tokenizer.start >= 0 else []
     found: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
     found |= {f"phrase.{k}": [] for k in range(len(phrases))}
     wanted = [*edits, *(p for p in phrases if p not in edits)]

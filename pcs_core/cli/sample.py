@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.cli.destination import Destination
-    from pcs_core.data import Layout, Personalization
+    from pcs_core.data import Layout, Personalization, Preset
 
 COLUMNS = 4
 """Pictures in a row of the sheet."""
@@ -57,6 +57,33 @@ def sample(
     negative: Annotated[
         str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="ID|FILE",
+            help="Techniques and numbers put over the recipe: fast, balanced ... (pcs preset list).",
+            show_default=False,
+        ),
+    ] = None,
+    added: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with",
+            metavar="TECHNIQUE",
+            help="Add a technique that trains nothing, by id. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    settings_of: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of what --preset and --with add: <technique>.<field>. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     layout: Annotated[
         Path | None,
         typer.Option(
@@ -86,7 +113,9 @@ def sample(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option("--engine", help="What runs the deployment: onnx ...", show_default=False),
+        typer.Option(
+            "--engine", help="What runs the networks: compile, onnx ...", show_default=False
+        ),
     ] = None,
     deployment: Annotated[
         Path | None,
@@ -96,6 +125,10 @@ def sample(
             help="A folder that pcs export wrote, to draw with in place of the backbone.",
             show_default=False,
         ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the engine. Repeatable."),
     ] = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
@@ -112,8 +145,10 @@ def sample(
     from pcs_core.cli.opening import open_artifact
     from pcs_core.cli.progress import reporting
     from pcs_core.data import SampleSettings
+    from pcs_core.engine.opening import runs_deployments
 
-    deployed = engine is not None or deployment is not None
+    options = read_options(engine, option or ())
+    deployed = deployment is not None or (engine is not None and runs_deployments(engine))
     if deployed and (base is not None or backbone is not None):
         raise InputError("--deployment holds its own backbone: leave out --base and --backbone")
     artifact, prompt = split_words(words, base, backbone)
@@ -121,7 +156,8 @@ def sample(
     person = open_artifact(artifact) if artifact else None
     wanted = read_layout(layout, prompt, person)
     strengths = read_strengths(strength or ())
-    usual = person.recipe.sample if person else SampleSettings()
+    chosen = read_preset(preset, added or (), settings_of or (), person, base)
+    usual = chosen.over(person.recipe.sample if person else SampleSettings())
     settings = SampleSettings(
         steps=usual.steps if steps is None else steps,
         scale=usual.scale if scale is None else scale,
@@ -133,9 +169,13 @@ def sample(
         from pcs_core.engine import sample as engine_sample
 
         if deployed:
-            opened = open_deployed(person, deployment, engine, device)
+            opened = open_deployed(person, deployment, engine, device, options)
         else:
             opened = open_for_sampling(person, base, backbone, device)
+            if engine is not None:
+                from pcs_core.engine import open_engine
+
+                opened = open_engine(opened, engine, **options)
         pictures = engine_sample(
             person,
             opened,
@@ -146,13 +186,16 @@ def sample(
             scale=settings.scale,
             scheduler=settings.scheduler,
             negative=settings.negative,
+            preset=chosen,
             layout=wanted,
             strengths=strengths,
             watch=(reporter.drawing,),
         )
     facts = describe(person, artifact, opened, prompt, seed, count, settings)
     facts |= described(wanted, strengths)
-    if deployed:
+    if chosen.uses or chosen.sample:
+        facts["preset"] = described_preset(chosen, opened, person)
+    if engine is not None or deployed:
         facts["engine"] = dict(getattr(opened, "engine", {}))
     if pictures.dim() == 5:
         facts["clips"] = clip_facts(count, pictures.shape[2])
@@ -160,6 +203,8 @@ def sample(
     if json:
         emit_json({"out": str(target.folder), **facts})
     else:
+        if note := facts.get("preset", {}).get("note"):
+            notice(note)
         if note := facts.get("clips", {}).get("note"):
             notice(note)
         emit(str(target.folder))
@@ -231,6 +276,52 @@ def read_strengths(given: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def read_preset(
+    name: str | None,
+    added: Sequence[str],
+    changes: Sequence[str],
+    person: Personalization | None,
+    base: str | None,
+) -> Preset:
+    """Return the preset ``name`` with the techniques of ``--with`` behind it and ``--set`` applied.
+
+    Raises
+    ------
+    PcsError
+        No such preset, technique or setting; something wrong in its file.
+    """
+    from pcs_core.assembly import load_preset
+    from pcs_core.data import Preset
+
+    if name is None and not added:
+        if changes:
+            raise InputError(f"--set {changes[0]}: it changes what --preset and --with add")
+        return Preset("none")
+    backbone = person.backbone.id if person else base
+    return load_preset(name, backbone=backbone, techniques=added, overrides=changes)
+
+
+def described_preset(
+    preset: Preset, backbone: Backbone, person: Personalization | None
+) -> dict[str, Any]:
+    """Return what ``sample.json`` says of a preset, and what its quality gate found out."""
+    from pcs_core.storage import read_verdict
+
+    system = person.recipe.id if person else "base"
+    verdict = read_verdict(preset, backbone.card, system)
+    facts = preset.facts()
+    if verdict is not None:
+        facts["verdict"] = verdict
+        word = "passed" if verdict["passed"] else "FAILED"
+        facts["note"] = f"preset {preset.id!r} {word} its gate: {verdict['summary']}"
+    elif preset.path:
+        facts["note"] = (
+            f"preset {preset.id!r} was not checked for {system} on this backbone: "
+            f"pcs preset check {preset.id} ARTIFACT"
+        )
+    return facts
+
+
 def described(layout: Layout | None, strengths: dict[str, float]) -> dict[str, Any]:
     """Return what ``sample.json`` says of a layout and of strengths, where there are any."""
     facts: dict[str, Any] = {}
@@ -254,15 +345,41 @@ def open_for_sampling(
     return open_backbone(backbone_name(base or "mini"), device=device_name(device))
 
 
+def read_options(engine: str | None, given: Sequence[str]) -> dict[str, Any]:
+    """Return the options of an engine from words ``KEY=VALUE``.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        No engine that has options, no such option, or another type than its default.
+    """
+    from pcs_core.catalogue import catalogue
+    from pcs_core.cli.merge import read_settings
+
+    if not given:
+        return {}
+    if engine not in catalogue().ids("engines"):
+        raise InputError(
+            f"--option {given[0]}: "
+            + (f"engine {engine!r} has no options" if engine else "name its engine with --engine")
+        )
+    return read_settings(given, engine, catalogue().get("engines", engine), option="--option")
+
+
 def open_deployed(
-    person: Personalization | None, folder: Path | None, engine: str | None, device: str
+    person: Personalization | None,
+    folder: Path | None,
+    engine: str | None,
+    device: str,
+    options: dict[str, Any],
 ) -> Backbone:
     """Open a deployment to draw with; it must be of the backbone that ``person`` was made on."""
     from pcs_core.cli.opening import device_name
     from pcs_core.engine.opening import open_deployment, resolve_backbone
 
     where = None if folder is None else folder.expanduser()
-    return resolve_backbone(open_deployment(where, engine, device=device_name(device)), person)
+    opened = open_deployment(where, engine, device=device_name(device), **options)
+    return resolve_backbone(opened, person)
 
 
 def describe(

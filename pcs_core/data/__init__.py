@@ -25,6 +25,7 @@ from pcs_core.data.fusion import Branch, Canvas, Fusion, GuidanceTerm, NoiseLaw,
 from pcs_core.data.layout import Box, Layout
 from pcs_core.data.masks import LOSS, MaskQuery, Masks
 from pcs_core.data.personalization import BackboneCard, Personalization
+from pcs_core.data.preset import Preset
 from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
@@ -65,6 +66,7 @@ __all__ = [
     "Phase",
     "PixelEdit",
     "Prediction",
+    "Preset",
     "Recipe",
     "Record",
     "Rendered",

@@ -53,6 +53,9 @@ class AttnState:
     ``x`` [b n c] queries' input, ``context`` [b m d] keys' input; ``q`` [b n hd], ``k``, ``v``
     [b m hd] after projection, heads not split; ``bias`` [b|1 h|1 n m] added to the logits or None;
     ``probs`` [b h n m] only at the ``probs`` stage; ``out`` [b n hd] before the output projection.
+    At a joint site ``x`` and ``context`` are the picture's and the text's tokens, and q, k, v and out
+    [b n+m hd] hold both, the picture's first; k and v of the text are those rows behind.
+    ``norm`` is what the network does to q and k after the stage "qkv", or None.
     ``project`` gives keys and values of a context, ``attend`` [b n hd] what the same queries read from
     another text [b m d] (or [b sites m d]: this layer's), edits of stage "qkv" in force.
     """
@@ -69,6 +72,7 @@ class AttnState:
     out: Tensor | None = None
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     attend: Callable[[Tensor], Tensor] | None = None
+    norm: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 class Edit(nn.Module):
@@ -142,6 +146,8 @@ class AttnEdit(Edit):
     """An edit of one attention site: qkv -> extra -> bias -> probs -> out."""
 
     STAGES = ("qkv", "extra", "bias", "probs", "out")
+    kinds: ClassVar[tuple[str, ...]] = ("self", "cross", "temporal")
+    """Kinds of sites it can act on. One that knows joint sites (see :class:`AttnState`) adds "joint"."""
 
     def __init__(self, site: Site, **options: object) -> None:
         super().__init__(site.name, **options)  # type: ignore[arg-type]

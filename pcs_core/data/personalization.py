@@ -18,7 +18,7 @@ class BackboneCard:
     """Identity of a backbone.
 
     ``id`` as the user named it, ``hash`` sha256 over its weights, ``family`` its layout ("sd"),
-    ``size`` (h, w) of its pictures, ``prediction`` epsilon or v_prediction.
+    ``size`` (h, w) of its pictures, ``prediction`` epsilon, v_prediction, flow or tokens.
     """
 
     id: str

@@ -53,8 +53,9 @@ class Run(Protocol):
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
 
-        Kinds: self, cross (attention); linear, conv, norm, resnet, embedding, block (layers).
-        ``glob`` may be a shorthand: "cross", "self", "attention" (all), "*".
+        Kinds: self, cross, joint, temporal (attention); linear, conv, norm, resnet, embedding, block (layers).
+        ``glob`` may be a shorthand: "cross", "self", "joint", "attention"
+        (all), "*".
         """
 
     def projection(self, site: Site, part: str) -> nn.Module:

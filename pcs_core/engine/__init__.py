@@ -6,7 +6,7 @@ from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.exporting import export
 from pcs_core.engine.fit import Progress, fit
 from pcs_core.engine.merging import merge_personalizations
-from pcs_core.engine.opening import open_backbone
+from pcs_core.engine.opening import open_backbone, open_engine
 from pcs_core.engine.pretrain import pretrain
 from pcs_core.engine.sample import SampleProgress, restore, sample
 from pcs_core.engine.texts import text_features
@@ -19,6 +19,7 @@ __all__ = [
     "fit",
     "merge_personalizations",
     "open_backbone",
+    "open_engine",
     "pretrain",
     "restore",
     "sample",

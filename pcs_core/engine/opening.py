@@ -52,10 +52,72 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     )
 
 
+def open_engine(backbone: Backbone, engine: str, **options: Any) -> Backbone:
+    """Return ``backbone`` with its networks run by an installed engine, as ``compile``.
+
+    ``options`` are the engine's. Keep what is returned: what an engine has made ready stays with it.
+
+    Raises
+    ------
+    UnknownNameError
+        No installed plugin holds this engine.
+    CapabilityError
+        The engine cannot run this backbone.
+    """
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    if engine not in known.ids("engines"):
+        if engine in _formats():
+            raise InputError(
+                f"engine {engine!r} runs a deployment: name its folder, "
+                f"which `pcs export SYSTEM --to {engine} --out DIR` makes"
+            )
+        raise _no_engine(engine)
+    opened: Backbone = known.get("engines", engine)(backbone, **options)
+    return opened
+
+
+def runs_deployments(engine: str) -> bool:
+    """Return whether ``engine`` runs only what ``pcs export --to ENGINE`` wrote.
+
+    Raises
+    ------
+    UnknownNameError
+        No installed plugin holds this engine.
+    """
+    from pcs_core.catalogue import catalogue
+
+    if engine in _formats():
+        return True
+    if engine not in catalogue().ids("engines"):
+        raise _no_engine(engine)
+    return False
+
+
+def _formats() -> list[str]:
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    return [id for id in known.ids("exporters") if id in known.ids("loaders")]
+
+
+def _no_engine(engine: str) -> UnknownNameError:
+    from pcs_core.catalogue import catalogue
+
+    known = sorted({*_formats(), *catalogue().ids("engines")})
+    return UnknownNameError(
+        f"no engine {engine!r}{nearest(engine, known)} "
+        f"(installed: {', '.join(known) or 'none; install pcs-onnx'})"
+    )
+
+
 def open_deployment(
-    folder: str | Path | None, engine: str | None, *, device: str = "cpu"
+    folder: str | Path | None, engine: str | None, *, device: str = "cpu", **options: Any
 ) -> Backbone:
     """Open what ``pcs export --to ENGINE`` wrote, as a backbone. Without ``engine``: whichever reads it.
+
+    An engine without a format of its own runs what another's exporter wrote, with ``options``.
 
     Raises
     ------
@@ -66,19 +128,17 @@ def open_deployment(
     """
     from pcs_core.catalogue import catalogue
 
-    known = catalogue()
-    engines = [id for id in known.ids("exporters") if id in known.ids("loaders")]
-    if engine is not None and engine not in engines:
-        raise UnknownNameError(
-            f"no engine {engine!r}{nearest(engine, engines)} "
-            f"(installed: {', '.join(engines) or 'none; install pcs-onnx'})"
-        )
+    known, formats = catalogue(), _formats()
+    if engine is not None and not runs_deployments(engine):
+        return open_engine(open_deployment(folder, None, device=device), engine, **options)
+    if options:
+        raise InputError(f"engine {engine!r} has no option {min(options)!r}: leave it out")
     if folder is None:
         raise InputError(
             f"engine {engine!r} runs a deployment: name its folder, "
             f"which `pcs export SYSTEM --to {engine} --out DIR` makes"
         )
-    for name in engines if engine is None else [engine]:
+    for name in formats if engine is None else [engine]:
         opened = known.get("loaders", name)(folder, id=str(folder), device=device, dtype=None)
         if opened is not None:
             return opened  # type: ignore[no-any-return]

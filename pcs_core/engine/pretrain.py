@@ -282,7 +282,7 @@ class _Pretraining:
         share = self._share(phase)
         at = self.rows + (index * phase.accumulate + part) * share
         chosen, rows = zip(*self.reading.rows(at, share), strict=True)
-        latents = torch.stack([row.latents for row in rows]).to(device, torch.float32)
+        latents = torch.stack([row.latents.float() for row in rows]).to(device)
         noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in rows])
         times = process.draw_times(share, self.rng)
         noise, times = lawful(net, phase, [self.rng], noise, times, index / phase.steps)
@@ -290,7 +290,7 @@ class _Pretraining:
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
         features = {
-            name: torch.stack([row.features[name] for row in rows]).to(device, torch.float32)
+            name: torch.stack([row.features[name].float() for row in rows]).to(device)
             for name in {n for edit in net.fusion.streams for n in edit.reads}
         }
         kept = (~no_stream).to(device).float()

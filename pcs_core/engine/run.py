@@ -71,6 +71,7 @@ class EngineRun:
         self.heads: Mapping[str, HeadEdit] = {}
         self._memory = {} if memory is None else memory
         self._journal: dict[int, tuple[Any, str]] = {}
+        self._calling = ""
         self.manager = run_manager()
         self._register()
 
@@ -92,6 +93,7 @@ class EngineRun:
         """Remember who returned what, so that a conflict can name both sides."""
 
         def call(*args: Any) -> Any:
+            self._calling = name
             result = function(*args)
             if result is not None:
                 self._journal[id(result)] = (result, name)
@@ -142,8 +144,23 @@ class EngineRun:
         return shape[1] if len(shape) == 4 else 0
 
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
-        """Return matching sites (see :func:`pcs_core.backbone.select_sites`)."""
-        return select_sites(self.backbone.sites, glob, kind=kind, part=part)
+        """Return matching sites (see :func:`pcs_core.backbone.select_sites`).
+
+        Raises
+        ------
+        CapabilityError
+            All attention of one kind was asked for, and the backbone's is joint instead.
+        """
+        found = select_sites(self.backbone.sites, glob, kind=kind, part=part)
+        if not found and part == "denoiser" and glob in ("cross", "self"):
+            joint = select_sites(self.backbone.sites, "joint")
+            if joint:
+                raise CapabilityError(
+                    f"the use {self._calling!r} acts on {glob}-attention, and backbone "
+                    f"{self.backbone.card.id!r} has none: text and picture share the attention of "
+                    f"{joint[0].name} and {len(joint) - 1} more joint sites"
+                )
+        return found
 
     def projection(self, site: Site, part: str) -> nn.Module:
         """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
@@ -165,6 +182,9 @@ class EngineRun:
         """Return the token embeddings [n d] of ``text``, fp32."""
         import torch
 
+        joined = getattr(self.backbone.embedding, "words", None)
+        if joined is not None:
+            return joined(text).float()  # type: ignore[no-any-return]
         ids = self.backbone.tokenizer.encode(text)
         with torch.no_grad():
             table: Any = self.backbone.embedding.weight

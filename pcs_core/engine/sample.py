@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from pcs_core.backbone import Attachment, import_tensors, suspended
 from pcs_core.data import (
     Features,
     Fusion,
+    Preset,
     Recipe,
     SampleSettings,
 )
@@ -22,8 +23,10 @@ from pcs_core.engine.opening import (
     check_layout,
     check_prompts,
     open_deployment,
+    open_engine,
     resolve_backbone,
     resolve_person,
+    runs_deployments,
 )
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Layout, Personalization
+    from pcs_core.data import Layout, Personalization, Use
 
 BATCH = 16
 """Pictures drawn at a time."""
@@ -62,10 +65,12 @@ def sample(
     scale: float | None = None,
     scheduler: str | None = None,
     negative: str | None = None,
+    preset: Preset | Path | str | None = None,
     layout: Layout | None = None,
     strengths: Mapping[str, float] | None = None,
     engine: str | None = None,
     deployment: Path | str | None = None,
+    options: Mapping[str, Any] | None = None,
     watch: Sequence[Callable[[SampleProgress], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
@@ -73,9 +78,11 @@ def sample(
     A backbone of clips returns [len(prompts) * count, 3, t, h, w].
 
     ``person`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
-    opens the one the personalization was made on. ``layout`` says where things should stand;
+    opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
+    what is given beside it counts. ``layout`` says where things should stand;
     ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
-    for ``engine``, drawn with in place of the backbone. Picture i starts from noise seeded ``seed + i``,
+    for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``, runs
+    the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
     whatever else is drawn with it.
 
     Raises
@@ -87,14 +94,19 @@ def sample(
         The backbone is not the one the personalization was made on.
     """
     person = resolve_person(person)
-    if engine is not None or deployment is not None:
-        backbone = open_deployment(deployment, engine)
+    if options and engine is None:
+        raise InputError("options are an engine's: say which engine")
+    if deployment is not None or (engine is not None and runs_deployments(engine)):
+        backbone, engine = open_deployment(deployment, engine, **(options or {})), None
     opened = resolve_backbone(backbone, person)
+    if engine is not None:
+        opened = open_engine(opened, engine, **(options or {}))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, person)
     check_layout(layout, prompts, person)
     texts = [prompt for prompt in prompts for _ in range(count)]
-    chosen = (Recipe(id="base") if person is None else person.recipe).sample
+    added = resolve_preset(preset, opened)
+    chosen = added.over((Recipe(id="base") if person is None else person.recipe).sample)
     settings = SampleSettings(
         steps=chosen.steps if steps is None else steps,
         scale=chosen.scale if scale is None else scale,
@@ -104,7 +116,7 @@ def sample(
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
-        run, fusion = restore(person, opened, seed)
+        run, fusion = restore(person, opened, seed, added.uses)
         run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
         batch = batch_size(opened)
@@ -146,13 +158,27 @@ def batch_size(backbone: Backbone) -> int:
 
 
 def restore(
-    person: Personalization | None, backbone: Backbone, seed: int
+    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
 ) -> tuple[EngineRun, Fusion]:
-    """Build the run and the trained fusion of a personalization (none: the bare backbone)."""
+    """Build the run and the trained fusion of a personalization (none: the bare backbone).
+
+    ``added`` are uses of a preset, behind those of the recipe.
+
+    Raises
+    ------
+    InputError
+        One of them needs what only a fit gives, or has the name of one in the recipe.
+    """
     if person is None:
-        return EngineRun(Recipe(id="base"), backbone, seed=seed), Fusion()
+        run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
+        fusion = merge_fusions(run.call("fuse", features=run.features))
+        run.heads = {e.name: e for e in fusion.heads}
+        check_added(added, (), fusion)
+        return run, fusion
+    uses = person.recipe.uses
+    check_added(added, uses)
     run = EngineRun(
-        person.recipe,
+        replace(person.recipe, uses=(*uses, *added)),
         backbone,
         seed=seed,
         names=(person.subject or "subject",),
@@ -164,8 +190,36 @@ def restore(
     )
     fusion = merge_fusions(run.call("fuse", features=run.features))
     run.heads = {e.name: e for e in fusion.heads}
+    check_added(added, uses, fusion)
     import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
     return run, fusion
+
+
+def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None = None) -> None:
+    """Refuse uses of a preset that cannot be put behind ``uses``, or whose edits would have to be trained."""
+    taken = {use.name for use in uses}
+    for use in added:
+        if use.name in taken:
+            raise InputError(
+                f"the recipe has a use {use.name!r} already: leave it out of what is added, or give it "
+                "a name of its own"
+            )
+        owned = [e for e in (fusion.edits() if fusion else ()) if e.owner == use.name and e.owned()]
+        if owned or hasattr(use.technique, "extract"):
+            raise InputError(
+                f"{use.name!r} needs a fit, so it cannot be added when drawing: put it into the recipe"
+            )
+
+
+def resolve_preset(preset: Preset | Path | str | None, backbone: Backbone) -> Preset:
+    """Load a preset by id or file, as it is on ``backbone``; none is one that changes nothing."""
+    if preset is None:
+        return Preset("none")
+    if isinstance(preset, Preset):
+        return preset
+    from pcs_core.assembly.presets import load_preset
+
+    return load_preset(preset, backbone=backbone.card.id)
 
 
 def check_strengths(given: Mapping[str, float], fusion: Fusion) -> dict[str, float]:

@@ -139,3 +139,12 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(
     assert whole.tensors.keys() == again.tensors.keys()
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, again.tensors[name]), name
+
+
+def test_mixed_precision_trains_in_full_precision_what_it_keeps() -> None:
+    plain = pretrain(recipe(), Pictures(), open_backbone("tiny"))
+    mixed = pretrain(recipe(), Pictures(), open_backbone("tiny"), precision="bf16")
+    assert {t.dtype for t in mixed.tensors.values()} == {torch.float32}
+    for name, tensor in plain.tensors.items():
+        torch.testing.assert_close(mixed.tensors[name], tensor, atol=1e-2, rtol=1e-1)
+    assert any(not torch.equal(mixed.tensors[n], t) for n, t in plain.tensors.items())

@@ -43,6 +43,9 @@ def reasons(net: Attachment) -> Iterator[str]:
             yield f"{token.owner!r} says another word at each noise level (a timed token)"
     for branch in fusion.branches:
         yield f"{branch.owner!r} is a control branch, which has no graph yet"
+    for edit in fusion.edits():
+        if edit.ACROSS_STEPS:
+            yield across_steps(edit)
     for row in fusion.rows:
         yield f"the added picture {row.role!r} shares attention with the others of its batch"
     for edit in (*fusion.attention, *fusion.weights, *fusion.layers):
@@ -52,6 +55,14 @@ def reasons(net: Attachment) -> Iterator[str]:
             yield f"{layered.owner!r} edits the VAE"
     if net.backbone.dtype.itemsize != 4:
         yield f"backbone {net.backbone.card.id!r} runs in {net.backbone.dtype}: only fp32 is exported"
+
+
+def across_steps(edit: Edit) -> str:
+    """Return why ``edit`` is no part of a graph."""
+    return (
+        f"{edit.owner!r} keeps what the network said in one step for later ones, which no graph does: "
+        "leave it out, or draw on the backbone itself"
+    )
 
 
 def _windowed(edit: Edit) -> Iterator[str]:

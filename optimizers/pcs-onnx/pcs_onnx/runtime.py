@@ -19,6 +19,7 @@ from pcs_core.data import BackboneCard, Site
 from pcs_core.errors import CapabilityError, InputError
 from pcs_onnx import manifest
 from pcs_onnx.edits import constants, digest, identity, input_name, padded, tensors
+from pcs_onnx.refusals import across_steps
 from pcs_onnx.schedulers import DeployedSampler
 from pcs_onnx.sessions import Session
 from pcs_onnx.skeleton import skeleton
@@ -184,6 +185,8 @@ class _Graph:
         self.edits = [e for e in edits if e.mode != "fit"]
         known = self.facts["edits"]
         for edit in self.edits:
+            if edit.ACROSS_STEPS:
+                raise CapabilityError(f"{self.folder}: {across_steps(edit)}")
             name = identity(edit)
             if name not in known:
                 raise self.other(f"it knows no {name!r}")

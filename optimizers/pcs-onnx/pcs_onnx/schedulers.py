@@ -22,12 +22,14 @@ SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "euler": ("EulerDiscreteScheduler", {}),
+    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
 }
 """Scheduler id -> diffusers class and what is set on top of the exported config."""
-BY_SIGMA = ("euler", "dpm++", "unipc")
+BY_SIGMA = ("euler", "euler-trailing", "dpm++", "unipc")
 """Their levels need not be those of integer times."""
 
 
@@ -65,7 +67,7 @@ class DeployedSampler:
 
     def hide(self, shown: Tensor, index: int) -> Tensor:
         """Return the scheduler's own latents from shown ones."""
-        if self.name != "euler":
+        if self.name not in ("euler", "euler-trailing"):
             return shown
         return shown * (1 + self.scheduler.sigmas[index].to(shown).square()).sqrt()
 

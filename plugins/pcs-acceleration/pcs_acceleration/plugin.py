@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
 
 from pcs_core.hookspecs import catalogue_hookimpl
+
+FILES = SimpleNamespace(
+    **{path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.toml"))}
+)
+"""Preset id -> its file."""
 
 
 @catalogue_hookimpl
@@ -16,4 +23,12 @@ def techniques() -> Mapping[str, str]:
         ),
         "acceleration.feature_cache": "pcs_acceleration.feature_cache:FeatureCache",
         "acceleration.guidance_interval": "pcs_acceleration.guidance_interval:GuidanceInterval",
+        "acceleration.light_decoder": "pcs_acceleration.light_decoder:LightDecoder",
+        "acceleration.lora_file": "pcs_acceleration.lora_file:LoraFile",
     }
+
+
+@catalogue_hookimpl
+def presets() -> Mapping[str, str]:
+    """Presets by id: the names of the files."""
+    return {id: f"pcs_acceleration.plugin:FILES.{id}" for id in vars(FILES)}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from pcs_acceleration.cross_attention_gate import CrossAttentionGate, KeptAttention
 from pcs_acceleration.memory import Memory
-
 from pcs_core import Technique, hookimpl, open_backbone
 from pcs_core.data import Fusion
 from pcs_core.errors import CapabilityError

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from pcs_acceleration.feature_cache import FeatureCache
 from pcs_acceleration.guidance_interval import GuidanceInterval
-
 from pcs_core import open_backbone
 from pcs_core.backbone import Attachment
 from pcs_core.errors import CapabilityError

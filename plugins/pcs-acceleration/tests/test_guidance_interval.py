@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from pcs_acceleration.guidance_interval import GuidanceInterval
 from pcs_acceleration.terms import classifier_free, without_negative
-
 from pcs_core.data import Branch, GuidanceTerm
 
 OPEN: dict[str, Any] = {"low": 0.0, "high": None}

@@ -32,7 +32,7 @@ class LinearTokens(StreamEdit):
         """Return the tokens of [b slots d] or [b slots t d] features."""
         (feature,) = features
         flat = feature.flatten(1, -2)
-        return self.norm(self.project(flat).view(len(flat), flat.shape[1] * self.tokens, -1))
+        return self.norm(self.project(flat).view(flat.shape[0], flat.shape[1] * self.tokens, -1))
 
 
 class Resampler(StreamEdit):
@@ -62,7 +62,7 @@ class Resampler(StreamEdit):
         """Return the tokens [b tokens d] of [b slots d] or [b slots t d] features."""
         (feature,) = features
         memory = self.inward(feature.flatten(1, -2))
-        tokens = self.queries.expand(len(memory), -1, -1)
+        tokens = self.queries.expand(memory.shape[0], -1, -1)  # not len(): it would close a graph
         for layer in self.layers:
             tokens = layer(tokens, memory)
         return self.norm(tokens)

@@ -201,10 +201,45 @@ def test_claims_fall_either_way(tmp_path: Path) -> None:
     )
     assert "above 3 of 3 systems" in second["answer"]
     assert "over systems: 1.00" in second["answer"]
+    assert (first["verdict"], second["verdict"]) == ("holds", "holds")
+    assert first["numbers"]["no_leader_in_both"] == 1
+    assert second["numbers"]["within"] == pytest.approx(1)  # both wobble alike
+    assert second["numbers"]["low"] > 0
     make(tmp_path / "one", systems=("untuned", "textual-inversion", "p-plus"))
     write_report(tmp_path / "one")
     first, _ = json.loads((tmp_path / "one" / "report.json").read_text())["claims"]
     assert first["answer"].startswith("It does not hold here: textual-inversion leads in both")
+    assert first["verdict"] == "does not hold"
+    assert first["numbers"]["no_leader_in_both"] == 0
+
+
+def rescore(store: Store, system: str, id: str, value: Any) -> None:
+    """Let ``value`` (of subject number and prompt) stand for a score."""
+    with store.appending() as appender:
+        for line in store.cells().values():
+            if line["system"] == system:
+                new = value(int(line["subject"][3:]), line["index"])
+                appender.add({**line, "scores": {**line["scores"], id: new}})
+
+
+def test_claims_that_the_numbers_leave_open(tmp_path: Path) -> None:
+    store = make(tmp_path, subjects=6)
+    # two systems that take turns in leading: a bootstrap sample may show either
+    rescore(store, "dreambooth", "clip-t", lambda n, i: 1.4 if n % 2 else 0.0)
+    for system in ("dreambooth", "textual-inversion", "p-plus"):
+        rescore(store, system, "copy-score", lambda n, i: [[0, 1, 2], [2, 1, 0]][n % 2][i] / 10)
+    write_report(tmp_path)
+    first, second = json.loads((tmp_path / "report.json").read_text())["claims"]
+    assert first["verdict"] == "undecided"
+    assert 0.05 < first["numbers"]["no_leader_in_both"] < 0.95
+    assert "more subjects are needed" in first["answer"]
+    assert second["verdict"] == "undecided"
+    assert second["numbers"]["low"] < 0 < second["numbers"]["high"]
+    for system in ("dreambooth", "textual-inversion", "p-plus"):
+        rescore(store, system, "copy-score", lambda n, i: (2 - i) / 10)
+    write_report(tmp_path)
+    _, second = json.loads((tmp_path / "report.json").read_text())["claims"]
+    assert second["verdict"] == "does not hold"
 
 
 def test_many_subjects_are_the_unit(tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
-"""The processor of UNet attention: plain objects that project, run the chain, project out."""
+"""The processors of attention: plain objects that project, run the chain, project out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from pcs_core.data import AttnState
 
@@ -67,14 +69,75 @@ class ChainProcessor:
         return out / attn.rescale_output_factor
 
 
-def bind(unet: nn.Module, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
-    """Put a chain on each named attention module of ``unet``; return what puts the old ones back."""
-    before = {name: unet.get_submodule(name).processor for name in chains}
+class JointChainProcessor:
+    """As :class:`ChainProcessor`, where text and picture share their attention (SD 3's blocks).
+
+    Queries, keys and values of the picture's tokens stand in front, the text's behind. Without text it
+    is the self-attention that SD 3.5 has beside.
+    """
+
+    def __init__(self, chain: AttentionChain) -> None:
+        self.chain = chain
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Attend: picture [b n c] and text [b m c] in, the same out."""
+        text, count = encoder_hidden_states, hidden_states.shape[1]
+        q, k, v = attn.to_q(hidden_states), attn.to_k(hidden_states), attn.to_v(hidden_states)
+        if text is not None:
+            q = torch.cat([q, attn.add_q_proj(text)], dim=1)
+            k = torch.cat([k, attn.add_k_proj(text)], dim=1)
+            v = torch.cat([v, attn.add_v_proj(text)], dim=1)
+
+        def norm(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+            return (
+                _each_head(q, count, attn.heads, attn.norm_q, attn.norm_added_q),
+                _each_head(k, count, attn.heads, attn.norm_k, attn.norm_added_k),
+            )
+
+        state = AttnState(
+            site=self.chain.site,
+            x=hidden_states,
+            context=hidden_states if text is None else text,
+            heads=attn.heads,
+            q=q,
+            k=k,
+            v=v,
+            norm=None if attn.norm_q is None else norm,
+        )
+        out = self.chain.run(state).to(hidden_states.dtype)
+        picture = attn.to_out[1](attn.to_out[0](out[:, :count]))
+        if text is None:
+            return picture  # type: ignore[no-any-return]
+        said = out[:, count:]
+        return picture, said if attn.context_pre_only else attn.to_add_out(said)
+
+
+def _each_head(x: Tensor, count: int, heads: int, first: Any, rest: Any) -> Tensor:
+    """Return x [b n hd] normalised per head: the first ``count`` tokens by one norm, others by another."""
+    b, n, width = x.shape
+    split = x.view(b, n, heads, width // heads)
+    parts = [first(split[:, :count]), rest(split[:, count:])] if n > count else [first(split)]
+    return torch.cat(parts, dim=1).flatten(2)
+
+
+def bind(
+    network: nn.Module,
+    chains: Mapping[str, AttentionChain],
+    processor: type[ChainProcessor] | type[JointChainProcessor] = ChainProcessor,
+) -> Callable[[], None]:
+    """Put a chain on each named attention module of a network; return what puts the old ones back."""
+    before = {name: network.get_submodule(name).processor for name in chains}
     for name, chain in chains.items():
-        unet.get_submodule(name).processor = ChainProcessor(chain)  # type: ignore[assignment]
+        network.get_submodule(name).processor = processor(chain)  # type: ignore[assignment]
 
     def undo() -> None:
-        for name, processor in before.items():
-            unet.get_submodule(name).processor = processor
+        for name, own in before.items():
+            network.get_submodule(name).processor = own
 
     return undo

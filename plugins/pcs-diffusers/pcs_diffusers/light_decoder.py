@@ -39,6 +39,8 @@ def open_light_decoder(backbone: StableDiffusion, location: str = "") -> LightDe
             folder = _from_hub(location)
     elif backbone.card.location and own.is_dir():
         folder = own
+    elif getattr(backbone, "light", None) is not None:
+        return LightDecoder(backbone.light.to(backbone.device, backbone.dtype))
     else:
         raise CapabilityError(
             f"backbone {backbone.card.id!r} comes with no light decoder: put one (AutoencoderTiny) into "

@@ -8,7 +8,6 @@ ids [b 1 h w]; what the network says are logits [b v h w]; nothing tells it the 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -21,16 +20,16 @@ from pcs_core.backbone import MaskedTokens
 from pcs_core.data import BackboneCard, Level, Site
 from pcs_core.errors import CapabilityError, InputError, UnknownNameError, nearest
 from pcs_diffusers.attention import bind
-from pcs_diffusers.sites import layer_site, layer_sites
-from pcs_diffusers.stable_diffusion import (
-    ClipTokenizer,
+from pcs_diffusers.folders import (
     damaged,
-    denoiser_class,
+    find_folder,
     folder_digest,
-    from_hub,
-    read_tokenizer,
+    read_scheduler,
+    weights_digest,
     whole,
 )
+from pcs_diffusers.sites import layer_site, layer_sites
+from pcs_diffusers.tokenizers import ClipTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -236,13 +235,7 @@ class TokenTransformer:
     def weights_digest(self) -> str:
         """Return sha256 over all weights, by name, and the masked token."""
         digest = hashlib.sha256(str(self.process.mask_id).encode())
-        for part, module in self.parts.items():
-            for name, tensor in sorted(module.state_dict().items()):
-                digest.update(f"{part}/{name}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                )
-        return digest.hexdigest()
+        return weights_digest(self.parts, digest)
 
 
 def transformer_sites(transformer: Any) -> Iterator[Site]:
@@ -272,16 +265,9 @@ def load(
     InputError
         The folder has the layout, but a part is missing or damaged; or the hub cannot be reached.
     """
-    folder = Path(location)
-    if not folder.is_dir():
-        if str(location).count("/") != 1:
-            return None
-        folder = from_hub(str(location))
-    if denoiser_class(folder) != DENOISER:
+    folder = find_folder(location, DENOISER, PARTS)
+    if folder is None:
         return None
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise InputError(f"backbone {str(location)!r}: folder {part!r} is missing")
     from diffusers import UVit2DModel, VQModel
     from transformers import CLIPTextModelWithProjection
 
@@ -292,9 +278,7 @@ def load(
             vqvae=whole(VQModel, folder / "vqvae", torch_dtype=kind),
             text_encoder=whole(CLIPTextModelWithProjection, folder / "text_encoder", dtype=kind),
             tokenizer=read_tokenizer(folder / "tokenizer"),
-            scheduler_config=json.loads(
-                (folder / "scheduler" / "scheduler_config.json").read_text()
-            ),
+            scheduler_config=read_scheduler(folder),
             id=id or str(location),
             location=str(location),
             device=device,

@@ -12,6 +12,8 @@ def loaders() -> Mapping[str, str]:
     """Folder layouts this plugin opens."""
     return {
         "stable-diffusion": "pcs_diffusers.stable_diffusion:load",
+        "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:load",
+        "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:load",
         "text-to-video": "pcs_diffusers.video:load",
         "masked-tokens": "pcs_diffusers.masked_tokens:load",
     }
@@ -22,6 +24,8 @@ def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {
         "tiny": "pcs_diffusers.tiny:tiny",
+        "tiny-sd3": "pcs_diffusers.tiny:tiny_sd3",
+        "tiny-sdxl": "pcs_diffusers.tiny:tiny_sdxl",
         "tiny-tokens": "pcs_diffusers.tiny:tiny_tokens",
         "tiny-v": "pcs_diffusers.tiny:tiny_v",
         "tiny-video": "pcs_diffusers.tiny:tiny_video",

@@ -19,10 +19,15 @@ from pcs_core.errors import CapabilityError, UnknownNameError, nearest
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from pcs_core.backbone import FlowMatching
+
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
     "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
     "euler": ("EulerDiscreteScheduler", {}),
+    # few-step networks were distilled at the last times of equal parts
+    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
+    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
     "unipc": ("UniPCMultistepScheduler", {}),
     "lcm": ("LCMScheduler", {}),
     "ddpm": ("DDPMScheduler", {}),
@@ -60,9 +65,9 @@ class DiffusersSampler:
     ) -> None:
         self.scheduler = make_scheduler(name, config)
         self.scheduler.set_timesteps(steps, device=device)
-        self.exploding = name in ("euler",)
+        self.exploding = name in ("euler", "euler-trailing")
         # their levels need not be those of integer times (Karras sigmas)
-        self.by_sigma = name in ("euler", "dpm++", "unipc")
+        self.by_sigma = name in ("euler", "euler-trailing", "dpm++", "unipc")
         self.stochastic = name in ("lcm", "ddpm")
 
     @property
@@ -109,5 +114,66 @@ class DiffusersSampler:
     ) -> Tensor:
         """Return the next latents. ``rngs`` serve schedulers that add noise."""
         options = {"generator": list(rngs)} if self.stochastic else {}
+        advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
+        return advanced
+
+
+FLOW_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "ddim": ("FlowMatchEulerDiscreteScheduler", {}),
+    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
+}
+"""Of networks that predict flow. "ddim", the usual default, is the same solver there as "euler"."""
+
+
+class FlowSampler:
+    """diffusers' scheduler of flow matching for one run of ``steps`` steps."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        steps: int,
+        process: FlowMatching,
+        device: torch.device,
+    ) -> None:
+        if name not in FLOW_SCHEDULERS:
+            raise UnknownNameError(
+                f"unknown scheduler {name!r}{nearest(name, FLOW_SCHEDULERS)} "
+                f"(of flow matching: {', '.join(FLOW_SCHEDULERS)})"
+            )
+        cls, options = FLOW_SCHEDULERS[name]
+        self.scheduler = getattr(diffusers, cls).from_config(dict(config), **options)
+        self.scheduler.set_timesteps(steps, device=device)
+        self.process = process
+
+    @property
+    def times(self) -> Sequence[Any]:
+        """The scheduler's own timesteps."""
+        times: Sequence[Any] = self.scheduler.timesteps
+        return times
+
+    def start(self, noise: Tensor) -> Tensor:
+        """Return the first latents: the noise itself."""
+        return noise
+
+    def show(self, latents: Tensor, time: Any) -> Tensor:
+        """Return the latents as they are."""
+        return latents
+
+    def hide(self, shown: Tensor, index: int) -> Tensor:
+        """Return the latents as they are."""
+        return shown
+
+    def level(self, index: int, rows: int) -> Level:
+        """Return the level at step ``index``, one entry per row."""
+        level = self.process.at_sigma(self.scheduler.sigmas[index].float().reshape(1).expand(rows))
+        return level._replace(time=self.times[index].reshape(1).expand(rows))
+
+    def advance(
+        self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
+    ) -> Tensor:
+        """Return the next latents. ``rngs`` serve a scheduler that adds noise."""
+        noisy = self.scheduler.config.stochastic_sampling
+        options = {"generator": list(rngs)} if noisy else {}
         advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
         return advanced

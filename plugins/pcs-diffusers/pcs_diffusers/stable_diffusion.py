@@ -6,8 +6,6 @@ A folder, or a hub id where a hub can be reached, with ``text_encoder``, ``token
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +15,23 @@ import torch
 
 from pcs_core.backbone import VariancePreserving
 from pcs_core.data import BackboneCard, Site
-from pcs_core.errors import CapabilityError, InputError
+from pcs_core.errors import InputError
+from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import bind
+from pcs_diffusers.folders import (
+    damaged,
+    denoiser_class,
+    folder_digest,
+    from_hub,
+    read_json,
+    read_scheduler,
+    schedule_digest,
+    weights_digest,
+    whole,
+)
 from pcs_diffusers.samplers import DiffusersSampler
 from pcs_diffusers.sites import layer_sites, unet_sites
+from pcs_diffusers.tokenizers import ClipTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,32 +42,12 @@ if TYPE_CHECKING:
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 
 
-class ClipTokenizer:
-    """A transformers CLIP tokenizer with what the core asks of one."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.inner = tokenizer
-        self.length = int(tokenizer.model_max_length)
-        self.start = int(tokenizer.bos_token_id)
-        self.end = int(tokenizer.eos_token_id)
-        self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end)
-
-    def encode(self, text: str) -> list[int]:
-        """Return ids without start, end and padding."""
-        ids = self.inner(text, add_special_tokens=False, truncation=False, verbose=False)[
-            "input_ids"
-        ]
-        return list(ids)
-
-    def is_entry(self, text: str) -> bool:
-        """True when ``text`` is one existing entry of the vocabulary."""
-        return len(self.encode(text)) == 1
-
-
 class StableDiffusion:
     """A frozen Stable Diffusion network with named sites."""
 
     family: ClassVar[str] = "sd"
+    light: Any = None
+    """A light decoder that comes with it, where it has no folder to hold one."""
 
     def __init__(
         self,
@@ -71,7 +62,7 @@ class StableDiffusion:
         device: str | torch.device = "cpu",
         digest: str = "",
     ) -> None:
-        check_parts(id, unet, vae, text_encoder, tokenizer)
+        self.check_parts(id, unet, vae, text_encoder, tokenizer)
         self.device = torch.device(device)
         self.unet, self.vae, self.text_encoder = (
             m.to(self.device).eval().requires_grad_(False) for m in (unet, vae, text_encoder)
@@ -79,7 +70,7 @@ class StableDiffusion:
         self.dtype: torch.dtype = next(self.unet.parameters()).dtype
         self.tokenizer = ClipTokenizer(tokenizer)
         self.scheduler_config = dict(scheduler_config)
-        factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        factor = autoencoder.enlargement(vae)
         side = int(unet.config.sample_size)
         self.latent_shape = (int(unet.config.in_channels), side, side)
         scheduler = DiffusersSampler("ddim", self.scheduler_config, 1, self.device).scheduler
@@ -94,6 +85,27 @@ class StableDiffusion:
             prediction=scheduler.config.prediction_type,
             location=location,
         )
+
+    @staticmethod
+    def check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
+        """Refuse parts that are not of one model."""
+        gives, reads = text_encoder.config.hidden_size, unet.config.cross_attention_dim
+        mixed = f"backbone {id!r}: the folder mixes two models: "
+        if gives != reads:
+            raise InputError(
+                f"{mixed}the text encoder gives {gives} channels, the unet reads {reads}"
+            )
+        words, rows = len(tokenizer), text_encoder.config.vocab_size
+        if words > rows:
+            raise InputError(
+                f"{mixed}the tokenizer has {words} entries, the text encoder {rows} rows"
+            )
+        latent, channels = vae.config.latent_channels, unet.config.in_channels
+        if latent != channels:
+            raise InputError(
+                f"{mixed}the vae has {latent} latent channels, the unet reads {channels} "
+                "(inpainting and depth networks are not supported)"
+            )
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -143,20 +155,11 @@ class StableDiffusion:
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and std of the scaled latents of images [n 3 h w] in [0, 1]."""
-        images = images.to(self.device, next(self.vae.parameters()).dtype)
-        posterior = self.vae.encode(images * 2 - 1).latent_dist
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        scale = self.vae.config.scaling_factor
-        return (posterior.mean - shift) * scale, posterior.std * scale
+        return autoencoder.moments(self.vae, images)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [n 3 h w] in [0, 1]."""
-        shift = getattr(self.vae.config, "shift_factor", None) or 0.0
-        latents = latents.to(next(self.vae.parameters()).dtype)
-        images = self.vae.decode(latents / self.vae.config.scaling_factor + shift).sample
-        decoded: Tensor = (images / 2 + 0.5).clamp(0, 1).float()
-        return decoded
+        return autoencoder.decode(self.vae, latents)
 
     def denoise(
         self,
@@ -178,9 +181,14 @@ class StableDiffusion:
             time,
             encoder_hidden_states=cond.text.to(self.dtype),
             return_dict=False,
+            **self.told(cond, latents),
             **control,
         )[0]
         return output
+
+    def told(self, cond: Conditioning, latents: Tensor) -> dict[str, Any]:
+        """Return what else the UNet is told beside the text: nothing."""
+        return {}
 
     def sampler(self, scheduler: str, steps: int) -> DiffusersSampler:
         """Return a fresh sampler."""
@@ -197,14 +205,7 @@ class StableDiffusion:
 
     def weights_digest(self) -> str:
         """Return sha256 over all weights, by name, and the noise schedule."""
-        digest = schedule_digest(self.scheduler_config)
-        for part in ("denoiser", "text", "vae"):
-            for name, tensor in sorted(self.parts[part].state_dict().items()):
-                digest.update(f"{part}/{name}".encode())
-                digest.update(
-                    tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
-                )
-        return digest.hexdigest()
+        return weights_digest(self.parts, schedule_digest(self.scheduler_config))
 
 
 def load(
@@ -228,31 +229,23 @@ def load(
             return None
         if missing:
             raise InputError(f"backbone {str(folder)!r}: folder {missing[0]!r} is missing")
-    elif str(location).count("/") == 1:
+    elif not folder.exists() and str(location).count("/") == 1:
         folder = from_hub(str(location))
     else:
         return None
-    if denoiser_class(folder) not in ("", "UNet2DConditionModel"):
+    if denoiser_class(folder) not in ("", "UNet2DConditionModel") or reads_size(folder):
         return None
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
 
     kind = dtype or torch.float32
     try:
-        file = folder / "model_index.json"
-        index = json.loads(file.read_text()) if file.exists() else {}
-        if str(index.get("_class_name", "StableDiffusionPipeline")).startswith("StableDiffusionXL"):
-            raise CapabilityError(
-                f"backbone {str(location)!r} is SDXL: only SD 1.x and 2.x are supported"
-            )
         return StableDiffusion(
             unet=whole(UNet2DConditionModel, folder / "unet", torch_dtype=kind),
             vae=whole(AutoencoderKL, folder / "vae", torch_dtype=kind),
             text_encoder=whole(CLIPTextModel, folder / "text_encoder", dtype=kind),
             tokenizer=read_tokenizer(folder / "tokenizer"),
-            scheduler_config=json.loads(
-                (folder / "scheduler" / "scheduler_config.json").read_text()
-            ),
+            scheduler_config=read_scheduler(folder),
             id=id or str(location),
             location=str(location),
             device=device,
@@ -262,114 +255,10 @@ def load(
         raise damaged(location, error) from error
 
 
-def denoiser_class(folder: Path) -> str:
-    """Return the class that the denoiser's configuration in ``folder`` names, or "" if none does.
-
-    The layouts of pictures, clips and tokens are told apart by it.
-    """
-    for part in ("unet", "transformer"):
-        try:
-            config = json.loads((folder / part / "config.json").read_text())
-        except (OSError, ValueError):  # the loader that opens it says what is wrong
-            continue
-        return str(config.get("_class_name", "")) if isinstance(config, dict) else ""
-    return ""
-
-
-def damaged(location: str | Path, error: Exception) -> InputError:
-    """Return the error of a folder that has the layout and does not load."""
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(f"backbone {str(location)!r} does not load: {reason}")
-
-
-def whole(cls: Any, folder: Path, **options: Any) -> Any:
-    """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
-    from safetensors import SafetensorError
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # the caller has a progress display of its own
+def reads_size(folder: Path) -> bool:
+    """Return whether the UNet in ``folder`` is told the picture's size: it is SDXL's."""
     try:
-        model, found = cls.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, **options
-        )
-    except (ValueError, RuntimeError, SafetensorError) as error:
-        raise OSError(f"{folder.name}: {str(error).splitlines()[0]}") from error
-    if missing := sorted(found["missing_keys"]):
-        raise OSError(
-            f"the weights in {str(folder)!r} lack {missing[0]!r}"
-            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
-        )
-    return model
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """Load the CLIP tokenizer of a folder."""
-    from transformers import CLIPTokenizer
-
-    # without a vocabulary file an empty tokenizer would come out, and no error
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise OSError(f"{str(folder)!r} has no tokenizer.json or vocab.json")
-    return CLIPTokenizer.from_pretrained(folder)
-
-
-def check_parts(id: str, unet: Any, vae: Any, text_encoder: Any, tokenizer: Any) -> None:
-    """Refuse parts that are not of one model."""
-    gives, reads = text_encoder.config.hidden_size, unet.config.cross_attention_dim
-    mixed = f"backbone {id!r}: the folder mixes two models: "
-    if gives != reads:
-        raise InputError(f"{mixed}the text encoder gives {gives} channels, the unet reads {reads}")
-    words, rows = len(tokenizer), text_encoder.config.vocab_size
-    if words > rows:
-        raise InputError(f"{mixed}the tokenizer has {words} entries, the text encoder {rows} rows")
-    latent, channels = vae.config.latent_channels, unet.config.in_channels
-    if latent != channels:
-        raise InputError(
-            f"{mixed}the vae has {latent} latent channels, the unet reads {channels} "
-            "(inpainting and depth networks are not supported)"
-        )
-
-
-def schedule_digest(config: Mapping[str, Any]) -> Any:
-    """Begin a digest with what the network predicts and under which noise: it is part of what it is."""
-    keys = ("prediction_type", "num_train_timesteps", "trained_betas", "rescale_betas_zero_snr")
-    kept = {k: v for k, v in sorted(config.items()) if k in keys or k.startswith("beta_")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-
-
-def folder_digest(folder: Path, parts: Sequence[str] = ("text_encoder", "unet", "vae")) -> str:
-    """Return sha256 over the weight files of ``parts``, by relative name, and the noise schedule."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    digest = schedule_digest(json.loads(file.read_text()))
-    for part in parts:
-        for file in sorted((folder / part).glob("*.safetensors")):
-            digest.update(f"{part}/{file.name}".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
-def from_hub(name: str) -> Path:
-    """Fetch a hub id's folder, in any layout of this plugin.
-
-    Raises
-    ------
-    InputError
-        The hub cannot be reached, or has no such id.
-    """
-    from huggingface_hub import snapshot_download
-
-    parts = (*PARTS, "transformer", "vqvae")
-    patterns = [f"{part}/*" for part in parts] + ["model_index.json"]
-    try:
-        return Path(
-            snapshot_download(
-                name, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"]
-            )
-        )
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(
-            f"backbone {name!r} is neither an installed backbone nor a folder, and could not be "
-            f"fetched from the hub ({reason})"
-        ) from error
+        config = read_json(folder / "unet" / "config.json")
+    except (OSError, ValueError):  # the loader says what is wrong
+        return False
+    return isinstance(config, dict) and config.get("addition_embed_type") == "text_time"

@@ -7,7 +7,6 @@ of pictures and sees each frame by itself.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,18 +16,11 @@ import torch
 from torch import nn
 
 from pcs_core.data import Site
-from pcs_core.errors import CapabilityError, InputError
+from pcs_core.errors import CapabilityError
+from pcs_diffusers.folders import damaged, find_folder, folder_digest, read_scheduler, whole
 from pcs_diffusers.sites import block_scales, layer_site, layer_sites
-from pcs_diffusers.stable_diffusion import (
-    PARTS,
-    StableDiffusion,
-    damaged,
-    denoiser_class,
-    folder_digest,
-    from_hub,
-    read_tokenizer,
-    whole,
-)
+from pcs_diffusers.stable_diffusion import PARTS, StableDiffusion
+from pcs_diffusers.tokenizers import read_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,16 +131,9 @@ def load(
     InputError
         The folder has the layout, but a part is missing or damaged; or the hub cannot be reached.
     """
-    folder = Path(location)
-    if not folder.is_dir():
-        if str(location).count("/") != 1:
-            return None
-        folder = from_hub(str(location))
-    if denoiser_class(folder) != DENOISER:
+    folder = find_folder(location, DENOISER, PARTS)
+    if folder is None:
         return None
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise InputError(f"backbone {str(location)!r}: folder {part!r} is missing")
     from diffusers import AutoencoderKL, UNet3DConditionModel
     from transformers import CLIPTextModel
 
@@ -159,9 +144,7 @@ def load(
             vae=whole(AutoencoderKL, folder / "vae", torch_dtype=kind),
             text_encoder=whole(CLIPTextModel, folder / "text_encoder", dtype=kind),
             tokenizer=read_tokenizer(folder / "tokenizer"),
-            scheduler_config=json.loads(
-                (folder / "scheduler" / "scheduler_config.json").read_text()
-            ),
+            scheduler_config=read_scheduler(folder),
             id=id or str(location),
             location=str(location),
             device=device,

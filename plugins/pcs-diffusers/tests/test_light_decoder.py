@@ -63,9 +63,10 @@ def test_a_backbones_folder_may_hold_its_own(backbone: Any, tmp_path: Path) -> N
     assert opened.light_decoder()(latents).shape == (1, 3, 32, 32)  # type: ignore[attr-defined]
 
 
-def test_a_backbone_without_one_says_so(backbone: Any) -> None:
-    with pytest.raises(CapabilityError, match=r"'tiny' comes with no light decoder: put one"):
-        backbone.light_decoder()
+def test_the_tiny_network_comes_with_a_random_one(backbone: Any) -> None:
+    images = backbone.light_decoder()(torch.zeros(1, 4, 16, 16))
+    assert images.shape == (1, 3, 32, 32)
+    assert torch.equal(images, open_backbone("tiny").light_decoder()(torch.zeros(1, 4, 16, 16)))  # type: ignore[attr-defined]
 
 
 def test_what_does_not_fit_is_refused(backbone: Any, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from pcs_core.engine import open_backbone, sample
-from pcs_core.errors import CapabilityError, InputError, UnknownNameError
+from pcs_core.errors import InputError, UnknownNameError
 from pcs_diffusers.tiny import tiny
 
 WEIGHTS = {
@@ -151,13 +150,6 @@ def test_another_layout_is_not_ours(tmp_path: Path, folder: Path) -> None:
     assert "no installed plugin knows this layout" in refused(tmp_path / "empty")
     (folder / "unet").rename(folder / "transformer")
     assert "no installed plugin knows this layout" in refused(folder)
-
-
-def test_sdxl_is_refused_by_name(folder: Path) -> None:
-    index = {"_class_name": "StableDiffusionXLPipeline"}
-    (folder / "model_index.json").write_text(json.dumps(index))
-    with pytest.raises(CapabilityError, match="SDXL"):
-        open_backbone(folder)
 
 
 def test_names_that_are_nothing(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """What measures pictures of the world, and what adapters read of references (`pcs_mini.rulers`)."""
+    """What measures pictures of the world, and what adapters read of references."""
     return {
         "mini.clip": "pcs_mini.rulers.clip:load",
         "mini.views": "pcs_mini.rulers.views:load",

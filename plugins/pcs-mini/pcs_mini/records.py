@@ -25,7 +25,7 @@ class WorldRecords:
     """
 
     def __init__(
-        self, count: int = 8000, *, kind: str | None = None, subjects: int = 2, seed: int = 20_000
+        self, count: int = 12_000, *, kind: str | None = None, subjects: int = 2, seed: int = 20_000
     ) -> None:
         self.count, self.kind, self.subjects, self.seed = count, kind, subjects, seed
 

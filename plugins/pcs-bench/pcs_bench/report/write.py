@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pcs_bench import published as figures
+from pcs_bench.report.claims import claims, p_words
 from pcs_bench.report.pictures import grids, worst
 from pcs_bench.report.plot import trade_off
-from pcs_bench.report.results import Results, Row, gather, spearman
-from pcs_bench.run.plan import BASELINES, COPY
+from pcs_bench.report.results import Results, Row, gather
+from pcs_bench.run.plan import BASELINES
 from pcs_bench.run.store import write_bytes, write_json
 
 HIDDEN = ("cells", "subject_facts")
@@ -75,7 +76,7 @@ def page(results: Results, title: str = "") -> str:
         plot=Markup(plot) if plot else "",  # made by plot.py, which escapes names
         front=results.front,
         claims=claims(results),
-        smallest_p=_p(2.0 ** (1 - max((p.units for p in results.pairs), default=1))),
+        smallest_p=p_words(2.0 ** (1 - max((p.units for p in results.pairs), default=1))),
         differences=_differences(results),
         machine=_machine(results),
         grids=grids(results),
@@ -86,66 +87,6 @@ def page(results: Results, title: str = "") -> str:
         published=published(),
         protocol_text=json.dumps(shown, indent=1, ensure_ascii=False),
     )
-
-
-def claims(results: Results) -> list[dict[str, str]]:
-    """Return the survey's two claims and what these numbers say, whichever way they fall."""
-    points = {s: p for s, p in results.points().items() if s not in BASELINES}
-    first = "No system leads in both fidelity and alignment"
-    second = "Higher similarity can be copying"
-    if len(points) < 2:
-        why = "Not tested: it takes two systems with scores of both."
-        return [{"text": first, "answer": why}, {"text": second, "answer": why}]
-    names = results.metric(results.alignment).title, results.metric(results.fidelity).title
-    lead = [max(points, key=lambda s, i=i: points[s][i]) for i in (0, 1)]
-    if lead[0] == lead[1]:
-        answer = f"It does not hold here: {lead[0]} leads in both {names[0]} and {names[1]}."
-    else:
-        answer = f"It holds here: {lead[0]} leads in {names[0]}, {lead[1]} in {names[1]}."
-        for metric in (results.alignment, results.fidelity):
-            pair = next(
-                (
-                    p
-                    for p in results.pairs
-                    if p.metric == metric and {p.first, p.second} == set(lead)
-                ),
-                None,
-            )
-            if pair is not None:
-                title = results.metric(metric).title
-                answer += (
-                    f" Difference in {title}: {abs(pair.difference):.3f}, p {_p(pair.adjusted)}."
-                )
-    found = [{"text": first, "answer": answer}]
-    notes = []
-    everything = results.points()
-    if COPY in everything:
-        above = sum(everything[COPY][1] > y for s, (_, y) in points.items())
-        notes.append(
-            f"Repeating the references scores {everything[COPY][1]:.3f} in {names[1]}, above {above} of "
-            f"{len(points)} systems, and {everything[COPY][0]:.3f} in {names[0]}."
-        )
-    if results.copying:
-        means = {r.system: r.scores for r in results.rows if r.system in points}
-        have = [s for s in means if results.copying in means[s]]
-        rank = spearman(
-            [points[s][1] for s in have], [means[s][results.copying].mean for s in have]
-        )
-        pairs = [
-            (line["scores"][results.fidelity], line["scores"][results.copying])
-            for line in results.lines
-            if line["system"] in points
-            and line.get("scores", {}).get(results.fidelity) is not None
-            and line.get("scores", {}).get(results.copying) is not None
-        ]
-        inner = spearman([a for a, _ in pairs], [b for _, b in pairs])
-        title = results.metric(results.copying).title
-        if rank is not None:
-            notes.append(f"Rank correlation of {names[1]} and {title} over systems: {rank:.2f}.")
-        if inner is not None:
-            notes.append(f"Over {len(pairs)} pictures: {inner:.2f}.")
-    found.append({"text": second, "answer": " ".join(notes) or "Not tested: no copy row or score."})
-    return found
 
 
 def table(results: Results) -> str:
@@ -315,11 +256,7 @@ def _differences(results: Results) -> list[dict[str, Any]]:
 def _difference(pair: tuple[float, float] | None) -> dict[str, Any]:
     if pair is None:
         return {"difference": "", "p": "", "strong": False}
-    return {"difference": f"{pair[0]:+.3f}", "p": _p(pair[1]), "strong": pair[1] < 0.05}
-
-
-def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return {"difference": f"{pair[0]:+.3f}", "p": p_words(pair[1]), "strong": pair[1] < 0.05}
 
 
 def _unit(results: Results) -> str:

@@ -1,0 +1,1 @@
+"""PCS engine on torch.compile."""

@@ -1,0 +1,143 @@
+"""Pre-trained systems: subjects and strengths are inputs; what acts when is decided outside."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pcs_core import fit, load_recipe, open_engine, pretrain, sample
+from pcs_core.backbone import Attachment, Backbone, tokenise
+from pcs_core.data import (
+    AttnEdit,
+    AttnState,
+    Conditioning,
+    Fusion,
+    Level,
+    Personalization,
+    Record,
+)
+from pcs_core.errors import CapabilityError
+
+TOLERANCE = 1e-5
+
+
+class Halved(AttnEdit):
+    """Halves what one site adds."""
+
+    def out(self, state: AttnState, cond: Conditioning) -> AttnState:
+        state.out = state.out / 2
+        return state
+
+
+class Records:
+    """Random pictures with captions."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Record:
+        rng = torch.Generator().manual_seed(index)
+        picture, reference = torch.rand(2, 3, 32, 32, generator=rng)
+        return Record(
+            image=picture,
+            caption="a photo of a dog",
+            phrases=("dog",),
+            references=((reference,),),
+            masks=(torch.ones(1, 32, 32),),
+            extra={"points": torch.rand(1, 5, 2, generator=rng)},
+        )
+
+
+@pytest.fixture(scope="module")
+def engine(backbone: Backbone) -> Backbone:
+    return open_engine(backbone, "compile", backend="aot_eager")
+
+
+@pytest.fixture(scope="module")
+def adapted(backbone: Backbone, subject) -> list[Personalization]:
+    """Two subjects of one IP-Adapter."""
+    settings = ["encoders.image.model=tiny.image", "adapter.steps=2", "adapter.batch=2"]
+    recipe = load_recipe("ip-adapter", overrides=[*settings, "adapter.lr=1e-2"])
+    adapter = pretrain(recipe, Records(), backbone)
+    return [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
+
+
+def test_subjects_and_strengths_compile_nothing(
+    adapted: list[Personalization], backbone: Backbone, engine, trajectory, apart
+) -> None:
+    plans = [(person, {"image.scale": s}) for person in adapted for s in (1.0, 0.4)]
+    drawn = [trajectory(plans[0][0], engine, strengths=plans[0][1])]
+    compiled = engine.engine["compiled"]
+    drawn += [trajectory(person, engine, strengths=s) for person, s in plans[1:]]
+    assert engine.engine["compiled"] == compiled > 0
+    for (person, strengths), found in zip(plans, drawn, strict=True):
+        expected = trajectory(person, backbone, strengths=strengths)
+        assert apart(found, expected) <= TOLERANCE
+    for other in drawn[1:]:  # alive: every subject and every strength draws another picture
+        assert apart(drawn[0], other) > 3 * TOLERANCE
+
+
+def test_maps_and_gradients_are_refused(engine, backbone: Backbone) -> None:
+    latents = torch.zeros(1, *backbone.latent_shape)
+    level = Level(*(torch.full((1,), v) for v in (0.6, 0.8)), torch.full((1,), 500))
+    with Attachment(engine, Fusion()) as net:
+        cond = net.encode_text(tokenise(["a dog"], backbone.tokenizer))
+        with pytest.raises(CapabilityError, match="records attention maps of cross"):
+            net.evaluate(latents, level, cond, record=("cross",))
+        with pytest.raises(CapabilityError, match="wants gradients"):
+            net.evaluate(latents.requires_grad_(), level, cond)
+
+
+def test_layers_that_peft_changed_are_refused(engine, subject, backbone: Backbone) -> None:
+    pytest.importorskip("peft")
+    settings = ["tune.steps=1", "regularizers.prior_preservation.count=1"]
+    recipe = load_recipe("oft", backbone="tiny", overrides=settings)
+    (person,) = fit(recipe, subject(1), backbone)
+    with pytest.raises(CapabilityError, match="peft changed layer"):
+        sample(person, engine, "a photo of <one>", steps=1)
+    sample(person, backbone, "a photo of <one>", steps=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["fastcomposer", "instantid"])
+def test_other_pretrained_systems(
+    system: str, backbone: Backbone, engine, subject, trajectory, apart
+) -> None:
+    models = {
+        "fastcomposer": "encoders.image.model=tiny.image",
+        "instantid": "encoders.face.model=tiny.face",
+    }
+    settings = [models[system], "adapter.steps=2", "adapter.batch=2", "adapter.lr=1e-2"]
+    recipe = load_recipe(system, overrides=settings)
+    adapter = pretrain(recipe, Records(), backbone)
+    persons = [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
+    drawn = [trajectory(persons[0], engine)]
+    compiled = engine.engine["compiled"]
+    drawn.append(trajectory(persons[1], engine))
+    assert engine.engine["compiled"] == compiled
+    for person, found in zip(persons, drawn, strict=True):
+        assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    assert apart(*drawn) > 3 * TOLERANCE
+
+
+def test_edits_of_a_part_of_the_sampling(backbone: Backbone, engine, trajectory, apart) -> None:
+    """Which edits act is decided outside: two sets of edits, and no third compilation."""
+    site = next(s for s in backbone.sites if s.kind == "cross")
+    level = Level(*(torch.full((1,), v) for v in (0.6, 0.8)), torch.full((1,), 500))
+    latents = torch.randn(1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
+    found, counts = {}, []
+    for on in (backbone, engine):
+        edit = Halved(site, start=0.5)
+        edit.owner = "halved"
+        with Attachment(on, Fusion(attention=(edit,))) as net, torch.no_grad():
+            cond = net.encode_text(tokenise(["a dog"], backbone.tokenizer))
+            for progress in (0.0, 0.6, 0.1, 0.9):
+                output = net.evaluate(latents, level, cond, progress=progress).output
+                found.setdefault(progress, []).append(output)
+                counts.append(engine.engine["compiled"])
+            base = net.evaluate(latents, level, cond, progress=0.9, model="base").output
+    for before, after in found.values():
+        assert float((before - after).abs().max() / before.abs().max()) <= TOLERANCE
+    assert torch.equal(found[0.0][1], base)
+    assert not torch.equal(found[0.6][1], base)
+    assert counts[5] == counts[-1] > counts[3]  # the third and the fourth call compile nothing

@@ -1,0 +1,146 @@
+"""Low-rank residuals in files: the keys of kohya, of diffusers old and new, and of peft.
+
+All name a layer by its path in the network, joined by dots or underscores, behind a word for the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Site
+
+NETWORKS: Mapping[str, str] = {
+    "lora_unet_": "denoiser",
+    "lora_te1_": "text",
+    "lora_te_": "text",
+    "unet.": "denoiser",
+    "transformer.": "denoiser",
+    "text_encoder.": "text",
+    "base_model.model.": "denoiser",
+}
+"""How a key begins -> the part that it speaks of. Longer beginnings come first where one holds another."""
+FACTORS: Mapping[str, tuple[str, ...]] = {
+    "down": (".lora_down.weight", ".lora_A.weight", ".lora_A.default.weight", ".lora.down.weight"),
+    "up": (".lora_up.weight", ".lora_B.weight", ".lora_B.default.weight", ".lora.up.weight"),
+    "alpha": (".alpha",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """scale * up(down(x)) of one layer: ``down`` [r in (k k)], ``up`` [out r (1 1)]."""
+
+    site: Site
+    down: Tensor
+    up: Tensor
+    scale: float
+
+
+def find_file(location: str) -> Path:
+    """Return the file at ``location``: a path, or ``"owner/name:file"`` on the hub.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it cannot be fetched, or it is no safetensors file.
+    """
+    path = Path(location).expanduser()
+    name, colon, file = location.partition(":")
+    if not path.is_file() and colon and name.count("/") == 1:
+        try:
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(name, file))
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise InputError(
+                f"LoRA {location!r} could not be fetched from the hub ({reason})"
+            ) from error
+    if not path.is_file():
+        raise InputError(
+            f"LoRA {location!r}: there is no such file, nor is it OWNER/NAME:FILE of a hub"
+        )
+    if path.suffix != ".safetensors":
+        raise InputError(f"LoRA {location!r}: only safetensors files are read, never pickle")
+    return path
+
+
+def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
+    """Read the residuals in ``path`` for the layers among ``sites``.
+
+    Raises
+    ------
+    InputError
+        The file is damaged, is no LoRA, or has tensors for no layer of this network.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: no safetensors file ({error})") from error
+    grouped: dict[str, dict[str, Tensor]] = {}
+    strange = []
+    for key, tensor in tensors.items():
+        if (named := split_key(key)) is None:
+            strange.append(key)
+        else:
+            grouped.setdefault(named[0], {})[named[1]] = tensor
+    known = {_flat(s.part, s.name): s for s in sites if s.kind in ("linear", "conv")}
+    found = []
+    for layer, parts in sorted(grouped.items()):
+        site = known.get(layer) or known.get(layer.replace("text/text_model_", "text/"))
+        if site is None or not {"down", "up"} <= parts.keys() or not _fits(site, parts):
+            strange.append(layer)
+            continue
+        down, up = parts["down"].float(), parts["up"].float()
+        alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
+        found.append(Residual(site, down, up, alpha / down.shape[0]))
+    if strange:
+        raise InputError(
+            f"{path}: {strange[0]!r} and {len(strange) - 1} more are residuals of no layer of this "
+            "backbone: is the file made for it?"
+        )
+    return found
+
+
+def split_key(key: str) -> tuple[str, str] | None:
+    """Return the layer ("denoiser/down_blocks_0_...") and "down", "up" or "alpha"; None of another key."""
+    for factor, endings in FACTORS.items():
+        for ending in endings:
+            if key.endswith(ending):
+                return _layer(key.removesuffix(ending)), factor
+    for old, factor in (("_lora.down.weight", "down"), ("_lora.up.weight", "up")):
+        # diffusers' attention processors: "....processor.to_q_lora.down.weight"
+        if key.endswith(old):
+            path = key.removesuffix(old).replace(".processor.", ".")
+            return _layer(path + ".0" if path.endswith(".to_out") else path), factor
+    return None
+
+
+def _layer(path: str) -> str:
+    for beginning, part in NETWORKS.items():
+        if path.startswith(beginning):
+            return _flat(part, path.removeprefix(beginning))
+    return _flat("denoiser", path)
+
+
+def _flat(part: str, path: str) -> str:
+    return f"{part}/{path.replace('.', '_')}"
+
+
+def _fits(site: Site, parts: Mapping[str, Tensor]) -> bool:
+    down, up = parts["down"], parts["up"]
+    return tuple(down.shape[1:]) == site.shape[1:] and up.shape[:2] == (
+        site.shape[0],
+        down.shape[0],
+    )

@@ -1,0 +1,160 @@
+"""Model folders in diffusers' layout: found, opened whole, and told apart by their weights.
+
+Every loader of this plugin goes through here. Safetensors only: pickled weights and remote code are
+refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+HUB_PARTS = (
+    *("unet", "transformer", "vae", "vqvae", "scheduler"),
+    *(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
+)
+"""Folders of a hub id that a loader may read."""
+KEPT = (
+    "prediction_type",
+    "num_train_timesteps",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "shift",
+)
+"""What of a scheduler's configuration says which noise the network knows, beside the betas."""
+
+
+def find_folder(location: str | Path, denoiser: str, parts: Sequence[str]) -> Path | None:
+    """Return the folder of ``location`` (a folder or hub id) if its denoiser is a ``denoiser``, else None.
+
+    Raises
+    ------
+    InputError
+        It is one, and one of ``parts`` is missing; or the hub cannot be reached.
+    """
+    folder = Path(location)
+    if not folder.is_dir():
+        if folder.exists() or str(location).count("/") != 1:
+            return None
+        folder = from_hub(str(location))
+    if denoiser_class(folder) != denoiser:
+        return None
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise InputError(f"backbone {str(location)!r}: folder {part!r} is missing")
+    return folder
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds."""
+    return json.loads(file.read_text())
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """Return the configuration of a model folder's scheduler."""
+    found: dict[str, Any] = read_json(folder / "scheduler" / "scheduler_config.json")
+    return found
+
+
+def denoiser_class(folder: Path) -> str:
+    """Return the class that the denoiser's configuration in ``folder`` names, or "" if none does.
+
+    The layouts of pictures, clips and tokens are told apart by it.
+    """
+    for part in ("unet", "transformer"):
+        try:
+            config = json.loads((folder / part / "config.json").read_text())
+        except (OSError, ValueError):  # the loader that opens it says what is wrong
+            continue
+        return str(config.get("_class_name", "")) if isinstance(config, dict) else ""
+    return ""
+
+
+def damaged(location: str | Path, error: Exception) -> InputError:
+    """Return the error of a folder that has the layout and does not load."""
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return InputError(f"backbone {str(location)!r} does not load: {reason}")
+
+
+def whole(cls: Any, folder: Path, **options: Any) -> Any:
+    """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
+    from safetensors import SafetensorError
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # the caller has a progress display of its own
+    try:
+        model, found = cls.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **options
+        )
+    except (ValueError, RuntimeError, SafetensorError) as error:
+        raise OSError(f"{folder.name}: {str(error).splitlines()[0]}") from error
+    if missing := sorted(found["missing_keys"]):
+        raise OSError(
+            f"the weights in {str(folder)!r} lack {missing[0]!r}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+        )
+    return model
+
+
+def schedule_digest(config: Mapping[str, Any]) -> Any:
+    """Begin a digest with what the network predicts and under which noise: it is part of what it is."""
+    kept = {k: v for k, v in sorted(config.items()) if k in KEPT or k.startswith("beta_")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+
+
+def folder_digest(folder: Path, parts: Sequence[str] = ("text_encoder", "unet", "vae")) -> str:
+    """Return sha256 over the weight files of ``parts``, by relative name, and the noise schedule."""
+    file = folder / "scheduler" / "scheduler_config.json"
+    digest = schedule_digest(json.loads(file.read_text()))
+    for part in parts:
+        for file in sorted((folder / part).glob("*.safetensors")):
+            digest.update(f"{part}/{file.name}".encode())
+            with file.open("rb") as stream:
+                while block := stream.read(1 << 22):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def from_hub(name: str) -> Path:
+    """Fetch a hub id's folder, in any layout of this plugin.
+
+    Raises
+    ------
+    InputError
+        The hub cannot be reached, or has no such id.
+    """
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{part}/*" for part in HUB_PARTS] + ["model_index.json"]
+    try:
+        return Path(
+            snapshot_download(
+                name, allow_patterns=patterns, ignore_patterns=["*.bin", "*.ckpt", "*.msgpack"]
+            )
+        )
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"backbone {name!r} is neither an installed backbone nor a folder, and could not be "
+            f"fetched from the hub ({reason})"
+        ) from error
+
+
+def weights_digest(parts: Mapping[str, nn.Module], digest: Any) -> str:
+    """Return sha256 over all weights of ``parts``, by name, behind what ``digest`` holds."""
+    for part, module in parts.items():
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{part}/{name}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return str(digest.hexdigest())

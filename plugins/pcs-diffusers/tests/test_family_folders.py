@@ -1,0 +1,143 @@
+"""Opening folders in SDXL and SD 3 layout, and refusing those that are not whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from pcs_core.engine import open_backbone
+from pcs_core.errors import CapabilityError, InputError
+from pcs_diffusers.samplers import DiffusersSampler
+from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
+from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
+from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
+
+
+def write(backbone: Any, folder: Path) -> Path:
+    """Write a tiny backbone in its layout."""
+    for name, encoder in backbone.text_encoder.named_children():
+        encoder.save_pretrained(folder / name)
+    for number, (_, tokenizer) in enumerate(backbone.embedding.reads):
+        tokenizer.inner.save_pretrained(folder / f"tokenizer{'_2' if number else ''}")
+    for tokenizer in backbone.tokenizer.beside:
+        tokenizer.inner.save_pretrained(folder / "tokenizer_3")
+    backbone.vae.save_pretrained(folder / "vae")
+    if backbone.card.family == "sdxl":
+        backbone.unet.save_pretrained(folder / "unet")
+        scheduler = DiffusersSampler("euler", backbone.scheduler_config, 1, torch.device("cpu"))
+        scheduler.scheduler.save_pretrained(folder / "scheduler")
+    else:
+        backbone.transformer.save_pretrained(folder / "transformer")
+        config = FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config)
+        config.save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    makers = {"sdxl": tiny_sdxl, "sd3": tiny_sd3}
+    return {name: write(make(), root / name) for name, make in makers.items()}
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(InputError) as error:
+        open_backbone(folder)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_saved_folder_is_the_same_backbone(folders: dict[str, Path]) -> None:
+    kinds = {"sdxl": (StableDiffusionXL, tiny_sdxl()), "sd3": (StableDiffusion3, tiny_sd3())}
+    for name, (kind, before) in kinds.items():
+        opened: Any = open_backbone(folders[name])
+        assert isinstance(opened, kind)
+        assert opened.card.family == name
+        assert opened.latent_shape == before.latent_shape
+        for part, module in before.parts.items():
+            saved = opened.parts[part].state_dict()
+            assert all(torch.equal(t, saved[n]) for n, t in module.state_dict().items())
+        ids = torch.tensor([[*before.tokenizer.encode("a dog")]])
+        assert ids.tolist() == [opened.tokenizer.encode("a dog")]
+        assert open_backbone(folders[name]).card.hash == opened.card.hash
+
+
+def test_the_noise_schedule_is_part_of_what_it_is(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["sd3"], tmp_path / "copy"))
+    before = open_backbone(folder).card.hash
+    file = folder / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "shift": 1.0}))
+    opened: Any = open_backbone(folder)
+    assert opened.card.hash != before
+    assert opened.process.shift == 1.0
+    file.write_text(json.dumps({**json.loads(file.read_text()), "use_dynamic_shifting": True}))
+    with pytest.raises(CapabilityError, match="use_dynamic_shifting"):
+        open_backbone(folder)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+@pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2", "vae", "scheduler"])
+def test_a_missing_part_is_named(
+    folders: dict[str, Path], name: str, part: str, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(folders[name], tmp_path / "copy"))
+    shutil.rmtree(folder / part)
+    message = refused(folder)
+    assert str(folder) in message
+    assert part in message
+
+
+def test_sd3_opens_without_t5(folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(folders["sd3"], tmp_path / "copy"))
+    shutil.rmtree(folder / "text_encoder_3")
+    opened: Any = open_backbone(folder)
+    assert opened.text_encoder.t5 is None
+    assert opened.tokenizer.beside == ()
+    text, pooled = opened.encode_ids(opened._blank())
+    assert text.shape == (1, 24 + 256, 96)
+    assert not text[:, 24:].any()
+    assert pooled.shape == (1, 80)
+
+
+def test_parts_of_two_models_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
+    for name, told in (("sdxl", "text encoders give 64"), ("sd3", "pooled text is 64")):
+        folder = Path(shutil.copytree(folders[name], tmp_path / name))
+        shutil.rmtree(folder / "text_encoder_2")
+        shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
+        config = json.loads((folder / "text_encoder_2" / "config.json").read_text())
+        if name == "sd3":
+            assert told in refused(folder)
+        else:  # the first encoder has no projection: that is the first thing missing
+            assert "text_projection" in refused(folder)
+        assert config["hidden_size"] == 32
+
+
+def test_tokenizers_of_two_vocabularies_are_refused(folders: dict[str, Path]) -> None:
+    from pcs_diffusers.text_encoders import check_vocabularies
+    from pcs_diffusers.tokenizers import ClipTokenizer
+
+    backbone = tiny_sdxl()
+    first = backbone.embedding.reads[0][1]  # type: ignore[index]
+    other = ClipTokenizer(tiny().tokenizer.inner)
+    check_vocabularies("x", backbone.text_encoder, [first, other])
+    other.length += 1
+    with pytest.raises(InputError, match="reads 24 tokens, tokenizer_2 25"):
+        check_vocabularies("x", backbone.text_encoder, [first, other])
+
+
+def test_sizes_are_those_of_the_reference_where_a_fit_says_so() -> None:
+    from pcs_core.data import Conditioning
+    from pcs_diffusers.stable_diffusion_xl import CORNER, SIZE
+
+    backbone = tiny_sdxl()
+    cond = Conditioning(text=torch.zeros(2, 3, 4))
+    assert backbone.sizes(cond, 2).tolist() == [[32, 32, 0, 0, 32, 32]] * 2
+    extra = {SIZE: torch.tensor([[90, 60], [32, 32]]), CORNER: torch.tensor([[8, 0], [0, 0]])}
+    said = backbone.sizes(cond.with_(extra=extra), 2).tolist()
+    assert said == [[90, 60, 8, 0, 32, 32], [32, 32, 0, 0, 32, 32]]

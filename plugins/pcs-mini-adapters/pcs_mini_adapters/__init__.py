@@ -1,0 +1,1 @@
+"""Pre-trained weights of personalization systems on the embedded backbone."""
