@@ -29,7 +29,9 @@ def test_each_lesson_is_a_larger_trained_part_of_the_world() -> None:
     assert 20 < len(first.members) <= FEW
     assert set(first.members) < set(second.members)
     assert set(second.members) < set(third.members)
-    assert {m.concept for m in first.members} | {"person"} == {m.concept for m in second.members}
+    # a thing whose drawing in the first style is held out comes with the second lesson
+    assert {m.concept for m in first.members} <= {m.concept for m in second.members}
+    assert len({m.concept for m in second.members} - {"person"}) <= FEW
     assert 100 < len(third.members) < len(cast.members) / 4
     for member in third.members:
         assert not is_held_out(assets, member)
