@@ -69,7 +69,12 @@ class Resampler(StreamEdit):
 
 
 class ParallelAttention(AttnEdit):
-    """``out + scale * Attn(Q, K_image, V_image)``, with keys and values of its own."""
+    """``out + scale * Attn(Q, K_image, V_image)``, with keys and values of its own.
+
+    Where text and picture share their attention, the picture's queries alone read the tokens.
+    """
+
+    kinds = ("self", "cross", "temporal", "joint")
 
     def __init__(self, site: Site, stream: str, key: nn.Linear, value: nn.Linear) -> None:
         super().__init__(site)
@@ -86,11 +91,15 @@ class ParallelAttention(AttnEdit):
         if tokens is None:
             return state
         tokens = tokens.to(self.to_k.weight.dtype)
+        joint = state.site.kind == "joint"
+        queries = state.q[:, : state.x.shape[1]] if joint else state.q
         q, k, v = (
             t.view(t.shape[0], t.shape[1], state.heads, -1).transpose(1, 2)
-            for t in (state.q.to(tokens.dtype), self.to_k(tokens), self.to_v(tokens))
+            for t in (queries.to(tokens.dtype), self.to_k(tokens), self.to_v(tokens))
         )
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if joint:  # the text's rows stand behind the picture's
+            seen = F.pad(seen, (0, 0, 0, state.context.shape[1]))
         scale = cond.extra[f"{self.source}.scale"].view(-1, 1, 1)
         assert state.out is not None
         state.out = state.out + (scale * seen).to(state.out.dtype)
