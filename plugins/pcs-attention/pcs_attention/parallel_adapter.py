@@ -76,14 +76,19 @@ class ParallelAttention(AttnEdit):
 
     kinds = ("self", "cross", "temporal", "joint")
 
-    def __init__(self, site: Site, stream: str, key: nn.Linear, value: nn.Linear) -> None:
+    def __init__(
+        self, site: Site, stream: str, key: nn.Linear, value: nn.Linear, quiet: bool = False
+    ) -> None:
         super().__init__(site)
         self.source = stream
         self.to_k = nn.Linear(site.context, site.width, bias=False)
         self.to_v = nn.Linear(site.context, site.width, bias=False)
         with torch.no_grad():  # as the text's own, which the released weights started from
             self.to_k.weight.copy_(key.weight)
-            self.to_v.weight.copy_(value.weight)
+            if quiet:
+                self.to_v.weight.zero_()
+            else:
+                self.to_v.weight.copy_(value.weight)
 
     def out(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Add attention to the stream, [b n hd], before the output projection."""
@@ -124,6 +129,9 @@ class ParallelAdapter(Technique):
     """Layers of the resampler."""
     heads: Annotated[int, Field(ge=1)] = 20
     """Attention heads of the resampler."""
+    start: Literal["text", "zero"] = "text"
+    """Where the values' projection starts: as the text's own, or at zero, so that training begins from the
+    backbone as it is and need not first unlearn what untrained tokens do to it."""
     sites: str = "cross"
     """Which attention sites read the tokens."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
@@ -149,7 +157,11 @@ class ParallelAdapter(Technique):
                 stream = Resampler(self.key, feature, width, self.tokens, self.depth, self.heads)
             edits = tuple(
                 ParallelAttention(
-                    site, self.key, run.projection(site, "k"), run.projection(site, "v")
+                    site,
+                    self.key,
+                    run.projection(site, "k"),
+                    run.projection(site, "v"),
+                    self.start == "zero",
                 )
                 for site in sites
             )
