@@ -159,7 +159,10 @@ def test_an_edit_that_knows_no_joint_sites_is_refused_by_name(backbone: Any) -> 
 
 @pytest.mark.parametrize(
     "id",
-    ["tokens.layerwise", "weights.kv", "attention.regions", "attention.localization_loss"],
+    [
+        *("tokens.layerwise", "tokens.mapper", "weights.kv", "weights.key_locked"),
+        *("attention.regions", "attention.localization_loss", "guidance.layout"),
+    ],
 )
 def test_a_technique_of_cross_attention_is_refused_by_name(backbone: Any, id: str) -> None:
     technique = catalogue().get("techniques", id).from_settings({})
