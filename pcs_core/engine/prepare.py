@@ -46,6 +46,24 @@ def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Te
     return image[:, top : top + height, left : left + width].contiguous()
 
 
+def placed(example: Example, image: Tensor, size: tuple[int, int]) -> Example:
+    """Return the example with the size of its ``image`` [c h w] and what :func:`fit_image` cut off it.
+
+    ``extra["picture.size"]`` height and width before; ``extra["picture.corner"]`` top and left of the part
+    that is shown, in pixels of the scaled picture. Networks that are told sizes read them.
+    """
+    height, width = image.shape[-2:]
+    scale = max(size[0] / height, size[1] / width)
+    corner = [
+        (max(n, round(own * scale)) - n) // 2 for own, n in zip((height, width), size, strict=True)
+    ]
+    told = {
+        "picture.size": torch.tensor([float(height), float(width)]),
+        "picture.corner": torch.tensor([float(n) for n in corner]),
+    }
+    return example.with_(extra={**told, **example.extra})
+
+
 def fit_frames(image: Tensor, frames: int) -> Tensor:
     """Return ``image`` with the frames of the backbone's clips: ``frames`` evenly spaced ones.
 
@@ -74,17 +92,16 @@ def references(
             if (own := subject.masks.get(concept.name, (None,) * (i + 1))[i]) is not None:
                 extra[f"mask.concept.{k}"] = fit_image(own, size, "bilinear")
         caption = subject.captions[i] if i < len(subject.captions) else None
-        examples.append(
-            Example(
-                image=fit_image(fit_frames(image, frames), size),
-                captions=() if caption is None else (name_subject(caption, subject),),
-                mask=None if mask is None else fit_image(mask, size, "bilinear"),
-                concepts=tuple(c.name for c in subject.concepts),
-                subject=index,
-                index=i,
-                extra=extra,
-            )
+        example = Example(
+            image=fit_image(fit_frames(image, frames), size),
+            captions=() if caption is None else (name_subject(caption, subject),),
+            mask=None if mask is None else fit_image(mask, size, "bilinear"),
+            concepts=tuple(c.name for c in subject.concepts),
+            subject=index,
+            index=i,
+            extra=extra,
         )
+        examples.append(placed(example, image, size))
     return tuple(examples)
 
 
@@ -162,5 +179,7 @@ def _captioned(
             texts = tuple(t.replace(CAPTION, own) for t in around)
         else:
             texts = tuple(c.replace("{token}", token) for c in example.captions) or default
-        named.append(example.with_(captions=texts, subject=index))
+        height, width = example.image.shape[-2:]  # what a technique gave was not fitted
+        told = placed(example, example.image, (height, width))
+        named.append(told.with_(captions=texts, subject=index))
     return tuple(named)

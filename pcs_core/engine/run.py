@@ -94,7 +94,10 @@ class EngineRun:
 
         def call(*args: Any) -> Any:
             self._calling = name
-            result = function(*args)
+            try:
+                result = function(*args)
+            finally:
+                self._calling = ""
             if result is not None:
                 self._journal[id(result)] = (result, name)
             return result
@@ -156,7 +159,8 @@ class EngineRun:
             joint = select_sites(self.backbone.sites, "joint")
             if joint:
                 raise CapabilityError(
-                    f"the use {self._calling!r} acts on {glob}-attention, and backbone "
+                    f"{f'the use {self._calling!r}' if self._calling else 'a use'} acts on "
+                    f"{glob}-attention, and backbone "
                     f"{self.backbone.card.id!r} has none: text and picture share the attention of "
                     f"{joint[0].name} and {len(joint) - 1} more joint sites"
                 )

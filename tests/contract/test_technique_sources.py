@@ -11,7 +11,7 @@ import pytest
 
 from pcs_core.catalogue import catalogue
 
-BACKBONES = {"mini", "sd", "sdxl", "tiny", "tiny-v", "sd3", "flux"}
+BACKBONES = {"mini", "sd", "sdxl", "tiny", "tiny-v", "tiny-sdxl", "tiny-sd3", "sd3", "flux"}
 ROOMS = {"pcs_core", "pcs_core.data", "pcs_core.backbone", "pcs_core.errors", "pcs_core.hookspecs"}
 FRAMEWORKS = {"diffusers", "transformers", "pluggy", "pydantic.dataclasses"}
 

@@ -17,3 +17,9 @@ def exporters() -> Mapping[str, str]:
 def loaders() -> Mapping[str, str]:
     """``onnx``: such a folder as a backbone."""
     return {"onnx": "pcs_onnx.runtime:load"}
+
+
+@catalogue_hookimpl
+def commands() -> Mapping[str, str]:
+    """``pcs quantize``: a deployment in INT8."""
+    return {"quantize": "pcs_onnx.quantize_command:app"}

@@ -32,3 +32,9 @@ def techniques() -> Mapping[str, str]:
 def presets() -> Mapping[str, str]:
     """Presets by id: the names of the files."""
     return {id: f"pcs_acceleration.plugin:FILES.{id}" for id in vars(FILES)}
+
+
+@catalogue_hookimpl
+def commands() -> Mapping[str, str]:
+    """``pcs preset list|show|check``."""
+    return {"preset": "pcs_acceleration.commands:app"}

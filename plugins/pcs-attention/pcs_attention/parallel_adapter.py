@@ -69,16 +69,26 @@ class Resampler(StreamEdit):
 
 
 class ParallelAttention(AttnEdit):
-    """``out + scale * Attn(Q, K_image, V_image)``, with keys and values of its own."""
+    """``out + scale * Attn(Q, K_image, V_image)``, with keys and values of its own.
 
-    def __init__(self, site: Site, stream: str, key: nn.Linear, value: nn.Linear) -> None:
+    Where text and picture share their attention, the picture's queries alone read the tokens.
+    """
+
+    kinds = ("self", "cross", "temporal", "joint")
+
+    def __init__(
+        self, site: Site, stream: str, key: nn.Linear, value: nn.Linear, quiet: bool = False
+    ) -> None:
         super().__init__(site)
         self.source = stream
         self.to_k = nn.Linear(site.context, site.width, bias=False)
         self.to_v = nn.Linear(site.context, site.width, bias=False)
         with torch.no_grad():  # as the text's own, which the released weights started from
             self.to_k.weight.copy_(key.weight)
-            self.to_v.weight.copy_(value.weight)
+            if quiet:
+                self.to_v.weight.zero_()
+            else:
+                self.to_v.weight.copy_(value.weight)
 
     def out(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Add attention to the stream, [b n hd], before the output projection."""
@@ -86,11 +96,15 @@ class ParallelAttention(AttnEdit):
         if tokens is None:
             return state
         tokens = tokens.to(self.to_k.weight.dtype)
+        joint = state.site.kind == "joint"
+        queries = state.q[:, : state.x.shape[1]] if joint else state.q
         q, k, v = (
             t.view(t.shape[0], t.shape[1], state.heads, -1).transpose(1, 2)
-            for t in (state.q.to(tokens.dtype), self.to_k(tokens), self.to_v(tokens))
+            for t in (queries.to(tokens.dtype), self.to_k(tokens), self.to_v(tokens))
         )
         seen = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        if joint:  # the text's rows stand behind the picture's
+            seen = F.pad(seen, (0, 0, 0, state.context.shape[1]))
         scale = cond.extra[f"{self.source}.scale"].view(-1, 1, 1)
         assert state.out is not None
         state.out = state.out + (scale * seen).to(state.out.dtype)
@@ -115,6 +129,9 @@ class ParallelAdapter(Technique):
     """Layers of the resampler."""
     heads: Annotated[int, Field(ge=1)] = 20
     """Attention heads of the resampler."""
+    start: Literal["text", "zero"] = "text"
+    """Where the values' projection starts: as the text's own, or at zero, so that training begins from the
+    backbone as it is and need not first unlearn what untrained tokens do to it."""
     sites: str = "cross"
     """Which attention sites read the tokens."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
@@ -140,7 +157,11 @@ class ParallelAdapter(Technique):
                 stream = Resampler(self.key, feature, width, self.tokens, self.depth, self.heads)
             edits = tuple(
                 ParallelAttention(
-                    site, self.key, run.projection(site, "k"), run.projection(site, "v")
+                    site,
+                    self.key,
+                    run.projection(site, "k"),
+                    run.projection(site, "v"),
+                    self.start == "zero",
                 )
                 for site in sites
             )

@@ -44,3 +44,17 @@ def test_a_dropped_stream_reads_zeros(backbone: Backbone) -> None:
         nothing = net.streams({"image": torch.zeros(1, 1, 24)})["image"]
     assert torch.equal(dropped, nothing)
     assert not torch.equal(kept, dropped)
+
+
+@pytest.mark.parametrize("start", ["text", "zero"])
+def test_an_adapter_that_starts_at_zero_changes_nothing_until_it_trains(
+    backbone: Backbone, start: str
+) -> None:
+    from pcs_core.catalogue import catalogue
+
+    encoder = catalogue().get("techniques", "encoders.image").from_settings({"model": "tiny.image"})
+    adapter = ParallelAdapter.from_settings({"start": start})
+    fusion = build_fusion(make_recipe([encoder, adapter]), [make_subject()], backbone)
+    for edit in fusion.attention:
+        assert edit.to_k.weight.any()
+        assert bool(edit.to_v.weight.any()) == (start == "text")

@@ -6,6 +6,7 @@ import typer
 
 from pcs_bench import knowledge_commands
 from pcs_bench.run import commands as running
+from pcs_bench.run import estimate, watch_study
 
 app = typer.Typer(no_args_is_help=True, help="The benchmark: suites, metrics, runs and reports.")
 
@@ -17,6 +18,8 @@ def bench() -> None:
 
 app.command()(running.run)
 app.command()(running.report)
+app.command()(watch_study.watch)
+app.command()(estimate.estimate)
 
 
 knowledge_commands.add(app)

@@ -62,6 +62,9 @@ def test_compare_then_report(
         (["bench", "run", "mini-object", "--systems", ","], "at least one system"),
         (["bench", "run", "mini-object", "--systems", "oft", "--backbone", "tyny"], "tyny"),
         (["bench", "run", "mini-object", "--systems", "oft", "--set", "steps"], "KEY=VALUE"),
+        (["bench", "run", "mini-object", "--systems", "oft", "--set", "tune.stps=2"], "tune.steps"),
+        (["bench", "run", "mini-object", "--systems", "oft", "--engine", "rey"], "'ray'"),
+        (["bench", "run", "mini-object", "--systems", "oft", "--metrics", "clip-ii"], "'clip-i'"),
     ],
 )
 def test_bad_input(
@@ -73,9 +76,22 @@ def test_bad_input(
 ) -> None:
     given = [word.replace("{photos}", str(photos)) for word in words]
     few = [] if "tyny" in words else ["--backbone", "tiny"]
-    assert main([*given, *few, "--metrics", "", "--out", str(tmp_path / "out")]) == 2
+    few += [] if "--metrics" in words else ["--metrics", ""]
+    assert main([*given, *few, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists(), "a refused command leaves nothing"
+
+
+def test_a_place_for_the_results_that_is_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "run", "mini-object", "--systems", "lora-dreambooth", *FEW, "--out"]
+    (tmp_path / "file").write_text("mine")
+    assert main([*words, str(tmp_path / "file")]) == 2
+    assert "give another folder" in capsys.readouterr().err
+    assert main([*words, str(tmp_path)]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_report_of_no_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,8 @@ class ControlNetwork(nn.Module):
     """diffusers' ControlNetModel, called the way the core calls control networks.
 
     A narrower one is followed by 1x1 convolutions, zero at the start, that bring its residuals to the
-    UNet's channels.
+    UNet's channels. It never sees the prompt: where a copy of SDXL asks for pooled text, it is told
+    zeros, and as sizes those of the backbone's own pictures.
     """
 
     def __init__(self, unet: Any, vae: Any, channels: int, width: float) -> None:
@@ -31,6 +32,10 @@ class ControlNetwork(nn.Module):
             "conditioning_channels": channels,
             "conditioning_embedding_out_channels": steps,
         }
+        told = unet.config.addition_embed_type == "text_time" and width >= 1.0
+        sizes = 6 * unet.config.addition_time_embed_dim if told else 0
+        self.pooled = unet.config.projection_class_embeddings_input_dim - sizes if told else 0
+        self.side = float(unet.config.sample_size * 2**halvings)
         self.widen = nn.ModuleList()
         self.middle: nn.Module = nn.Identity()
         if width >= 1.0:
@@ -50,6 +55,7 @@ class ControlNetwork(nn.Module):
             attention_head_dim=config.attention_head_dim,
             norm_num_groups=groups,
             use_linear_projection=config.use_linear_projection,
+            transformer_layers_per_block=config.transformer_layers_per_block,
             **options,
         )
         wide = _residual_channels(config, config.block_out_channels)
@@ -64,8 +70,18 @@ class ControlNetwork(nn.Module):
         self, latents: Tensor, time: Tensor, text: Tensor, image: Tensor
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return residuals of the down blocks, in order, and of the middle block."""
+        told = {}
+        if self.pooled:
+            sizes = latents.new_tensor([self.side, self.side, 0.0, 0.0, self.side, self.side])
+            pooled = latents.new_zeros(latents.shape[0], self.pooled)
+            told = {"text_embeds": pooled, "time_ids": sizes.expand(latents.shape[0], -1)}
         down, middle = self.network(
-            latents, time, encoder_hidden_states=text, controlnet_cond=image, return_dict=False
+            latents,
+            time,
+            encoder_hidden_states=text,
+            controlnet_cond=image,
+            added_cond_kwargs=told or None,
+            return_dict=False,
         )
         if len(self.widen):
             down = [conv(residual) for conv, residual in zip(self.widen, down, strict=True)]

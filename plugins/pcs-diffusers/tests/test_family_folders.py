@@ -141,3 +141,21 @@ def test_sizes_are_those_of_the_reference_where_a_fit_says_so() -> None:
     extra = {SIZE: torch.tensor([[90, 60], [32, 32]]), CORNER: torch.tensor([[8, 0], [0, 0]])}
     said = backbone.sizes(cond.with_(extra=extra), 2).tolist()
     assert said == [[90, 60, 8, 0, 32, 32], [32, 32, 0, 0, 32, 32]]
+
+
+@pytest.mark.parametrize("width", [1.0, 0.5])
+def test_a_control_network_of_sdxl_starts_at_no_effect_and_learns(width: float) -> None:
+    backbone = tiny_sdxl()
+    network = backbone.control_network(3, width)
+    given = (torch.ones(2, 4, 16, 16), torch.tensor([400, 20]), torch.ones(2, 5, 80))
+    down, middle = network(*given, torch.rand(2, 3, 32, 32))
+    assert not any(t.any() for t in (*down, middle))
+    (sum(t.sum() for t in down) + middle.sum()).backward()
+    assert any(p.grad is not None and p.grad.any() for p in network.parameters())
+    plain = backbone.unet(
+        *(given[0], given[1], given[2]),
+        added_cond_kwargs={"text_embeds": torch.zeros(2, 48), "time_ids": torch.zeros(2, 6)},
+        down_block_additional_residuals=tuple(down),
+        mid_block_additional_residual=middle,
+    ).sample
+    assert plain.shape == (2, 4, 16, 16)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pcs_core.data import Conditioning, Run, SampleStep, Site
+    from pcs_core.data import Conditioning, Fusion, Run, SampleStep, Site
 
 
 def shares(maps: Tensor, span: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +74,13 @@ class LayoutGuidance(Technique):
     """A picture whose energy is below this is not moved further."""
     sites: str = "cross"
     """Globs of the cross-attention sites whose maps count."""
+
+    @hookimpl
+    def fuse(self, run: Run) -> Fusion | None:
+        """Plug nothing in, but refuse a backbone without such sites before anything is drawn."""
+        if self.weight:
+            run.sites(self.sites)
+        return None
 
     @hookimpl(wrapper=True)
     def sample(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
@@ -19,7 +20,13 @@ Projection = Literal["q", "k", "v"]
 
 
 class ProjectionDelta(AttnEdit):
-    """Stacked deltas [S, out, in] of chosen projections of one attention site."""
+    """Stacked deltas [S, out, in] of chosen projections of one attention site.
+
+    Where text and picture share their attention, "q" is the picture's and "k", "v" are the text's, as at
+    cross-attention.
+    """
+
+    kinds = ("self", "cross", "temporal", "joint")
 
     def __init__(
         self, site: Site, parts: tuple[Projection, ...], subjects: int, strength: float
@@ -37,6 +44,9 @@ class ProjectionDelta(AttnEdit):
             source = state.x if part == "q" else state.context
             own, before = getattr(self, part), getattr(state, part)
             delta = batched_linear(source.to(own.dtype), own, cond.subject)
+            if state.site.kind == "joint":  # the text's rows stand behind the picture's
+                n, m = state.x.shape[1], state.context.shape[1]
+                delta = F.pad(delta, (0, 0, 0, m) if part == "q" else (0, 0, n, 0))
             setattr(state, part, before + (self.strength * delta).to(before.dtype))
         return state
 
@@ -49,7 +59,7 @@ class KVDelta(Technique):
     neutral = {"strength": 0.0}
 
     sites: str = "cross"
-    """Which attention sites get a delta: "cross", "self", "attention", or globs joined by ``|``."""
+    """Which attention sites get a delta: "cross", "self", "joint", "attention", or globs joined by ``|``."""
     parts: Annotated[tuple[Projection, ...], Field(min_length=1)] = ("k", "v")
     """Projections that may move."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
@@ -62,6 +72,6 @@ class KVDelta(Technique):
             attention=tuple(
                 ProjectionDelta(site, self.parts, features.subjects, self.strength)
                 for site in run.sites(self.sites)
-                if site.kind in ("self", "cross")
+                if site.kind in ("self", "cross", "joint")
             )
         )

@@ -24,9 +24,14 @@ HIDDEN = ("cells", "subject_facts")
 
 
 def write_report(
-    folder: Path, *, alignment: str = "", fidelity: str = "", title: str = ""
+    folder: Path,
+    *,
+    alignment: str = "",
+    fidelity: str = "",
+    title: str = "",
+    to: Path | None = None,
 ) -> list[Path]:
-    """Write the report of a folder into it; return the paths of page, table, data and TeX.
+    """Write the report of a folder into it, or ``to`` another; return page, table, data and TeX.
 
     Raises
     ------
@@ -34,7 +39,7 @@ def write_report(
         The folder holds no benchmark, or nothing of it is done.
     """
     results = gather(folder, alignment=alignment, fidelity=fidelity)
-    paths = [folder / f"report.{kind}" for kind in ("html", "csv", "json", "tex")]
+    paths = [(to or folder) / f"report.{kind}" for kind in ("html", "csv", "json", "tex")]
     write_bytes(paths[0], page(results, title).encode())
     write_bytes(paths[1], table(results).encode())
     write_json(paths[2], data(results))

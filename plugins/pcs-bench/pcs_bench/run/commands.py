@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from pcs_bench.run.conduct import Outcome
@@ -111,6 +112,15 @@ def tell(outcome: Outcome, out: Path) -> None:
         raise typer.Exit(outcome.exit_code)
 
 
+def tell_errors(errors: Sequence[str]) -> None:
+    """Say what failed and how often, and leave with 3 if something did."""
+    counts = {why: errors.count(why) for why in dict.fromkeys(errors)}
+    for why, count in sorted(counts.items(), key=lambda e: -e[1])[:10]:
+        typer.echo(f"  {count} x {why}", err=True)
+    if counts:
+        raise typer.Exit(3)
+
+
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pcs bench run.")],
     alignment: Annotated[
@@ -120,12 +130,20 @@ def report(
         str, typer.Option("--fidelity", help="Metric up the trade-off.", show_default=False)
     ] = "",
     title: Annotated[str, typer.Option("--title", help="Heading.", show_default=False)] = "",
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR2", help="Write there instead.", show_default=False),
+    ] = None,
 ) -> None:
-    """Write DIR/report.html, .csv, .json and .tex from what is done so far."""
+    """Write report.html, .csv, .json and .tex into DIR from what is done so far."""
     from pcs_bench.report.write import write_report
 
     for path in write_report(
-        folder.expanduser(), alignment=alignment, fidelity=fidelity, title=title
+        folder.expanduser(),
+        alignment=alignment,
+        fidelity=fidelity,
+        title=title,
+        to=None if to is None else to.expanduser(),
     ):
         typer.echo(str(path))
 
@@ -156,11 +174,21 @@ def named_metrics(text: str | None, suite: Suite, backbone: str) -> tuple[str, .
     """Return the metrics that ``"a,b"`` names; without a text those that fit backbone and suite.
 
     The Mini rulers know the Mini backbone alone, and no other metric knows it: they are never mixed.
+
+    Raises
+    ------
+    InputError
+        No such metric; one whose weights are absent is a failed row, not an error.
     """
     from pcs_bench import metrics
 
     if text is not None:
-        return tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
+        wanted = tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
+        for id in wanted:
+            if id not in metrics.ids():
+                close = nearest(id, metrics.ids())
+                raise InputError(f"no metric {id!r}{close}: see pcs bench metrics")
+        return wanted
     found = [id for id in metrics.ids() if id.startswith("mini.") == (backbone == "mini")]
     only = {"pair": ("pair-", "mixing"), "face": ("identity.",)}
     for kind, words in only.items():

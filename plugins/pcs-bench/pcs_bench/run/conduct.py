@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pcs_bench.run.engines import Event, Pool, devices, inline, ray_cluster
+from pcs_bench.run.engines import Event, Pool, devices, inline, need_ray, ray_cluster
 from pcs_bench.run.keys import versions
 from pcs_bench.run.plan import BASELINES, Cell, Job, Protocol, cells, find_subject, jobs
 from pcs_bench.run.progress import Meter
 from pcs_bench.run.sets import score_sets
 from pcs_bench.run.store import PROTOCOL, SETS, Appender, Store, write_json
-from pcs_bench.run.work import Workplace, failed
-from pcs_core.errors import InputError
+from pcs_bench.run.work import Workplace, failed, load_system
+from pcs_core.errors import InputError, PcsError, nearest
 
 ENGINES = ("local", "inline", "ray")
 
@@ -46,7 +46,6 @@ def run_bench(
     engine: str = "local",
     suite: Any = None,
     metrics: Any = None,
-    address: str = "",
 ) -> Outcome:
     """Run a protocol into ``folder``; go on there if it was begun.
 
@@ -63,9 +62,12 @@ def run_bench(
 
     started = time.monotonic()
     if engine not in ENGINES:
-        raise InputError(f"no engine {engine!r}: one of {', '.join(ENGINES)}")
+        close = nearest(engine, ENGINES)
+        raise InputError(f"no engine {engine!r}{close}: one of {', '.join(ENGINES)}")
     if (suite is not None or metrics is not None) and engine != "inline":
         raise InputError("a suite or metrics that only this process knows need engine 'inline'")
+    if engine == "ray":
+        need_ray()
     store = Store(folder.resolve())
     if suite is None:
         from pcs_bench import suites
@@ -83,20 +85,25 @@ def run_bench(
             return {c.key: known[c.key] for c in of[job] if c.key in known}
 
         place = Workplace(store, protocol, suite, metrics)
+        meter = Meter(sum(map(len, of.values())), todo)
+
+        def at_once(count: int) -> None:
+            meter.workers = count
+
         if engine == "inline":
-            events, count = inline(place, todo, known_of), 1
+            events = inline(place, todo, known_of)
         elif engine == "ray":
-            events, count = (
-                ray_cluster(store.folder, protocol, todo, known_of, address),
-                workers or 1,
+            events = ray_cluster(
+                store.folder, protocol, todo, known_of, workers=workers, started=at_once
             )
         else:
             held = devices(protocol.device, workers, len(todo))
-            count = len(held)
+            at_once(len(held))
             # never more than this process may use: OMP_NUM_THREADS holds for the workers too
-            threads = max(1, torch.get_num_threads() // count) if protocol.device == "cpu" else 0
+            threads = (
+                max(1, torch.get_num_threads() // len(held)) if protocol.device == "cpu" else 0
+            )
             events = Pool(store.folder, protocol, held, threads).run(todo, known_of)
-        meter = Meter(sum(map(len, of.values())), todo, count)
         with store.appending() as appender:
             lines = follow(events, of, known, appender, meter)
         sets = score_sets(place, of, lines)
@@ -172,6 +179,21 @@ def check(protocol: Protocol, suite: Any) -> None:
     for setting in protocol.settings:
         split_setting(setting)
     check_known(protocol.systems)
+    _check_loads(protocol)
+
+
+def _check_loads(protocol: Protocol) -> None:
+    # a setting that no system has would fail every row; one that some have not fails theirs
+    errors = []
+    for name in protocol.systems:
+        if name not in BASELINES:
+            try:
+                load_system(protocol, name)
+                return
+            except PcsError as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def check_known(systems: Sequence[str]) -> None:
@@ -187,8 +209,6 @@ def check_known(systems: Sequence[str]) -> None:
     held = {*installed().recipe_files(), *BASELINES}
     known = [s for s in systems if s in held or s.endswith(".toml")]
     if not [s for s in known if s not in BASELINES]:
-        from pcs_core.errors import nearest
-
         asked = [s for s in systems if s not in BASELINES]
         if not asked:
             raise InputError("give at least one system: --systems a,b (see pcs systems)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -176,46 +177,85 @@ def _leave_with(parent: int) -> None:
     os._exit(1)
 
 
-def ray_cluster(
-    folder: Path, protocol: Protocol, jobs: Sequence[Job], known: KnownOf, address: str = ""
-) -> Iterator[Event]:
-    """Do the jobs on a Ray cluster; ``folder`` must be one that every node sees.
-
-    A task whose worker dies is begun again by Ray, and finds its pictures in the folder.
+def need_ray() -> None:
+    """Refuse a run on a cluster before anything is made.
 
     Raises
     ------
     InputError
         Ray is not installed.
     """
-    try:
-        import ray
-    except ImportError:
+    if importlib.util.find_spec("ray") is None:
         raise InputError(
-            "--engine ray needs Ray: pip install ray, or leave the option out"
-        ) from None
+            "--engine ray needs Ray: pip install 'pcs-bench[ray]', or leave the option out"
+        )
+
+
+def ray_cluster(
+    folder: Path,
+    protocol: Protocol,
+    jobs: Sequence[Job],
+    known: KnownOf,
+    *,
+    workers: int = 0,
+    started: Callable[[int], None] = lambda count: None,
+) -> Iterator[Event]:
+    """Do the jobs on a Ray cluster: that of ``RAY_ADDRESS``, or one made of this machine.
+
+    ``folder`` must be one that every node sees. At most ``workers`` jobs run at once (0: as many as the
+    cluster has cores or devices); ``started`` is told how many. A task whose worker dies is begun again
+    by Ray, and finds its pictures in the folder.
+
+    Raises
+    ------
+    InputError
+        No cluster can be reached.
+    """
+    import ray
+
     own = not ray.is_initialized()
     if own:
-        ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
-    gpus = 1 if protocol.device.startswith("cuda") else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=3)(remote_job)
+        _join_cluster(ray)
+    device = "GPU" if protocol.device.startswith("cuda") else "CPU"
+    room = int(ray.cluster_resources().get(device, 1)) or 1
+    most = min(workers or room, room, len(jobs) or 1)
+    started(most)
+    needs = {"num_cpus": 1, "num_gpus": int(device == "GPU")}
+    task = ray.remote(**needs, max_retries=TRIES)(remote_job)
+    waiting, pending = deque(jobs), {}
     try:
-        pending = {
-            task.remote(folder, protocol.document(), job, dict(known(job))): job for job in jobs
-        }
-        while pending:
+        while waiting or pending:
+            while waiting and len(pending) < most:
+                job = waiting.popleft()
+                pending[task.remote(folder, protocol.document(), job, dict(known(job)))] = job
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             job = pending.pop(ready)
             try:
                 lines, seconds, error = ray.get(ready)
+            except ray.exceptions.WorkerCrashedError:
+                why = f"the worker died {TRIES + 1} times: it may lack memory, try fewer --workers"
+                lines, seconds, error = [], 0.0, why
             except Exception as broken:
-                lines, seconds, error = [], 0.0, one_line(broken)
+                lines, seconds, error = [], 0.0, one_line(broken)[:300]
             for line in lines:
                 yield Event(job, line)
             yield Event(job, error=error, seconds=seconds)
     finally:
         if own:
             ray.shutdown()
+
+
+def _join_cluster(ray: Any) -> None:
+    for attempt in range(TRIES):
+        try:
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            return
+        except Exception as error:  # a plain one, where a busy machine starts its node slowly
+            ray.shutdown()
+            if attempt + 1 == TRIES:
+                where = os.environ.get("RAY_ADDRESS", "this machine")
+                why = one_line(error)[:200]
+                raise InputError(f"no Ray cluster at {where}: {why}") from error
 
 
 _PLACES: dict[str, Workplace] = {}

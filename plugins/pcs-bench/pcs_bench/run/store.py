@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROTOCOL, CELLS, SETS, LOCK = "run.json", "cells.jsonl", "sets.json", ".lock"
+OURS = {PROTOCOL, CELLS, LOCK, "suite.toml"}
+"""Files of which one lies in every folder that is not empty and a benchmark's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,16 @@ class Store:
         Raises
         ------
         InputError
-            Another run is at work here.
+            Another run is at work here, or the folder holds something else, or cannot be made.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            held = {path.name for path in self.folder.iterdir()}
+        except OSError as error:
+            why = error.strerror or error
+            raise InputError(f"--out {self.folder}: {why}: give another folder") from error
+        if held and not held & OURS:
+            raise InputError(f"--out {self.folder} holds something else: give another folder")
         with (self.folder / LOCK).open("w") as file:
             try:
                 import fcntl
@@ -109,10 +118,10 @@ class Store:
             yield
 
     @contextlib.contextmanager
-    def appending(self) -> Iterator[Appender]:
-        """Give what adds lines to ``cells.jsonl``; a half line at its end is cut off first."""
+    def appending(self, name: str = CELLS) -> Iterator[Appender]:
+        """Give what adds lines to ``cells.jsonl`` or another; a half line at its end is cut off first."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / CELLS
+        path = self.folder / name
         cut_half_line(path)
         handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

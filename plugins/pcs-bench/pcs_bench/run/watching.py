@@ -58,14 +58,18 @@ class Watch:
         by_name = {subject.name: subject for subject in self.subjects}
         return [self._best(person, by_name[person.subject]) for person in persons]
 
-    def _best(self, person: Personalization, subject: Subject) -> bool:
+    def point(self, person: Personalization, subject: Subject) -> Point:
+        """Draw with a personalization, and say where it lies between the baselines."""
         from pcs_core import sample
 
         texts = [told(p, subject.concepts) for p in self.prompts]
         drawn = sample(person, self.backbone, texts, seed=self.seed)
         alignment, fidelity = self._score(drawn, subject)
         low, high, bottom, top = self._baselines(person, subject)
-        point = _point(_scaled(alignment, low, high), _scaled(fidelity, bottom, top))
+        return _point(_scaled(alignment, low, high), _scaled(fidelity, bottom, top))
+
+    def _best(self, person: Personalization, subject: Subject) -> bool:
+        point = self.point(person, subject)
         before = self.points.setdefault(subject.name, [])
         best = all(
             (point.merit, point.fidelity) > (other.merit, other.fidelity) for other in before

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pcs_bench.suites import prompts
 from pcs_bench.suites.reading import KINDS
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, nearest
 
 PROMPTS = {"object": "dreambooth-object", "pet": "dreambooth-live", "face": "identity"}
 """Kind -> the prompt list taken without another."""
@@ -40,6 +40,12 @@ def make(
     if not found:
         raise InputError(f"{folder} holds no folders: put the pictures of each subject in one")
     named = dict(entry.split("=", 1) for entry in nouns if "=" in entry)
+    names = [path.name for path in found]
+    for name in named:
+        if name not in names:
+            raise InputError(
+                f"--noun {name}=...: {folder} holds no folder {name!r}{nearest(name, names)}"
+            )
     common = next((entry for entry in nouns if "=" not in entry), None)
     sums, rows = [], []
     for path in found:

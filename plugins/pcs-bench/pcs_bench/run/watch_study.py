@@ -1,0 +1,238 @@
+"""``pcs bench watch``: is the checkpoint that a watch keeps better than the last one? Over subjects, paired.
+
+One fit a subject gives both: drawing at checkpoints disturbs no fit. Both are then drawn with the suite's
+prompts and other noise than the watch saw, and placed between the two baselines of these pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_bench.run.commands import Backbone, Device, Out, Settings, tell_errors
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_bench.run.plan import Protocol
+
+LINES, RESULT = "watch.jsonl", "watch.json"
+
+
+def watch(
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's id, or its file.")],
+    out: Out,
+    system: Annotated[str, typer.Option("--system", help="The system.")] = "lora-dreambooth",
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Subjects; 0: all.")] = 0,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, help="Prompts each; 0: all.")] = 0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures of each prompt.")] = 2,
+    checkpoints: Annotated[
+        int, typer.Option("--checkpoints", min=2, help="Even points of the fit, the end included.")
+    ] = 8,
+    backbone: Backbone = "mini",
+    metrics: Annotated[
+        str, typer.Option("--metrics", help="Alignment and fidelity, as a,b.", show_default=False)
+    ] = "",
+    settings: Settings = None,
+    fit_seed: Annotated[int, typer.Option("--fit-seed", min=0, help="Seed of every fit.")] = 0,
+    device: Device = "auto",
+) -> None:
+    """Compare --watch fidelity with the last step, over the subjects of SUITE: DIR/watch.json.
+
+    The same command goes on after an interruption. Exit codes are those of pcs bench run.
+    """
+    from pcs_bench import suites
+    from pcs_bench.run.conduct import check
+    from pcs_bench.run.plan import Protocol
+    from pcs_bench.run.store import Store, write_json
+    from pcs_core import device_name
+
+    held = suites.load(suite)
+    names = tuple(s.name for s in held.subjects)
+    protocol = Protocol(
+        suite=suite,
+        systems=(system,),
+        subjects=names[:limit] if limit else names,
+        seeds=seeds,
+        prompts=prompts,
+        fit_seed=fit_seed,
+        backbone=backbone,
+        device=device_name(device),
+        settings=tuple(settings or ()),
+        metrics=chosen_metrics(metrics, backbone),
+    )
+    check(protocol, held)
+    store = Store(out.expanduser().resolve())
+    rows = study(protocol, held, store, checkpoints)
+    result = summary(rows)
+    write_json(
+        store.folder / RESULT,
+        {
+            "protocol": protocol.document(),
+            "checkpoints": checkpoints,
+            "subjects": rows,
+            "summary": result,
+        },
+    )
+    typer.echo(result["answer"])
+    typer.echo(str(store.folder / RESULT))
+    tell_errors([row["error"] for row in rows if row.get("error")])
+
+
+def chosen_metrics(text: str, backbone: str) -> tuple[str, ...]:
+    """Return the ids of alignment and fidelity; without a text those of ``pcs fit --watch fidelity``.
+
+    Raises
+    ------
+    InputError
+        Not two.
+    """
+    prefix = "mini." if backbone == "mini" else ""
+    ids = tuple(m.strip() for m in text.split(",") if m.strip())
+    ids = ids or (f"{prefix}clip-t", f"{prefix}clip-i")
+    if len(ids) != 2:
+        raise InputError(f"--metrics {text!r}: give two, alignment and then fidelity, as a,b")
+    return ids
+
+
+def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[dict[str, Any]]:
+    """Return a row per subject, those that ``store`` holds already among them.
+
+    Raises
+    ------
+    InputError
+        A metric or the system does not open; found out before the first fit.
+    """
+    from pcs_bench import metrics
+    from pcs_bench.run.keys import digest, versions
+    from pcs_bench.run.scoring import one_line
+    from pcs_bench.run.store import read_lines
+    from pcs_bench.run.work import Workplace, load_system
+
+    place = Workplace(store, protocol, suite)
+    recipe = load_system(protocol, protocol.systems[0])
+    eyes = [metrics.get(id) for id in protocol.metrics]
+    facts = digest(
+        **{**protocol.document(), "subjects": []},
+        recipe=recipe.hash,
+        backbone_hash=place.backbone.card.hash,
+        checkpoints=checkpoints,
+        versions=versions(),
+    )
+    rows = []
+    with store.held():
+        known = read_lines(store.folder / LINES)
+        with store.appending(LINES) as appender:
+            for name in protocol.subjects:
+                line = known.get(name, {})
+                if line.get("protocol") != facts or line.get("error"):
+                    try:
+                        found = _subject(place, recipe, eyes, name, checkpoints)
+                    except Exception as error:
+                        found = {"error": one_line(error)}
+                    line = {"key": name, "protocol": facts, **found}
+                    appender.add(line)
+                typer.echo(_told(line), err=True)
+                rows.append(dict(line))
+    return rows
+
+
+def _subject(
+    place: Any, recipe: Any, eyes: Sequence[Any], name: str, checkpoints: int
+) -> dict[str, Any]:
+    from pcs_bench.run.plan import NOISES, prompts_of
+    from pcs_bench.run.watching import Watch
+    from pcs_core import fit
+
+    protocol, subject = place.protocol, place.subject(name)
+    watching = Watch([subject], place.backbone, *eyes)
+    last: list[Any] = []
+
+    def keep(persons: Sequence[Any]) -> list[bool]:
+        last[:] = persons
+        return watching(persons)
+
+    (kept,) = fit(
+        recipe,
+        subject,
+        place.backbone,
+        seed=protocol.fit_seed,
+        keep=keep,
+        checkpoints=checkpoints,
+    )
+    texts = [p.text for p in prompts_of(place.suite, name)][: protocol.prompts or None]
+    merits = [p.merit for p in watching.points[name]]
+    found: dict[str, Any] = {
+        "kept": merits.index(max(merits)) + 1,
+        "of": len(merits),
+        "seen": [[p.alignment, p.fidelity, p.merit] for p in watching.points[name]],
+    }
+    for label, person in (("watched", kept), ("last", last[0])):
+        points = [
+            Watch([subject], place.backbone, *eyes, prompts=texts, seed=NOISES * seed).point(
+                person, subject
+            )
+            for seed in range(protocol.seeds)
+        ]
+        found[label] = {
+            part: sum(getattr(p, part) for p in points) / len(points)
+            for part in ("alignment", "fidelity", "merit")
+        }
+    return found
+
+
+def _told(line: dict[str, Any]) -> str:
+    if line.get("error"):
+        return f"{line['key']}: {line['error']}"
+    merits = line["watched"]["merit"], line["last"]["merit"]
+    return (
+        f"{line['key']}: checkpoint {line['kept']} of {line['of']} kept; merit {merits[0]:.3f}, "
+        f"last step {merits[1]:.3f}"
+    )
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the paired difference in merit with interval, p-value and a sentence.
+
+    Merit is the geometric mean of alignment and fidelity, each 0 at one baseline and 1 at the other.
+    """
+    from pcs_bench.report.claims import p_words
+    from pcs_bench.report.statistics import interval, sign_flip
+
+    done = [row for row in rows if not row.get("error")]
+    if not done:
+        return {"verdict": "not tested", "answer": "Not tested: no subject was fitted.", "n": 0}
+    apart = [row["watched"]["merit"] - row["last"]["merit"] for row in done]
+    moved = [row for row in done if row["kept"] != row["of"]]
+    span, p = interval([[d] for d in apart]), sign_flip(apart)
+    assert span is not None
+    wins, losses = sum(d > 0 for d in apart), sum(d < 0 for d in apart)
+    answer = (
+        f"Over {len(done)} subjects the kept checkpoint scores {span.mean:+.3f} in merit against the last "
+        f"step (better {wins}, worse {losses}, the last step itself {len(done) - len(moved)}), p {p_words(p)}"
+    )
+    if span.low is not None:
+        answer += f", 95% interval {span.low:+.3f} to {span.high:+.3f}"
+    verdict = "undecided"
+    if p < 0.05:
+        verdict = "beats the last step" if span.mean > 0 else "loses to the last step"
+    means = {
+        label: {
+            part: sum(row[label][part] for row in done) / len(done)
+            for part in ("alignment", "fidelity", "merit")
+        }
+        for label in ("watched", "last")
+    }
+    return {
+        "verdict": verdict,
+        "answer": f"{answer}: {verdict}.",
+        "n": len(done),
+        "difference": span.mean,
+        "low": span.low,
+        "high": span.high,
+        "p": p,
+        "better": wins,
+        "worse": losses,
+        "means": means,
+    }
