@@ -77,6 +77,7 @@ class ScheduledSampler:
     def __init__(self, scheduler: Any, name: str, steps: int, device: torch.device) -> None:
         self.scheduler, self.name = scheduler, name
         self.scheduler.set_timesteps(steps, device=device)
+        self.stochastic = name in STOCHASTIC
 
     @property
     def times(self) -> Sequence[Any]:
@@ -121,7 +122,7 @@ class ScheduledSampler:
         self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
     ) -> Tensor:
         """Return the next latents. ``rngs`` serve schedulers that add noise."""
-        options = {"generator": list(rngs)} if self.name in STOCHASTIC else {}
+        options = {"generator": list(rngs)} if self.stochastic else {}
         advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
         return advanced
 
