@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all lint format docs docs-check bench results adapters clean
+.PHONY: help setup demo test test-all lint format docs docs-check bench bench-inference results adapters clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -71,6 +71,11 @@ adapters: setup ## train the pre-trained systems on mini, measure and keep them 
 
 bench: setup ## time the hooks and the loops
 	$(PY) scripts/bench.py
+
+bench-inference: MODEL ?= mini
+bench-inference: OUT ?= docs/benchmarks/inference.json
+bench-inference: setup ## time the engines side by side (MODEL=mini|sd15, OUT=FILE; eight minutes)
+	$(PY) scripts/bench_inference.py --model $(MODEL) --out $(OUT)
 
 clean: ## remove caches and what was built; keeps .venv
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -140,6 +140,14 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def diagnoses(self) -> Mapping[str, str]:
+        """Subject -> a function of no argument: lines for ``pcs doctor``.
+
+        Each is a state, "ok", "note" or "broken", and a text, which says what to do where it is not "ok".
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def recipes(self) -> Sequence[str]:
         """Names of packages that hold ``*.toml`` recipes."""
         raise NotImplementedError

@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--precision", default="bf16", choices=("no", "bf16"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--init", type=Path, help="--out of an earlier training to start from")
     parser.add_argument("--anew", action="store_true", help="throw away what was begun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--subjects", type=int, default=24, help="held-out subjects to measure on")
@@ -82,7 +83,7 @@ def train_all(systems: Sequence[str], arguments: argparse.Namespace) -> None:
     if len(systems) == 1:
         train(systems[0], arguments)
         return
-    waiting, running = list(systems), {}
+    waiting, running, failed = list(systems), {}, []
     threads = max(1, (os.cpu_count() or 1) // min(arguments.jobs, len(systems)))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     given = [a for a in sys.argv[1:] if a not in ("train", "measure", "ship")]
@@ -98,8 +99,10 @@ def train_all(systems: Sequence[str], arguments: argparse.Namespace) -> None:
             if process.poll() is not None:
                 del running[system]
                 if process.returncode:
-                    raise SystemExit(f"{system}: failed, see {arguments.out / f'{system}.log'}")
-                print(f"{system}: trained", file=sys.stderr)
+                    failed.append(system)
+                print(f"{system}: {'failed' if process.returncode else 'trained'}", file=sys.stderr)
+    if failed:
+        raise SystemExit(f"see {', '.join(str(arguments.out / f'{s}.log') for s in failed)}")
 
 
 def recipe_of(system: str, arguments: argparse.Namespace) -> Any:
@@ -141,6 +144,7 @@ def train(system: str, arguments: argparse.Namespace) -> None:
         work=work,
         resume=True,
         precision=arguments.precision,
+        init=load(arguments.init / system) if arguments.init else None,
         watch=(journal,),
     )
     half = {name: tensor.half() for name, tensor in adapter.tensors.items()}

@@ -12,7 +12,7 @@ pcs="${PCS:-.venv/bin/pcs}"
 out="${1:-build/benchmark}"
 shift || true
 suite="${SUITE:-mini-object}"
-docs="${DOCS-docs/benchmark}"
+docs="${DOCS-docs/comparison}"
 study="${STUDY---limit 8 --prompts 6 --seeds 2 --set tune.steps=500}"
 if [ $# -eq 0 ]; then
   set -- --systems ready --limit 4 --prompts 10 --seeds 2

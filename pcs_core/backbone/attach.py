@@ -152,6 +152,9 @@ class Attachment:
                 chains[site.name] = AttentionChain(site, edits_here, context, index)
         self.layers = counted.get("cross", -1) + 1
         self._undo.append(backbone.bind_attention(chains))
+        bind_fusion = getattr(backbone, "bind_fusion", None)
+        if bind_fusion is not None:  # a deployment, whose networks take edits' tensors as inputs
+            self._undo.append(bind_fusion(fusion, context))
         if fusion.tokens:
             table = backbone.embedding
             before = vars(table).get("forward")

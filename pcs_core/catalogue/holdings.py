@@ -29,6 +29,7 @@ NOUNS: tuple[str, ...] = (
     "mergers",
     "watchers",
     "checks",
+    "diagnoses",
 )
 """The nouns whose ids map to ``"module:attribute"``. Recipes are files, kept apart."""
 

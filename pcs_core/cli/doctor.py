@@ -53,6 +53,7 @@ def examine() -> Iterator[Finding]:
     yield from _plugins(known)
     yield from _backbones(known)
     yield from _recipes(known)
+    yield from _diagnoses(known)
     yield _disk(Path.cwd())
 
 
@@ -109,6 +110,17 @@ def _recipes(known: Catalogue) -> Iterator[Finding]:
         else:
             loaded += 1
     yield Finding("recipes", "ok", f"{loaded} load")
+
+
+def _diagnoses(known: Catalogue) -> Iterator[Finding]:
+    for id in known.ids("diagnoses"):
+        try:
+            found = list(known.get("diagnoses", id)())
+        except Exception as error:
+            yield Finding(id, "broken", _line(error))
+            continue
+        for state, text in found:
+            yield Finding(id, state, text)
 
 
 def _disk(folder: Path) -> Finding:

@@ -38,6 +38,10 @@ def pretrain(
     precision: Annotated[
         str, typer.Option("--precision", help="no, bf16 or fp16 (mixed precision).")
     ] = "no",
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", help="An earlier pre-training of SYSTEM to start from (a folder)."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
     ] = False,
@@ -52,7 +56,7 @@ def pretrain(
     from pcs_core.cli.destination import destination
     from pcs_core.cli.fingerprint import pretrain_facts
     from pcs_core.cli.fit_work import check_partial, open_workplace
-    from pcs_core.cli.opening import backbone_name, device_name
+    from pcs_core.cli.opening import backbone_name, device_name, open_artifact
 
     if precision not in ("no", "bf16", "fp16"):
         raise InputError(f"--precision {precision!r}: no, bf16 or fp16")
@@ -67,6 +71,7 @@ def pretrain(
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=settings or ())
     records = open_records(data, recipe)
+    start = open_artifact(init) if init is not None else None
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
     facts = pretrain_facts(recipe, opened.card, seed, chosen, data, len(records))
@@ -83,6 +88,7 @@ def pretrain(
                 work=place.work,
                 resume=place.resumed,
                 precision=precision,
+                init=start,
                 watch=(reporter.fitting,),
             )
             save(adapter, place.result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import Concept, Fusion, Recipe, Subject
-from pcs_core.engine.adapters import adapter_of, find_adapter, needs_adapter
+from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
 from pcs_core.engine.opening import resolve_backbone
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
@@ -57,10 +58,19 @@ def export(
         stack.enter_context(suspended(opened))
         if person is None:
             assert isinstance(what, Recipe)
-            run, fusion, baked = _unfitted(what, opened, adapter)
+            run, fusion, shared = _unfitted(what, opened, adapter)
+            baked = frozenset() if shared is None else frozenset(shared.tensors)
         else:
             run, fusion = restore(person, opened, 0)
             baked = frozenset(adapter_of(person, opened)) - frozenset(person.tensors)
+            reference: Any = person.extra.get("adapter")
+            shared = (
+                find_adapter(person.recipe, opened, reference["name"])[0] if reference else None
+            )
+        if shared is not None:
+            told = {**shared.extra, "sha256": digest(shared.tensors)}
+            shared = replace(shared, extra=told)
+        seen = watch_encoders(run, opened)
         net = stack.enter_context(Attachment(opened, fusion))
         found: Mapping[str, Any] = exporter(
             net,
@@ -68,6 +78,8 @@ def export(
             run.recipe,
             run.features.tensors,
             baked,
+            shared,
+            seen,
             **options,
         )
     return found
@@ -76,17 +88,63 @@ def export(
 @torch.no_grad()
 def _unfitted(
     recipe: Recipe, backbone: Backbone, adapter: str | Path | Personalization | None
-) -> tuple[EngineRun, Fusion, frozenset[str]]:
+) -> tuple[EngineRun, Fusion, Personalization | None]:
     """Build the system around a grey picture: what an export keeps depends on no subject."""
-    concept = Concept("subject", "<subject>", "object")
-    picture = torch.full((3, *backbone.card.size), GREY)
-    subject = Subject("subject", (concept,), images=(picture,), captions=(None,))
-    run = EngineRun(recipe, backbone, names=("subject",), concepts=((concept,),))
+    subject = grey_subject(backbone)
+    run = EngineRun(recipe, backbone, names=("subject",), concepts=(subject.concepts,))
     run.features, _ = extract(run, [subject])
     fusion = merge_fusions(run.call("fuse", features=run.features))
     run.heads = {e.name: e for e in fusion.heads}
-    shared: Mapping[str, Tensor] = {}
-    if needs_adapter(recipe):
-        shared = find_adapter(recipe, backbone, adapter)[0].tensors
-    import_tensors(fusion, {**export_tensors(fusion), **shared})
-    return run, fusion, frozenset(shared)
+    shared = find_adapter(recipe, backbone, adapter)[0] if needs_adapter(recipe) else None
+    own = {} if shared is None else shared.tensors
+    import_tensors(fusion, {**export_tensors(fusion), **own})
+    return run, fusion, shared
+
+
+def grey_subject(backbone: Backbone) -> Subject:
+    """Return a subject of one grey picture."""
+    concept = Concept("subject", "<subject>", "object")
+    picture = torch.full((3, *backbone.card.size), GREY)
+    return Subject("subject", (concept,), images=(picture,), captions=(None,))
+
+
+class _Watched:
+    """A feature model that notes which of its methods are called, and with what."""
+
+    def __init__(self, model: Any, calls: dict[str, Tensor]) -> None:
+        self._model, self._calls = model, calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        if not callable(found):
+            return found
+
+        def call(images: Tensor, *more: Any, **options: Any) -> Any:
+            if not more and not options:
+                self._calls[name] = images
+            return found(images, *more, **options)
+
+        return call
+
+
+class _WatchingRun(EngineRun):
+    """A run that notes which feature models its techniques ask."""
+
+    def feature_model(self, id: str) -> Any:
+        """Return the model, watched."""
+        model = super().feature_model(id)
+        calls: dict[str, Tensor] = {}
+        self.scratch.setdefault("encoders", {})[id] = (model, calls)
+        return _Watched(model, calls)
+
+
+@torch.no_grad()
+def watch_encoders(run: EngineRun, backbone: Backbone) -> Mapping[str, tuple[Any, Any]]:
+    """Return what a pre-trained system encodes a reference with: id -> (model, method -> pictures)."""
+    if not needs_adapter(run.recipe):
+        return {}
+    subject = grey_subject(backbone)
+    watching = _WatchingRun(run.recipe, backbone, names=("subject",), concepts=(subject.concepts,))
+    extract(watching, [subject])
+    found: Mapping[str, tuple[Any, Any]] = watching.scratch.get("encoders", {})
+    return found

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from pcs_core.backbone import Attachment, export_tensors, suspended, tokenise, trainable
+from pcs_core.backbone import (
+    Attachment,
+    export_tensors,
+    import_tensors,
+    suspended,
+    tokenise,
+    trainable,
+)
 from pcs_core.data import (
     Batch,
     Concept,
@@ -28,6 +35,7 @@ from pcs_core.data import (
     Record,
     Subject,
 )
+from pcs_core.engine.adapters import digest
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit import REPORT_EVERY, Progress
 from pcs_core.engine.optimizers import make_optimizer, set_rates
@@ -36,7 +44,7 @@ from pcs_core.engine.randomness import generator
 from pcs_core.engine.reading import Kept, Reading
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
-from pcs_core.errors import CapabilityError, InputError, RecipeError
+from pcs_core.errors import ArtifactError, CapabilityError, InputError, RecipeError
 from pcs_core.merge import flatten_losses, merge_features, merge_fusions, reduce_loss
 
 if TYPE_CHECKING:
@@ -65,13 +73,15 @@ def pretrain(
     work: Path | None = None,
     resume: bool = False,
     precision: str = "no",
+    init: Personalization | None = None,
     watch: Sequence[Callable[[Progress], None]] = (),
 ) -> Personalization:
     """Run the ``[[pretrain]]`` phases of a recipe; return its weights as an artifact of no subject.
 
     ``precision`` is accelerate's ("no", "bf16", "fp16"). Under ``accelerate launch`` the processes
     share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
-    bit for bit on a CPU.
+    bit for bit on a CPU. ``init`` is an earlier pre-training of this system to start from, on this backbone
+    or on an earlier state of it.
 
     Raises
     ------
@@ -79,15 +89,21 @@ def pretrain(
         No record.
     RecipeError
         The recipe has no ``[[pretrain]]``, or a phase trains nothing.
+    ArtifactError
+        ``init`` is of another system, or its tensors have other shapes than the recipe builds.
     """
     if not any(phase.pretrain for phase in recipe.phases):
         raise RecipeError(f"recipe {recipe.id!r} has no [[pretrain]] phase: there is nothing to do")
     if not len(records):
         raise InputError("the data set holds no record")
+    if init is not None and init.recipe.id != recipe.id:
+        raise ArtifactError(
+            f"the weights to start from are of system {init.recipe.id!r}, not of {recipe.id!r}"
+        )
     with suspended(backbone):
         try:
             return _Pretraining(
-                recipe, records, backbone, seed, work, resume, precision, watch
+                recipe, records, backbone, seed, work, resume, precision, watch, init
             ).run()
         finally:
             forget_accelerator()
@@ -114,6 +130,7 @@ class _Pretraining:
     resume: bool
     precision: str
     watch: Sequence[Callable[[Progress], None]]
+    init: Personalization | None = None
     done: int = 0
     rows: int = 0
     """Rows of earlier phases."""
@@ -146,6 +163,8 @@ class _Pretraining:
         )
         fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
         self.run_.heads = {e.name: e for e in fusion.heads}
+        if self.init is not None:
+            import_tensors(fusion, dict(self.init.tensors))
         rank = self.accelerator.process_index
         self.rng = generator(self.seed, "pretrain", str(rank))
         identity = {
@@ -167,7 +186,7 @@ class _Pretraining:
             f"pretrain-{rank}",
             fusion,
             [self.rng],
-            identity=identity,
+            identity={**identity, "init": self.init and digest(self.init.tensors)},
             resume=self.resume,
         )
         phases = [p for p in self.recipe.phases if p.pretrain]

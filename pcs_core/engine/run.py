@@ -263,10 +263,12 @@ class EngineRun:
         return random.Random(derive_seed(self.seed, "draw", self.names[subject], purpose))
 
     def feature_model(self, id: str) -> Any:
-        """Return a frozen shared model by id."""
+        """Return a frozen shared model by id: a deployment's own where it holds one."""
         from pcs_core.catalogue import catalogue
 
-        return catalogue().get("feature_models", id)()
+        held = getattr(self.backbone, "feature_model", None)
+        model = None if held is None else held(id)
+        return catalogue().get("feature_models", id)() if model is None else model
 
     def dataset(self, id: str) -> Any:
         """Return a data set by id."""

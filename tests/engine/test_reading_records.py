@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from pcs_core.data import Personalization, Recipe, Record
 from pcs_core.engine import Progress
 from pcs_core.engine import checkpoints as checkpoints_module
 from pcs_core.engine.reading import TOGETHER, Kept, Reading
+from pcs_core.errors import ArtifactError, InputError
 from pcs_core.testing import make_picture
 
 COUNT = TOGETHER + 5
@@ -148,3 +150,22 @@ def test_mixed_precision_trains_in_full_precision_what_it_keeps() -> None:
     for name, tensor in plain.tensors.items():
         torch.testing.assert_close(mixed.tensors[name], tensor, atol=1e-2, rtol=1e-1)
     assert any(not torch.equal(mixed.tensors[n], t) for n, t in plain.tensors.items())
+
+
+def test_a_training_may_start_from_an_earlier_one(tmp_path: Path) -> None:
+    backbone = open_backbone("tiny")
+    first = pretrain(recipe(), Pictures(), backbone)
+    half = replace(first, tensors={k: v.half() for k, v in first.tensors.items()})
+    still = load_recipe(
+        "ip-adapter",
+        overrides=["encoders.image.model=tiny.image", "adapter.steps=1", "adapter.lr=1e-12"],
+    )
+    second = pretrain(still, Pictures(), backbone, init=half, work=tmp_path)
+    assert {t.dtype for t in second.tensors.values()} == {torch.float32}
+    for name, tensor in half.tensors.items():
+        torch.testing.assert_close(second.tensors[name], tensor.float(), atol=1e-6, rtol=0)
+    with pytest.raises(InputError, match="begun with another init"):
+        pretrain(still, Pictures(), backbone, work=tmp_path, resume=True)
+    other = replace(half, recipe=replace(half.recipe, id="instantid"))
+    with pytest.raises(ArtifactError, match="of system 'instantid', not of 'ip-adapter'"):
+        pretrain(still, Pictures(), backbone, init=other)

@@ -55,6 +55,16 @@ def digest(edits: Iterable[Edit], names: Iterable[str]) -> str:
     return total.hexdigest()
 
 
+def swap_digest(changes: Mapping[str, Tensor]) -> str:
+    """Return sha256 over the changes of a network's own weights, by name, in fp32."""
+    total = hashlib.sha256()
+    for name, value in sorted(changes.items()):
+        total.update(name.encode())
+        plain = value.detach().float().cpu().contiguous().reshape(-1).view(torch.uint8)
+        total.update(plain.numpy().tobytes())
+    return total.hexdigest()
+
+
 def padded(value: Tensor, shape: tuple[int, ...], axis: int | None) -> Tensor | None:
     """Return ``value`` with zeros behind it along ``axis`` up to ``shape``; None where it does not fit."""
     if tuple(value.shape) == shape:

@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from pcs_core.data import Conditioning
-from pcs_onnx.edits import axes, input_name, tensors
+from pcs_onnx.arguments import conditioning
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from pcs_core.backbone import Attachment
-    from pcs_core.data import Edit
-
-
-@dataclass(frozen=True, slots=True)
-class Argument:
-    """One input of a graph.
-
-    ``kind``: latents, time, text, layered, stream, strength, embeds, ids or tensor. The first axis of
-    all but tensors is the batch. ``path`` is that of a tensor below the root; ``axis`` the one along
-    which it may be filled up with zeros, or None.
-    """
-
-    name: str
-    kind: str
-    example: Tensor
-    path: str = ""
-    axis: int | None = None
+    from pcs_core.data import Edit, StreamEdit
+    from pcs_onnx.arguments import Argument
 
 
 class Lifted(nn.Module):
@@ -43,11 +27,11 @@ class Lifted(nn.Module):
         super().__init__()
         self.root, self.plain, self.paths = root, plain, tuple(paths)
 
-    def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return what the root returns."""
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """Return what the root returns, in fp32."""
         own = dict(zip(self.paths, values[self.plain :], strict=True))
-        found: Tensor = torch.func.functional_call(self.root, own, values[: self.plain])
-        return found
+        found: Any = torch.func.functional_call(self.root, own, values[: self.plain])
+        return tuple(t.float() for t in (found if isinstance(found, tuple) else (found,)))
 
 
 class DenoiserRoot(nn.Module):
@@ -66,9 +50,41 @@ class DenoiserRoot(nn.Module):
     def forward(self, *values: Tensor) -> Tensor:
         """Return the network's native output [b c h w]."""
         (net,) = self.net
-        cond, latents, time = conditioning(self.arguments, values)
+        cond, one, found = conditioning(self.arguments, values)
+        residuals = (found[:-1], found[-1]) if found else None
         with net.under(cond=cond, subject=cond.subject, record=()):
-            return net.backbone.denoise(latents, time, cond)
+            return net.backbone.denoise(one["latents"], one["time"], cond, residuals=residuals)
+
+
+class ControlRoot(nn.Module):
+    """The network of a control branch: latents, time, text [b n d] and an image to residuals."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, latents: Tensor, time: Tensor, text: Tensor, image: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return residuals of the down blocks, in order, and of the middle block."""
+        kind = next(self.network.parameters()).dtype
+        down, middle = self.network(latents.to(kind), time, text.to(kind), image.to(kind))
+        return (*down, middle)
+
+
+class StreamRoot(nn.Module):
+    """A projector: features [b ...] to conditioning tokens [b n d]."""
+
+    def __init__(self, edit: StreamEdit) -> None:
+        super().__init__()
+        self.edits = nn.ModuleList([edit])
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Return the tokens."""
+        (edit,) = self.edits
+        kind = next((p.dtype for p in edit.parameters()), torch.float32)
+        found: Tensor = edit.stream(*(f.to(kind) for f in features))  # type: ignore[operator]
+        return found
 
 
 class TextRoot(nn.Module):
@@ -83,9 +99,10 @@ class TextRoot(nn.Module):
     def forward(self, embeds: Tensor, ids: Tensor) -> tuple[Tensor, ...]:
         """Return text [b l d] and, where there is one, pooled [b d]."""
         (net,) = self.net
-        table = net.backbone.embedding
+        table: Any = net.backbone.embedding
+        kind = next(self.network.parameters()).dtype
         before = vars(table).get("forward")
-        object.__setattr__(table, "forward", lambda _: embeds)
+        object.__setattr__(table, "forward", lambda _: embeds.to(kind))
         try:
             with net.under(cond=Conditioning(text=ids), subject=None, spans={}):
                 text, pooled = net.backbone.encode_ids(ids)
@@ -97,53 +114,15 @@ class TextRoot(nn.Module):
         return (text,) if pooled is None else (text, pooled)
 
 
-class DecoderRoot(nn.Module):
-    """The VAE's decoder: latents [b c h w] to pictures [b 3 h w] in [0, 1]."""
+class CallRoot(nn.Module):
+    """A function of one tensor [b ...] and the modules it uses: decoders, and encoders of references."""
 
-    def __init__(self, net: Attachment) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor], modules: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.network = net.backbone.parts["vae"]
-        self.net = (net,)
+        self.networks = nn.ModuleList(modules)
+        self.function = (function,)
 
-    def forward(self, latents: Tensor) -> Tensor:
-        """Return the pictures."""
-        return self.net[0].backbone.decode(latents)
-
-
-def conditioning(
-    arguments: Sequence[Argument], values: Sequence[Tensor]
-) -> tuple[Conditioning, Tensor, Tensor]:
-    """Return the conditioning, the latents and the time that ``values`` stand for."""
-    one: dict[str, Tensor] = {}
-    many: dict[str, dict[str, Tensor]] = {"stream": {}, "strength": {}}
-    for argument, value in zip(arguments, values, strict=True):
-        if argument.kind in many:
-            many[argument.kind][argument.name.split("/", 1)[1]] = value
-        else:
-            one[argument.kind] = value
-    cond = Conditioning(
-        text=one["text"],
-        layered=one.get("layered"),
-        streams=many["stream"],
-        extra=many["strength"],
-    )
-    return cond, one["latents"], one["time"]
-
-
-def lift(edits: Sequence[Edit], baked: Collection[str]) -> list[Argument]:
-    """Return an argument for each tensor of ``edits`` that is not in ``baked``."""
-    found = []
-    for index, edit in enumerate(edits):
-        for path, value in tensors(edit).items():
-            name = input_name(edit, path)
-            if name not in baked:
-                example = value.detach().clone()
-                found.append(
-                    Argument(name, "tensor", example, f"edits.{index}.{path}", axes(edit).get(path))
-                )
-    return found
-
-
-def plain(kinds: Mapping[str, Any]) -> list[Argument]:
-    """Return arguments that are no tensors of edits: ``"kind"`` or ``"kind/name"`` -> example."""
-    return [Argument(name, name.split("/")[0], value) for name, value in kinds.items()]
+    def forward(self, value: Tensor) -> Tensor:
+        """Return what the function gives."""
+        kind = next((p.dtype for p in self.parameters()), torch.float32)
+        return self.function[0](value.to(kind))

@@ -12,8 +12,10 @@ from pcs_core.errors import ArtifactError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMA = "pcs-onnx/1"
+SCHEMA = "pcs-onnx/2"
 FILE = "manifest.json"
+ADAPTER = "adapter.safetensors"
+"""Pre-trained weights that artifacts of the system build on."""
 
 
 def write(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:

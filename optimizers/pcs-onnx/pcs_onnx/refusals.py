@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pcs_core.errors import CapabilityError
+from pcs_onnx.edits import input_name, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import Edit
 
 
-def check(net: Attachment) -> None:
+def check(net: Attachment, baked: Collection[str] = ()) -> None:
     """Refuse a plan that a graph cannot hold.
 
     Raises
@@ -21,17 +22,19 @@ def check(net: Attachment) -> None:
     CapabilityError
         Names the use and what stands in the way.
     """
-    reason = next(reasons(net), None)
+    reason = next(reasons(net, baked), None)
     if reason is not None:
         raise CapabilityError(f"this system cannot be exported to ONNX: {reason}")
 
 
-def reasons(net: Attachment) -> Iterator[str]:
-    """Yield why not, a line each."""
+def reasons(net: Attachment, baked: Collection[str] = ()) -> Iterator[str]:
+    """Yield why not, a line each; ``baked`` tensors are the same for every subject."""
     fusion, shape = net.fusion, net.backbone.latent_shape
     if len(shape) != 3 or not net.backbone.process.continuous:
         yield f"backbone {net.backbone.card.id!r} does not draw pictures from noise"
     for swap in fusion.swaps:
+        if {f"{swap.owner}/{swap.part}/{path}" for path in swap.paths} <= set(baked):
+            continue  # pre-trained: the same weights for every subject
         yield (
             f"{swap.owner!r} replaces weights of the {swap.part} itself, which a graph for every "
             "subject holds as constants: weights.lora trains what can be an input"
@@ -41,8 +44,11 @@ def reasons(net: Attachment) -> Iterator[str]:
     for token in fusion.tokens:
         if token.timed:
             yield f"{token.owner!r} says another word at each noise level (a timed token)"
+    for branch in fusion.branches[1:]:
+        yield f"{branch.owner!r} is a second control branch, and one has a graph"
     for branch in fusion.branches:
-        yield f"{branch.owner!r} is a control branch, which has no graph yet"
+        if not {input_name(branch, path) for path in tensors(branch)} <= set(baked):
+            yield f"{branch.owner!r} trains a control network of its own for each subject"
     for edit in fusion.edits():
         if edit.ACROSS_STEPS:
             yield across_steps(edit)

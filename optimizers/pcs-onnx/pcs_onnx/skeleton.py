@@ -8,13 +8,15 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from pcs_core.data import Site
 
 
-def skeleton(sites: Iterable[Site], part: str) -> nn.Module:
-    """Return modules at the paths of the sites of ``part``.
+def skeleton(
+    sites: Iterable[Site], part: str, parameters: Mapping[str, Sequence[int]] | None = None
+) -> nn.Module:
+    """Return modules at the paths of the sites of ``part``, and further ``parameters`` by path.
 
     Weights have their shapes and are zeros that take no memory. What an artifact stores replaces all
     that techniques make of them.
@@ -23,11 +25,18 @@ def skeleton(sites: Iterable[Site], part: str) -> nn.Module:
     for site in sites:
         if site.part == part:
             parent, _, name = site.name.rpartition(".")
-            _place(_reach(root, parent), name, site)
+            _place(reach(root, parent), name, site)
+    for path, shape in (parameters or {}).items():
+        parent, _, name = path.rpartition(".")
+        owner = reach(root, parent)
+        if owner._parameters.get(name) is None:
+            zeros = torch.zeros(()).expand(tuple(shape))
+            owner.register_parameter(name, nn.Parameter(zeros, requires_grad=False))
     return root
 
 
-def _reach(root: nn.Module, path: str) -> nn.Module:
+def reach(root: nn.Module, path: str) -> nn.Module:
+    """Return the module at ``path`` below ``root``, made where it is missing."""
     for name in filter(None, path.split(".")):
         if name not in root._modules:
             root.add_module(name, nn.Module())

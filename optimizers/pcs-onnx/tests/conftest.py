@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcs_core import open_backbone, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Concept, Subject
+from pcs_core.data import Concept, Record, Subject
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +54,31 @@ def apart() -> Callable[[list[Tensor], list[Tensor]], float]:
         return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 
     return measure
+
+
+class Records:
+    """Random pictures with captions, references and key points."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Record:
+        rng = torch.Generator().manual_seed(10 * self.seed + index)
+        picture, reference = torch.rand(2, 3, 32, 32, generator=rng)
+        return Record(
+            image=picture,
+            caption="a photo of a dog",
+            phrases=("dog",),
+            references=((reference,),),
+            masks=(torch.ones(1, 32, 32),),
+            extra={"points": torch.rand(5, 2, generator=rng)},
+        )
+
+
+@pytest.fixture(scope="session")
+def records() -> type[Records]:
+    """Data sets of a pre-training, by seed."""
+    return Records

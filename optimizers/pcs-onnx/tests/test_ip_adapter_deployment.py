@@ -5,37 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Personalization, Recipe, Record
+from pcs_core.data import Personalization, Recipe
 from pcs_core.engine import export
 from pcs_core.errors import CapabilityError
 
 TOLERANCE = 1e-5
 SETTINGS = ["encoders.image.model=tiny.image", "adapter.steps=2", "adapter.batch=2"]
-
-
-class Records:
-    """Random pictures with captions."""
-
-    def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return 4
-
-    def __getitem__(self, index: int) -> Record:
-        rng = torch.Generator().manual_seed(10 * self.seed + index)
-        picture, reference = torch.rand(2, 3, 32, 32, generator=rng)
-        return Record(
-            image=picture,
-            caption="a photo of a dog",
-            phrases=("dog",),
-            references=((reference,),),
-            masks=(torch.ones(1, 32, 32),),
-        )
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +22,8 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def adapter(recipe: Recipe, backbone: Backbone) -> Personalization:
-    return pretrain(recipe, Records(), backbone)
+def adapter(recipe: Recipe, backbone: Backbone, records) -> Personalization:
+    return pretrain(recipe, records(), backbone)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +38,11 @@ def folder(
     facts = export(recipe, out, to="onnx", backbone=backbone, adapter=adapter)
     denoiser = facts["graphs"]["denoiser"]
     names = [entry["name"] for entry in denoiser["inputs"]]
-    assert names == ["latents", "time", "text", "stream/image", "strength/image.scale"]
+    sites = sum(s.kind == "cross" and s.part == "denoiser" for s in backbone.sites)
+    keys = [f"key/{i}" for i in range(4 * sites)]  # of the text and of the image, keys and values
+    assert names == ["latents", "time", "strength/image.scale", *keys]
+    told = [entry["name"] for entry in facts["graphs"]["keys"]["inputs"]]
+    assert told == ["text", "stream/image"]
     assert denoiser["neutral"]
     assert any(name.endswith("to_k/weight") for name in denoiser["baked"])
     return out
@@ -83,9 +65,31 @@ def test_two_subjects_at_two_strengths(
 
 
 def test_another_adapter_is_refused(
-    recipe: Recipe, backbone: Backbone, folder: Path, subject
+    recipe: Recipe, backbone: Backbone, folder: Path, subject, records
 ) -> None:
-    other = pretrain(recipe, Records(7), backbone)
+    other = pretrain(recipe, records(7), backbone)
     (person,) = fit(recipe, subject(1), backbone, adapter=other)
     with pytest.raises(CapabilityError, match="other pre-trained weights"):
         sample(person, open_backbone(folder), "a photo of <one>", steps=1)
+
+
+def test_a_new_reference_is_encoded_by_the_deployment(
+    recipe: Recipe, adapter: Personalization, backbone: Backbone, folder: Path, subject, trajectory,
+    apart, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    (wanted,) = fit(recipe, subject(3), backbone, adapter=adapter)
+    monkeypatch.setattr("pcs_diffusers.vision.ClipVision.pooled", None)  # the graph alone
+    deployed = open_backbone(folder)
+    (person,) = fit(recipe, subject(3), deployed)
+    gap = (person.features["image"] - wanted.features["image"]).abs().max()
+    assert float(gap) <= TOLERANCE * float(wanted.features["image"].abs().max())
+    assert apart(trajectory(person, deployed), trajectory(wanted, backbone)) <= 2 * TOLERANCE
+    calls = {name: graph.session.calls for name, graph in deployed.graphs.items()}  # type: ignore[attr-defined]
+    assert calls["encoder/tiny.image/pooled"] == calls["keys"] == 1 < calls["denoiser"] == 3
+    assert calls["stream/image"] == 2  # with the reference, and without: guidance's other side
+    trajectory(person, deployed, strengths={"image.scale": 0.5})
+    again = {name: graph.session.calls for name, graph in deployed.graphs.items()}  # type: ignore[attr-defined]
+    drawn = ("denoiser", "decoder")
+    assert {k: v for k, v in again.items() if k not in drawn} == {
+        k: v for k, v in calls.items() if k not in drawn
+    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pcs_core.backbone import Attachment, Backbone, TokenisedPrompts, tokenise
 from pcs_core.cli.main import main
 from pcs_core.data import Fusion, Level, Personalization, Recipe
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
+from pcs_onnx.runtime import load as load_deployment
 
 PROMPT = "a photo of <one> on the beach"
 TOLERANCE = 1e-5
@@ -58,8 +60,10 @@ def test_the_manifest_says_what_is_in_the_folder(folder: Path, backbone: Backbon
     assert facts["scheduler"]["beta_schedule"] == "scaled_linear"
     denoiser = facts["graphs"]["denoiser"]
     kinds = [entry["kind"] for entry in denoiser["inputs"]]
-    assert kinds[:3] == ["latents", "time", "text"]
-    assert kinds.count("tensor") == 3 * len(denoiser["edits"]) > 0
+    assert kinds[:2] == ["latents", "time"]
+    told = [entry["kind"] for entry in facts["graphs"]["keys"]["inputs"]]
+    assert told[0] == "text"  # keys and values of the text do not change from step to step
+    assert [*kinds, *told].count("tensor") == 3 * len(denoiser["edits"]) > told.count("tensor") > 0
     errors = [graph["max_error"] for graph in facts["graphs"].values()]
     assert max(errors) <= facts["tolerance"]["relative"] == TOLERANCE
 
@@ -71,6 +75,51 @@ def test_each_lora_draws_as_on_the_network(
     for person, found in zip(persons, drawn, strict=True):
         assert apart(found, trajectory(person, backbone)) <= TOLERANCE
     assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
+
+
+def test_what_no_step_changes_runs_once(persons, folder: Path) -> None:
+    deployed = open_backbone(folder)
+    for _ in range(2):
+        sample(persons[0], deployed, PROMPT, steps=3)
+    graphs = deployed.graphs  # type: ignore[attr-defined]
+    assert graphs["keys"].asked == graphs["denoiser"].session.calls == 6
+    assert graphs["keys"].session.calls == 1
+    assert graphs["text"].session.calls == 2  # the prompt's and the empty one
+    sample(persons[1], deployed, PROMPT, steps=3)
+    assert graphs["keys"].session.calls == 2
+
+
+def test_results_lie_where_torch_put_them(folder: Path) -> None:
+    graph = open_backbone(folder).graphs["decoder"]  # type: ignore[attr-defined]
+    shape = graph.inputs[0]["shape"]
+    latents = torch.randn(2, 2, *shape, generator=torch.Generator().manual_seed(0))
+    first, second, again = (graph.run([x], [])[0] for x in (*latents, latents[0]))
+    assert torch.equal(first, again)  # the first call of a shape, and one with bound outputs
+    assert not torch.equal(first, second)
+    places = {t.data_ptr() for t in (first, second, again)}
+    assert len(places) == 3
+
+
+def test_optimizers_can_be_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    seen = []
+    usual = onnxruntime.InferenceSession
+
+    def start(*args, **options):
+        seen.append(options.get("disabled_optimizers"))
+        return usual(*args, **options)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", start)
+    opened = load_deployment(folder, disabled_optimizers=["SkipLayerNormFusion"])
+    assert opened is not None
+    opened.decode(torch.zeros(1, *opened.latent_shape))
+    assert seen == [["SkipLayerNormFusion"]]
+
+
+def test_one_size_only(deployed: Backbone) -> None:
+    with pytest.raises(CapabilityError, match="pictures of \\(32, 32\\) only: export with"):
+        deployed.at(48, 48)  # type: ignore[attr-defined]
 
 
 def test_the_untuned_network_comes_out_too(
@@ -92,7 +141,7 @@ def test_a_learned_word_needs_no_deployment_of_its_own(
     assert apart(found, trajectory(None, backbone, "a photo of dog on the beach")) > TOLERANCE
 
 
-@pytest.mark.parametrize("scheduler", ["euler", "dpm++", "unipc", "lcm", "ddpm"])
+@pytest.mark.parametrize("scheduler", ["euler-trailing", "dpm++", "unipc", "lcm", "ddpm"])
 def test_every_scheduler(
     scheduler: str, persons, backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
@@ -154,6 +203,27 @@ print([m for m in sys.modules if m.startswith(("diffusers.models", "diffusers.pi
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_a_folder_needs_the_core_and_this_room_alone(folder: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "another-machine"
+    shutil.copytree(folder, moved)
+    code = f"""
+import sys
+for name in ("transformers", "peft", "onnx", "onnxscript", "pcs_diffusers",
+             "pcs_weights", "pcs_tokens", "pcs_attention", "pcs_encoders", "pcs_recipes"):
+    sys.modules[name] = None  # as if it were not installed
+from pcs_core import sample
+pictures = sample(None, None, "a photo of a dog", steps=2, engine="onnx", deployment={str(moved)!r})
+assert pictures.shape == (1, 3, 32, 32), pictures.shape
+print(sorted(m for m in sys.modules if m.startswith("pcs_") and "." not in m and sys.modules[m]))
+"""
+    environment = {**os.environ, "PCS_PLUGINS": "onnx"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "['pcs_core', 'pcs_onnx']"
 
 
 def test_switching_the_subject_makes_no_session(
@@ -219,13 +289,20 @@ def test_a_changed_file_is_refused(folder: Path, tmp_path: Path) -> None:
         open_backbone(copy)
 
 
-def test_a_missing_provider_is_named(folder: Path) -> None:
-    import onnxruntime
-
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        pytest.skip("it is there")
-    with pytest.raises(InputError, match="onnxruntime-gpu"):
-        open_backbone(folder, device="cuda")
+def test_a_missing_provider_is_named_before_anything_is_read(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
+    shutil.copy(folder / "manifest.json", tmp_path / "manifest.json")  # and no graph
+    with pytest.raises(InputError, match="no execution provider 'cuda' .*onnxruntime-gpu"):
+        open_backbone(tmp_path, device="cuda")
+    with pytest.raises(InputError, match="no execution provider 'tensorrt' .*package index"):
+        load_deployment(tmp_path, device="cuda", providers=["tensorrt"])
+    monkeypatch.setenv("PCS_ONNX_PROVIDERS", "cuda")
+    with pytest.raises(InputError, match="'cuda' runs on a GPU: use --device cuda"):
+        open_backbone(tmp_path)
+    with pytest.raises(InputError, match="no execution provider 'cdua', did you mean 'cuda'"):
+        load_deployment(tmp_path, device="cuda", providers=["cdua"])
 
 
 def test_words_that_do_not_go_together(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,23 @@ def test_by_name(system: str, reason: str, backbone: Backbone, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_kept_between_steps(backbone: Backbone, tmp_path: Path) -> None:
+    import dataclasses
+
+    from pcs_core import load_preset
+
+    recipe = without_losses("lora-dreambooth")
+    for id in ("acceleration.feature_cache", "acceleration.cross_attention_gate"):
+        more = load_preset(techniques=[id]).uses
+        with pytest.raises(CapabilityError, match=f"ONNX: '{id}' keeps what the network said"):
+            export(
+                dataclasses.replace(recipe, uses=(*recipe.uses, *more)),
+                tmp_path / "out",
+                to="onnx",
+                backbone=backbone,
+            )
+
+
 @pytest.mark.parametrize("id", ["tiny-video", "tiny-tokens"])
 def test_backbones_that_draw_no_pictures_from_noise(id: str, tmp_path: Path) -> None:
     with pytest.raises(CapabilityError, match="does not draw pictures from noise"):

@@ -162,8 +162,8 @@ def about_faces(held: Sequence[Album]) -> str:
     """Say in how many photographs MTCNN finds a face."""
     from pcs_bench.metrics.facenet import facenet
 
-    detector = facenet().detector
-    found = {a.name: sum(len(detector(p)) > 0 for p in a.pictures) for a in held}
+    encoder = facenet()
+    found = {a.name: sum(len(encoder.faces(p)) > 0 for p in a.pictures) for a in held}
     where = ", ".join(f"{name} {n}" for name, n in found.items() if n) or "none"
     count = sum(len(a.pictures) for a in held)
     return f"MTCNN finds a face in {sum(found.values())} of {count} photographs ({where})"

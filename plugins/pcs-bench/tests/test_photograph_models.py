@@ -213,7 +213,8 @@ class Codes:
 
 
 def test_no_face_is_nan_and_the_surest_face_is_taken() -> None:
-    boxes = [torch.tensor([[0.0, 0, 20, 20, 0.99], [30, 30, 60, 60, 0.8]]), torch.zeros(0, 5)]
+    unsure = torch.tensor([[0.0, 0, 20, 20, 0.9]])
+    boxes = [torch.tensor([[0.0, 0, 20, 20, 0.99], [30, 30, 60, 60, 0.97]]), unsure]
     encoder = facenet.FaceNet(lambda p: boxes[int(p.mean() > 0.5)], Codes())
     some = torch.stack([torch.full((3, 64, 64), v) for v in (0.2, 0.9)])
     found = encoder.image_features(some)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import pcs_bench.metrics
-from pcs_bench.report.plot import ticks, trade_off
+from pcs_bench.report.plot import spread, ticks, trade_off
 from pcs_bench.report.results import spearman
 from pcs_bench.report.write import published, write_report
 from pcs_bench.run.keys import digest
@@ -303,6 +307,29 @@ def test_published_table_is_the_survey_s() -> None:
     assert ["object", "NeTI", "neti", "TTF", "SD 1.4", 0.283, 0.801] in rows
 
 
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), "")
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on PATH")
+def test_a_browser_shows_it_without_a_network(tmp_path: Path) -> None:
+    make(tmp_path / "run", subjects=6)
+    html, *_ = write_report(tmp_path / "run")
+    shot = tmp_path / "shot.png"
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,2000"]
+    words += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+    ended = subprocess.run(
+        [CHROMIUM, *words, f"--screenshot={shot}", html.as_uri()],
+        capture_output=True,
+        timeout=180,
+        check=False,
+    )
+    assert shot.exists(), ended.stderr.decode()[-500:]
+    with Image.open(shot) as seen:
+        assert seen.size == (1200, 2000)
+        colours = seen.convert("RGB").getcolors(1200 * 2000) or []
+    assert len(colours) > 50  # marks of the plot and letters, not an empty page
+
+
 def test_plot() -> None:
     assert ticks(0.11, 0.93) == [0, 0.25, 0.5, 0.75, 1.0]
     assert ticks(0.5, 0.5)[0] < 0.5 < ticks(0.5, 0.5)[-1]
@@ -314,6 +341,14 @@ def test_plot() -> None:
     assert reader.tags.count("polyline") == 1
     numbers = [float(n) for n in re.findall(r'c[xy]="([\d.]+)"', svg)]
     assert all(0 < n < 720 for n in numbers)
+
+
+def test_labels_of_a_plot_do_not_overlap() -> None:
+    near = {f"system-{i}": (100.0 + i, 200.0 + i) for i in range(6)} | {"far": (400.0, 200.0)}
+    heights = spread(near)
+    own = sorted(v for k, v in heights.items() if k != "far")
+    assert all(b - a >= 12 for a, b in pairwise(own))
+    assert heights["far"] == 194  # nothing beside it: above its mark
 
 
 def test_rank_correlation() -> None:

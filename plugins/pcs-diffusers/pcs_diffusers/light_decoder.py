@@ -40,7 +40,7 @@ def open_light_decoder(backbone: StableDiffusion, location: str = "") -> LightDe
     elif backbone.card.location and own.is_dir():
         folder = own
     elif getattr(backbone, "light", None) is not None:
-        return LightDecoder(backbone.light.to(backbone.device, backbone.dtype))
+        return LightDecoder(_moved(backbone.light, backbone))
     else:
         raise CapabilityError(
             f"backbone {backbone.card.id!r} comes with no light decoder: put one (AutoencoderTiny) into "
@@ -48,7 +48,7 @@ def open_light_decoder(backbone: StableDiffusion, location: str = "") -> LightDe
         )
     model = _load(folder)
     check(backbone, model, str(folder))
-    return LightDecoder(model.to(backbone.device, backbone.dtype))
+    return LightDecoder(_moved(model, backbone))
 
 
 class LightDecoder:
@@ -83,6 +83,12 @@ def check(backbone: StableDiffusion, model: Any, name: str) -> None:
             f"enlarges {grows} times, backbone {backbone.card.id!r} has {channels} channels and {side} "
             "times: give the one made for it"
         )
+
+
+def _moved(model: Any, backbone: StableDiffusion) -> Any:
+    model = model.to(backbone.device)
+    # diffusers warns of every cast, also of one that changes nothing
+    return model if model.dtype == backbone.dtype else model.to(backbone.dtype)
 
 
 def _load(folder: Path) -> Any:

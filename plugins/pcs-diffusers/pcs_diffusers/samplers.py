@@ -1,131 +1,38 @@
-"""diffusers' schedulers as samplers: one copy per run, fed their native quantity.
-
-``prediction_type`` is never changed: feeding x0 to a reconfigured scheduler is wrong for some and
-refused by others. Latents are variance preserving, or variance exploding for Euler-like schedulers,
-whose scaled input is variance preserving again.
-"""
+"""diffusers' schedulers as samplers: one copy per run, read as the core reads schedulers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-import torch
 
-from pcs_core.data import Level
-from pcs_core.errors import CapabilityError, UnknownNameError, nearest
+from pcs_core.backbone import samplers
+from pcs_core.backbone.samplers import SCHEDULERS
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    import torch
 
     from pcs_core.backbone import FlowMatching
 
-SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    # few-step networks were distilled at the last times of equal parts
-    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
-    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-}
-"""Scheduler id -> diffusers class and what is set on top of the backbone's scheduler config."""
+__all__ = ["SCHEDULERS", "DiffusersSampler", "FlowSampler", "make_scheduler"]
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
-    """Return a fresh diffusers scheduler ``name`` with the backbone's noise schedule.
-
-    Raises
-    ------
-    UnknownNameError
-        No such scheduler id.
-    CapabilityError
-        A setting that moves the latents inside ``step`` (stochastic churn).
-    """
-    if name not in SCHEDULERS:
-        raise UnknownNameError(
-            f"unknown scheduler {name!r}{nearest(name, SCHEDULERS)} (known: {', '.join(SCHEDULERS)})"
-        )
-    cls, options = SCHEDULERS[name]
-    if config.get("s_churn", 0):
-        raise CapabilityError(
-            "s_churn > 0 moves the latents inside the scheduler's step: set it to 0"
-        )
-    return getattr(diffusers, cls).from_config(dict(config), **options)
+    """Return a fresh diffusers scheduler ``name`` with the backbone's noise schedule."""
+    return samplers.make_scheduler(diffusers, name, config)
 
 
-class DiffusersSampler:
+class DiffusersSampler(samplers.ScheduledSampler):
     """One scheduler for one run of ``steps`` steps."""
 
     def __init__(
         self, name: str, config: Mapping[str, Any], steps: int, device: torch.device
     ) -> None:
-        self.scheduler = make_scheduler(name, config)
-        self.scheduler.set_timesteps(steps, device=device)
-        self.exploding = name in ("euler", "euler-trailing")
-        # their levels need not be those of integer times (Karras sigmas)
-        self.by_sigma = name in ("euler", "euler-trailing", "dpm++", "unipc")
-        self.stochastic = name in ("lcm", "ddpm")
-
-    @property
-    def times(self) -> Sequence[Any]:
-        """The scheduler's own timesteps."""
-        times: Sequence[Any] = self.scheduler.timesteps
-        return times
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Return the first latents from unit noise [b c h w]."""
-        started: Tensor = noise * self.scheduler.init_noise_sigma
-        return started
-
-    def show(self, latents: Tensor, time: Any) -> Tensor:
-        """Return the latents as the network is shown them (variance preserving)."""
-        shown: Tensor = self.scheduler.scale_model_input(latents, time)
-        return shown
-
-    def hide(self, shown: Tensor, index: int) -> Tensor:
-        """Return the scheduler's own latents from shown ones."""
-        if not self.exploding:
-            return shown
-        spread = self.scheduler.sigmas[index].to(shown)
-        return shown * (1 + spread.square()).sqrt()
-
-    def level(self, index: int, rows: int) -> Level:
-        """Return the level of the shown latents at step ``index``, one entry per row."""
-        time = self.times[index]
-        if self.by_sigma:
-            spread = self.scheduler.sigmas[index].float()
-            alpha = (1 + spread.square()).rsqrt()
-            sigma = spread * alpha
-        else:
-            alpha_squared = self.scheduler.alphas_cumprod.to(time.device)[time.long()].float()
-            alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
-        return Level(
-            alpha.reshape(1).expand(rows),
-            sigma.reshape(1).expand(rows),
-            time.reshape(1).expand(rows),
-        )
-
-    def advance(
-        self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
-    ) -> Tensor:
-        """Return the next latents. ``rngs`` serve schedulers that add noise."""
-        options = {"generator": list(rngs)} if self.stochastic else {}
-        advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
-        return advanced
+        super().__init__(make_scheduler(name, config), name, steps, device)
 
 
-FLOW_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("FlowMatchEulerDiscreteScheduler", {}),
-    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-}
-"""Of networks that predict flow. "ddim", the usual default, is the same solver there as "euler"."""
-
-
-class FlowSampler:
+class FlowSampler(samplers.FlowSampler):
     """diffusers' scheduler of flow matching for one run of ``steps`` steps."""
 
     def __init__(
@@ -136,44 +43,5 @@ class FlowSampler:
         process: FlowMatching,
         device: torch.device,
     ) -> None:
-        if name not in FLOW_SCHEDULERS:
-            raise UnknownNameError(
-                f"unknown scheduler {name!r}{nearest(name, FLOW_SCHEDULERS)} "
-                f"(of flow matching: {', '.join(FLOW_SCHEDULERS)})"
-            )
-        cls, options = FLOW_SCHEDULERS[name]
-        self.scheduler = getattr(diffusers, cls).from_config(dict(config), **options)
-        self.scheduler.set_timesteps(steps, device=device)
-        self.process = process
-
-    @property
-    def times(self) -> Sequence[Any]:
-        """The scheduler's own timesteps."""
-        times: Sequence[Any] = self.scheduler.timesteps
-        return times
-
-    def start(self, noise: Tensor) -> Tensor:
-        """Return the first latents: the noise itself."""
-        return noise
-
-    def show(self, latents: Tensor, time: Any) -> Tensor:
-        """Return the latents as they are."""
-        return latents
-
-    def hide(self, shown: Tensor, index: int) -> Tensor:
-        """Return the latents as they are."""
-        return shown
-
-    def level(self, index: int, rows: int) -> Level:
-        """Return the level at step ``index``, one entry per row."""
-        level = self.process.at_sigma(self.scheduler.sigmas[index].float().reshape(1).expand(rows))
-        return level._replace(time=self.times[index].reshape(1).expand(rows))
-
-    def advance(
-        self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
-    ) -> Tensor:
-        """Return the next latents. ``rngs`` serve a scheduler that adds noise."""
-        noisy = self.scheduler.config.stochastic_sampling
-        options = {"generator": list(rngs)} if noisy else {}
-        advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
-        return advanced
+        scheduler = samplers.make_scheduler(diffusers, name, config, flow=True)
+        super().__init__(scheduler, steps, process, device)

@@ -7,7 +7,6 @@ where DINO's weights are not to be had, and every metric that looks through it s
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,9 +128,6 @@ def efficientnet() -> Eye:
     """
     from pcs_bench.metrics.weights import held
 
-    net = EfficientNetLite0()
-    kept: dict[str, Any] = torch.load(
-        held("efficientnet-lite0"), map_location="cpu", weights_only=True
-    )
-    net.load_state_dict(kept)
+    net, path = EfficientNetLite0(), held("efficientnet-lite0")
+    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return Eye(net)

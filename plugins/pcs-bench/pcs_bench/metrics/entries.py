@@ -276,7 +276,7 @@ def identity_facenet() -> Metric:
         (REFERENCES,),
         faces.identity_similarity(facenet.facenet),
         f"{facenet.MODEL}; {mtcnn.MODEL}",
-        "surest face, margin 32 of 160, bilinear (8 bit), (byte - 127.5) / 128",
+        "surest face of probability 0.95 or more, margin 32 of 160, bilinear (8 bit), (byte - 127.5) / 128",
         facenet.LICENCE,
     )
 

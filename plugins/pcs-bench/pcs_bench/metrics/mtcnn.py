@@ -157,7 +157,6 @@ def mtcnn() -> Mtcnn:
 
     nets: list[Any] = [Proposals(), Refiner(), Output()]
     for net, name in zip(nets, ("pnet", "rnet", "onet"), strict=True):
-        net.load_state_dict(
-            torch.load(held(f"mtcnn-{name}"), map_location="cpu", weights_only=True)
-        )
+        path = held(f"mtcnn-{name}")
+        net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return Mtcnn(*nets)

@@ -45,10 +45,15 @@ def _leaders(results: Results, points: Mapping[str, tuple[float, float]]) -> Cla
     names = [results.metric(id).title for id in ids]
     lead = [max(points, key=lambda s, i=i: points[s][i]) for i in (0, 1)]
     share, units = _share_without_leader(results, list(points), ids)
+    verdict = "holds" if lead[0] != lead[1] else "does not hold"
+    if share is not None and max(share, 1 - share) < SURE:
+        verdict = "undecided"
+    begin = {"holds": "It holds here", "does not hold": "It does not hold here"}
+    answer = begin.get(verdict, "Undecided here. By their means")
     if lead[0] == lead[1]:
-        answer = f"It does not hold here: {lead[0]} leads in both {names[0]} and {names[1]}."
+        answer += f": {lead[0]} leads in both {names[0]} and {names[1]}."
     else:
-        answer = f"It holds here: {lead[0]} leads in {names[0]}, {lead[1]} in {names[1]}."
+        answer += f": {lead[0]} leads in {names[0]}, {lead[1]} in {names[1]}."
         for id in ids:
             for pair in results.pairs:
                 if pair.metric == id and {pair.first, pair.second} == set(lead):
@@ -56,15 +61,13 @@ def _leaders(results: Results, points: Mapping[str, tuple[float, float]]) -> Cla
                         f" Difference in {results.metric(id).title}: {abs(pair.difference):.3f}, "
                         f"p {p_words(pair.adjusted)}."
                     )
-    verdict = "holds" if lead[0] != lead[1] else "does not hold"
     if share is not None:
         answer += (
             f" In {share:.0%} of {DRAWS} bootstrap samples over {_units(results, units)} no system "
             f"leads in both."
         )
-        if max(share, 1 - share) < SURE:
-            verdict = "undecided"
-            answer += f" That is less than {SURE:.0%} either way: more subjects are needed."
+    if verdict == "undecided":
+        answer += f" That is less than {SURE:.0%} either way: more subjects are needed."
     front = results.front
     answer += f" On the Pareto front: {', '.join(front)} ({len(front)} of {len(points)} systems)."
     return _claim(

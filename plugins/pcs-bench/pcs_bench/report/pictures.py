@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from pcs_bench.report.results import Results
+from pcs_bench.run.plan import UNTUNED
 from pcs_bench.run.store import Store
 
 SIDE = 112
@@ -38,8 +39,8 @@ def grids(results: Results) -> list[dict[str, Any]]:
     by_key = {line["key"]: line for line in results.lines}
     for subject in results.protocol["subjects"][:SUBJECTS]:
         own = [line for line in results.lines if line["subject"] == subject and line["seed"] == 0]
-        templates = dict(sorted({line["index"]: line["template"] for line in own}.items()))
-        indices = list(templates)[:PROMPTS]
+        said = _said(own)
+        indices = list(said)[:PROMPTS]
         rows = []
         for row in results.rows:
             cells = [
@@ -51,10 +52,18 @@ def grids(results: Results) -> list[dict[str, Any]]:
             {
                 "subject": subject,
                 "references": [data_uri(path) for path in references],
-                "prompts": [templates[i] for i in indices],
+                "prompts": [said[i] for i in indices],
                 "rows": rows,
             }
         )
+    return found
+
+
+def _said(lines: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+    """Return each prompt by its number: in plain words where the untuned backbone was told it."""
+    found: dict[int, str] = {}
+    for line in sorted(lines, key=lambda line: (line["index"], line["system"] != UNTUNED)):
+        found.setdefault(line["index"], line.get("prompt", line["template"]))
     return found
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 720, 440, 64, 48, 20
+LINE, LETTER = 12.0, 7.0
+"""Height of a label, and width of a letter at most, in pixels."""
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 
 
@@ -66,19 +68,45 @@ def trade_off(
     if len(front) > 1:
         path = " ".join("{},{}".format(*at(*points[name])) for name in front)
         parts.append(f'<polyline class="front" points="{path}"/>')
-    for number, (name, point) in enumerate(points.items()):
-        x, y = at(*point)
+    marks = {name: at(*point) for name, point in points.items()}
+    heights = spread(marks)
+    for number, (name, (x, y)) in enumerate(marks.items()):
         colour = COLOURS[number % len(COLOURS)]
         fill = "none" if name in baselines else colour
         parts.append(
             f'<circle cx="{x}" cy="{y}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
         )
-        anchor, shift = ("end", -8) if x > WIDTH * 0.75 else ("start", 8)
+        anchor, shift = ("end", -8) if _leftwards(name, x) else ("start", 8)
         weight = ' font-weight="bold"' if name in front else ""
+        height = heights[name]
+        if abs(height - (y - 6)) > LINE:  # moved off its mark: say which it names
+            parts.append(
+                f'<line class="span" x1="{x}" x2="{x + shift}" y1="{y}" y2="{height - 4}"/>'
+            )
         parts.append(
-            f'<text x="{x + shift}" y="{y - 6}" text-anchor="{anchor}"{weight}>{escape(name)}</text>'
+            f'<text x="{x + shift}" y="{height}" text-anchor="{anchor}"{weight}>{escape(name)}</text>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def _leftwards(name: str, x: float) -> bool:
+    return x + LETTER * len(name) + 8 > WIDTH
+
+
+def spread(marks: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """Return the height of each mark's label: above the mark, or lower where others lie."""
+    placed: list[tuple[float, float, float]] = []
+    found = {}
+    for name, (x, y) in sorted(marks.items(), key=lambda item: item[1][1]):
+        wide = LETTER * len(name) + 8
+        left, right = (x - wide, x) if _leftwards(name, x) else (x, x + wide)
+        height = y - 6
+        for low, high, other in sorted(placed, key=lambda label: label[2]):
+            if left < high and right > low and abs(height - other) < LINE:
+                height = other + LINE
+        found[name] = round(height, 1)
+        placed.append((left, right, height))
+    return found
 
 
 def ticks(low: float, high: float) -> list[float]:

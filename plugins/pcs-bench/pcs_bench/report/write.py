@@ -16,6 +16,7 @@ from pcs_bench.report.claims import claims, p_words
 from pcs_bench.report.pictures import grids, worst
 from pcs_bench.report.plot import trade_off
 from pcs_bench.report.results import Results, Row, gather
+from pcs_bench.report.statistics import EXACT, FLIPS
 from pcs_bench.run.plan import BASELINES
 from pcs_bench.run.store import write_bytes, write_json
 
@@ -81,7 +82,7 @@ def page(results: Results, title: str = "") -> str:
         plot=Markup(plot) if plot else "",  # made by plot.py, which escapes names
         front=results.front,
         claims=claims(results),
-        smallest_p=p_words(2.0 ** (1 - max((p.units for p in results.pairs), default=1))),
+        smallest_p=_smallest_p(results),
         differences=_differences(results),
         machine=_machine(results),
         grids=grids(results),
@@ -238,6 +239,14 @@ def _plot(results: Results) -> str:
         across=labels[0],
         up=labels[1],
     )
+
+
+def _smallest_p(results: Results) -> dict[str, Any]:
+    """Return the least p that the test of these pairs can give, adjusted for their number."""
+    units = max((p.units for p in results.pairs), default=1)
+    count = len([p for p in results.pairs if p.metric == results.alignment]) or 1
+    least = 2.0 ** (1 - units) if units <= EXACT else 1 / (FLIPS + 1)
+    return {"units": units, "pairs": count, "p": p_words(min(1.0, least * count))}
 
 
 def _differences(results: Results) -> list[dict[str, Any]]:

@@ -1,0 +1,222 @@
+"""A deployment folder as a backbone: the same loops, hooks and guidance on ONNX Runtime.
+
+The edits of an artifact are bound as on any backbone, to a tree of layers without weights; a call of
+the network collects their tensors and feeds them to the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from pcs_core.data import BackboneCard, Fusion, Site
+from pcs_core.errors import CapabilityError
+from pcs_onnx import manifest
+from pcs_onnx.binding import bind
+from pcs_onnx.deployed_graph import DeployedGraph
+from pcs_onnx.holdings import Holdings
+from pcs_onnx.providers import providers
+from pcs_onnx.schedulers import process, sampler
+from pcs_onnx.sessions import Session
+from pcs_onnx.sizes import latent_shape
+from pcs_onnx.skeleton import skeleton
+from pcs_onnx.table import GraphTable
+from pcs_onnx.tokenizer import FileTokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone import AttentionChain, Context, Sampler
+    from pcs_core.data import Conditioning
+
+
+EACH_STEP = ("denoiser", "control", "decoder", "light")
+"""Graphs whose inputs change with every step or picture; the others remember."""
+
+
+class OnnxBackbone(Holdings):
+    """Implements :class:`pcs_core.backbone.Backbone` on the graphs of ``folder``.
+
+    ``wanted`` are execution providers by short name, ``disabled`` ONNX Runtime's optimizers not to use
+    beside those that the manifest names. Sessions open when they are first needed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        wanted: Sequence[str] = (),
+        disabled: Sequence[str] = (),
+    ) -> None:
+        providers(device, wanted)  # refused before anything is read
+        self.manifest = facts = manifest.read(folder)
+        self.folder = folder
+        self.device, self.dtype = torch.device(device), torch.float32
+        card = dict(facts["backbone"])
+        self.card = BackboneCard(
+            **{**card, "size": tuple(card["size"]), "location": str(folder.resolve())}
+        )
+        self.latent_shape = tuple(facts["latent_shape"])
+        self.tokenizer = FileTokenizer(folder, facts["tokenizer"])
+        self.scheduler_config: dict[str, Any] = dict(facts["scheduler"])
+        self.process = process(self.card.prediction, self.scheduler_config, self.device)
+        self.sites: Sequence[Site] = [
+            Site(**{**site, "shape": tuple(site["shape"])}) for site in facts["sites"]
+        ]
+        self._parts = {
+            part: skeleton(self.sites, part, facts["parameters"].get(part))
+            for part in ("denoiser", "text", "vae")
+        }
+        off = tuple(dict.fromkeys((*facts["disabled_optimizers"], *disabled)))
+        start = partial(Session, device=device, wanted=wanted, disabled=off)
+        self.graphs = {
+            name: DeployedGraph(name, folder, graph, start, remembers=name not in EACH_STEP)
+            for name, graph in facts["graphs"].items()
+        }
+        self.embedding: nn.Module = self._table()
+        self.context: Context | None = None
+        self.started: dict[str, Any] = {"device": device, "wanted": tuple(wanted)}
+
+    def _table(self) -> nn.Module:
+        if "table" in self.graphs:
+            return GraphTable(self.graphs["table"], self.tokenizer)
+        rows = load_file(self.folder / "embedding.safetensors")["table"].to(self.device)
+        return nn.Embedding.from_pretrained(rows, freeze=True)
+
+    @property
+    def engine(self) -> dict[str, Any]:
+        """What runs the networks: for reports."""
+        import onnxruntime
+
+        return {
+            "name": "onnx",
+            "onnxruntime": onnxruntime.__version__,
+            "chosen": providers(**self.started),
+            "providers": {k: g.providers for k, g in self.graphs.items() if g.providers},
+            "opset": self.manifest["opset"],
+            "dtype": self.manifest["dtype"],
+        }
+
+    @property
+    def parts(self) -> Mapping[str, nn.Module]:
+        """Trees of layers without weights, for edits to be bound to."""
+        return self._parts
+
+    def at(self, height: int, width: int) -> OnnxBackbone:
+        """Draw pictures of another size from now on; return this backbone.
+
+        Raises
+        ------
+        CapabilityError
+            The graphs take one size only, or the network's levels do not divide this one.
+        """
+        self.latent_shape = latent_shape(self.manifest, self.folder, height, width)
+        self.card = replace(self.card, size=(height, width))
+        return self
+
+    def bind_fusion(self, fusion: Fusion, context: Context) -> Callable[[], None]:
+        """Take note of all that an attachment plugs in; return what forgets it.
+
+        Raises
+        ------
+        CapabilityError
+            The graphs were exported for another system, or other settings of it.
+        """
+        before, self.context = self.context, context
+        try:
+            undo = bind(self, fusion)
+        except BaseException:
+            self.context = before
+            raise
+
+        def back() -> None:
+            undo()
+            self.context = before
+
+        return back
+
+    def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Do nothing: no attention runs here, and edits were bound with their fusion."""
+        return lambda: None
+
+    def projection(self, site: Site, part: str) -> nn.Module:
+        """Return a stand-in of the layer's shape: what it would start from is in the artifact."""
+        path = self.manifest["projections"][site.name][part]
+        return self._parts["denoiser"].get_submodule(path)
+
+    def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return text [b l d] and pooled [b d]; rows of learned words come from the token table."""
+        found = self.graphs["text"]({"embeds": self.embedding(ids), "ids": ids}, self.context)
+        return found[0], found[1] if len(found) > 1 else None
+
+    def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Refuse: a deployment draws, and holds no encoder of pictures."""
+        raise CapabilityError(
+            f"{self.folder}: this deployment holds no VAE encoder: fit on the backbone itself"
+        )
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [n 3 h w] in [0, 1]."""
+        return self.graphs["decoder"].run([latents.float()], [])[0]
+
+    def denoise(
+        self,
+        latents: Tensor,
+        time: Tensor,
+        cond: Conditioning,
+        *,
+        residuals: tuple[Sequence[Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Return the network's native output [b c h w].
+
+        Raises
+        ------
+        CapabilityError
+            Attention maps or gradients are wanted, which no graph gives, or the graph takes no residuals.
+        """
+        self._refuse(latents, residuals is not None)
+        given = {"latents": latents, "time": time, "text": cond.text}
+        further = {"layered": cond.layered, "pooled": cond.pooled}
+        given |= {k: v for k, v in further.items() if v is not None}
+        given |= {f"stream/{k}": v for k, v in cond.streams.items()}
+        given |= {f"strength/{k}": v for k, v in cond.extra.items()}
+        if residuals is not None:
+            given |= {f"residual/{i}": v for i, v in enumerate((*residuals[0], residuals[1]))}
+        if "keys" in self.graphs:
+            keys = self.graphs["keys"]
+            keys.edits = self.graphs["denoiser"].edits
+            given |= {f"key/{i}": v for i, v in enumerate(keys(given, self.context))}
+        return self.graphs["denoiser"](given, self.context)[0]
+
+    def _refuse(self, latents: Tensor, controlled: bool) -> None:
+        """Refuse what no graph gives, by name."""
+        if controlled and not any(e["kind"] == "residual" for e in self.graphs["denoiser"].inputs):
+            raise CapabilityError(f"{self.folder}: this deployment takes no control residuals")
+        if self.context is not None and self.context.record:
+            raise CapabilityError(
+                f"{self.folder}: a technique records attention maps of "
+                f"{', '.join(self.context.record)}, which are no outputs of the graph: draw on the "
+                "backbone itself"
+            )
+        if torch.is_grad_enabled() and latents.requires_grad:
+            raise CapabilityError(
+                f"{self.folder}: a technique wants gradients of the network, which a graph has not: "
+                "draw on the backbone itself"
+            )
+
+    def sampler(self, scheduler: str, steps: int) -> Sampler:
+        """Return a fresh sampler."""
+        return sampler(scheduler, self.scheduler_config, steps, self.process, self.device)
+
+    def checkpointing(self, function: Callable[..., Any] | None) -> None:
+        """Refuse to recompute: nothing trains here."""
+        if function is not None:
+            raise CapabilityError(f"{self.folder}: a deployment cannot be trained")

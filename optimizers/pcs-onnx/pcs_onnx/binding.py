@@ -1,0 +1,77 @@
+"""What an attachment plugs in, handed to the graphs: refused by name where a graph does not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import CapabilityError
+from pcs_onnx.edits import swap_digest
+from pcs_onnx.stand_ins import StreamStandIn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pcs_core.data import Edit, Fusion, StreamEdit
+    from pcs_onnx.runtime import OnnxBackbone
+
+
+def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
+    """Give every edit of ``fusion`` to its graph; return what takes them back.
+
+    Raises
+    ------
+    CapabilityError
+        A graph does not fit, or something is plugged in that no graph holds.
+    """
+    graphs = backbone.graphs
+    for injection in fusion.injections:
+        raise graphs["denoiser"].other(
+            f"{injection.owner!r} lets another library change its layers"
+        )
+    _check_swaps(backbone, fusion)
+    layered: list[Any] = [*fusion.weights, *fusion.layers]
+    wanted: dict[str, list[Edit]] = {
+        "denoiser": [*fusion.attention, *(e for e in layered if e.site.part == "denoiser")],
+        "text": [e for e in layered if e.site.part == "text"],
+        "decoder": [e for e in layered if e.site.part == "vae"],
+    }
+    if "control" in graphs:
+        wanted["control"] = list(fusion.branches)
+    elif fusion.branches:
+        raise CapabilityError(
+            f"{backbone.folder}: this deployment holds no graph of the control branch of "
+            f"{fusion.branches[0].owner!r}"
+        )
+    before = {name: graphs[name].edits for name in wanted}
+    streams: list[StreamEdit] = []
+
+    def undo() -> None:
+        for name, edits in before.items():
+            graphs[name].edits = edits
+        for edit in streams:
+            del edit.stream
+
+    try:
+        for name, edits in wanted.items():
+            graphs[name].bind(edits)
+    except BaseException:
+        undo()
+        raise
+    for edit in fusion.streams:
+        graph = graphs.get(f"stream/{edit.name}")
+        if graph is not None and graph.unlike([edit]) is None:  # else torch runs its own weights
+            edit.stream = StreamStandIn(graph)  # type: ignore[method-assign, assignment]
+            streams.append(edit)
+    return undo
+
+
+def _check_swaps(backbone: OnnxBackbone, fusion: Fusion) -> None:
+    """Refuse replaced weights other than those that the graphs hold as constants."""
+    held: dict[str, str] = backbone.manifest["swaps"]
+    graph = backbone.graphs["denoiser"]
+    for swap in fusion.swaps:
+        own = {f"{swap.owner}/{swap.part}/{k}": v - swap.base[k] for k, v in swap.owned().items()}
+        if held.get(f"{swap.owner}/{swap.part}") != swap_digest(own):
+            raise graph.other(f"{swap.owner!r} replaces weights of the {swap.part} by others")
+    if held and not fusion.swaps:
+        raise graph.other(f"the graph holds weights of {min(held)!r}, and nothing else does")

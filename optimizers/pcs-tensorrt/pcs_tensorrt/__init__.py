@@ -1,0 +1,1 @@
+"""PCS on TensorRT."""

@@ -1,0 +1,247 @@
+"""Low-rank updates and learned words as files that other tools load: diffusers' and kohya's keys.
+
+Exporters ``diffusers`` (``pytorch_lora_weights.safetensors``, keys as peft's, read by
+``load_lora_weights``) and ``kohya`` (``lora.safetensors``, ``lora_unet_...``, for the tools around SD 1.x, 2.x
+and XL). Learned words are files of their own, a tensor for each text encoder.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import save_file
+
+from pcs_core.errors import CapabilityError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pcs_core.backbone import Attachment
+    from pcs_core.data import Recipe, Site
+
+DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer"}
+"""Family -> what diffusers calls the denoiser."""
+ENCODERS = ("clip_l", "clip_g", "t5xxl")
+"""Names of a word's tensors where several encoders read it, as other tools write them."""
+
+
+def write_diffusers(
+    net: Attachment, folder: Path, recipe: Recipe, *context: Any
+) -> Mapping[str, Any]:
+    """Write the low-rank updates with diffusers' keys; return what was written.
+
+    Raises
+    ------
+    CapabilityError
+        The system holds what such files cannot.
+    """
+    prefix = _denoiser(net, "diffusers")
+    tensors: dict[str, Tensor] = {}
+    for site, down, up, scale in _low_rank(net, "diffusers"):
+        name = f"{prefix}.{site.name}" if site.part == "denoiser" else _text_path(net, site)
+        tensors[f"{name}.lora_A.weight"] = down
+        tensors[f"{name}.lora_B.weight"] = up * scale  # readers take alpha for the rank
+    return _write(net, folder, recipe, tensors, "pytorch_lora_weights.safetensors", {})
+
+
+def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) -> Mapping[str, Any]:
+    """Write the low-rank updates with kohya's keys; return what was written.
+
+    Raises
+    ------
+    CapabilityError
+        The system holds what such files cannot, or the family has other names there.
+    """
+    if _denoiser(net, "kohya") != "unet":
+        raise CapabilityError(
+            f"backbone {net.backbone.card.id!r}: kohya's files join its queries, keys and values; "
+            "export to diffusers"
+        )
+    backbone: Any = net.backbone
+    xl = backbone.card.family == "sdxl"
+    tensors: dict[str, Tensor] = {}
+    ranks = []
+    for site, down, up, scale in _low_rank(net, "kohya"):
+        if site.part == "denoiser":
+            path = original_path(site.name, backbone.unet) if xl else site.name
+            name = f"lora_unet_{path}"
+        else:
+            encoder, _, path = _text_path(net, site).partition(".")
+            number = encoder.removeprefix("text_encoder").removeprefix("_") or "1"
+            name = f"lora_te{number if xl else ''}_{path}"
+        name = name.replace(".", "_")
+        tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
+        tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
+        ranks.append(down.shape[0])
+    told = {
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(max(ranks, default=0)),
+        "ss_base_model_version": "sdxl_base_v1-0" if xl else "sd_v1",
+    }
+    return _write(net, folder, recipe, tensors, "lora.safetensors", told)
+
+
+def _denoiser(net: Attachment, to: str) -> str:
+    card = net.backbone.card
+    if card.family not in DENOISERS:
+        raise CapabilityError(
+            f"backbone {card.id!r} is of family {card.family!r}: {to} files are of "
+            f"{', '.join(DENOISERS)}"
+        )
+    return DENOISERS[card.family]
+
+
+def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, float]]:
+    """Yield site, down [r in (k k)], up [out r (1 1)] and scale of each update; refuse anything else."""
+    fusion = net.fusion
+    others: dict[str, str] = {
+        edit.owner: type(edit).__name__
+        for edit in fusion.edits()
+        if edit not in fusion.weights and edit not in fusion.tokens
+    }
+    others |= {e.owner: e.stage() for e in fusion.tokens if e.stage() != "vocabulary"}
+    for edit in fusion.weights:
+        owned: Any = edit.owned()
+        if edit.mode == "fit":  # not there when pictures are drawn
+            continue
+        if set(owned) != {"A", "B"} or not hasattr(edit, "scale"):
+            others[edit.owner] = type(edit).__name__
+    if others:
+        owner, what = next(iter(others.items()))
+        raise CapabilityError(
+            f"{owner!r} cannot be written for {to}: low-rank updates and learned words can, "
+            f"and its {what} is neither"
+        )
+    for edit in fusion.weights:
+        if edit.mode == "fit":
+            continue
+        owned = edit.owned()
+        down, up = (owned[k][0].detach().float().cpu().contiguous() for k in ("A", "B"))
+        if len(edit.site.shape) == 4:
+            down, up = down.view(down.shape[0], *edit.site.shape[1:]), up[..., None, None]
+        yield edit.site, down, up, float(getattr(edit, "scale"))  # noqa: B009
+
+
+def _text_path(net: Attachment, site: Site) -> str:
+    """Return the path of a text encoder's layer as files have it: CLIP's with its "text_model"."""
+    encoder, name = "text_encoder", site.name
+    if net.backbone.card.family != "sd":
+        encoder, _, name = site.name.partition(".")
+    is_t5 = encoder == "text_encoder_3"
+    if not is_t5 and not name.startswith(("text_model.", "text_projection")):
+        name = f"text_model.{name}"
+    return f"{encoder}.{name}"
+
+
+def _write(
+    net: Attachment,
+    folder: Path,
+    recipe: Recipe,
+    tensors: Mapping[str, Tensor],
+    file: str,
+    told: Mapping[str, str],
+) -> Mapping[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    words = {}
+    for edit in net.fusion.tokens:
+        rows: Any = edit.vocabulary()[0].detach().float().cpu().contiguous()  # type: ignore[attr-defined]
+        name = re.sub(r"[^\w-]+", "", edit.tokens[0]) or "word"
+        name = name if f"{name}.safetensors" not in words else f"{name}_{len(words)}"
+        words[f"{name}.safetensors"] = _by_encoder(net, edit.tokens[0], rows)
+    if not tensors and not words:
+        raise CapabilityError(
+            f"system {recipe.id!r} holds neither low-rank updates nor learned words"
+        )
+    if tensors:
+        save_file(
+            {k: v.contiguous() for k, v in tensors.items()}, folder / file, dict(told) or None
+        )
+    for name, parts in words.items():
+        save_file(parts, folder / name)
+    return {
+        "system": recipe.id,
+        "files": [*([file] if tensors else []), *words],
+        "words": {w.token: w.text for w in net.fusion.words},
+    }
+
+
+def _by_encoder(net: Attachment, token: str, rows: Tensor) -> dict[str, Tensor]:
+    """Return a word's rows [n d] under its token, or each encoder's own columns under the encoder."""
+    table: Any = net.backbone.embedding
+    widths = list(getattr(table, "clip_widths", ()))
+    if not widths:
+        return {token: rows}
+    rest = rows.shape[1] - sum(widths)
+    parts = rows.split([*widths, *([rest] if rest else [])], dim=1)
+    return {k: v.contiguous() for k, v in zip(ENCODERS, parts, strict=False)}
+
+
+INNER: tuple[tuple[str, str], ...] = (
+    ("norm1", "in_layers.0"),
+    ("conv1", "in_layers.2"),
+    ("norm2", "out_layers.0"),
+    ("conv2", "out_layers.3"),
+    ("time_emb_proj", "emb_layers.1"),
+    ("conv_shortcut", "skip_connection"),
+)
+"""Layers of a resnet, diffusers' name and the original's."""
+OUTER: Mapping[str, str] = {
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+
+
+def original_path(name: str, unet: Any) -> str:
+    """Return the path of a UNet's layer in the original release's naming, which kohya has for SDXL."""
+    if name in OUTER:
+        return OUTER[name]
+    layers = int(unet.config.layers_per_block)
+    rules: tuple[tuple[str, Callable[..., str]], ...] = (
+        (
+            r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
+            lambda i, kind, j: f"input_blocks.{i * (layers + 1) + j + 1}.{_slot(kind)}.",
+        ),
+        (
+            r"down_blocks\.(\d+)\.(downsamplers)\.0\.conv",
+            lambda i, _: f"input_blocks.{(i + 1) * (layers + 1)}.0.op",
+        ),
+        (r"mid_block\.(attentions)\.0\.", lambda _: "middle_block.1."),
+        (r"mid_block\.(resnets)\.(\d+)\.", lambda _, j: f"middle_block.{2 * j}."),
+        (
+            r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
+            lambda i, kind, j: f"output_blocks.{i * (layers + 1) + j}.{_slot(kind)}.",
+        ),
+        (
+            r"up_blocks\.(\d+)\.(upsamplers)\.0\.conv",
+            lambda i, _: (
+                f"output_blocks.{i * (layers + 1) + layers}."
+                f"{2 if hasattr(unet.up_blocks[i], 'attentions') else 1}.conv"
+            ),
+        ),
+    )
+    for pattern, place in rules:
+        found = re.match(pattern, name)
+        if found is not None:
+            given = [int(g) if g.isdigit() else g for g in found.groups()]
+            rest = name[found.end() :]
+            if "resnets" in given:
+                for own, theirs in INNER:
+                    if rest.startswith(own):
+                        rest = theirs + rest[len(own) :]
+                        break
+            return place(*given) + rest
+    raise CapabilityError(f"denoiser:{name} has no name in the original release's files")
+
+
+def _slot(kind: str) -> int:
+    return 0 if kind == "resnets" else 1

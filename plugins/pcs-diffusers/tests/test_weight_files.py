@@ -1,0 +1,171 @@
+"""Files for other tools: diffusers itself loads them and then says what we say."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from safetensors.torch import load_file
+
+from pcs_core import fit
+from pcs_core.backbone import import_tensors
+from pcs_core.catalogue import catalogue
+from pcs_core.data import Personalization, Phase
+from pcs_core.engine import export
+from pcs_core.errors import CapabilityError
+from pcs_core.testing import evaluate, make_recipe, make_subject
+from pcs_core.testing.fixtures import build
+from pcs_diffusers.samplers import make_scheduler
+from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
+from pcs_diffusers.weight_files import original_path
+
+MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+LAYERS = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.add_k_proj|*.conv1|*.conv_shortcut|*.conv"
+
+
+def technique(id: str, **settings: Any) -> Any:
+    return catalogue().get("techniques", id).from_settings(settings)
+
+
+def fitted(backbone: Any, *uses: Any) -> Personalization:
+    recipe = make_recipe(uses, Phase("p", 1, lr={"*": 1e-3}))
+    person = fit(recipe, make_subject(), backbone)[0]
+    rng = torch.Generator().manual_seed(0)
+    moved = {k: t + 0.1 * torch.randn(t.shape, generator=rng) for k, t in person.tensors.items()}
+    return replace(person, tensors=moved)
+
+
+def pipeline(backbone: Any) -> Any:
+    if backbone.card.family == "sd":
+        return StableDiffusionPipeline(
+            vae=backbone.vae,
+            text_encoder=backbone.text_encoder,
+            tokenizer=backbone.tokenizer.inner,
+            unet=backbone.unet,
+            scheduler=make_scheduler("ddim", backbone.scheduler_config),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    first, second = (t.inner for _, t in backbone.embedding.reads)
+    texts = backbone.text_encoder
+    if backbone.card.family == "sdxl":
+        return StableDiffusionXLPipeline(
+            vae=backbone.vae,
+            text_encoder=texts.text_encoder,
+            text_encoder_2=texts.text_encoder_2,
+            tokenizer=first,
+            tokenizer_2=second,
+            unet=backbone.unet,
+            scheduler=make_scheduler("euler", backbone.scheduler_config),
+            add_watermarker=False,
+        )
+    return StableDiffusion3Pipeline(
+        transformer=backbone.transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config),
+        vae=backbone.vae,
+        text_encoder=texts.text_encoder,
+        tokenizer=first,
+        text_encoder_2=texts.text_encoder_2,
+        tokenizer_2=second,
+        text_encoder_3=texts.t5,
+        tokenizer_3=backbone.tokenizer.beside[0].inner,
+    )
+
+
+@pytest.mark.parametrize(
+    ("family", "to"),
+    [
+        ("sd", "diffusers"),
+        ("sd", "kohya"),
+        ("sdxl", "diffusers"),
+        ("sdxl", "kohya"),
+        ("sd3", "diffusers"),
+    ],
+)
+def test_diffusers_loads_them(family: str, to: str, tmp_path: Path) -> None:
+    backbone = MAKERS[family]()
+    lora = technique("weights.lora", rank=2, alpha=3.0, sites=LAYERS, kind="*")
+    person = fitted(backbone, lora)
+    fusion, _ = build(person.recipe, [make_subject()], backbone)
+    import_tensors(fusion, dict(person.tensors))
+    plain, ours = evaluate(backbone), evaluate(backbone, fusion)
+    assert (ours - plain).abs().max() > 1e-2
+    (file,) = export(person, tmp_path / "out", to=to, backbone=backbone)["files"]
+    loaded = pipeline(backbone)
+    loaded.load_lora_weights(tmp_path / "out", weight_name=file)
+    theirs = evaluate_bare(backbone)
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)
+    loaded.unload_lora_weights()
+
+
+def evaluate_bare(backbone: Any) -> torch.Tensor:
+    """Ask the network as peft left it; the sites of a backbone are those of its bare network."""
+    vars(backbone).pop("sites", None)
+    try:
+        return evaluate(backbone)
+    finally:
+        vars(backbone).pop("sites", None)
+
+
+def test_original_names_are_the_releases_own() -> None:
+    names = {
+        "down_blocks.1.attentions.0.proj_in": "input_blocks.4.1.proj_in",
+        "down_blocks.0.downsamplers.0.conv": "input_blocks.3.0.op",
+        "down_blocks.2.resnets.1.conv1": "input_blocks.8.0.in_layers.2",
+        "mid_block.attentions.0.transformer_blocks.3.attn2.to_k": (
+            "middle_block.1.transformer_blocks.3.attn2.to_k"
+        ),
+        "mid_block.resnets.1.conv2": "middle_block.2.out_layers.3",
+        "up_blocks.0.attentions.2.transformer_blocks.0.attn1.to_q": (
+            "output_blocks.2.1.transformer_blocks.0.attn1.to_q"
+        ),
+        "up_blocks.1.upsamplers.0.conv": "output_blocks.5.2.conv",
+        "add_embedding.linear_1": "label_emb.0.0",
+    }
+    unet: Any = type("Unet", (), {})()
+    unet.config = type("Config", (), {"layers_per_block": 2})
+    unet.up_blocks = [type("Block", (), {"attentions": ()})] * 2
+    assert {name: original_path(name, unet) for name in names} == names
+
+
+def test_words_have_a_tensor_for_each_encoder(tmp_path: Path) -> None:
+    wanted = {
+        "sd": {"<thing>": 32},
+        "sdxl": {"clip_l": 32, "clip_g": 48},
+        "sd3": {"clip_l": 32, "clip_g": 48, "t5xxl": 96},
+    }
+    for family, widths in wanted.items():
+        backbone = MAKERS[family]()
+        person = fitted(backbone, technique("tokens.learnable", vectors=2))
+        facts = export(person, tmp_path / family, to="diffusers", backbone=backbone)
+        token = make_subject().concept.token
+        (name,) = facts["files"]
+        assert name == re.sub(r"[<>]", "", token) + ".safetensors"
+        found = load_file(tmp_path / family / name)
+        shapes = {k.replace(token, "<thing>"): tuple(v.shape) for k, v in found.items()}
+        assert shapes == {k: (2, n) for k, n in widths.items()}
+        whole = torch.cat([found[k.replace("<thing>", token)] for k in widths], dim=1)
+        assert torch.equal(whole, next(iter(person.tensors.values())))
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    backbone = tiny_sdxl()
+    person = fitted(backbone, technique("weights.kv"))
+    for to in ("diffusers", "kohya"):
+        with pytest.raises(CapabilityError, match=rf"'weights\.kv' cannot be written for {to}"):
+            export(person, tmp_path / to, to=to, backbone=backbone)
+    backbone = tiny_sd3()
+    person = fitted(backbone, technique("weights.lora"))
+    with pytest.raises(CapabilityError, match="export to diffusers"):
+        export(person, tmp_path / "three", to="kohya", backbone=backbone)

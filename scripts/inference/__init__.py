@@ -1,0 +1,1 @@
+"""Rooms of ``scripts/bench_inference.py``."""

@@ -1,0 +1,216 @@
+"""The engines side by side: each is a backbone, so each runs the same loop on the same artifact."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from inference.persons import Cast, prompts_of
+from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, Side
+from inference.steps import Step
+from pcs_core import open_backbone, open_engine, sample
+from pcs_core.engine import export
+from pcs_core.errors import InputError, PcsError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pcs_core.backbone import Backbone
+
+CALIBRATION_EVERY = 3
+"""Every third step of a drawing calibrates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """An engine that is ready, and what making it so took."""
+
+    side: Side
+    backbone: Backbone
+    folder: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def eager(name: str) -> Open:
+    """Open the backbone itself."""
+    return Open(EAGER, open_backbone(name))
+
+
+def bf16(name: str) -> Open:
+    """Open the backbone in bfloat16: what a CPU with such instructions offers without an export.
+
+    Raises
+    ------
+    InputError
+        It is built in its own dtype, whatever one asks for.
+    """
+    opened = open_backbone(name, dtype=torch.bfloat16)
+    if opened.dtype != torch.bfloat16:
+        raise InputError(f"backbone {name!r} opens in {opened.dtype} only")
+    return Open(BF16, opened)
+
+
+def compiled(build: Callable[[], Backbone], backend: str = "inductor") -> Open:
+    """Open a copy of the backbone, newly built, under ``--engine compile``.
+
+    Raises
+    ------
+    PcsError
+        No installed plugin holds that engine.
+    """
+    return Open(COMPILE, open_engine(build(), COMPILE.engine, backend=backend))
+
+
+def onnx(cast: Cast, backbone: Backbone, root: Path, *, fresh: bool) -> Open:
+    """Export the system of ``cast``, or open what an earlier run with the same versions wrote."""
+    folder = root / f"{backbone.card.id}-{cast.recipe.id}-{_key(cast, backbone)}"
+    seconds = None
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    opened = _reopen(folder)
+    if opened is None:
+        begun = time.perf_counter()
+        shutil.rmtree(folder, ignore_errors=True)
+        export(cast.recipe, folder, to="onnx", backbone=backbone, adapter=cast.adapter)
+        seconds = time.perf_counter() - begun
+        opened = open_backbone(folder)
+    gc.collect()
+    return Open(ONNX, opened, folder, {"export_seconds": seconds})
+
+
+def int8(source: Open, drawing: Callable[[], None], every: int = CALIBRATION_EVERY) -> Open:
+    """Quantize the denoiser of an ONNX deployment by what ``drawing`` feeds it."""
+    from pcs_onnx.int8 import quantize, recording
+
+    assert source.folder is not None
+    folder = source.folder.with_name(source.folder.name + "-int8")
+    shutil.rmtree(folder, ignore_errors=True)
+    begun = time.perf_counter()
+    backbone: Any = source.backbone
+    with recording(backbone, every=every) as feeds:
+        drawing()
+    facts = quantize(source.folder, folder, feeds)["graphs"]["denoiser"]
+    return Open(
+        INT8,
+        open_backbone(folder),
+        folder,
+        {
+            "quantize_seconds": time.perf_counter() - begun,
+            "step_error": facts["max_error"],
+            **facts["quantization"],
+        },
+    )
+
+
+def drawings(source: Open, cast: Cast, *, steps: int, prompts: int = 2) -> Callable[[], None]:
+    """Return what draws two subjects of ``cast`` at the first ``prompts`` of their prompts."""
+
+    def draw() -> None:
+        for person in cast.persons[:2]:
+            for number, prompt in enumerate(prompts_of(person)[:prompts]):
+                sample(person, source.backbone, prompt, count=2, seed=100 + number, steps=steps)
+
+    return draw
+
+
+def single_steps(source: Open, cast: Cast, count: int = 4) -> Callable[[], None]:
+    """Return what evaluates ``count`` steps: where a whole drawing takes minutes."""
+
+    def evaluate() -> None:
+        person = cast.persons[0]
+        for number in range(count):
+            with Step(source.backbone, person, prompts_of(person)[0], 1, seed=number) as step:
+                step()
+
+    return evaluate
+
+
+class Counting:
+    """Counts exports, ONNX Runtime sessions, quantizations and compilations while it is in force."""
+
+    def __init__(self) -> None:
+        self.exports = 0
+        self.rebuilds = 0
+
+    def __enter__(self) -> Counting:
+        import onnxruntime
+
+        self._runtime, self._exporter = onnxruntime, torch.onnx
+        self._before = onnxruntime.InferenceSession, torch.onnx.export
+        self._graphs = _graphs()
+        session, exporter = self._before
+
+        def opened(*args: Any, **options: Any) -> Any:
+            self.rebuilds += 1
+            return session(*args, **options)
+
+        def exported(*args: Any, **options: Any) -> Any:
+            self.exports += 1
+            return exporter(*args, **options)
+
+        onnxruntime.InferenceSession, torch.onnx.export = opened, exported
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._runtime.InferenceSession, self._exporter.export = self._before
+        self.rebuilds += _graphs() - self._graphs
+
+
+def _graphs() -> int:
+    """Return how many graphs Dynamo has compiled so far."""
+    from torch._dynamo.utils import counters
+
+    return int(counters["stats"]["unique_graphs"])
+
+
+def _reopen(folder: Path) -> Backbone | None:
+    if not (folder / "manifest.json").is_file():
+        return None
+    try:
+        return open_backbone(folder)
+    except PcsError:
+        return None
+
+
+def _key(cast: Cast, backbone: Backbone) -> str:
+    """Return what a deployment depends on, as a short digest."""
+    import pcs_onnx
+
+    known = hashlib.sha256(backbone.card.hash.encode())
+    known.update(repr(cast.recipe.document).encode())
+    for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
+        known.update(version(name).encode())
+    for file in sorted(Path(pcs_onnx.__file__).parent.glob("*.py")):
+        known.update(file.read_bytes())
+    for name, tensor in sorted((cast.adapter.tensors if cast.adapter else {}).items()):
+        known.update(name.encode())
+        known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return known.hexdigest()[:12]
+
+
+def attempts(
+    wanted: Sequence[tuple[str, Callable[[], Open]]], skip: Callable[[str, str], None]
+) -> Iterator[Open]:
+    """Open each engine; one that cannot be had is noted and left out, for the others' sake."""
+    for label, function in wanted:
+        try:
+            opened = function()
+        except Exception as error:
+            skip(f"engine {label}", one_line(error))
+            continue
+        yield opened
+
+
+def one_line(error: BaseException) -> str:
+    """Return what went wrong on one line."""
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first}"[:300]
