@@ -2,7 +2,7 @@
 
     python scripts/adapters.py                       # all of it: train what is missing, measure, ship
     python scripts/adapters.py train --images 60000  # one step; an interrupted training goes on where it was
-    python scripts/adapters.py train measure --backbone FOLDER --out /tmp/try --steps 20 --subjects 2
+    python scripts/adapters.py train measure --backbone FOLDER --out try --steps 20 --subjects 2
 
 Training runs several systems side by side, one core each, with the settings that the recipes have for Mini.
 Measuring gives a fitted system pictures of subjects that no training drew, lets it draw them elsewhere, and
