@@ -2,7 +2,7 @@
 
     python scripts/adapters.py                       # all of it: train what is missing, measure, ship
     python scripts/adapters.py train --images 60000  # one step; an interrupted training goes on where it was
-    python scripts/adapters.py train measure --backbone FOLDER --out /tmp/try --steps 20 --subjects 2
+    python scripts/adapters.py train measure --backbone FOLDER --out try --steps 20 --subjects 2
 
 Training runs several systems side by side, one core each, with the settings that the recipes have for Mini.
 Measuring gives a fitted system pictures of subjects that no training drew, lets it draw them elsewhere, and
@@ -200,30 +200,63 @@ class Case:
 
     name: str
     noun: str
+    group: str
     given: Any
     kept: Any
     person: Any = None
 
+    @property
+    def article(self) -> str:
+        """As captions of the world put it before the noun."""
+        from pcs_mini.world import grammar
+
+        return grammar.article(self.noun)
+
+
+def groups(studio: Any, kinds: Sequence[str]) -> dict[str, list[str]]:
+    """Return the held-out members by what training never saw: the drawing, the concept, or the style."""
+    trained = [
+        tuple(name.split("/")[:2]) for kind in kinds for name in studio.names(kind, trained=True)
+    ]
+    concepts, styles = {c for c, _ in trained}, {s for _, s in trained}
+    found: dict[str, list[str]] = {}
+    for name in (name for kind in kinds for name in studio.names(kind)):
+        concept, style = name.split("/")[:2]
+        new = [
+            w
+            for w, known in (("concept", concept in concepts), ("style", style in styles))
+            if not known
+        ]
+        found.setdefault(f"new {' and '.join(new) or 'instance'}", []).append(name)
+    return {group: found[group] for group in sorted(found)}
+
 
 def cases(system: str, count: int, size: int) -> list[Case]:
-    """Return held-out subjects in the order of their names, evenly picked; drawings and solids, or people."""
+    """Return ``count`` held-out subjects, evenly from each group: drawings and solids, or people."""
     import torch
 
     from pcs_core import installed
+    from pcs_mini.world import grammar
 
     studio = installed().get("datasets", "mini.held-out")()
     kinds = ("person",) if system == "instantid" else ("drawn", "solid")
-    names = [name for kind in kinds for name in studio.names(kind)]
-    chosen = [names[int(i * len(names) / count)] for i in range(min(count, len(names)))]
+    held = groups(studio, kinds)
+    each = -(-count // len(held))
+    chosen = [
+        (group, names[int(i * len(names) / each)])
+        for i in range(each)
+        for group, names in held.items()
+        if i < len(names)
+    ]
     found = []
-    for name in chosen:
+    for group, name in chosen[:count]:
         # a word that training never read says nothing; the kind of thing is what is left
         concept = name.split("/")[0]
-        known = any(n.split("/")[0] == concept for n in studio.names(trained=True))
-        noun = concept if known or concept == "person" else studio.category(name)
+        if "concept" in group:
+            concept = grammar.kind_of(concept, studio.category(name)) or "thing"
         pictures = studio.references(name, GIVEN + KEPT, seed=5, size=size)
         images = torch.stack([p.image for p in pictures])
-        found.append(Case(name, noun, pictures[:GIVEN], images[GIVEN:]))
+        found.append(Case(name, grammar.noun_of(concept), group, pictures[:GIVEN], images[GIVEN:]))
     return found
 
 
@@ -261,8 +294,11 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     if system == "fastcomposer":  # its low-rank residuals act at strength 0 as well
         drawn[UNTUNED] = []
     for number, case in enumerate(subjects):
-        said = [f"a photo of <it{number}> {studio.phrase(place)}" for place in PLACES]
-        plain = [p.replace(f"<it{number}>", f"a {case.noun}") for p in said]
+        said = [
+            " ".join(f"a photo of {case.article} <it{number}> {studio.phrase(p)}".split())
+            for p in PLACES
+        ]
+        plain = [prompt.replace(f"<it{number}>", case.noun) for prompt in said]
         other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].person
         mistaken = replace(case.person, features=other.features)
         drawn[OWN].append(sample(case.person, backbone, said, seed=7))
@@ -278,7 +314,7 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     figures: dict[str, Any] = {
         "system": system,
         "backbone_sha256": backbone.card.hash,
-        "subjects": [c.name for c in subjects],
+        "subjects": {case.name: case.group for case in subjects},
         "pictures": len(PLACES),
         "seconds_a_subject": round(seconds, 3),
         "rulers": {},
@@ -321,8 +357,9 @@ def likeness(
 ) -> dict[str, Any]:
     """Return, per row of unit vectors [pictures d] by subject, how like they are to ``kept`` [n d].
 
-    ``similarity`` is the mean cosine, ``nearest`` the share of pictures that are closer to their own
-    subject than to any other's, ``better_for`` for how many subjects the first row beats this one.
+    ``similarity`` is the mean cosine, ``each`` that of every subject, ``nearest`` the share of pictures that
+    are closer to their own subject than to any other's, ``better_for`` for how many subjects the first row
+    beats this one.
     """
     import torch
 
@@ -339,6 +376,7 @@ def likeness(
             "similarity": round(sum(cosines[row]) / len(kept), 4),
             "nearest": round(float(torch.cat(closest).float().mean()), 4),
             "better_for": sum(a > b for a, b in zip(cosines[OWN], cosines[row], strict=True)),
+            "each": [round(value, 4) for value in cosines[row]],
         }
     between = [float((kept[i] @ kept[i - 1].T).mean()) for i in range(len(kept))]
     result["one subject and the next"] = {"similarity": round(sum(between) / len(kept), 4)}
@@ -356,14 +394,15 @@ def pairs(
     """Return the likeness of two subjects in one picture: each one's best half, mean over pairs."""
     found: dict[str, list[float]] = {OWN: [], NONE: []}
     for i in range(0, len(subjects) - 1, 2):
-        if subjects[i].noun == subjects[i + 1].noun:
+        one, other = subjects[i : i + 2]
+        if one.noun == other.noun:
             continue
-        both = merge([subjects[i].person, subjects[i + 1].person], backbone, method="join")
-        prompt = f"a photo of <it{i}> next to <it{i + 1}> on a blue background"
+        both = merge([one.person, other.person], backbone, method="join")
+        prompt = f"{one.article} <it{i}> next to {other.article} <it{i + 1}> on the beach"
         for row, strengths in ((OWN, None), (NONE, zero)):
             images = sample(both, backbone, prompt, count=2, seed=7, strengths=strengths)
             halves = [embed(ruler, half) for half in images.chunk(2, dim=3)]
-            for case in subjects[i : i + 2]:
+            for case in (one, other):
                 own = embed(ruler, case.kept)
                 best = max(float((half @ own.T).mean()) for half in halves)
                 found[row].append(best)
@@ -406,10 +445,26 @@ def table(figures: Mapping[str, Any]) -> str:
         place = figures["place_accuracy"].get(row)
         cells.append("" if place is None else f"{place:.2f}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    lines += ["", *by_group(figures, rulers[0])]
     if found := figures.get("pairs"):
         lines += ["", f"Two subjects in one picture, likeness of each one's best half over "
                   f"{found['pairs']} pairs: {found[OWN]:.3f}, at strength 0 {found[NONE]:.3f}."]  # fmt: skip
     return "\n".join(lines)
+
+
+def by_group(figures: Mapping[str, Any], ruler: str) -> list[str]:
+    """Return a line per group of subjects: how like they are by one ruler, with and without the adapter."""
+    found = figures["rulers"][ruler]
+    rows = [row for row in found if "each" in found[row]]
+    belongs = list(figures["subjects"].values())
+    lines = []
+    for group in dict.fromkeys(belongs):
+        here = [i for i, g in enumerate(belongs) if g == group]
+        means = [
+            f"{row} {sum(found[row]['each'][i] for i in here) / len(here):.3f}" for row in rows
+        ]
+        lines.append(f"- {group} ({len(here)}), similarity by `{ruler}`: {', '.join(means)}")
+    return lines
 
 
 # --- shipping ---------------------------------------------------------------------------------
@@ -437,7 +492,7 @@ def ship(system: str, arguments: argparse.Namespace) -> None:
         "README.md": card(adapter, figures).encode(),
         "sheet.jpg": (arguments.out / f"{system}.jpg").read_bytes(),
     }
-    shipped = replace(adapter, backbone=mini)
+    shipped = replace(adapter, backbone=replace(mini, location=""))
     save(shipped, SHIPPED / system, extra_files=files, overwrite=True)
     size = sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file())
     print(f"{system}: shipped; all of them take {size / 1e6:.1f} MB", file=sys.stderr)

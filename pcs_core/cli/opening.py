@@ -35,14 +35,14 @@ def device_name(device: str) -> str:
 
 
 def backbone_name(backbone: str) -> str:
-    """Return the name to open: a folder as an absolute path, so that an artifact finds it again."""
+    """Return the name to open: a folder or file as an absolute path, so that an artifact finds it."""
     from pcs_core.catalogue import catalogue
 
     if backbone in catalogue().ids("backbones"):
         hide_loading_bars()
         return backbone
     folder = Path(backbone).expanduser()
-    if folder.is_dir():
+    if folder.exists():
         hide_loading_bars()
         return str(folder.resolve())
     return backbone

@@ -34,7 +34,7 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
         location = known.get("backbones", str(name))()
         if not isinstance(location, str | Path):
             return location  # type: ignore[no-any-return]
-    elif not Path(name).is_dir() and (
+    elif not Path(name).exists() and (
         str(name).count("/") != 1 or str(name).startswith((".", "/")) or str(name).endswith("/")
     ):
         what = "folder" if "/" in str(name) else "backbone"

@@ -93,10 +93,24 @@ class Step:
         return found
 
 
+class _Whole:
+    """In place of the tracker of modules, which sets hooks for gradients even where there are none."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
 def flops(function: Any) -> int:
     """Return the FLOP of one call on torch, attention included."""
+    counter = FlopCounterMode(display=False)
+    counter.mod_tracker = _Whole()  # type: ignore[assignment]
     # the fused kernels of a CPU are not counted, the plain form is
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with counter, sdpa_kernel(SDPBackend.MATH):
         function()
     return int(counter.get_total_flops())
 

@@ -159,6 +159,20 @@ def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
         assert torch.equal(again(), outputs[0])
 
 
+def test_flops_of_attention_and_where_nothing_has_gradients() -> None:
+    q = torch.randn(1, 2, 8, 4)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert flops(lambda: attend(q, q, q)) == 2 * 2 * (2 * 8 * 8 * 4)
+    layer = torch.nn.Linear(4, 3)
+
+    @torch.no_grad()
+    def call() -> torch.Tensor:
+        # a parameter's view under no_grad wants gradients and has no function for them
+        return layer(layer.weight.expand(3, 4))
+
+    assert flops(call) == 2 * 3 * 4 * 3
+
+
 def test_the_machine_says_what_it_is() -> None:
     facts = machine.describe(1)
     assert facts["cores"] >= 1

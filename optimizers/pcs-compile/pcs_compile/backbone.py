@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import AttentionChain, Backbone
-    from pcs_core.data import Conditioning
+    from pcs_core.data import Conditioning, Edit
 
 
 class CompiledBackbone:
@@ -83,6 +83,7 @@ class CompiledBackbone:
         undo_chains = self.inner.bind_attention(chains)
         bindings = Bindings(network, chains)
         try:
+            check_edits(bindings.edits)
             if self.replays is not None:
                 check_graphs(bindings.edits, network)
             undo_slots = self.slots.fill(bindings.edits)
@@ -145,6 +146,22 @@ class CompiledBackbone:
                 f"engine 'compile' cannot compile the denoiser with the edits of {owners(acting)}: "
                 f"{reason.strip() or type(error).__name__}. Draw without --engine"
             ) from error
+
+
+def check_edits(edits: list[Edit]) -> None:
+    """Refuse edits whose Python decides in each step what the network computes.
+
+    Raises
+    ------
+    CapabilityError
+        Names the use.
+    """
+    for edit in edits:
+        if edit.ACROSS_STEPS:
+            raise CapabilityError(
+                f"{edit.owner!r} keeps what the network said in one step for later ones: engine 'compile' "
+                "would compile each step anew. Leave it out, or draw without --engine"
+            )
 
 
 def compiled(

@@ -89,6 +89,24 @@ def test_maps_and_gradients_are_refused(engine, backbone: Backbone) -> None:
             net.evaluate(latents.requires_grad_(), level, cond)
 
 
+class Kept(Halved):
+    """Says that it remembers."""
+
+    ACROSS_STEPS = True
+
+
+def test_what_is_kept_between_steps_is_refused(engine, backbone: Backbone) -> None:
+    edit = Kept(next(s for s in backbone.sites if s.kind == "cross"))
+    edit.owner = "kept"
+    with (
+        pytest.raises(CapabilityError, match="'kept' keeps what the network said in one step"),
+        Attachment(engine, Fusion(attention=(edit,))),
+    ):
+        pass
+    with Attachment(engine, Fusion()):  # nothing of it is left
+        pass
+
+
 def test_layers_that_peft_changed_are_refused(engine, subject, backbone: Backbone) -> None:
     pytest.importorskip("peft")
     settings = ["tune.steps=1", "regularizers.prior_preservation.count=1"]

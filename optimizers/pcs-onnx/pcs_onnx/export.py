@@ -76,7 +76,6 @@ def export(
     """
     check_options(opset=(opset, OPSETS), dtype=(dtype, DTYPES), size=(size, SIZES))
     check(net, baked)
-    folder.mkdir(parents=True, exist_ok=True)
     writer = Writer(
         net,
         folder,
@@ -86,6 +85,9 @@ def export(
         size=Size(size_step(net) if size == "dynamic" else 0),
         baked=baked,
     )
+    parts, light = Parts(writer, features), "" if light_decoder == "own" else light_decoder
+    parts.look(light if light_decoder else None)
+    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = write_tokenizers(net, folder)
     table = net.backbone.embedding
     if isinstance(table, torch.nn.Embedding):
@@ -94,11 +96,10 @@ def export(
     if adapter is not None:
         tensors = {k: v.contiguous() for k, v in adapter.tensors.items()}
         save_file(tensors, folder / manifest.ADAPTER)
-    parts = Parts(writer, features)
     graphs = {} if isinstance(table, torch.nn.Embedding) else parts.table()
     graphs |= {**parts.text(), **parts.denoiser(), **parts.decoder()}
     if light_decoder:
-        graphs |= parts.light("" if light_decoder == "own" else light_decoder)
+        graphs |= parts.light(light)
     if net.fusion.branches:
         graphs |= parts.control()
     graphs |= {**parts.streams(), **parts.encoders(encoders or {})}

@@ -37,6 +37,27 @@ class Parts:
     def __init__(self, writer: Writer, features: Mapping[str, Tensor]) -> None:
         self.writer, self.net, self.features = writer, writer.net, features
 
+    def look(self, light: str | None = None) -> None:
+        """Run once what is traced later, and open the ``light`` decoder: what fails, fails now.
+
+        Raises
+        ------
+        CapabilityError
+            A branch has no one network, the network is told a picture's size and graphs of every size
+            are wanted, or the light decoder does not fit.
+        """
+        kinds, _ = self.kinds()
+        cond, latents, time = self.cond(kinds), kinds["latents"], kinds["time"]
+        if self.writer.size.step and "pooled" in read_by_denoiser(self.net, latents, time, cond):
+            raise CapabilityError(
+                f"backbone {self.net.backbone.card.id!r} is told more of a picture than its latents: "
+                "its graphs take one size, leave out size=dynamic"
+            )
+        for branch in self.net.fusion.branches:
+            called(branch, latents, time, cond)
+        if light is not None:
+            self.net.backbone.light_decoder(light)  # type: ignore[attr-defined]
+
     def table(self) -> dict[str, Any]:
         """Write the token tables of several encoders."""
         backbone = self.net.backbone
@@ -57,11 +78,6 @@ class Parts:
         kinds, grids = self.kinds()
         cond = self.cond(kinds)
         seen = read_by_denoiser(net, kinds["latents"], kinds["time"], cond)
-        if "pooled" in seen and self.writer.size.step:
-            raise CapabilityError(
-                f"backbone {net.backbone.card.id!r} is told more of a picture than its latents: its "
-                "graphs take one size, leave out size=dynamic"
-            )
         kinds = {
             k: v
             for k, v in kinds.items()

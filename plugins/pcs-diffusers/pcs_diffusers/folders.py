@@ -120,10 +120,20 @@ def folder_digest(folder: Path, parts: Sequence[str] = ("text_encoder", "unet", 
     for part in parts:
         for file in sorted((folder / part).glob("*.safetensors")):
             digest.update(f"{part}/{file.name}".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 22):
-                    digest.update(block)
-    return digest.hexdigest()
+            _read_into(digest, file)
+    return str(digest.hexdigest())
+
+
+def file_digest(file: Path, digest: Any) -> str:
+    """Return sha256 over what a file holds, behind what ``digest`` holds."""
+    _read_into(digest, file)
+    return str(digest.hexdigest())
+
+
+def _read_into(digest: Any, file: Path) -> None:
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            digest.update(block)
 
 
 def from_hub(name: str) -> Path:

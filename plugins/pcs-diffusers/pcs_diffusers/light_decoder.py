@@ -94,7 +94,7 @@ def _moved(model: Any, backbone: StableDiffusion) -> Any:
 def _load(folder: Path) -> Any:
     from diffusers import AutoencoderTiny
 
-    from pcs_diffusers.stable_diffusion import damaged, whole
+    from pcs_diffusers.folders import damaged, whole
 
     try:
         return whole(AutoencoderTiny, folder)

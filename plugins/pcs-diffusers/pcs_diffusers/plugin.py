@@ -11,6 +11,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def loaders() -> Mapping[str, str]:
     """Folder layouts this plugin opens."""
     return {
+        "single-file": "pcs_diffusers.single_file:load",
         "stable-diffusion": "pcs_diffusers.stable_diffusion:load",
         "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:load",
         "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:load",

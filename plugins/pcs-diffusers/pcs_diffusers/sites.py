@@ -54,7 +54,7 @@ def layer_site(name: str, module: nn.Module, part: str, scale: int) -> Iterator[
     """Yield the site of ``module`` if it is a weighted layer."""
     for cls, kind in _LAYER_KINDS:
         if isinstance(module, cls) and getattr(module, "weight", None) is not None:
-            weight = module.weight
+            weight: Any = module.weight
             yield Site(name, part, kind, scale, width=weight.shape[0], shape=tuple(weight.shape))
             return
 

@@ -72,7 +72,7 @@ class StableDiffusion:
         self.scheduler_config = dict(scheduler_config)
         factor = autoencoder.enlargement(vae)
         side = int(unet.config.sample_size)
-        self.latent_shape = (int(unet.config.in_channels), side, side)
+        self.latent_shape: tuple[int, ...] = (int(unet.config.in_channels), side, side)
         scheduler = DiffusersSampler("ddim", self.scheduler_config, 1, self.device).scheduler
         self.process = VariancePreserving(
             scheduler.alphas_cumprod.to(self.device), scheduler.config.prediction_type

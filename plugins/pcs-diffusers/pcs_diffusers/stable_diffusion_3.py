@@ -84,8 +84,9 @@ class StableDiffusion3:
         check_vocabularies(id, encoders, read)
         check_parts(id, transformer, vae, encoders, scheduler_config)
         self.device = torch.device(device)
+        modules: tuple[Any, ...] = (transformer, vae, encoders)
         self.transformer, self.vae, self.text_encoder = (
-            m.to(self.device).eval().requires_grad_(False) for m in (transformer, vae, encoders)
+            m.to(self.device).eval().requires_grad_(False) for m in modules
         )
         self.dtype: torch.dtype = next(self.transformer.parameters()).dtype
         self.tokenizer, self.t5_length = read[0], t5_length
@@ -111,7 +112,7 @@ class StableDiffusion3:
         )
 
     def _blank(self) -> Tensor:
-        readers = (self.tokenizer, *self.tokenizer.beside)
+        readers: tuple[Any, ...] = (self.tokenizer, *self.tokenizer.beside)
         rows = [torch.full((1, t.length), t.end, device=self.device) for t in readers]
         return torch.cat(rows, dim=1)
 
@@ -141,7 +142,7 @@ class StableDiffusion3:
         CapabilityError
             There is none: the last block gives no text, and self-attention reads none.
         """
-        layer = self.transformer.get_submodule(site.name)
+        layer: Any = self.transformer.get_submodule(site.name)
         for name in PROJECTIONS[part].split("."):
             layer = getattr(layer, name, None) if not name.isdigit() else layer[int(name)]
         if layer is None:

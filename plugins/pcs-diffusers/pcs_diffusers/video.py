@@ -40,7 +40,7 @@ class TextToVideo(StableDiffusion):
     def __init__(self, *, frames: int = FRAMES, **parts: Any) -> None:
         super().__init__(**parts)
         channels, height, width = self.latent_shape
-        self.latent_shape: tuple[int, ...] = (channels, frames, height, width)
+        self.latent_shape = (channels, frames, height, width)
 
     @cached_property
     def sites(self) -> Sequence[Site]:

@@ -147,7 +147,7 @@ def _write(
     told: Mapping[str, str],
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
-    words = {}
+    words: dict[str, dict[str, Tensor]] = {}
     for edit in net.fusion.tokens:
         rows: Any = edit.vocabulary()[0].detach().float().cpu().contiguous()  # type: ignore[attr-defined]
         name = re.sub(r"[^\w-]+", "", edit.tokens[0]) or "word"

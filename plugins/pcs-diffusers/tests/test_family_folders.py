@@ -4,46 +4,27 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pcs_core.engine import open_backbone
 from pcs_core.errors import CapabilityError, InputError
-from pcs_diffusers.samplers import DiffusersSampler
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
 
 
-def write(backbone: Any, folder: Path) -> Path:
-    """Write a tiny backbone in its layout."""
-    for name, encoder in backbone.text_encoder.named_children():
-        encoder.save_pretrained(folder / name)
-    for number, (_, tokenizer) in enumerate(backbone.embedding.reads):
-        tokenizer.inner.save_pretrained(folder / f"tokenizer{'_2' if number else ''}")
-    for tokenizer in backbone.tokenizer.beside:
-        tokenizer.inner.save_pretrained(folder / "tokenizer_3")
-    backbone.vae.save_pretrained(folder / "vae")
-    if backbone.card.family == "sdxl":
-        backbone.unet.save_pretrained(folder / "unet")
-        scheduler = DiffusersSampler("euler", backbone.scheduler_config, 1, torch.device("cpu"))
-        scheduler.scheduler.save_pretrained(folder / "scheduler")
-    else:
-        backbone.transformer.save_pretrained(folder / "transformer")
-        config = FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config)
-        config.save_pretrained(folder / "scheduler")
-    return folder
-
-
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(
+    tmp_path_factory: pytest.TempPathFactory, write_folder: Callable[[Any, Path], Path]
+) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("families")
     makers = {"sdxl": tiny_sdxl, "sd3": tiny_sd3}
-    return {name: write(make(), root / name) for name, make in makers.items()}
+    return {name: write_folder(make(), root / name) for name, make in makers.items()}
 
 
 def refused(folder: Path) -> str:

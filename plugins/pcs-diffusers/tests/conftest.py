@@ -1,0 +1,39 @@
+"""Folders of the tiny backbones that have several text encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from pcs_diffusers.samplers import DiffusersSampler
+
+
+def write(backbone: Any, folder: Path) -> Path:
+    """Write a tiny backbone in its layout."""
+    for name, encoder in backbone.text_encoder.named_children():
+        encoder.save_pretrained(folder / name)
+    for number, (_, tokenizer) in enumerate(backbone.embedding.reads):
+        tokenizer.inner.save_pretrained(folder / f"tokenizer{'_2' if number else ''}")
+    for tokenizer in backbone.tokenizer.beside:
+        tokenizer.inner.save_pretrained(folder / "tokenizer_3")
+    backbone.vae.save_pretrained(folder / "vae")
+    if backbone.card.family == "sdxl":
+        backbone.unet.save_pretrained(folder / "unet")
+        scheduler = DiffusersSampler("euler", backbone.scheduler_config, 1, torch.device("cpu"))
+        scheduler.scheduler.save_pretrained(folder / "scheduler")
+    else:
+        backbone.transformer.save_pretrained(folder / "transformer")
+        config = FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config)
+        config.save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_folder() -> Callable[[Any, Path], Path]:
+    """Write a tiny SDXL or SD 3 backbone in its layout."""
+    return write
