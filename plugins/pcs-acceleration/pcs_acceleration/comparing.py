@@ -133,11 +133,9 @@ def references(person: Personalization, backbone: Backbone, folder: Path | None 
         There is no folder of them.
     """
     if folder is None:
-        held = installed()
+        held, own = installed(), f"{backbone.card.id}.subjects"
         known: Mapping[str, Path] = (
-            held.get("datasets", "mini.subjects")()
-            if "mini.subjects" in held.ids("datasets")
-            else {}
+            held.get("datasets", own)() if own in held.ids("datasets") else {}
         )
         if person.subject not in known:
             raise InputError(
@@ -162,8 +160,6 @@ def metric(id: str) -> Any:
 
 
 def places(backbone: Backbone) -> tuple[str, ...]:
-    """Return the places of prompts: those of the Mini world on its backbone, else :data:`PLACES`."""
-    held = installed()
-    if backbone.card.id == "mini" and "mini.places" in held.ids("datasets"):
-        return tuple(held.get("datasets", "mini.places")().values())
-    return PLACES
+    """Return the places of prompts: those of the backbone's own world if it has one, else :data:`PLACES`."""
+    held, own = installed(), f"{backbone.card.id}.places"
+    return tuple(held.get("datasets", own)().values()) if own in held.ids("datasets") else PLACES
