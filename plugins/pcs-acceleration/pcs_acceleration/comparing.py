@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_acceleration.flops import flops_of
 from pcs_acceleration.gate import Verdict, check_bounds, judge, psnr
 from pcs_core import fit_image, installed, load_subject, sample
 from pcs_core.errors import InputError
@@ -117,11 +118,7 @@ def flops(
     person: Personalization, backbone: Backbone, prompt: str, preset: Preset | None = None
 ) -> int:
     """Return the FLOPs of drawing one picture: matrix products and convolutions, twice their products."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        sample(person, backbone, prompt, seed=SEED, preset=preset)
-    return int(counter.get_total_flops())
+    return flops_of(lambda: sample(person, backbone, prompt, seed=SEED, preset=preset))
 
 
 def references(person: Personalization, backbone: Backbone, folder: Path | None = None) -> Tensor:
