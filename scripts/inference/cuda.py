@@ -18,7 +18,8 @@ from inference.machine import rates
 from inference.persons import encoder_cast, prompts_of
 from inference.rounds import Timing, interleaved, timed
 from inference.rows import Side, rows_of, target
-from inference.steps import Step, flops, relative_error
+from inference.steps import Step, relative_error
+from pcs_acceleration.flops import flops_of
 from pcs_core import open_backbone, open_engine, sample
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _one(
             made = partial(_compiled, work, device, dtype)
             opened += attempts([(f"compile of {work.name}", made)], plan.budget.skip)
         with Step(backbone, person, prompts_of(person)[0], count, steps=steps) as step:
-            flop = steps * flops(step) + flops(lambda: backbone.decode(step.latents[:count]))
+            flop = steps * flops_of(step) + flops_of(lambda: backbone.decode(step.latents[:count]))
         drawn: dict[str, torch.Tensor] = {}
 
         def turn(one: Open) -> float:

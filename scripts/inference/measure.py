@@ -18,7 +18,8 @@ from inference.gate import INT8_BOUNDS, compare
 from inference.persons import PLACES, Cast, judge, prompts_of
 from inference.rounds import Budget, Timing, interleaved, timed
 from inference.rows import EAGER, rows_of
-from inference.steps import Step, flops, relative_error
+from inference.steps import Step, relative_error
+from pcs_acceleration.flops import flops_of
 from pcs_core import sample
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def steps(
 
     base = next(iter(made))
     with made[base] as step:
-        flop = flops(step)
+        flop = flops_of(step)
     timings = interleaved({k: partial(turn, k) for k in made}, plan.rounds, room=plan.room)
     errors = {k: relative_error(v, outputs[base]) for k, v in outputs.items()}
     what = f"step of {pictures} picture{'s' if pictures > 1 else ''} with guidance"
@@ -149,7 +150,7 @@ def pictures(
     flop = None
     if preset is None:
         with Step(first, *works[0], PICTURES, scale=plan.scale) as step:
-            decode = flops(lambda: first.decode(step.latents[:PICTURES]))
+            decode = flops_of(lambda: first.decode(step.latents[:PICTURES]))
         flop = plan.steps * step_flop + decode
     plan.rows += rows_of(
         drawing(plan, preset, steps),
@@ -287,7 +288,7 @@ def preset_gate(
     draws = (partial(_draw, plan, eager), partial(_draw, plan, eager, preset=preset))
     person = cast.persons[0]
     prompt = prompts_of(person)[0]
-    work = [flops(partial(draw, person, prompt, 1, 0)) for draw in draws]
+    work = [flops_of(partial(draw, person, prompt, 1, 0)) for draw in draws]
     found = compare(
         draws,
         cast,

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Branch, SampleSettings
@@ -91,28 +89,6 @@ class Step:
             self.latents, self.level, self.cond, progress=MIDDLE
         ).output
         return found
-
-
-class _Whole:
-    """In place of the tracker of modules, which sets hooks for gradients even where there are none."""
-
-    parents = ("Global",)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-def flops(function: Any) -> int:
-    """Return the FLOP of one call on torch, attention included."""
-    counter = FlopCounterMode(display=False)
-    counter.mod_tracker = _Whole()  # type: ignore[assignment]
-    # the fused kernels of a CPU are not counted, the plain form is
-    with counter, sdpa_kernel(SDPBackend.MATH):
-        function()
-    return int(counter.get_total_flops())
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:

@@ -18,8 +18,9 @@ from inference.plot import bars
 from inference.report import check, rounded
 from inference.rounds import Budget, Timing, interleaved
 from inference.rows import EAGER, INT8, KEYS, ONNX, rows_of, target
-from inference.steps import Step, flops, relative_error
+from inference.steps import Step, relative_error
 
+from pcs_acceleration.flops import flops_of
 from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.data import Concept, Subject
 
@@ -148,7 +149,7 @@ def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
     for pictures in (1, 2):
         with Step(backbone, person, "a photo of <one>", pictures) as step:
             outputs.append(step())
-            counts.append(flops(step))
+            counts.append(flops_of(step))
             assert outputs[-1].shape == (2 * pictures, *backbone.latent_shape)
             assert not torch.equal(*outputs[-1].chunk(2))  # a negative and a positive branch
     # words and references were encoded before: only the network is counted, row by row
@@ -162,7 +163,7 @@ def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
 def test_flops_of_attention_and_where_nothing_has_gradients() -> None:
     q = torch.randn(1, 2, 8, 4)
     attend = torch.nn.functional.scaled_dot_product_attention
-    assert flops(lambda: attend(q, q, q)) == 2 * 2 * (2 * 8 * 8 * 4)
+    assert flops_of(lambda: attend(q, q, q)) == 2 * 2 * (2 * 8 * 8 * 4)
     layer = torch.nn.Linear(4, 3)
 
     @torch.no_grad()
@@ -170,7 +171,7 @@ def test_flops_of_attention_and_where_nothing_has_gradients() -> None:
         # a parameter's view under no_grad wants gradients and has no function for them
         return layer(layer.weight.expand(3, 4))
 
-    assert flops(call) == 2 * 3 * 4 * 3
+    assert flops_of(call) == 2 * 3 * 4 * 3
 
 
 def test_the_machine_says_what_it_is() -> None:

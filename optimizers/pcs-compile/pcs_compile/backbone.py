@@ -83,7 +83,7 @@ class CompiledBackbone:
         undo_chains = self.inner.bind_attention(chains)
         bindings = Bindings(network, chains)
         try:
-            check_edits(bindings.edits)
+            check_edits(bindings.edits, self.regions.names(network))
             if self.replays is not None:
                 check_graphs(bindings.edits, network)
             undo_slots = self.slots.fill(bindings.edits)
@@ -148,8 +148,10 @@ class CompiledBackbone:
             ) from error
 
 
-def check_edits(edits: list[Edit]) -> None:
-    """Refuse edits whose Python decides in each step what the network computes.
+def check_edits(edits: list[Edit], compiled: Sequence[str]) -> None:
+    """Refuse edits in a ``compiled`` region whose Python decides in each step what it computes.
+
+    One that wraps a larger module acts between the regions, and is as good as without an engine.
 
     Raises
     ------
@@ -157,7 +159,9 @@ def check_edits(edits: list[Edit]) -> None:
         Names the use.
     """
     for edit in edits:
-        if edit.ACROSS_STEPS:
+        site = getattr(getattr(edit, "site", None), "name", "")
+        inside = any(site == name or site.startswith(f"{name}.") or not name for name in compiled)
+        if edit.ACROSS_STEPS and inside:
             raise CapabilityError(
                 f"{edit.owner!r} keeps what the network said in one step for later ones: engine 'compile' "
                 "would compile each step anew. Leave it out, or draw without --engine"

@@ -93,6 +93,11 @@ class Regions:
             for module in modules
         ]
 
+    def names(self, network: nn.Module) -> list[str]:
+        """Return the paths of the compiled modules in ``network``; the whole of it is "" ."""
+        own = {id(module) for module in self.modules}
+        return [name for name, module in network.named_modules() if id(module) in own]
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Let the modules' calls run compiled, for the duration."""

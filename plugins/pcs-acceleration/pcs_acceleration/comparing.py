@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_acceleration.flops import flops_of
 from pcs_acceleration.gate import Verdict, check_bounds, judge, psnr
 from pcs_core import fit_image, installed, load_subject, sample
 from pcs_core.errors import InputError
@@ -117,11 +118,7 @@ def flops(
     person: Personalization, backbone: Backbone, prompt: str, preset: Preset | None = None
 ) -> int:
     """Return the FLOPs of drawing one picture: matrix products and convolutions, twice their products."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        sample(person, backbone, prompt, seed=SEED, preset=preset)
-    return int(counter.get_total_flops())
+    return flops_of(lambda: sample(person, backbone, prompt, seed=SEED, preset=preset))
 
 
 def references(person: Personalization, backbone: Backbone, folder: Path | None = None) -> Tensor:
@@ -133,11 +130,9 @@ def references(person: Personalization, backbone: Backbone, folder: Path | None 
         There is no folder of them.
     """
     if folder is None:
-        held = installed()
+        held, own = installed(), f"{backbone.card.id}.subjects"
         known: Mapping[str, Path] = (
-            held.get("datasets", "mini.subjects")()
-            if "mini.subjects" in held.ids("datasets")
-            else {}
+            held.get("datasets", own)() if own in held.ids("datasets") else {}
         )
         if person.subject not in known:
             raise InputError(
@@ -162,8 +157,6 @@ def metric(id: str) -> Any:
 
 
 def places(backbone: Backbone) -> tuple[str, ...]:
-    """Return the places of prompts: those of the Mini world on its backbone, else :data:`PLACES`."""
-    held = installed()
-    if backbone.card.id == "mini" and "mini.places" in held.ids("datasets"):
-        return tuple(held.get("datasets", "mini.places")().values())
-    return PLACES
+    """Return the places of prompts: those of the backbone's own world if it has one, else :data:`PLACES`."""
+    held, own = installed(), f"{backbone.card.id}.places"
+    return tuple(held.get("datasets", own)().values()) if own in held.ids("datasets") else PLACES
