@@ -50,6 +50,8 @@ CORE_PROMPTS = 0.5
 """Share of the prompts of one subject whose concept is one of `world.cast.core`."""
 SPREAD = 4
 """Pictures of one prompt that diversity compares."""
+REPEATS = 2
+"""How often a prompt may come up where there are too few."""
 RENDER_SEED = 987_654
 _BATCH = 50
 
@@ -75,12 +77,13 @@ def compose_prompts(
 ) -> list[Asked]:
     """`n` prompts of reserved combinations of this cast; the judge can read them.
 
-    The same for a seed.
+    The same for a seed. A lesson may have fewer: then prompts come up again, at most
+    :data:`REPEATS` times each, and are drawn from other noise.
 
     Raises
     ------
     InputError
-        If the archive holds too little to put `n` different prompts together.
+        If the archive holds too little to put `n` prompts together.
     """
     rng = np.random.default_rng((RENDER_SEED, seed))
     places = sorted(set(known(assets)) & set(judge.names["place"]))
@@ -98,6 +101,8 @@ def compose_prompts(
         asked = _asked(rng, cast, one, place, len(chosen) % round(1 / PAIRS) == 0)
         if asked is not None:
             chosen.setdefault(asked.text, asked)
+    if REPEATS * len(chosen) >= n:
+        return (list(chosen.values()) * REPEATS)[:n]
     raise InputError(
         f"{assets.path.name} gives {len(chosen)} prompts of what the weights know, not {n}: ask for "
         "fewer with --prompts, or install pcs-mini-world"

@@ -48,6 +48,7 @@ def feature_models() -> Mapping[str, str]:
         "mini.identity": "pcs_mini.rulers.identity:load",
         "mini.image": "pcs_mini.rulers.judge:load",
         "mini.judge": "pcs_mini.rulers.judge:load",
+        "mini.backdrop": "pcs_mini.rulers.judge:load_places",
     }
 
 

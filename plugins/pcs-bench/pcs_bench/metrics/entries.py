@@ -24,6 +24,7 @@ MINI_PICTURE = "bilinear, antialiased, to 64 x 64; -1..1"
 DREAMBOOTH = "arXiv:2208.12242, section 4.1"
 SURVEY = "arXiv:2405.05538, section 8.1"
 MINI_CLIP = "mini.clip"
+MINI_BACKDROP = "mini.backdrop"
 
 
 def _lazy(name: str) -> Callable[[], Any]:
@@ -364,9 +365,10 @@ mini_copy = partial(
 mini_background_leak = partial(
     _mini,
     "background-leak",
-    "Background leak (Mini-CLIP)",
+    "Background leak (Mini judge of places)",
     (REFERENCES, MASKS),
-    measures.background_leak(mini, _segment),
+    measures.background_leak(_ruler(MINI_BACKDROP), _segment),
+    model=MINI_BACKDROP,
     paper=SURVEY,
     better="lower",
 )

@@ -147,3 +147,20 @@ def build(names: Mapping[str, Sequence[str]]) -> JudgeNet:
 def load() -> Judge:
     """The shipped judge, opened once."""
     return open_judge()
+
+
+class PlaceEye:
+    """Feature model ``mini.backdrop``: pictures are alike as far as the judge reads the same place."""
+
+    def __init__(self, judge: Judge) -> None:
+        self.judge = judge
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """``[n, places]`` of unit norm: roots of the places' shares, so that a cosine is their overlap."""
+        return self.judge.read(images).places.sqrt()
+
+
+@cache
+def load_places() -> PlaceEye:
+    """What the shipped judge says of places, opened once."""
+    return PlaceEye(load())
