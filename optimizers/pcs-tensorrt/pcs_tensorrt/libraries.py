@@ -14,9 +14,9 @@ from pcs_core.errors import InputError
 
 HOW = (
     "TensorRT comes from NVIDIA's own package index and needs an NVIDIA GPU with its driver: "
-    "pip install --extra-index-url https://pypi.nvidia.com tensorrt"
+    "its installation guide names the index: pip install --extra-index-url INDEX tensorrt"
 )
-HOW_TORCH = "pip install --extra-index-url https://pypi.nvidia.com torch-tensorrt"
+HOW_TORCH = "pip install torch-tensorrt, on a machine with CUDA"
 OLDEST = (10, 0)
 
 
