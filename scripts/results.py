@@ -237,7 +237,8 @@ def sheet_name(row: str) -> str:
 
 
 def write_evidence(systems: list[str], rows: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Record that each system ran end to end, with the hash of the recipe that ran."""
+    """Record that each system ran end to end, with the hashes of recipe and weights that ran."""
+    from pcs_core import installed
     from pcs_core.assembly import system_hash
 
     file = ROOT / "plugins" / "pcs-recipes" / "pcs_recipes" / "evidence.json"
@@ -247,7 +248,7 @@ def write_evidence(systems: list[str], rows: dict[str, Any], facts: dict[str, An
         entries[system] = {
             "recipe_hash": system_hash(system),
             "backbone": BACKBONE,
-            "backbone_hash": facts["backbone_hash"],
+            "weights": installed().get("datasets", f"{BACKBONE}.weights")(),
             "subjects": list(rows[system]),
             "measured": {
                 k: round(sum(s[k] for s in scores) / len(scores), 4)

@@ -53,7 +53,8 @@ def system_status(id: str, catalogue: Catalogue, evidence: Mapping[str, Any]) ->
     """Return "ready", "recipe" or "planned".
 
     "recipe": its recipe loads with the installed plugins. "ready": its check is registered as well,
-    and ``evidence`` holds a run of the recipe as it is now, on a backbone it still loads for.
+    and ``evidence`` holds a run of the recipe as it is now, on a backbone it still loads for, with the
+    weights that are installed (the data set ``<backbone>.weights``, where a plugin holds one).
     """
     return _status(id, _loaded(id, catalogue), catalogue, evidence)
 
@@ -97,6 +98,10 @@ def _status(
     if not isinstance(run, Mapping) or id not in catalogue.ids("checks"):
         return "recipe"
     if run.get("recipe_hash") != system_hash(id, catalogue=catalogue):
+        return "recipe"
+    weights = f"{run.get('backbone')}.weights"
+    known = weights in catalogue.ids("datasets")
+    if known and run.get("weights") != catalogue.get("datasets", weights)():
         return "recipe"
     return "ready" if _loaded(id, catalogue, run.get("backbone")) else "recipe"
 

@@ -48,6 +48,9 @@ class System:
 def systems():
     return [System("known"), System("good"), System("missing")]
 
+def weights():
+    return "these"
+
 def evidence():
     return json.loads(pathlib.Path(__file__).with_name("evidence.json").read_text())
 """
@@ -65,6 +68,7 @@ def catalogue(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
             "datasets": {
                 "catalogue.systems": "x_status_facts:systems",
                 "evidence": "x_status_facts:evidence",
+                "mini.weights": "x_status_facts:weights",
             },
             "checks": {"good": "x_toys:check"},
         },
@@ -80,12 +84,14 @@ def test_ready_needs_check_and_evidence_of_this_recipe(
     catalogue: Catalogue, tmp_path: Path
 ) -> None:
     run = {"recipe_hash": system_hash("good", catalogue=catalogue), "backbone": "mini"}
+    run["weights"] = "these"
     assert system_status("good", catalogue, {}) == "recipe"
+    assert system_status("good", catalogue, {"good": {**run, "weights": "others"}}) == "recipe"
     assert system_status("good", catalogue, {"good": run}) == "ready"
     assert system_status("good", catalogue, {"good": {**run, "recipe_hash": "0"}}) == "recipe"
     assert system_status("good", catalogue, {"good": {**run, "backbone": "broken"}}) == "recipe"
     assert system_status("good", catalogue, {"good": None}) == "recipe"
-    unchecked = {"recipe_hash": system_hash("mine", catalogue=catalogue), "backbone": "mini"}
+    unchecked = {**run, "recipe_hash": system_hash("mine", catalogue=catalogue)}
     assert system_status("mine", catalogue, {"mine": unchecked}) == "recipe"
     file = tmp_path / "recipes" / "good.toml"
     file.write_text(file.read_text().replace("rank = 2", "rank = 3"), encoding="utf-8")

@@ -24,6 +24,8 @@ def recomputed(system: str) -> str:
         return "planned"
     checked = system in held.ids("checks")
     run = evidence is not None and evidence["recipe_hash"] == system_hash(system)
+    if run and (weights := f"{evidence['backbone']}.weights") in held.ids("datasets"):
+        run = evidence.get("weights") == held.get("datasets", weights)()
     return "ready" if checked and run else "recipe"
 
 

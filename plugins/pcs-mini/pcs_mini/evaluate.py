@@ -8,7 +8,6 @@ renders; how right it is about renders of the same prompts is measured beside.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_core.errors import InputError
+from pcs_mini.digest import weights_sha256
 from pcs_mini.generate import load_parts, pictures
 from pcs_mini.rulers.judge import Judge, Reading, open_judge
 from pcs_mini.training.autoencoder import psnr
@@ -229,16 +229,6 @@ def diversity(
             member = styles[rng.integers(len(styles))]
             wanted.append(Asked("", (member,), member.style, a.place))
     return min(1.0, spread(draw(texts)) / max(1e-6, spread(renders(assets, wanted))))
-
-
-def weights_sha256(folder: Path) -> str:
-    """One digest over the safetensors files of the parts that draw, in the order of their paths."""
-    digest = hashlib.sha256()
-    for part in ("text_encoder", "unet", "vae"):
-        for path in sorted((folder / part).glob("*.safetensors")):
-            digest.update(path.relative_to(folder).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def evaluate(

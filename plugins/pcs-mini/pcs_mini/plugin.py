@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from pcs_core.hookspecs import catalogue_hookimpl
@@ -24,6 +25,14 @@ def subjects() -> dict[str, Path]:
     """Name -> folder of each shipped reference subject."""
     found = sorted(subjects_folder().glob("*/subject.toml"))
     return {path.parent.name: path.parent for path in found}
+
+
+@cache
+def weights() -> str:
+    """Digest of the shipped weights, which recorded runs must have been made with."""
+    from pcs_mini.digest import weights_sha256
+
+    return weights_sha256(folder())
 
 
 def places() -> dict[str, str]:
@@ -58,6 +67,7 @@ def datasets() -> Mapping[str, str]:
     return {
         "mini.subjects": "pcs_mini.plugin:subjects",
         "mini.places": "pcs_mini.plugin:places",
+        "mini.weights": "pcs_mini.plugin:weights",
         "mini.held-out": "pcs_mini.held_out:studio",
         "mini-world": "pcs_mini.records:world",
         "mini-people": "pcs_mini.records:people",

@@ -21,7 +21,8 @@ from pcs_mini.architecture import (
     build_unet,
 )
 from pcs_mini.commands import app
-from pcs_mini.evaluate import Asked, compose_prompts, relation_holds, spread, weights_sha256
+from pcs_mini.digest import weights_sha256
+from pcs_mini.evaluate import Asked, compose_prompts, relation_holds, spread
 from pcs_mini.generate import Parts
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.clip import open_clip
