@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from pcs_mini.rulers import stored
+from pcs_mini.rulers.clip import TOKENIZER
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -63,12 +64,15 @@ def assemble(model: Path, out: Path, vae: Path | None = None) -> Path:
 
 
 def take_rulers(folder: Path) -> list[str]:
-    """Copy the trained rulers of a folder of `pcs mini ruler` to the shipped ones; their names."""
+    """Copy the trained rulers of a folder of `pcs mini ruler` to the shipped ones; their names.
+
+    Without tokenizers: the backbone's, made of the same words, is beside them.
+    """
     names = [p.parent.name for p in sorted(folder.glob("*/config.json"))]
     for name in names:
         target = stored.FOLDER / name
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder / name, target)
+        shutil.copytree(folder / name, target, ignore=shutil.ignore_patterns(TOKENIZER))
     return names
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pcs_mini.generate import tokenise
+from pcs_mini.plugin import folder as weights_folder
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.trunk import prepare
 
@@ -85,9 +86,11 @@ class Clip:
 
 
 def open_clip(folder: Path | None = None, device: str = "cpu") -> Clip:
-    """Mini-CLIP of a folder of rulers, the shipped one if None."""
+    """Mini-CLIP of a folder of rulers, the shipped one if None, which reads with the backbone's tokenizer."""
     net, _ = stored.read("clip", folder, lambda config: build_clip(config["model_cfg"]))
     root = (stored.shipped() if folder is None else Path(folder)) / "clip"
+    if not (root / TOKENIZER).exists():
+        root = weights_folder()
     return Clip(net.to(device), CLIPTokenizer.from_pretrained(root, subfolder=TOKENIZER))
 
 

@@ -160,7 +160,8 @@ def train(
     first = 0
     if settings.resume and checkpoint.exists():
         first = load_checkpoint(checkpoint, modules, optimizers, average, generators)
-        report(f"diffusion: resumed after step {first}")
+        if main:
+            report(f"diffusion: resumed after step {first}")
     steps, n = settings.images // settings.batch, settings.batch
     journal = Journal(settings.out, "diffusion", active=main)
     size = sum(p.numel() for p in parameters)
