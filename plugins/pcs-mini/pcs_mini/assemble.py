@@ -12,8 +12,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
+from pcs_mini.generate import check_model
 from pcs_mini.rulers import stored
-from pcs_mini.rulers.clip import TOKENIZER
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -36,6 +36,7 @@ def assemble(model: Path, out: Path, vae: Path | None = None) -> Path:
     `vae` is an autoencoder whose decoder was trained further than the one in `model`, with the same
     latents. The folder is replaced as a whole, other files in it (the model card) are kept.
     """
+    check_model(model)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as scratch:
         fresh = Path(scratch) / "weights"
@@ -72,7 +73,7 @@ def take_rulers(folder: Path) -> list[str]:
     for name in names:
         target = stored.FOLDER / name
         shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder / name, target, ignore=shutil.ignore_patterns(TOKENIZER))
+        shutil.copytree(folder / name, target, ignore=shutil.ignore_patterns(stored.TOKENIZER))
     return names
 
 

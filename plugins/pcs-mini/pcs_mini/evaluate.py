@@ -22,7 +22,7 @@ from torch import Tensor
 
 from pcs_core.errors import InputError
 from pcs_mini.digest import weights_sha256
-from pcs_mini.generate import load_parts, pictures
+from pcs_mini.generate import check_model, load_parts, pictures
 from pcs_mini.rulers.judge import Judge, Reading, open_judge
 from pcs_mini.training.autoencoder import psnr
 from pcs_mini.world import grammar, scene
@@ -249,6 +249,7 @@ def evaluate(
     place) on renders of the same prompts; each is there as ``judge_<name>``.
     """
     began = time.monotonic()
+    check_model(folder)
     judge = open_judge(rulers, device)
     assets = open_assets(archive)
     record, cast = read_record(folder), known_cast(folder, assets)

@@ -11,6 +11,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from pcs_core.errors import InputError
+
 
 @dataclass
 class Parts:
@@ -24,7 +26,8 @@ class Parts:
 
 
 def load_parts(folder: Path, device: str = "cpu") -> Parts:
-    """Open the folder in fp32 on `device`, ready for inference."""
+    """Open the folder in fp32 on `device`, ready for inference. Raises as `check_model`."""
+    check_model(folder)
     return Parts(
         CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
         CLIPTextModel.from_pretrained(folder, subfolder="text_encoder").float().to(device).eval(),
@@ -32,6 +35,21 @@ def load_parts(folder: Path, device: str = "cpu") -> Parts:
         UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float().to(device).eval(),
         DDIMScheduler.from_pretrained(folder, subfolder="scheduler"),
     )
+
+
+def check_model(folder: Path) -> None:
+    """Refuse a folder that holds no model: loaders would take its name for one of a hub.
+
+    Raises
+    ------
+    InputError
+        It has no ``unet``.
+    """
+    if not (folder / "unet").is_dir():
+        raise InputError(
+            f"{folder} holds no model: `pcs mini train diffusion` writes OUT/model, and "
+            "`pcs mini assemble` the folder that is shipped"
+        )
 
 
 def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:

@@ -20,9 +20,10 @@ from pcs_mini.architecture import (
     build_tokenizer,
     build_unet,
 )
+from pcs_mini.assemble import assemble
 from pcs_mini.commands import app
 from pcs_mini.digest import weights_sha256
-from pcs_mini.evaluate import Asked, compose_prompts, relation_holds, spread
+from pcs_mini.evaluate import Asked, compose_prompts, evaluate, relation_holds, spread
 from pcs_mini.generate import Parts
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.clip import open_clip
@@ -374,3 +375,11 @@ def test_stored_weights_come_back(tmp_path):
     assert config == {"a": 1}
     torch.testing.assert_close(again.weight, net.weight, atol=1e-3, rtol=0)
     assert not again.weight.requires_grad
+
+
+def test_a_folder_without_a_model_is_refused_by_name(tmp_path):
+    with pytest.raises(InputError, match="holds no model"):
+        assemble(tmp_path / "nothing", tmp_path / "out")
+    with pytest.raises(InputError, match="holds no model"):
+        evaluate(tmp_path / "nothing", 10)
+    assert not (tmp_path / "out").exists()

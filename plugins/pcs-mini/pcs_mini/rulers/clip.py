@@ -18,7 +18,6 @@ from pcs_mini.plugin import folder as weights_folder
 from pcs_mini.rulers import stored
 from pcs_mini.rulers.trunk import prepare
 
-TOKENIZER = "tokenizer"
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
     "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
@@ -89,9 +88,9 @@ def open_clip(folder: Path | None = None, device: str = "cpu") -> Clip:
     """Mini-CLIP of a folder of rulers, the shipped one if None, which reads with the backbone's tokenizer."""
     net, _ = stored.read("clip", folder, lambda config: build_clip(config["model_cfg"]))
     root = (stored.shipped() if folder is None else Path(folder)) / "clip"
-    if not (root / TOKENIZER).exists():
+    if not (root / stored.TOKENIZER).exists():
         root = weights_folder()
-    return Clip(net.to(device), CLIPTokenizer.from_pretrained(root, subfolder=TOKENIZER))
+    return Clip(net.to(device), CLIPTokenizer.from_pretrained(root, subfolder=stored.TOKENIZER))
 
 
 @cache

@@ -13,6 +13,8 @@ from torch import nn
 
 from pcs_core.errors import InputError
 
+TOKENIZER = "tokenizer"
+"""Folder of a ruler that reads text. A shipped one reads with the backbone's."""
 FOLDER = Path(__file__).parent / "weights"
 """The shipped rulers, one folder each."""
 ELSEWHERE = "PCS_MINI_RULERS"

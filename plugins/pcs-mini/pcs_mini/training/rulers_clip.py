@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer
 from pcs_mini.architecture import build_tokenizer
 from pcs_mini.generate import tokenise
 from pcs_mini.rulers import stored
-from pcs_mini.rulers.clip import CONFIG, TOKENIZER, Clip, build_clip
+from pcs_mini.rulers.clip import CONFIG, Clip, build_clip
 from pcs_mini.training.loop import Report, Settings
 from pcs_mini.training.rulers_loop import Run
 from pcs_mini.training.rulers_pictures import Replay, degrade, stack
@@ -142,5 +142,5 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         net,
         {"model_cfg": config, "scores": scores, "world_sha256": assets.sha256},
     )
-    tokenizer.save_pretrained(folder / TOKENIZER)
+    tokenizer.save_pretrained(folder / stored.TOKENIZER)
     return folder
