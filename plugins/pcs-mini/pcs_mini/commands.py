@@ -90,6 +90,15 @@ def train(
             "whole world.",
         ),
     ] = 0,
+    pairs: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Stage latents: share of the scenes that show two subjects; the others show one. "
+            "Default: few, for what things look like is learned from one alone.",
+        ),
+    ] = None,
     decay_share: Annotated[
         float,
         typer.Option(min=0, max=1, help="Share of the run, at its end, that lets the rate fall."),
@@ -120,10 +129,12 @@ def train(
     stages = [stage] if stage is not Stage.all else [s for s in Stage if s is not Stage.all]
     for one in stages:
         share = min(seen, _MOST.get(one, seen)) if stage is Stage.all else seen
-        typer.echo(str(_train(one, replace(settings, images=share), archive, lesson)))
+        typer.echo(str(_train(one, replace(settings, images=share), archive, lesson, pairs)))
 
 
-def _train(stage: Stage, settings: Settings, assets: Assets, lesson: int) -> Path:
+def _train(
+    stage: Stage, settings: Settings, assets: Assets, lesson: int, pairs: float | None
+) -> Path:
     """One stage; several processes of one run share out the work."""
     import os
 
@@ -141,7 +152,16 @@ def _train(stage: Stage, settings: Settings, assets: Assets, lesson: int) -> Pat
         share = slice(int(os.environ.get("RANK", 0)), None, int(os.environ.get("WORLD_SIZE", 1)))
         count, seed = settings.images, settings.seed
         latents.make_latents(
-            assets, trained, tokenizer, cache, count, _say, seed=seed, share=share, lesson=lesson
+            assets,
+            trained,
+            tokenizer,
+            cache,
+            count,
+            _say,
+            seed=seed,
+            share=share,
+            lesson=lesson,
+            pairs=pairs,
         )
         return cache
     watch = diffusion.Watch()

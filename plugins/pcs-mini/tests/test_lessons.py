@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pcs_core.errors import InputError
+from pcs_mini.training import latents
 from pcs_mini.training.latents import render
 from pcs_mini.world.assets import open_assets
 from pcs_mini.world.cast import core, is_held_out, open_cast
@@ -19,6 +21,7 @@ from pcs_mini.world.lessons import (
     read_record,
     write_record,
 )
+from pcs_mini.world.scene import Scene, draw
 
 
 def test_each_lesson_is_a_larger_trained_part_of_the_world() -> None:
@@ -50,6 +53,22 @@ def test_a_lesson_renders_scenes_of_its_own() -> None:
     assert (first[0] == again[0]).all()
     assert first[2] == again[2]
     assert not (first[0] == other[0]).all()
+
+
+@pytest.mark.parametrize(("pairs", "counts"), [(0.0, {1}), (0.5, {1, 2}), (1.0, {2})])
+def test_a_cache_shows_as_many_pairs_as_asked(
+    monkeypatch: pytest.MonkeyPatch, pairs: float, counts: set[int]
+) -> None:
+    shown = []
+
+    def drawn(*args: Any, **options: Any) -> Scene:
+        scene = draw(*args, **options)
+        shown.append(len(scene.figures))
+        return scene
+
+    monkeypatch.setattr(latents, "draw", drawn)
+    render(open_assets(), 0, 12, seed=5, lesson=2, pairs=pairs)
+    assert set(shown) == counts
 
 
 @pytest.mark.parametrize("lesson", [0, 1, 2, 3])

@@ -48,12 +48,19 @@ class Latents:
 
 
 def render(
-    assets: Assets, first: int, count: int, seed: int = 0, *, lesson: int = 0
+    assets: Assets,
+    first: int,
+    count: int,
+    seed: int = 0,
+    *,
+    lesson: int = 0,
+    pairs: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. In a ``lesson`` three of four do, of its part of the cast.
+    like is learned from those. In a ``lesson`` three of four do, of its part of the cast. Of those
+    that may show more, only a third do: ``pairs`` gives the share that shows two, and one the rest.
     Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject), captions.
     """
     cast = lesson_cast(open_cast(assets), lesson)
@@ -62,8 +69,10 @@ def render(
     captions = []
     for i in range(count):
         rng = np.random.default_rng((seed, first + i))
-        alone = 1 if (first + i) % (4 if lesson else 2) else None
-        scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=alone)
+        subjects = 1 if (first + i) % (4 if lesson else 2) else None
+        if pairs is not None:
+            subjects = 2 if rng.random() < pairs else 1
+        scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=subjects)
         images[i] = scene.image
         for figure in scene.figures:
             np.maximum(masks[i], figure.mask, out=masks[i])
@@ -82,6 +91,7 @@ def make_latents(
     seed: int = 0,
     share: slice = slice(None),
     lesson: int = 0,
+    pairs: float | None = None,
 ) -> None:
     """Render and encode `count` scenes into `folder`; files that are there already stay.
 
@@ -94,7 +104,7 @@ def make_latents(
         if path.exists():
             continue
         first = number * SHARD
-        scenes = render(assets, first, min(SHARD, count - first), seed, lesson=lesson)
+        scenes = render(assets, first, min(SHARD, count - first), seed, lesson=lesson, pairs=pairs)
         encode_shard(autoencoder, tokenizer, *scenes, path)
         report(f"latents: {path.name} of {-(-count // SHARD)}")
 
