@@ -11,6 +11,7 @@ five verbs. How results merge is the business of :mod:`pcs_core.merge`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -189,9 +190,25 @@ RUN_HOOKS: tuple[str, ...] = ("extract", "fuse", "regularize", "mask", "sample")
 """The five verbs. A sixth needs a decision record."""
 
 
+class _RunManager(pluggy.PluginManager):
+    """Looks a technique's class through once per process, not once per run: it has hundreds of names."""
+
+    def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
+        if name in _no_verbs(type(plugin)) and name not in getattr(plugin, "__dict__", {}):
+            return None
+        return super().parse_hookimpl_opts(plugin, name)
+
+
+@lru_cache(maxsize=1024)
+def _no_verbs(kind: type) -> frozenset[str]:
+    """Names of a class that implement no hook of a run."""
+    look = pluggy.PluginManager(RUN_PROJECT).parse_hookimpl_opts
+    return frozenset(name for name in dir(kind) if look(kind, name) is None)
+
+
 def run_manager() -> Any:
     """Return a fresh ``PluginManager`` for one run, holding the five specs and no plugin."""
-    manager = pluggy.PluginManager(RUN_PROJECT)
+    manager = _RunManager(RUN_PROJECT)
     manager.add_hookspecs(RunSpecs)
     return manager
 

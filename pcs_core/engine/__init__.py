@@ -8,7 +8,8 @@ from pcs_core.engine.fit import Progress, fit
 from pcs_core.engine.merging import merge_personalizations
 from pcs_core.engine.opening import open_backbone, open_engine
 from pcs_core.engine.pretrain import pretrain
-from pcs_core.engine.sample import SampleProgress, restore, sample
+from pcs_core.engine.restoring import restore, restored
+from pcs_core.engine.sample import SampleProgress, sample
 from pcs_core.engine.texts import text_features
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "open_engine",
     "pretrain",
     "restore",
+    "restored",
     "sample",
     "text_features",
 ]

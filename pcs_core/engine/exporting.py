@@ -14,8 +14,8 @@ from pcs_core.data import Concept, Fusion, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
 from pcs_core.engine.opening import resolve_backbone
 from pcs_core.engine.prepare import extract
+from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
-from pcs_core.engine.sample import restore
 from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.backbone import Attachment, import_tensors, suspended
-from pcs_core.data import (
-    Features,
-    Fusion,
-    Preset,
-    Recipe,
-    SampleSettings,
-)
-from pcs_core.engine.adapters import adapter_of
+from pcs_core.backbone import Attachment, suspended
+from pcs_core.data import Fusion, Preset, Recipe, SampleSettings
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import (
     check_layout,
@@ -29,9 +22,9 @@ from pcs_core.engine.opening import (
     runs_deployments,
 )
 from pcs_core.engine.randomness import generator
+from pcs_core.engine.restoring import restored
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError, nearest
-from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Layout, Personalization, Use
+    from pcs_core.data import Layout, Personalization
 
 BATCH = 16
 """Pictures drawn at a time."""
@@ -116,7 +109,7 @@ def sample(
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
-        run, fusion = restore(person, opened, seed, added.uses)
+        run, fusion = stack.enter_context(restored(person, opened, seed, added.uses))
         run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
         batch = batch_size(opened)
@@ -155,60 +148,6 @@ def batch_size(backbone: Backbone) -> int:
     """Return how many pictures, or clips of as many frames, are drawn at a time."""
     frames = backbone.latent_shape[1] if len(backbone.latent_shape) == 4 else 1
     return max(1, BATCH // frames)
-
-
-def restore(
-    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
-) -> tuple[EngineRun, Fusion]:
-    """Build the run and the trained fusion of a personalization (none: the bare backbone).
-
-    ``added`` are uses of a preset, behind those of the recipe.
-
-    Raises
-    ------
-    InputError
-        One of them needs what only a fit gives, or has the name of one in the recipe.
-    """
-    if person is None:
-        run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
-        fusion = merge_fusions(run.call("fuse", features=run.features))
-        run.heads = {e.name: e for e in fusion.heads}
-        check_added(added, (), fusion)
-        return run, fusion
-    uses = person.recipe.uses
-    check_added(added, uses)
-    run = EngineRun(
-        replace(person.recipe, uses=(*uses, *added)),
-        backbone,
-        seed=seed,
-        names=(person.subject or "subject",),
-        concepts=(person.concepts,),
-    )
-    run.features = Features(
-        tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in person.features.items()},
-        concepts=(person.concepts,),
-    )
-    fusion = merge_fusions(run.call("fuse", features=run.features))
-    run.heads = {e.name: e for e in fusion.heads}
-    check_added(added, uses, fusion)
-    import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
-    return run, fusion
-
-
-def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None = None) -> None:
-    """Refuse uses of a preset that cannot be put behind ``uses``, or whose edits would have to be trained."""
-    taken = {use.name for use in uses}
-    for use in added:
-        if use.name in taken:
-            raise InputError(
-                f"the recipe has a use {use.name!r} already: leave it out of what is added, or give it "
-                "a name of its own"
-            )
-        owned = [e for e in (fusion.edits() if fusion else ()) if e.owner == use.name and e.owned()]
-        if owned or hasattr(use.technique, "extract"):
-            raise InputError(
-                f"{use.name!r} needs a fit, so it cannot be added when drawing: put it into the recipe"
-            )
 
 
 def resolve_preset(preset: Preset | Path | str | None, backbone: Backbone) -> Preset:

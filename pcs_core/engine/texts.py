@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.backbone import Attachment, suspended, tokenise
-from pcs_core.engine.sample import restore
+from pcs_core.engine.restoring import restore
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import AttnEdit, Branch, SampleSettings
 from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.sample import restore
+from pcs_core.engine.restoring import restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,7 +13,8 @@ from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Branch, SampleSettings
 from pcs_core.data.conditioning import concatenate
 from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.sample import check_strengths, restore
+from pcs_core.engine.restoring import restored
+from pcs_core.engine.sample import check_strengths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,8 @@ class Step:
 
     Use as a context manager: a network holds one attachment at a time. Calling it returns the native
     output [2 * pictures c h w]; the negative branch comes first. ``restore_seconds`` is what making the
-    artifact's edits took, ``bind_seconds`` binding them, ``encode_seconds`` its words and image tokens.
+    artifact's edits took, or finding those of the last time, ``bind_seconds`` binding them,
+    ``encode_seconds`` its words and image tokens.
     """
 
     def __init__(
@@ -55,7 +57,7 @@ class Step:
         begun = time.perf_counter()
         self._stack = ExitStack()
         self._stack.enter_context(suspended(self.backbone))
-        run, fusion = restore(self.person, self.backbone, self.seed)
+        run, fusion = self._stack.enter_context(restored(self.person, self.backbone, self.seed))
         run.strengths = check_strengths(self.wanted, fusion)
         self.restore_seconds = time.perf_counter() - begun
         self.net = self._stack.enter_context(Attachment(self.backbone, fusion))

@@ -1,0 +1,117 @@
+"""Putting a personalization together again: its run, and its fusion with what was trained.
+
+What was put together stays ready on the backbone, so that going back and forth between subjects
+makes no edit twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.backbone import import_tensors
+from pcs_core.data import Features, Recipe
+from pcs_core.engine.adapters import adapter_of
+from pcs_core.engine.run import EngineRun
+from pcs_core.errors import InputError
+from pcs_core.merge import merge_fusions
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Fusion, Personalization, Use
+
+KEPT = 8
+"""Personalizations that stay ready on one backbone."""
+
+
+@contextmanager
+def restored(
+    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+) -> Iterator[tuple[EngineRun, Fusion]]:
+    """Lend what :func:`restore` gives, kept from the last time where it is the same still.
+
+    It is lent to one at a time: a second borrower gets one of its own. A fusion that changes the
+    network itself, by other weights or another library's layers, is not kept, for it is large; nor is one
+    with a preset's uses, nor one whose loan ended in an error.
+    """
+    if person is None or added:
+        yield restore(person, backbone, seed, added)
+        return
+    shelf: OrderedDict[Any, Any] = vars(backbone).setdefault("_restored", OrderedDict())
+    # the number that torch counts up with every change in place: a tensor may be trained on
+    key = (
+        id(person),
+        str(backbone.device),
+        *((id(t), t._version) for t in (*person.tensors.values(), *person.features.values())),
+    )
+    held = shelf.pop(key, None)
+    if held is None:
+        run, fusion = restore(person, backbone, seed)
+        features = run.features
+    else:
+        _, run, fusion, features = held
+        run.seed, run.features = seed, features
+        run.scratch.clear()
+    yield run, fusion
+    if not (fusion.swaps or fusion.injections):
+        # the person too: an id is free for others once its object is gone
+        shelf[key] = (person, run, fusion, features)
+        while len(shelf) > KEPT:
+            shelf.popitem(last=False)
+
+
+def restore(
+    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+) -> tuple[EngineRun, Fusion]:
+    """Build the run and the trained fusion of a personalization (none: the bare backbone).
+
+    ``added`` are uses of a preset, behind those of the recipe.
+
+    Raises
+    ------
+    InputError
+        One of them needs what only a fit gives, or has the name of one in the recipe.
+    """
+    if person is None:
+        run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
+        fusion = merge_fusions(run.call("fuse", features=run.features))
+        run.heads = {e.name: e for e in fusion.heads}
+        check_added(added, (), fusion)
+        return run, fusion
+    uses = person.recipe.uses
+    check_added(added, uses)
+    run = EngineRun(
+        replace(person.recipe, uses=(*uses, *added)),
+        backbone,
+        seed=seed,
+        names=(person.subject or "subject",),
+        concepts=(person.concepts,),
+    )
+    run.features = Features(
+        tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in person.features.items()},
+        concepts=(person.concepts,),
+    )
+    fusion = merge_fusions(run.call("fuse", features=run.features))
+    run.heads = {e.name: e for e in fusion.heads}
+    check_added(added, uses, fusion)
+    import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
+    return run, fusion
+
+
+def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None = None) -> None:
+    """Refuse uses of a preset that cannot be put behind ``uses``, or whose edits would have to be trained."""
+    taken = {use.name for use in uses}
+    for use in added:
+        if use.name in taken:
+            raise InputError(
+                f"the recipe has a use {use.name!r} already: leave it out of what is added, or give it "
+                "a name of its own"
+            )
+        owned = [e for e in (fusion.edits() if fusion else ()) if e.owner == use.name and e.owned()]
+        if owned or hasattr(use.technique, "extract"):
+            raise InputError(
+                f"{use.name!r} needs a fit, so it cannot be added when drawing: put it into the recipe"
+            )

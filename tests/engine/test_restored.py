@@ -1,0 +1,101 @@
+"""Going back to a subject makes none of its edits again, and draws the same as when it was new."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pcs_core.assembly import load_recipe
+from pcs_core.backbone import Backbone
+from pcs_core.data import Personalization
+from pcs_core.engine import fit, open_backbone, restoring, sample
+from pcs_core.testing import make_subject
+
+
+def person(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:
+    """A subject of one step, its tensors moved far from where they started."""
+    recipe = load_recipe(system, backbone="tiny", overrides=["tune.steps=1"])
+    found = fit(recipe, make_subject(seed=seed), backbone, seed=seed)[0]
+    return replace(found, tensors={k: v + 0.1 for k, v in found.tensors.items()})
+
+
+@pytest.fixture(scope="module")
+def persons(backbone: Backbone) -> list[Personalization]:
+    return [person(backbone, seed) for seed in (0, 1)]
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What was put together, in order."""
+    calls: list[Any] = []
+    real = restoring.restore
+
+    def counted(who: Any, *args: Any) -> Any:
+        calls.append(who)
+        return real(who, *args)
+
+    monkeypatch.setattr(restoring, "restore", counted)
+    return calls
+
+
+def draw(who: Personalization, backbone: Backbone, **options: Any) -> torch.Tensor:
+    return sample(who, backbone, "a photo of <fido>", steps=2, **options)
+
+
+def test_back_and_forth_makes_each_subject_once(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    backbone = open_backbone("tiny")
+    drawn = [draw(persons[i % 2], backbone, seed=i) for i in range(4)]
+    assert [next(i for i, p in enumerate(persons) if p is m) for m in made] == [0, 1]
+    assert not torch.equal(drawn[0], drawn[1])
+    for i, found in enumerate(drawn):
+        assert torch.equal(found, draw(persons[i % 2], open_backbone("tiny"), seed=i))
+
+
+def test_a_tensor_that_was_trained_on_is_read_again(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    backbone = open_backbone("tiny")
+    tensors = {k: v.clone() for k, v in persons[0].tensors.items()}
+    own = replace(persons[0], tensors=tensors)
+    before = draw(own, backbone)
+    for tensor in tensors.values():
+        tensor.add_(1.0)
+    assert not torch.equal(before, draw(own, backbone))
+    assert len(made) == 2
+
+
+def test_who_is_drawn_while_drawn_gets_one_of_its_own(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    backbone = open_backbone("tiny")
+    inner: list[torch.Tensor] = []
+
+    def again(progress: Any) -> None:
+        if len(inner) < 1:
+            inner.append(torch.empty(0))
+            inner[0] = draw(persons[0], backbone, seed=5)
+
+    outer = draw(persons[0], backbone, watch=(again,))
+    assert len(made) == 2
+    assert torch.equal(outer, draw(persons[0], open_backbone("tiny")))
+    assert torch.equal(inner[0], draw(persons[0], open_backbone("tiny"), seed=5))
+
+
+def test_only_some_stay_and_none_that_replaces_the_networks_weights(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    backbone = open_backbone("tiny")
+    several = [replace(persons[0]) for _ in range(restoring.KEPT + 1)]
+    for who in (*several, several[-1], several[0]):
+        draw(who, backbone)
+    assert len(made) == restoring.KEPT + 2  # the first had to make room, and came back
+    whole = person(backbone, 0, "dreambooth")
+    made.clear()
+    draw(whole, backbone)
+    draw(whole, backbone)
+    assert made == [whole, whole]
