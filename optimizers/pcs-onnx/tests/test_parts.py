@@ -40,6 +40,29 @@ def test_a_decoder_in_half_precision_of_any_size(backbone: Backbone, tmp_path: P
         assert found.shape == (3, 3, 2 * height, 2 * width)
 
 
+def test_a_light_decoder(backbone: Backbone, tmp_path: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    light = AutoencoderTiny(
+        latent_channels=backbone.latent_shape[0],
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+    )
+    light.save_pretrained(tmp_path / "light")
+    with Attachment(backbone, Fusion()) as net, torch.no_grad():
+        parts = Parts(writer(net, tmp_path), {})
+        with pytest.raises(CapabilityError, match="comes with no light decoder"):
+            parts.look("")
+        facts = parts.light(str(tmp_path / "light"))["light"]
+    assert facts["max_error"] <= 1e-5
+    latents = torch.randn(3, *backbone.latent_shape)
+    (found,) = Session(tmp_path / facts["file"], "cpu", 63)([latents])
+    want = backbone.light_decoder(str(tmp_path / "light"))(latents)
+    assert float((found - want).abs().max()) <= 1e-5
+
+
 def test_an_encoder_that_resizes(backbone: Backbone, tmp_path: Path) -> None:
     from pcs_diffusers.vision import tiny_image
 

@@ -51,7 +51,9 @@ def run(
     systems: Annotated[
         str,
         typer.Option(
-            "--systems", help='Systems, as a,b; "ready" and "recipe" stand for all that are so far.'
+            "--systems",
+            help='Systems, as a,b; "ready" and "recipe" stand for all that are so far and draw pictures '
+            "from a prompt alone.",
         ),
     ] = "ready",
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures of each prompt.")] = 4,
@@ -148,8 +150,14 @@ def report(
         typer.echo(str(path))
 
 
+ELSEWHERE = frozenset({"video", "3d", "attack-and-defense", "extra-conditions"})
+"""Scopes of systems that no suite of pictures and prompts can measure."""
+
+
 def named_systems(text: str) -> tuple[str, ...]:
     """Return the systems that ``"a,b"`` names, "ready" and "recipe" spelled out.
+
+    Those words leave out what draws no pictures, or needs more than a prompt to draw one.
 
     Raises
     ------
@@ -162,7 +170,11 @@ def named_systems(text: str) -> tuple[str, ...]:
     for name in (part.strip() for part in text.split(",")):
         if name in ("ready", "recipe"):
             states = ("ready",) if name == "ready" else ("ready", "recipe")
-            found |= dict.fromkeys(row.id for row in systems() if row.status in states)
+            found |= dict.fromkeys(
+                row.id
+                for row in systems()
+                if row.status in states and not ELSEWHERE.intersection(row.scope)
+            )
         elif name:
             found[name] = None
     if not found:
