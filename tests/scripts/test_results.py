@@ -27,7 +27,10 @@ def results(
 ) -> Results:
     """What a run of one system on one subject says of itself."""
     mini = open_backbone("mini").card.hash
-    scores = {"mini.clip-i": Interval(0.5, 0.4, 0.6, 2, 4), "mini.copy": Interval(0.1, None, None, 1, 4)}
+    scores = {
+        "mini.clip-i": Interval(0.5, 0.4, 0.6, 2, 4),
+        "mini.copy": Interval(0.1, None, None, 1, 4),
+    }
     rows = [
         Row(name, name, "Object", "TTF", "mini", "", scores, 4 - failed, failed, seconds=12.3)
         for name in ("untuned", SYSTEM)

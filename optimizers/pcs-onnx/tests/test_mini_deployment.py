@@ -10,7 +10,6 @@ from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.engine import export
 
 
-@pytest.mark.slow
 def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:
     pytest.importorskip("pcs_mini")
     mini = open_backbone("mini")

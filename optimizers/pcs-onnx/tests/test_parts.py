@@ -43,18 +43,18 @@ def test_a_decoder_in_half_precision_of_any_size(backbone: Backbone, tmp_path: P
 def test_a_light_decoder(backbone: Backbone, tmp_path: Path) -> None:
     from diffusers import AutoencoderTiny
 
-    light = AutoencoderTiny(
-        latent_channels=backbone.latent_shape[0],
-        encoder_block_out_channels=(8, 8),
-        decoder_block_out_channels=(8, 8),
-        num_encoder_blocks=(1, 1),
-        num_decoder_blocks=(1, 1),
-    )
-    light.save_pretrained(tmp_path / "light")
+    for name, channels in (("light", backbone.latent_shape[0]), ("other", 2)):
+        AutoencoderTiny(
+            latent_channels=channels,
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        ).save_pretrained(tmp_path / name)
     with Attachment(backbone, Fusion()) as net, torch.no_grad():
         parts = Parts(writer(net, tmp_path), {})
-        with pytest.raises(CapabilityError, match="comes with no light decoder"):
-            parts.look("")
+        with pytest.raises(CapabilityError, match="latents"):
+            parts.look(str(tmp_path / "other"))
         facts = parts.light(str(tmp_path / "light"))["light"]
     assert facts["max_error"] <= 1e-5
     latents = torch.randn(3, *backbone.latent_shape)

@@ -198,7 +198,7 @@ class StableDiffusion3:
             latents.to(self.dtype),
             encoder_hidden_states=cond.text.to(self.dtype),
             pooled_projections=cond.pooled.to(self.dtype),
-            timestep=time.expand(len(latents)),
+            timestep=time.expand(latents.shape[0]),  # len() would fix the rows of a graph
             return_dict=False,
         )[0]
         return output
