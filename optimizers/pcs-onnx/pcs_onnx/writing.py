@@ -141,8 +141,8 @@ class Writer:
         for argument, value in zip(arguments, first, strict=True):
             if argument.grid:
                 value = self.random(*size.larger(argument))
-            rows = argument.example.shape[0] if argument.kind != "tensor" else len(value)
-            second.append(value[:rows] if value.dim() else value)
+            fixed = argument.kind == "tensor"  # a scale has no axis at all
+            second.append(value if fixed else value[: argument.example.shape[0]])
         return [first, second]
 
     def compare(self, name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
