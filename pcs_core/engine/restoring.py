@@ -45,6 +45,7 @@ def restored(
     key = (
         id(person),
         str(backbone.device),
+        backbone.card.size,  # a deployment may draw another size from now on
         *((id(t), t._version) for t in (*person.tensors.values(), *person.features.values())),
     )
     held = shelf.pop(key, None)

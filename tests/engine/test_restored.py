@@ -69,6 +69,17 @@ def test_a_tensor_that_was_trained_on_is_read_again(
     assert len(made) == 2
 
 
+def test_another_size_is_put_together_again(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    backbone: Any = open_backbone("tiny")
+    draw(persons[0], backbone)
+    backbone.latent_shape = (4, 24, 20)
+    backbone.card = replace(backbone.card, size=(48, 40))
+    assert draw(persons[0], backbone).shape[-2:] == (48, 40)
+    assert len(made) == 2
+
+
 def test_who_is_drawn_while_drawn_gets_one_of_its_own(
     persons: list[Personalization], made: list[Any]
 ) -> None:

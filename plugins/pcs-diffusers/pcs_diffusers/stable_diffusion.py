@@ -173,8 +173,8 @@ class StableDiffusion:
         control: dict[str, Any] = {}
         if residuals is not None:
             control = {
-                "down_block_additional_residuals": tuple(residuals[0]),
-                "mid_block_additional_residual": residuals[1],
+                "down_block_additional_residuals": tuple(r.to(self.dtype) for r in residuals[0]),
+                "mid_block_additional_residual": residuals[1].to(self.dtype),
             }
         output: Tensor = self.unet(
             latents.to(self.dtype),
