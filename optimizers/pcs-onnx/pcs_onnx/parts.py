@@ -126,7 +126,10 @@ class Parts:
         )
 
     def streams(self) -> dict[str, Any]:
-        """Write each projector whose tensors no subject changes: ``stream/<name>``."""
+        """Write each projector whose tensors no subject changes: ``stream/<name>``.
+
+        In fp32 always: it runs once per subject, and ONNX Runtime's CPU crashes on a resampler in fp16.
+        """
         found: dict[str, Any] = {}
         for edit in self.net.fusion.streams:
             own = {f"{edit.owner}/{edit.name}/{key}" for key in edit.owned()}
@@ -135,7 +138,7 @@ class Parts:
                 rows = [self.writer.random(2, *shape) for shape in shapes]
                 kinds = {f"feature/{i}": value for i, value in enumerate(rows)}
                 found |= self.writer.graph(
-                    f"stream/{edit.name}", StreamRoot(edit), plain(kinds), edits=(edit,)
+                    f"stream/{edit.name}", StreamRoot(edit), plain(kinds), edits=(edit,), full=True
                 )
         return found
 

@@ -59,12 +59,13 @@ class Writer:
         *,
         resized: bool = True,
         halves: bool = False,
+        full: bool = False,
         **more: Any,
     ) -> dict[str, dict[str, Any]]:
         """Write one graph and return what the manifest says of it, ``more`` included, by its name.
 
         ``resized`` False keeps the example's size, whatever sizes the others take. With ``halves`` what no
-        step changes becomes a graph of its own, ``keys``.
+        step changes becomes a graph of its own, ``keys``. ``full`` keeps it in fp32.
 
         Raises
         ------
@@ -79,7 +80,7 @@ class Writer:
         trials = self.trials(arguments, size)
         expected = [lifted(*values) for values in trials]
         neutral = self.neutral(lifted, arguments)
-        dtype = DTYPES[self.dtype]
+        dtype = DTYPES["fp32" if full else self.dtype]
         with traced_in(dtype, root, self.net.backbone):
             arguments = [a if a.kind != "tensor" else _cast(a, dtype) for a in arguments]
             model = self.trace(lifted, arguments, size)
