@@ -52,7 +52,8 @@ def results(
         MetricFacts("mini.clip-i", "Likeness"),
         MetricFacts("mini.copy", "Copies", higher=False),
     ]
-    return Results(Path(), protocol, metrics, rows, [], [], fits, "prompt")
+    lines = [{"system": SYSTEM, "fit": "a"}]
+    return Results(Path(), protocol, metrics, rows, [], lines, fits, "prompt")
 
 
 def test_a_whole_run_makes_a_system_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
