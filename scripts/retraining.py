@@ -3,8 +3,8 @@
     python scripts/retraining.py [--images 5000] [--record] [--out DIR]
 
 Runs ``pcs mini train all --images N`` from nothing, on the CPU, with one thread. The log is every line
-of the journal but its clock, and the sha256 of what was trained; ``--record`` writes it, otherwise it
-is compared with the one beside pcs-mini's tests. Sums are taken in another order on processors of
+of the journal but its clock and device, and the sha256 of what was trained; ``--record`` writes it,
+otherwise it is compared with the one beside pcs-mini's tests. Sums are taken in another order on processors of
 another kind, so equality is promised for the kind and the torch that the log names.
 """
 
@@ -22,7 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LOG = ROOT / "plugins" / "pcs-mini" / "tests" / "retraining.json"
-CLOCK = ("time", "images_per_s")
+CLOCK = ("time", "images_per_s", "device")
 TRAINED = ("autoencoder", "model")
 
 

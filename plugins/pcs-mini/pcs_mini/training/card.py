@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -145,12 +145,22 @@ def _training(runs: Sequence[Path]) -> list[str]:
         if scenes:
             each = ", then ".join(f"{count:,}" for count in scenes)
             text += f", of {each} scenes"
+        if hours := sum(_hours(entries)):
+            devices = dict.fromkeys(e["device"] for e in entries if "device" in e)
+            text += f"; {hours:.1f} hours" + "".join(f" on {name}" for name in devices)
         if "psnr" in last:
             text += f"; round trip of pictures held back {last['psnr']:.1f} dB"
         if "loss" in last:
             text += f"; last loss {last['loss']:.4f}"
         told.append(text + ".")
     return told
+
+
+def _hours(entries: Sequence[Mapping[str, Any]]) -> Iterator[float]:
+    """Hours between the lines of a stage, by the pictures and the speed that they tell."""
+    for before, line in pairwise(({"images": 0}, *entries)):
+        if line.get("images_per_s"):
+            yield max(0, line["images"] - before["images"]) / line["images_per_s"] / 3600
 
 
 def model_card(

@@ -30,6 +30,7 @@ from pcs_mini.training.loop import (
     Report,
     Settings,
     average_gradients,
+    device_of,
     load_checkpoint,
     rate,
     save_checkpoint,
@@ -165,7 +166,8 @@ def train(
     steps, n = settings.images // settings.batch, settings.batch
     journal = Journal(settings.out, "diffusion", active=main)
     size = sum(p.numel() for p in parameters)
-    journal.note(first, first * n, scenes=len(cache), lesson=lesson, parameters=size)
+    facts = {"scenes": len(cache), "lesson": lesson, "parameters": size}
+    journal.note(first, first * n, device=device_of(accelerator), **facts)
     kept = scheduler.alphas_cumprod.to(device)
     empty = tokenise(tokenizer, [""]).to(torch.int32)
     looked = time.monotonic()

@@ -46,6 +46,13 @@ class Settings:
     """Stage ``vae``: leave the encoder as it is, so that a denoiser trained on it stays right."""
 
 
+def device_of(accelerator: Any) -> str:
+    """What a run trains on, in words."""
+    device = accelerator.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return f"{name} (processes: {accelerator.num_processes}, threads: {torch.get_num_threads()})"
+
+
 def start(settings: Settings) -> Accelerator:
     """Seed everything and pick the device; mixed precision in bfloat16 throughout."""
     settings.out.mkdir(parents=True, exist_ok=True)
