@@ -68,7 +68,7 @@ SHOWS: Mapping[str, Show] = {
     ),
     "dreamfusion": Show(
         (
-            "fit dreamfusion {subjects}/bear_teddy --backbone mini --out {out}/fit",
+            "fit dreamfusion {subjects}/mushroom_pink --backbone mini --out {out}/fit",
             "render {out}/fit --views 8 --out {out}/views",
         ),
         ("views/sheet.png",),
