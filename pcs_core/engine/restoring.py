@@ -40,7 +40,9 @@ def restored(
     if person is None or added:
         yield restore(person, backbone, seed, added)
         return
-    shelf: OrderedDict[Any, Any] = vars(backbone).setdefault("_restored", OrderedDict())
+    # a backbone with slots alone keeps nothing
+    own = getattr(backbone, "__dict__", {})
+    shelf: OrderedDict[Any, Any] = own.setdefault("_restored", OrderedDict())
     # the number that torch counts up with every change in place: a tensor may be trained on
     key = (
         id(person),
