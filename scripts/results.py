@@ -126,12 +126,14 @@ def sheet_name(system: str) -> str:
 def evidence(results: Any) -> dict[str, dict[str, Any]]:
     """Return the entries of the systems that this run drew whole, by recipe and weights as they are now."""
     from pcs_bench.run.plan import BASELINES
-    from pcs_core import installed, load_recipe
+    from pcs_core import installed, load_recipe, open_backbone
     from pcs_core.assembly import system_hash
 
     protocol = results.protocol
     backbone = protocol["backbone"]
     weights = installed().get("datasets", f"{backbone}.weights")()
+    if protocol["backbone_card"]["hash"] != open_backbone(backbone).card.hash:
+        raise SystemExit(f"{results.folder}: drawn on another backbone than the installed one")
     found = {}
     for row in results.rows:
         if row.system in BASELINES or row.failed or not row.done or protocol["settings"]:
@@ -142,8 +144,6 @@ def evidence(results: Any) -> dict[str, dict[str, Any]]:
         if any(fit["recipe_hash"] != recipe.hash for fit in fits):
             print(f"{row.system}: the run is of another recipe than the present one: no evidence")
             continue
-        if protocol["backbone_card"]["hash"] != card_hash(backbone):
-            raise SystemExit(f"{results.folder}: drawn on another backbone than the installed one")
         found[row.system] = {
             "recipe_hash": system_hash(row.system),
             "backbone": backbone,
@@ -156,13 +156,6 @@ def evidence(results: Any) -> dict[str, dict[str, Any]]:
             },
         }  # fmt: skip
     return found
-
-
-def card_hash(backbone: str) -> str:
-    """Return the content hash of the installed backbone."""
-    from pcs_core import open_backbone
-
-    return str(open_backbone(backbone).card.hash)
 
 
 def record(entries: Mapping[str, Mapping[str, Any]]) -> None:
