@@ -194,7 +194,8 @@ class _RunManager(pluggy.PluginManager):
     """Looks a technique's class through once per process, not once per run: it has hundreds of names."""
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> Any:
-        if name in _no_verbs(type(plugin)) and name not in getattr(plugin, "__dict__", {}):
+        kind: type = type(plugin)
+        if name in _no_verbs(kind) and name not in getattr(plugin, "__dict__", {}):
             return None
         return super().parse_hookimpl_opts(plugin, name)
 
