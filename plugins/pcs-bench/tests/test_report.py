@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 import pcs_bench.metrics
-from pcs_bench.report.plot import spread, ticks, trade_off
+from pcs_bench.report.plot import spread, ticks, trade_off, width
 from pcs_bench.report.results import spearman
 from pcs_bench.report.write import published, write_report
 from pcs_bench.run.keys import digest
@@ -343,12 +343,19 @@ def test_plot() -> None:
     assert all(0 < n < 720 for n in numbers)
 
 
-def test_labels_of_a_plot_do_not_overlap() -> None:
-    near = {f"system-{i}": (100.0 + i, 200.0 + i) for i in range(6)} | {"far": (400.0, 200.0)}
-    heights = spread(near)
-    own = sorted(v for k, v in heights.items() if k != "far")
-    assert all(b - a >= 12 for a, b in pairwise(own))
-    assert heights["far"] == 194  # nothing beside it: above its mark
+def test_labels_of_a_plot_cover_neither_marks_nor_one_another() -> None:
+    near = {f"system-{i}": (300.0 + 3 * i, 200.0 + 2 * i) for i in range(9)} | {
+        "far": (100.0, 90.0)
+    }
+    places = spread(near)
+    boxes = {n: (left, base - 10, left + width(n), base + 2) for n, (left, base) in places.items()}
+    marks = [(x - 5, y - 5, x + 5, y + 5) for x, y in near.values()]
+    for one, other in combinations([*boxes.values(), *marks], 2):
+        if one in marks and other in marks:
+            continue
+        apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+        assert apart
+    assert places["far"] == (109, 94)  # nothing near: right beside its mark
 
 
 def test_rank_correlation() -> None:

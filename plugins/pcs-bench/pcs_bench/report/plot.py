@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 720, 440, 64, 48, 20
-LINE, LETTER = 12.0, 7.0
-"""Height of a label, and width of a letter at most, in pixels."""
+LINE, LETTER, RADIUS = 12.0, 7.0, 5.0
+"""Height of a label, width of a letter at most, and radius of a mark, in pixels."""
 COLOURS = ("#4269d0", "#efb118", "#ff725c", "#6cc5b0", "#3ca951", "#a463f2", "#97bbf5", "#9c6b4e")
 
 
@@ -69,44 +69,71 @@ def trade_off(
         path = " ".join("{},{}".format(*at(*points[name])) for name in front)
         parts.append(f'<polyline class="front" points="{path}"/>')
     marks = {name: at(*point) for name, point in points.items()}
-    heights = spread(marks)
+    places = spread(marks)
     for number, (name, (x, y)) in enumerate(marks.items()):
         colour = COLOURS[number % len(COLOURS)]
         fill = "none" if name in baselines else colour
         parts.append(
-            f'<circle cx="{x}" cy="{y}" r="5" fill="{fill}" stroke="{colour}" stroke-width="2"/>'
+            f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="{fill}" stroke="{colour}" '
+            'stroke-width="2"/>'
         )
-        anchor, shift = ("end", -8) if _leftwards(name, x) else ("start", 8)
+        left, base = places[name]
+        wide = width(name)
+        if not (left - 10 <= x <= left + wide + 10 and abs(base - 4 - y) <= 2 * LINE):
+            near = min(max(x, left), left + wide)  # off its mark: say which it names
+            parts.append(f'<line class="span" x1="{x}" x2="{near}" y1="{y}" y2="{base - 4}"/>')
         weight = ' font-weight="bold"' if name in front else ""
-        height = heights[name]
-        if abs(height - (y - 6)) > LINE:  # moved off its mark: say which it names
-            parts.append(
-                f'<line class="span" x1="{x}" x2="{x + shift}" y1="{y}" y2="{height - 4}"/>'
-            )
-        parts.append(
-            f'<text x="{x + shift}" y="{height}" text-anchor="{anchor}"{weight}>{escape(name)}</text>'
-        )
+        parts.append(f'<text x="{left}" y="{base}"{weight}>{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
-def _leftwards(name: str, x: float) -> bool:
-    return x + LETTER * len(name) + 8 > WIDTH
+def width(name: str) -> float:
+    """Return how wide a label is at most, in pixels."""
+    return LETTER * len(name)
 
 
-def spread(marks: Mapping[str, tuple[float, float]]) -> dict[str, float]:
-    """Return the height of each mark's label: above the mark, or lower where others lie."""
-    placed: list[tuple[float, float, float]] = []
+def spread(marks: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Return the left end and base line of each mark's label, clear of the marks and of one another.
+
+    A label takes the first free place around its mark, further and further away. Where the plot is so full
+    that none is free, it takes the one with the least covered.
+    """
+    taken = [
+        (x - RADIUS - 1, y - RADIUS - 1, x + RADIUS + 1, y + RADIUS + 1) for x, y in marks.values()
+    ]
     found = {}
     for name, (x, y) in sorted(marks.items(), key=lambda item: item[1][1]):
-        wide = LETTER * len(name) + 8
-        left, right = (x - wide, x) if _leftwards(name, x) else (x, x + wide)
-        height = y - 6
-        for low, high, other in sorted(placed, key=lambda label: label[2]):
-            if left < high and right > low and abs(height - other) < LINE:
-                height = other + LINE
-        found[name] = round(height, 1)
-        placed.append((left, right, height))
+        wide = width(name)
+        best, least = (0.0, 0.0), math.inf
+        for left, base in _around(x, y, wide):
+            box = (left, base - LINE + 2, left + wide, base + 2)
+            if box[0] < LEFT or box[2] > WIDTH or box[1] < 0 or box[3] > HEIGHT - BOTTOM:
+                continue
+            covered = sum(_common(box, other) for other in taken)
+            if covered < least:
+                best, least = (left, base), covered
+            if covered == 0:
+                break
+        found[name] = (round(best[0], 1), round(best[1], 1))
+        taken.append((best[0], best[1] - LINE + 2, best[0] + wide, best[1] + 2))
     return found
+
+
+def _around(x: float, y: float, wide: float) -> Iterator[tuple[float, float]]:
+    """Yield left end and base line of a label beside, above and below a mark, then further away."""
+    for step in range(12):
+        away = step * LINE
+        for base in (y + 4 - away, y + 4 + away) if step else (y + 4,):
+            yield x + RADIUS + 4, base
+            yield x - RADIUS - 4 - wide, base
+            if step:
+                yield x - wide / 2, base
+
+
+def _common(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Return the area that two boxes (left, top, right, bottom) share."""
+    across, down = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(0.0, across) * max(0.0, down)
 
 
 def ticks(low: float, high: float) -> list[float]:
