@@ -35,8 +35,12 @@ def main() -> None:
     parser.add_argument("--evidence", action="store_true", help="only write evidence")
     arguments = parser.parse_args()
     from pcs_bench.report.results import gather
+    from pcs_core.errors import PcsError
 
-    found = [gather(run) for run in arguments.runs]
+    try:
+        found = [gather(run) for run in arguments.runs]
+    except PcsError as error:
+        raise SystemExit(f"{parser.prog}: {error}") from None
     if not arguments.evidence:
         text = markdown(found[0])
         readme = ROOT / "README.md"
