@@ -19,7 +19,8 @@ SETTINGS = {
     "fastcomposer": [
         "encoders.image.model=tiny.image",
         "encoders.image.slots=1",
-        "compose.lr=1e-1",
+        # a step of AdamW moves each weight by its rate: the words' network far, the denoiser hardly
+        'compose.lr={"fusion.token_output/*" = 1e-1, "weights.full/*" = 1e-4}',
     ],
     "instantid": ["encoders.face.model=tiny.face", "identity.lr=1e-2"],
 }
