@@ -1,0 +1,1 @@
+"""Pre-trained systems on Mini: training, measuring and shipping them."""

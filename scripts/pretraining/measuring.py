@@ -1,0 +1,180 @@
+"""What a system carries over: likeness and places with it, without it, and with another's references."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pretraining.card import NONE, OTHER, OWN, UNTUNED, table
+from pretraining.subjects import Case, cases, subject_of
+
+STRENGTHS = {
+    "ip-adapter": ("image.scale",),
+    "fastcomposer": ("image.words",),
+    "instantid": ("face.scale", "control.scale"),
+}
+RULERS = {"instantid": ("mini.identity", "mini.views")}
+"""What measures likeness; the first of an entry is the one the card quotes first."""
+OTHERWISE = ("mini.views", "mini.clip")
+PLACES = ("beach", "grass", "red", "blue")
+
+
+def measure(system: str, arguments: argparse.Namespace) -> None:
+    """Write ``out/SYSTEM.json`` and ``out/SYSTEM.jpg``, and print the table."""
+    import torch
+
+    from pcs_core import fit, installed, load, merge_personalizations, open_backbone, sample
+
+    backbone = open_backbone(arguments.backbone)
+    folder = arguments.out / system
+    recipe = load(folder).recipe
+    subjects = cases(system, arguments.subjects, backbone.card.size[0])
+    started = time.monotonic()
+    for number, case in enumerate(subjects):
+        case.person = fit(recipe, subject_of(case, number), backbone, adapter=folder)[0]
+    seconds = (time.monotonic() - started) / len(subjects)
+    studio = installed().get("datasets", "mini.held-out")()
+    zero = dict.fromkeys(STRENGTHS[system], 0.0)
+    drawn: dict[str, list[Any]] = {OWN: [], NONE: [], OTHER: []}
+    if system == "fastcomposer":  # its low-rank residuals act at strength 0 as well
+        drawn[UNTUNED] = []
+    for number, case in enumerate(subjects):
+        said = [
+            " ".join(f"a photo of {case.article} <it{number}> {studio.phrase(p)}".split())
+            for p in PLACES
+        ]
+        plain = [prompt.replace(f"<it{number}>", case.noun) for prompt in said]
+        other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].person
+        mistaken = replace(case.person, features=other.features)
+        drawn[OWN].append(sample(case.person, backbone, said, seed=7))
+        drawn[NONE].append(sample(case.person, backbone, said, seed=7, strengths=zero))
+        drawn[OTHER].append(sample(mistaken, backbone, said, seed=7))
+        if UNTUNED in drawn:
+            settings = recipe.sample
+            drawn[UNTUNED].append(
+                sample(None, backbone, plain, seed=7, steps=settings.steps, scale=settings.scale)
+            )
+        print(f"{system}: {number + 1} of {len(subjects)} drawn", file=sys.stderr)
+    names = [r for r in arguments.rulers.split(",") if r] or RULERS.get(system, OTHERWISE)
+    figures: dict[str, Any] = {
+        "system": system,
+        "backbone_sha256": backbone.card.hash,
+        "subjects": {case.name: case.group for case in subjects},
+        "pictures": len(PLACES),
+        "seconds_a_subject": round(seconds, 3),
+        "rulers": {},
+    }
+    for name in names:
+        ruler = installed().get("feature_models", name)()
+        kept = [embed(ruler, case.kept) for case in subjects]
+        looks = {row: [embed(ruler, images) for images in those] for row, those in drawn.items()}
+        given = [embed(ruler, torch.stack([p.image for p in c.given])) for c in subjects]
+        figures["rulers"][name] = likeness(looks, kept, given)
+    judge = installed().get("feature_models", "mini.image")()
+    figures["place_accuracy"] = {
+        row: sum(
+            found == wanted
+            for images in those
+            for found, wanted in zip(judge.top("place", judge.read(images)), PLACES, strict=True)
+        )
+        / (len(PLACES) * len(those))
+        for row, those in drawn.items()
+    }
+    if system == "fastcomposer":
+        ruler = installed().get("feature_models", names[0])()
+        figures["pairs"] = pairs(subjects, backbone, ruler, zero, merge_personalizations, sample)
+    (arguments.out / f"{system}.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_sheet(subjects, drawn, arguments.out / f"{system}.jpg")
+    print(table(figures))
+
+
+def embed(ruler: Any, images: Any) -> Any:
+    """Return unit vectors [n d]."""
+    import torch.nn.functional as F
+
+    if hasattr(ruler, "image_features"):
+        return ruler.image_features(images).detach()
+    return F.normalize(ruler.pooled(images), dim=-1)
+
+
+def likeness(
+    looks: Mapping[str, Sequence[Any]], kept: Sequence[Any], given: Sequence[Any]
+) -> dict[str, Any]:
+    """Return, per row of unit vectors [pictures d] by subject, how like they are to ``kept`` [n d].
+
+    ``similarity`` is the mean cosine, ``each`` that of every subject, ``nearest`` the share of pictures that
+    are closer to their own subject than to any other's, ``better_for`` for how many subjects the first row
+    beats this one.
+    """
+    import torch
+
+    centres = torch.stack([vectors.mean(0) for vectors in kept])
+    rows = {**looks, "the references themselves": given}
+    cosines = {
+        row: [float((found @ own.T).mean()) for found, own in zip(those, kept, strict=True)]
+        for row, those in rows.items()
+    }
+    result: dict[str, Any] = {}
+    for row, those in rows.items():
+        closest = [(found @ centres.T).argmax(1) == i for i, found in enumerate(those)]
+        result[row] = {
+            "similarity": round(sum(cosines[row]) / len(kept), 4),
+            "nearest": round(float(torch.cat(closest).float().mean()), 4),
+            "better_for": sum(a > b for a, b in zip(cosines[OWN], cosines[row], strict=True)),
+            "each": [round(value, 4) for value in cosines[row]],
+        }
+    between = [float((kept[i] @ kept[i - 1].T).mean()) for i in range(len(kept))]
+    result["one subject and the next"] = {"similarity": round(sum(between) / len(kept), 4)}
+    return result
+
+
+def pairs(
+    subjects: Sequence[Case],
+    backbone: Any,
+    ruler: Any,
+    zero: Mapping[str, float],
+    merge: Any,
+    sample: Any,
+) -> dict[str, Any]:
+    """Return the likeness of two subjects in one picture: each one's best half, mean over pairs."""
+    found: dict[str, list[float]] = {OWN: [], NONE: []}
+    for i in range(0, len(subjects) - 1, 2):
+        one, other = subjects[i : i + 2]
+        if one.noun == other.noun:
+            continue
+        both = merge([one.person, other.person], backbone, method="join")
+        prompt = f"{one.article} <it{i}> next to {other.article} <it{i + 1}> on the beach"
+        for row, strengths in ((OWN, None), (NONE, zero)):
+            images = sample(both, backbone, prompt, count=2, seed=7, strengths=strengths)
+            halves = [embed(ruler, half) for half in images.chunk(2, dim=3)]
+            for case in (one, other):
+                own = embed(ruler, case.kept)
+                best = max(float((half @ own.T).mean()) for half in halves)
+                found[row].append(best)
+    count = max(1, len(found[OWN]))
+    return {row: round(sum(values) / count, 4) for row, values in found.items()} | {
+        "pairs": len(found[OWN]) // 2
+    }
+
+
+def write_sheet(subjects: Sequence[Case], drawn: Mapping[str, Sequence[Any]], file: Path) -> None:
+    """Write a line per subject: two references, then pictures of its own, strength 0, another's references."""
+    import numpy
+    import torch
+    from PIL import Image
+
+    lines = []
+    for i, case in enumerate(subjects[:12]):
+        gap = torch.ones(3, case.kept.shape[2], 6)
+        columns = [p.image for p in case.given[:2]]
+        for row, count in ((OWN, 4), (NONE, 2), (OTHER, 2)):
+            columns += [gap, *drawn[row][i][:count]]
+        lines.append(torch.cat(columns, dim=2))
+    pixels = torch.cat(lines, dim=1).permute(1, 2, 0).mul(255).round().byte().numpy()
+    Image.fromarray(numpy.ascontiguousarray(pixels)).save(file, quality=82)
