@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,9 +66,16 @@ def merge(
 
 
 def read_settings(
-    texts: Sequence[str], method: str, merger: Callable[..., Any], *, option: str = "--set"
+    texts: Sequence[str],
+    method: str,
+    merger: Callable[..., Any],
+    *,
+    option: str = "--set",
+    given: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the settings of a merger or exporter, ``KEY=VALUE`` with VALUE in TOML or a bare word.
+
+    Settings are its keywords, those left out that it is ``given`` anyway.
 
     Raises
     ------
@@ -76,7 +83,9 @@ def read_settings(
         Not of that form, no setting of this method, or of another type than its default.
     """
     parameters = inspect.signature(merger).parameters
-    known = {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    known = {
+        n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY and n not in given
+    }
     values: dict[str, Any] = {}
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
@@ -88,7 +97,8 @@ def read_settings(
         try:
             values[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
-            values[key] = value
+            several = isinstance(known[key], list | tuple)  # of bare words: a,b
+            values[key] = [word.strip() for word in value.split(",")] if several else value
         if not like(values[key], known[key]):
             raise InputError(f"{option} {text}: {key} is written as {show(known[key])}")
     return values
@@ -108,5 +118,5 @@ def like(value: Any, default: Any) -> bool:
 def show(default: Any) -> str:
     """Return a default as a user would write it, shortened."""
     if isinstance(default, list | tuple):
-        return f"a list, as {list(default)[:2]!r}"
+        return f"a list, as {list(default)[:2] or ['a', 'b']!r}"
     return f"{type(default).__name__}, as {default!r}"

@@ -355,15 +355,15 @@ def read_options(engine: str | None, given: Sequence[str]) -> dict[str, Any]:
     """
     from pcs_core.catalogue import catalogue
     from pcs_core.cli.merge import read_settings
+    from pcs_core.engine.opening import runs_deployments
 
     if not given:
         return {}
-    if engine not in catalogue().ids("engines"):
-        raise InputError(
-            f"--option {given[0]}: "
-            + (f"engine {engine!r} has no options" if engine else "name its engine with --engine")
-        )
-    return read_settings(given, engine, catalogue().get("engines", engine), option="--option")
+    if engine is None:
+        raise InputError(f"--option {given[0]}: name its engine with --engine")
+    noun = "loaders" if runs_deployments(engine) else "engines"
+    found = catalogue().get(noun, engine)
+    return read_settings(given, engine, found, option="--option", given=("id", "device", "dtype"))
 
 
 def open_deployed(

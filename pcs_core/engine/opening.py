@@ -117,7 +117,8 @@ def open_deployment(
 ) -> Backbone:
     """Open what ``pcs export --to ENGINE`` wrote, as a backbone. Without ``engine``: whichever reads it.
 
-    An engine without a format of its own runs what another's exporter wrote, with ``options``.
+    ``options`` are of the named engine: further keywords of its loader, or, if it has no format of its own and
+    runs what another's exporter wrote, its own.
 
     Raises
     ------
@@ -131,15 +132,17 @@ def open_deployment(
     known, formats = catalogue(), _formats()
     if engine is not None and not runs_deployments(engine):
         return open_engine(open_deployment(folder, None, device=device), engine, **options)
-    if options:
-        raise InputError(f"engine {engine!r} has no option {min(options)!r}: leave it out")
+    if options and engine is None:
+        raise InputError(f"option {min(options)!r}: name its engine")
     if folder is None:
         raise InputError(
             f"engine {engine!r} runs a deployment: name its folder, "
             f"which `pcs export SYSTEM --to {engine} --out DIR` makes"
         )
     for name in formats if engine is None else [engine]:
-        opened = known.get("loaders", name)(folder, id=str(folder), device=device, dtype=None)
+        opened = known.get("loaders", name)(
+            folder, id=str(folder), device=device, dtype=None, **options
+        )
         if opened is not None:
             return opened  # type: ignore[no-any-return]
     raise InputError(

@@ -305,6 +305,29 @@ def test_a_missing_provider_is_named_before_anything_is_read(
         load_deployment(tmp_path, device="cuda", providers=["cdua"])
 
 
+def test_providers_are_an_option_of_the_engine(
+    persons: list[Personalization],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    save(persons[0], tmp_path / "person")
+    words = ["sample", str(tmp_path / "person"), PROMPT, "--out", str(tmp_path / "drawn")]
+    words += ["--deployment", str(folder)]
+    assert main([*words, "--engine", "onnx", "--option", "providers=tensorrt,cuda"]) == 2
+    assert "'tensorrt' runs on a GPU: use --device cuda" in capsys.readouterr().err
+    assert main([*words, "--engine", "onnx", "--option", "provider=cpu"]) == 2
+    assert "onnx has no setting 'provider', did you mean 'providers'" in capsys.readouterr().err
+    assert main([*words, "--engine", "onnx", "--option", "device=cpu"]) == 2
+    assert "onnx has no setting 'device'" in capsys.readouterr().err
+    assert main([*words, "--option", "providers=cpu"]) == 2
+    assert "name its engine with --engine" in capsys.readouterr().err
+    with pytest.raises(InputError, match="'cuda' runs on a GPU"):
+        sample(
+            None, None, "a dog", engine="onnx", deployment=folder, options={"providers": ["cuda"]}
+        )
+
+
 def test_words_that_do_not_go_together(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match=r"no engine 'onx', did you mean 'onnx'"):
         sample(None, None, "a dog", engine="onx", deployment=folder)
