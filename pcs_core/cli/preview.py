@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import typer
+
+from pcs_core.errors import InputError
+
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
@@ -17,9 +21,17 @@ def default_prompt(person: Personalization) -> str:
 
 
 def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes]:
-    """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings."""
+    """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings.
+
+    Empty, with a word on stderr, where the plainest prompt cannot be drawn (a control branch without key
+    points): what was fitted must not be lost for a picture.
+    """
     from pcs_core.engine import sample
     from pcs_core.storage.pictures import frame_sheet, png_bytes
 
-    picture = sample(person, backbone, default_prompt(person), count=1, seed=person.seed)
+    try:
+        picture = sample(person, backbone, default_prompt(person), count=1, seed=person.seed)
+    except InputError as refused:
+        typer.echo(f"No {NAME}: {refused}", err=True)
+        return {}
     return {NAME: png_bytes(frame_sheet(picture[0]) if picture.dim() == 5 else picture[0])}

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pcs_core.errors import InputError
+
 FILES = {"manifest.json", "recipe.toml", "weights.safetensors", "preview.png"}
 
 
@@ -32,6 +34,21 @@ def test_one_folder_becomes_the_artifact(
     assert names(out.parent) == {"rex"}
     assert "core.denoise" in done.err
     assert f"pcs sample {out}" in done.err
+
+
+def test_a_preview_that_cannot_be_drawn_loses_no_fit(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A control branch, say, has no key points until a prompt's layout gives some."""
+
+    def refuse(*rest: object, **options: object) -> None:
+        raise InputError("the control branch needs key points")
+
+    monkeypatch.setattr("pcs_core.engine.sample", refuse)
+    done = pcs(*fit_arguments)
+    assert done.code == 0, done.err
+    assert names(tmp_path / "out" / "rex") == FILES - {"preview.png"}
+    assert "No preview.png: the control branch needs key points" in done.err
 
 
 def test_several_folders_train_together(

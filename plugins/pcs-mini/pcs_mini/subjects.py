@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -109,7 +110,7 @@ def _pair(studio: Studio, concepts: Sequence[dict[str, Any]]) -> list[Shown]:
 def write_picture(
     folder: Path, stem: str, picture: Picture, caption: str, masks: dict[str, Tensor]
 ) -> None:
-    """Write the picture, its caption and, where there are any, its masks."""
+    """Write the picture, its caption and, where there are any, its masks and a face's key points."""
     pixels = (picture.image.permute(1, 2, 0) * 255).round().byte().numpy()
     Image.fromarray(pixels).save(folder / f"{stem}.png", optimize=True)
     (folder / f"{stem}.txt").write_text(caption + "\n", encoding="utf-8")
@@ -117,6 +118,11 @@ def write_picture(
         kind = "mask" if len(masks) == 1 else f"mask.{name}"
         values = (mask[0] * 255).round().byte().numpy()
         Image.fromarray(values).save(folder / f"{stem}.{kind}.png", optimize=True)
+    if (points := next((p for p in picture.points if p is not None), None)) is not None:
+        rounded = [[round(value, 4) for value in point] for point in points.tolist()]
+        (folder / f"{stem}.json").write_text(
+            json.dumps({"points": rounded}) + "\n", encoding="utf-8"
+        )
 
 
 def _toml(concepts: Sequence[dict[str, Any]]) -> str:
