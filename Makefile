@@ -67,7 +67,7 @@ results: setup ## run the benchmark and write its report, the results section an
 	$(PY) scripts/results.py build/benchmark/run
 	$(PY) scripts/docs.py
 
-adapters: setup ## train the pre-trained systems on mini, measure and keep them (two hours on two cores)
+adapters: setup ## train the pre-trained systems on mini, measure and keep them (three quarters of an hour on two cores)
 	$(PY) scripts/adapters.py
 
 bench: setup ## time the hooks and the loops
