@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from pcs_core.data import Edit
 
+SLOTS = 4096
+"""Most vectors of a feature or tokens of a stream: references times what an encoder gives for each."""
 ROWS = 63
 """Largest batch of a graph: an upsampling layer of diffusers asks whether it is 64 or more."""
 
@@ -28,7 +30,8 @@ class Argument:
     ``kind``: latents, time, text, pooled, layered, stream, strength, residual, image, feature, embeds, ids
     or tensor. The first axis of all but tensors is the batch. ``path`` is that of a tensor below the root;
     ``axis`` the one along which it may be filled up with zeros, or None. ``grid`` is its side over the
-    latents' (0: it is no picture).
+    latents' (0: it is no picture). ``slots``: the axes between the first and the last are
+    open too, for a subject of more references or fewer.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Argument:
     path: str = ""
     axis: int | None = None
     grid: float = 0.0
+    slots: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +54,11 @@ class Size:
         batch = torch.export.Dim("batch", min=1, max=ROWS)
         height, width = (torch.export.Dim(n, min=1, max=512) for n in ("height", "width"))
         found: list[dict[int, Any]] = []
-        for argument in arguments:
+        for index, argument in enumerate(arguments):
             open_: dict[int, Any] = {} if argument.kind == "tensor" else {0: batch}
+            if argument.slots:
+                for axis in range(1, argument.example.dim() - 1):
+                    open_[axis] = torch.export.Dim(f"slots_{index}_{axis}", min=1, max=SLOTS)
             if self.step and argument.grid:
                 times = round(self.step * argument.grid)
                 many = {2: height, 3: width}
@@ -71,10 +78,13 @@ class Size:
 def plain(kinds: Mapping[str, Any], grids: Mapping[str, float] | None = None) -> list[Argument]:
     """Return arguments that are no tensors of edits: ``"kind"`` or ``"kind/name"`` -> example."""
     known = {"latents": 1.0, **(grids or {})}
-    return [
-        Argument(name, name.split("/")[0], value, grid=known.get(name, 0.0))
-        for name, value in kinds.items()
-    ]
+    found = []
+    for name, value in kinds.items():
+        kind = name.split("/")[0]
+        # a trace closes an axis of one
+        slots = kind in ("feature", "stream") and min(value.shape[1:-1], default=1) > 1
+        found.append(Argument(name, kind, value, grid=known.get(name, 0.0), slots=slots))
+    return found
 
 
 def lift(edits: Sequence[Edit], baked: Collection[str]) -> list[Argument]:

@@ -135,7 +135,11 @@ class Parts:
             own = {f"{edit.owner}/{edit.name}/{key}" for key in edit.owned()}
             if own and own <= set(self.writer.baked):
                 shapes = [self.features[name].shape[1:] for name in edit.reads]
-                rows = [self.writer.random(2, *shape) for shape in shapes]
+                # twice one reference's: an axis of one would be closed, and others are tried as well
+                rows = [
+                    self.writer.random(2, *(2 * n for n in shape[:-1]), shape[-1])
+                    for shape in shapes
+                ]
                 kinds = {f"feature/{i}": value for i, value in enumerate(rows)}
                 found |= self.writer.graph(
                     f"stream/{edit.name}", StreamRoot(edit), plain(kinds), edits=(edit,), full=True

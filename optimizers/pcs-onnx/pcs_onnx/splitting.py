@@ -93,11 +93,27 @@ def _step(
         own = ir.Value(name=new, shape=value.shape, type=value.type)
         ir.convenience.replace_all_uses_with(value, own)
         fresh.append(own)
+    _measure_by(copy, fresh, kinds)
     inputs = list(copy.graph.inputs)
     first = next((i for i, v in enumerate(inputs) if kinds[str(v.name)] in CONSTANT), len(inputs))
     copy.graph.inputs.clear()
     copy.graph.inputs.extend([*inputs[:first], *fresh, *inputs[first:]])
     return _pruned(copy)
+
+
+def _measure_by(model: ir.Model, keys: Collection[ir.Value], kinds: dict[str, str]) -> None:
+    """Read an open number of tokens off the keys made of them, so that the tokens are no input."""
+    for node in model.graph:
+        source = node.inputs[0] if node.op_type == "Shape" else None
+        if source is None or kinds.get(str(source.name)) not in BATCHED or source.shape is None:
+            continue
+        start, end = (node.attributes.get_int(name, -1) for name in ("start", "end"))
+        if start < 1 or end != start + 1:
+            continue
+        for key in keys:
+            if len(key.shape or ()) > start and str(key.shape[start]) == str(source.shape[start]):
+                node.replace_input_with(0, key)
+                break
 
 
 def _pruned(model: ir.Model) -> Any:

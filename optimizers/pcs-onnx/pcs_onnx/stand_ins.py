@@ -67,8 +67,3 @@ class StreamStandIn:
     def __call__(self, *features: Tensor) -> Tensor:
         """Return the tokens [b n d]."""
         return self.graph.run([f.float() for f in features], [])[0]
-
-
-def has_shapes(graph: DeployedGraph, read: Any) -> bool:
-    """Return whether ``read`` features have the shapes the graph was made for."""
-    return [list(t.shape[1:]) for t in read] == [entry["shape"] for entry in graph.inputs]

@@ -133,7 +133,7 @@ class Writer:
         first = [
             a.example + 0.05 * self.random(*a.example.shape) * (a.example.dim() > 0)
             if a.kind == "tensor"
-            else torch.cat([a.example, a.example[:1]])
+            else fewer(torch.cat([a.example, a.example[:1]]), a.slots)
             for a in arguments
         ]
         if not size.step:
@@ -173,6 +173,13 @@ class Writer:
         with self.net.under(off=True):
             bare = lifted(*values)
         return all(torch.equal(a, b) for a, b in zip(with_edits, bare, strict=True))
+
+
+def fewer(value: Tensor, slots: bool) -> Tensor:
+    """Return ``value`` with half of its slots, where their number is open."""
+    for axis in range(1, value.dim() - 1 if slots else 1):
+        value = value.narrow(axis, 0, value.shape[axis] // 2)
+    return value.contiguous()
 
 
 def _cast(argument: Argument, dtype: torch.dtype) -> Argument:

@@ -19,13 +19,14 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="session")
-def subject() -> Callable[[int], Subject]:
-    """A subject of one random picture, by seed."""
+def subject() -> Callable[..., Subject]:
+    """A subject of random pictures, one if no more are asked for, by seed."""
 
-    def make(seed: int) -> Subject:
-        picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(seed))
+    def make(seed: int, count: int = 1) -> Subject:
+        rng = torch.Generator().manual_seed(seed)
+        pictures = tuple(torch.rand(3, 32, 32, generator=rng) for _ in range(count))
         concept = Concept("one", "<one>", "dog")
-        return Subject("one", (concept,), images=(picture,), captions=(None,))
+        return Subject("one", (concept,), images=pictures, captions=(None,) * count)
 
     return make
 

@@ -64,6 +64,29 @@ def test_two_subjects_at_two_strengths(
         assert apart(drawn[0], other) > 3 * TOLERANCE
 
 
+@pytest.mark.parametrize("projector", ["linear", "resampler"])
+def test_the_number_of_references_is_open(
+    projector: str, backbone: Backbone, subject, trajectory, apart, records, tmp_path: Path
+) -> None:
+    """Their features are joined: the projector reads more of them, and a linear one gives more tokens."""
+    joined = ["encoders.image.output=patches", "encoders.image.several=join"]
+    shape = [
+        f"attention.parallel_adapter.projector={projector}",
+        "attention.parallel_adapter.heads=4",
+    ]
+    recipe = load_recipe("ip-adapter", overrides=[*SETTINGS, *joined, *shape, "adapter.lr=1e-2"])
+    adapter = pretrain(recipe, records(), backbone)
+    export(recipe, tmp_path / "out", to="onnx", backbone=backbone, adapter=adapter)
+    deployed = open_backbone(tmp_path / "out")
+    drawn = []
+    for count in (1, 3):
+        (person,) = fit(recipe, subject(4, count), deployed, adapter=adapter)
+        drawn.append(trajectory(person, deployed))
+        (wanted,) = fit(recipe, subject(4, count), backbone, adapter=adapter)
+        assert apart(drawn[-1], trajectory(wanted, backbone)) <= 2 * TOLERANCE
+    assert apart(*drawn) > 3 * TOLERANCE
+
+
 def test_another_adapter_is_refused(
     recipe: Recipe, backbone: Backbone, folder: Path, subject, records
 ) -> None:

@@ -60,6 +60,12 @@ def span(
     return Range((usual if fixed else 1, usual, usual), (small, side, large))
 
 
+REFERENCED = ("feature", "stream", "key")
+"""Kinds of input whose axis beside the batch grows with the number of references."""
+REFERENCES = 8
+"""How many times the usual number an engine takes at most."""
+
+
 def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shapes]:
     """Return graph input name -> shapes. Axes that the graph fixes stay; the first open one is the batch.
 
@@ -88,6 +94,8 @@ def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shape
                     shape.append(dim.dim_value)
                 elif batched and axis == 0:
                     shape.append(rows)
+                elif entry["kind"] in REFERENCED:
+                    shape.append({1: 1, 2: usual, 3: REFERENCES * usual}[len(shapes) + 1])
                 else:  # open beside the batch: it grows with the latents
                     shape.append(usual * side // range.sides[1])
             shapes.append(tuple(shape))

@@ -43,10 +43,11 @@ def subject_vector(x: Tensor, tokens: Tensor, subject: Tensor) -> Tensor:
     centre = (share[..., None] * grid).sum(1)
     spread = (share[..., None] * (grid - centre[:, None]).square()).sum(1).sqrt()
     half = (REACH * spread).clamp(1 / CELLS, 1.0)
-    theta = torch.zeros(len(x), 2, 3, device=x.device)
+    rows = x.shape[0]  # not len(): it would close a graph
+    theta = torch.zeros(rows, 2, 3, device=x.device)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = half[:, 0], half[:, 1], centre
     # drawn at twice the side and averaged, so that no pixel is passed over
-    where = F.affine_grid(theta, [len(x), 3, 4 * LOOK, 4 * LOOK], align_corners=False)
+    where = F.affine_grid(theta, [rows, 3, 4 * LOOK, 4 * LOOK], align_corners=False)
     look = F.avg_pool2d(F.grid_sample(x, where, padding_mode="border", align_corners=False), 4)
     return torch.cat([mean, most, look.flatten(1)], 1)
 
