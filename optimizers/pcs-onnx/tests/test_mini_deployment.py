@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import fit, load_recipe, open_backbone
+from pcs_core import fit, load_recipe, load_subject, open_backbone
+from pcs_core.catalogue import catalogue
 from pcs_core.engine import export
 
 
@@ -20,4 +21,25 @@ def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:
     deployed = open_backbone(tmp_path / "out")
     found = trajectory(person, deployed)
     assert apart(found, trajectory(person, mini)) <= 1e-5
+    assert apart(found, trajectory(None, deployed, "a photo of a dog")) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [("ip-adapter", "dog_pug"), ("fastcomposer", "dog_pug"), ("instantid", "person_curly")],
+)
+def test_shipped_adapters(system: str, name: str, tmp_path: Path, trajectory, apart) -> None:
+    """Trained weights, and a shipped subject of five references, encoded by the deployment itself."""
+    pytest.importorskip("pcs_mini_adapters")
+    mini = open_backbone("mini")
+    subject = load_subject(catalogue().get("datasets", "mini.subjects")()[name])
+    export(load_recipe(system, backbone="mini"), tmp_path / "out", to="onnx", backbone=mini)
+    deployed = open_backbone(tmp_path / "out")
+    prompt = f"a photo of {subject.concept.token} on the beach"
+    (own,) = fit(system, subject, deployed)
+    (wanted,) = fit(system, subject, mini)
+    drawn, found = trajectory(wanted, mini, prompt), trajectory(wanted, deployed, prompt)
+    assert apart(found, drawn) <= 1e-5
+    assert apart(trajectory(own, deployed, prompt), drawn) <= 2e-5
     assert apart(found, trajectory(None, deployed, "a photo of a dog")) > 1e-3
