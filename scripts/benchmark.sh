@@ -13,7 +13,7 @@ out="${1:-build/benchmark}"
 shift || true
 suite="${SUITE:-mini-object}"
 docs="${DOCS-docs/comparison}"
-study="${STUDY---limit 8 --prompts 6 --seeds 2 --set tune.steps=500}"
+study="${STUDY---prompts 6 --seeds 2 --set tune.steps=500}"
 if [ $# -eq 0 ]; then
   set -- --systems recipe --limit 4 --prompts 10 --seeds 2
 fi
