@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Context
     from pcs_core.data import Edit
 
-REMEMBERED = 8
+REMEMBERED = 16
 """Results kept of a graph that says the same for the same inputs in every step."""
 
 
@@ -114,11 +114,13 @@ class DeployedGraph:
         if self._kept is None:
             return self.session(batched, constant)  # type: ignore[no-any-return]
         values = [*batched, *constant]
-        for before, found in self._kept:
+        for index in reversed(range(len(self._kept))):  # the last used first: every step asks again
+            before, found = self._kept[index]
             if all(
                 a.shape == b.shape and torch.equal(a, b)
                 for a, b in zip(before, values, strict=True)
             ):
+                self._kept.append(self._kept.pop(index))
                 return [t.clone() for t in found]
         found = self.session(batched, constant)
         # copies: an artifact's tensors may be trained on, and a caller may write into results
