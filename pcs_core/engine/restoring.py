@@ -43,25 +43,26 @@ def restored(
     # a backbone with slots alone keeps nothing
     own = getattr(backbone, "__dict__", {})
     shelf: OrderedDict[Any, Any] = own.setdefault("_restored", OrderedDict())
+    tensors = (*person.tensors.values(), *person.features.values())
     # the number that torch counts up with every change in place: a tensor may be trained on
     key = (
         id(person),
         str(backbone.device),
         backbone.card.size,  # a deployment may draw another size from now on
-        *((id(t), t._version) for t in (*person.tensors.values(), *person.features.values())),
+        *((id(t), t._version) for t in tensors),
     )
     held = shelf.pop(key, None)
     if held is None:
         run, fusion = restore(person, backbone, seed)
         features = run.features
     else:
-        _, run, fusion, features = held
+        _, _, run, fusion, features = held
         run.seed, run.features = seed, features
         run.scratch.clear()
     yield run, fusion
     if not (fusion.swaps or fusion.injections):
-        # the person too: an id is free for others once its object is gone
-        shelf[key] = (person, run, fusion, features)
+        # the person and its tensors too: an id is free for others once its object is gone
+        shelf[key] = (person, tensors, run, fusion, features)
         while len(shelf) > KEPT:
             shelf.popitem(last=False)
 

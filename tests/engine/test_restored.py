@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -67,6 +68,21 @@ def test_a_tensor_that_was_trained_on_is_read_again(
         tensor.add_(1.0)
     assert not torch.equal(before, draw(own, backbone))
     assert len(made) == 2
+
+
+def test_a_replaced_tensor_lends_its_id_to_none(
+    persons: list[Personalization], made: list[Any]
+) -> None:
+    """What stays ready is known by its tensors' ids: they live as long, else others get the ids."""
+    backbone = open_backbone("tiny")
+    own = replace(persons[0], tensors={k: v.clone() for k, v in persons[0].tensors.items()})
+    name = next(iter(own.tensors))
+    replaced = weakref.ref(own.tensors[name])
+    draw(own, backbone)
+    own.tensors[name] = own.tensors[name] + 1.0  # type: ignore[index]
+    draw(own, backbone)
+    assert len(made) == 2
+    assert replaced() is not None
 
 
 def test_another_size_is_put_together_again(
