@@ -187,8 +187,7 @@ def switches(
     Making and binding the artifact's edits, and what the first call takes longer than the next ones.
     Everything was drawn once before, and keys and values of image tokens are remembered where the engine
     does so: ``new_seconds`` is the same at first sight. Encoding words and image tokens is told apart
-    (``encode_seconds``). Exports, sessions and compilations
-    are counted.
+    (``encode_seconds``). Exports, sessions and compilations are counted.
     """
     names = ("restore_seconds", "bind_seconds", "encode_seconds")
     kept: dict[str, dict[str, list[float]]] = {

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from pcs_core.data import Edit
 
-_HASHES: WeakKeyDictionary[Edit, dict[str, tuple[tuple[int, int], bytes]]] = WeakKeyDictionary()
-"""Edit -> path -> where a tensor lay and its version, and its sha256."""
+_HASHES: WeakKeyDictionary[Edit, dict[str, tuple[Tensor, int, bytes]]] = WeakKeyDictionary()
+"""Edit -> path -> memory that was hashed (held, so that no other tensor gets it), its version, sha256."""
 
 
 def identity(edit: Edit) -> str:
@@ -57,13 +57,21 @@ def digest(edits: Iterable[Edit], names: Iterable[str]) -> str:
         known = _HASHES.setdefault(edit, {})
         for path, value in tensors(edit).items():
             if (name := input_name(edit, path)) in wanted:
-                state = (value.data_ptr(), -1 if value.is_inference() else value._version)
-                if path not in known or known[path][0] != state or state[1] < 0:
-                    plain = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-                    known[path] = (state, hashlib.sha256(plain.numpy().tobytes()).digest())
                 total.update(name.encode())
-                total.update(known[path][1])
+                total.update(_hash(known, path, value.detach()))
     return total.hexdigest()
+
+
+def _hash(known: dict[str, tuple[Tensor, int, bytes]], path: str, value: Tensor) -> bytes:
+    version = -1 if value.is_inference() else value._version  # such a tensor counts no changes
+    if path in known:
+        held, before, found = known[path]
+        if held.data_ptr() == value.data_ptr() and before == version >= 0:
+            return found
+    plain = value.cpu().contiguous().reshape(-1).view(torch.uint8)
+    found = hashlib.sha256(plain.numpy().tobytes()).digest()
+    known[path] = (value, version, found)
+    return found
 
 
 def swap_digest(changes: Mapping[str, Tensor]) -> str:

@@ -81,12 +81,10 @@ class Written:
         if argument is None:
             like = self.shapes[key]
             name, kind, shape, axis, grid = key.replace("_", "/"), "key", like.shape[1:], None, 0.0
-            slots = False
         else:
             like = argument.example
             shape = like.shape[argument.kind != "tensor" :]
             name, kind, axis, grid = argument.name, argument.kind, argument.axis, argument.grid
-            slots = argument.slots
         return {
             "name": name,
             "kind": kind,
@@ -95,5 +93,4 @@ class Written:
             "dtype": str(like.dtype).removeprefix("torch."),
             "padded_axis": axis,
             "grid": grid,
-            "slots": slots,
         }

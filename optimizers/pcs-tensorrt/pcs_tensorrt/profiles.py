@@ -62,8 +62,8 @@ def span(
 
 REFERENCED = ("feature", "stream", "key")
 """Kinds of input whose axis beside the batch grows with the number of references."""
-REFERENCES = 8
-"""How many times the usual number an engine takes at most."""
+REFERENCES = (0, 1, 8)
+"""Least, usual and largest number of them, in what the example has; at least one vector."""
 
 
 def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shapes]:
@@ -85,7 +85,7 @@ def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shape
         batched = entry["kind"] != "tensor"
         example = [*([range.rows[1]] if batched else []), *(int(n) for n in entry["shape"])]
         shapes = []
-        for rows, side in zip(range.rows, range.sides, strict=True):
+        for rows, side, times in zip(range.rows, range.sides, REFERENCES, strict=True):
             shape = []
             for axis, (dim, usual) in enumerate(
                 zip(value.type.tensor_type.shape.dim, example, strict=True)
@@ -95,7 +95,7 @@ def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shape
                 elif batched and axis == 0:
                     shape.append(rows)
                 elif entry["kind"] in REFERENCED:
-                    shape.append({1: 1, 2: usual, 3: REFERENCES * usual}[len(shapes) + 1])
+                    shape.append(max(1, times * usual))
                 else:  # open beside the batch: it grows with the latents
                     shape.append(usual * side // range.sides[1])
             shapes.append(tuple(shape))

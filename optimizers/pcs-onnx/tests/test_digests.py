@@ -1,0 +1,58 @@
+"""Tensors are hashed once, and again when they change or others take their place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from pcs_core.data import StreamEdit
+from pcs_onnx import edits
+from pcs_onnx.edits import digest
+
+
+class Own(StreamEdit):
+    def __init__(self) -> None:
+        super().__init__("own", ("image",))
+        self.weight = nn.Parameter(torch.zeros(64))
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of what was hashed in full."""
+    sizes: list[int] = []
+    real = edits.hashlib.sha256
+
+    def counted(data: bytes = b"") -> Any:
+        if data:
+            sizes.append(len(data))
+        return real(data)
+
+    monkeypatch.setattr(edits.hashlib, "sha256", counted)
+    return sizes
+
+
+def test_once_until_it_changes(hashed: list[int]) -> None:
+    edit = Own()
+    names = [f"{edit.owner}/own/weight"]
+    found = digest([edit], names)
+    assert digest([edit], names) == found
+    assert hashed == [256]
+    with torch.no_grad():
+        edit.weight.add_(1.0)
+    assert digest([edit], names) != found
+    assert hashed == [256, 256]
+
+
+def test_another_tensor_in_its_place_is_hashed(hashed: list[int]) -> None:
+    """A freed tensor's memory goes to the next one of its size, so the hashed one is held."""
+    edit = Own()
+    names = [f"{edit.owner}/own/weight"]
+    seen = set()
+    for value in range(20):
+        edit.weight = None  # type: ignore[assignment]
+        edit.weight = nn.Parameter(torch.full((64,), float(value)))
+        seen.add(digest([edit], names))
+    assert len(seen) == len(hashed) == 20
