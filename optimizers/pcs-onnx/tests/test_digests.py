@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -50,9 +52,13 @@ def test_another_tensor_in_its_place_is_hashed(hashed: list[int]) -> None:
     """A freed tensor's memory goes to the next one of its size, so the hashed one is held."""
     edit = Own()
     names = [f"{edit.owner}/own/weight"]
-    seen = set()
-    for value in range(20):
-        edit.weight = None  # type: ignore[assignment]
-        edit.weight = nn.Parameter(torch.full((64,), float(value)))
-        seen.add(digest([edit], names))
-    assert len(seen) == len(hashed) == 20
+    memory = np.zeros(64, dtype=np.float32)
+    held = weakref.ref(memory)
+    edit.weight = nn.Parameter(torch.from_numpy(memory))
+    found = digest([edit], names)
+    edit.weight = nn.Parameter(torch.ones(64))
+    del memory
+    assert held() is not None
+    assert digest([edit], names) != found
+    assert hashed == [256, 256]
+    assert held() is None  # and no longer than it must

@@ -44,6 +44,16 @@ def test_sides_grow_with_the_latents(folder: Path) -> None:
         span(deployments.read(folder), sides=(4, 16))
 
 
+def test_references_are_few_or_many(folder: Path) -> None:
+    """Open axes of features, tokens and their keys do not grow with the latents."""
+    read = deployments.read(folder)
+    read.graphs["denoiser"].inputs[0]["kind"] = "key"  # type: ignore[index]
+    model = onnx.load(folder / "denoiser.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "slots"
+    found = profile(read.graphs["denoiser"], model, span(read))
+    assert [shape[2] for shape in found["latents"]] == [1, 8, 64]
+
+
 def test_more_rows_than_a_graph_takes(folder: Path) -> None:
     with pytest.raises(InputError, match="64 rows a call: the graphs take 1 to 63"):
         span(deployments.read(folder), pictures=32)
