@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pcs_bench.metrics
-from pcs_bench.run.watching import Watch
+from pcs_bench.run.watching import Point, Watch
 from pcs_core import fit, load, load_recipe, open_backbone, write_png
 from pcs_core.cli.main import main
 from pcs_core.errors import InputError
@@ -31,13 +31,18 @@ def same(a: Any, b: Any) -> bool:
 
 
 class Script:
-    """Gives the scores it was told: copies and untuned first, then one number per checkpoint."""
+    """Gives the scores it was told: a checkpoint, untuned, copies, then one number per checkpoint.
 
-    def __init__(self, *values: float) -> None:
-        self.values = list(values)
+    ``noise`` goes up and down from picture to picture of the last.
+    """
+
+    def __init__(self, *values: float, noise: float = 0.0) -> None:
+        self.values, self.noise = list(values), noise
 
     def score(self, pictures: Any, **_: Any) -> Any:
-        return torch.full((len(pictures),), self.values.pop(0))
+        value = torch.full((len(pictures),), self.values.pop(0))
+        odd = torch.arange(len(pictures)) % 2
+        return value if self.values else value + self.noise * (2 * odd - 1)
 
 
 def test_drawing_at_checkpoints_does_not_disturb_the_fit(backbone: Any) -> None:
@@ -94,6 +99,35 @@ def test_the_point_before_overfitting_is_kept(backbone: Any) -> None:
     assert all(0 <= p.alignment <= 1 for p in watch.points["fido"])
 
 
+def point(*pictures: tuple[float, float]) -> Point:
+    alignment, fidelity = (sum(c) / len(c) for c in zip(*pictures, strict=True))
+    return Point(alignment, fidelity, (alignment * fidelity) ** 0.5, pictures)
+
+
+def test_a_lead_is_told_with_its_error() -> None:
+    steady = point((0.6, 0.6), (0.8, 0.8)), point((0.5, 0.5), (0.7, 0.7))
+    lead, error = steady[0].lead(steady[1])  # both pictures are better by as much
+    assert lead == pytest.approx(0.1)
+    assert error == pytest.approx(0, abs=1e-9)
+    lead, error = point((0.9, 0.9), (0.5, 0.5)).lead(point((0.5, 0.5), (0.7, 0.7)))
+    assert lead == pytest.approx(0.1)
+    # with alignment equal to fidelity a merit is a mean, and the jackknife its standard error
+    assert error == pytest.approx(torch.tensor([0.4, -0.2]).std().item() / 2**0.5)
+
+
+def test_luck_does_not_keep_an_earlier_checkpoint(backbone: Any) -> None:
+    def kept(noise: float) -> int:
+        subject = make_subject()
+        # the first of two checkpoints leads; `noise` falls on the pictures of the second alone
+        eyes = Script(0.6, 0.9, 0.1, 0.55, noise=noise), Script(0.6, 0.1, 0.9, 0.55, noise=noise)
+        watch = Watch([subject], backbone, *eyes)
+        fit(recipe(2), subject, backbone, keep=watch, checkpoints=2)
+        return watch.kept["fido"]
+
+    assert kept(0.0) == 1
+    assert kept(0.2) == 2
+
+
 def test_no_resume_and_no_baseline_to_scale_by(backbone: Any) -> None:
     with pytest.raises(InputError, match="cannot be resumed"):
         fit(recipe(2), make_subject(), backbone, keep=lambda persons: [True], resume=True)
@@ -126,7 +160,23 @@ def test_the_command_keeps_what_the_watch_says(
     ]
     assert main([*fits[0], "--watch", "fidelity"]) == 0
     assert main(fits[1]) == 0
-    # nothing to tell checkpoints apart by: the first is kept, and not the last
+    # nothing to tell checkpoints apart by: the longer fit is kept
+    assert same(load(tmp_path / "a"), load(tmp_path / "b"))
+
+
+def test_the_command_keeps_an_earlier_one_that_leads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # references tried; the first checkpoint, untuned, copies; then worse checkpoints
+    script = [0.5, 0.8, 0.9, 0.1, *[0.2] * 7]
+    scripts = {"clip-t": Script(*script), "clip-i": Script(*[0.5, 0.8, 0.1, 0.9, *[0.2] * 7])}
+    monkeypatch.setattr(pcs_bench.metrics, "get", lambda id: scripts[id])
+    folder = photos(tmp_path / "rex")
+    fits = [
+        ["fit", "lora-dreambooth", str(folder), *WORDS, "--out", str(tmp_path / n)] for n in "ab"
+    ]
+    assert main([*fits[0], "--watch", "fidelity"]) == 0
+    assert main(fits[1]) == 0
     assert not same(load(tmp_path / "a"), load(tmp_path / "b"))
 
 

@@ -141,7 +141,7 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
 def _subject(
     place: Any, recipe: Any, eyes: Sequence[Any], name: str, checkpoints: int
 ) -> dict[str, Any]:
-    from pcs_bench.run.plan import NOISES, prompts_of
+    from pcs_bench.run.plan import prompts_of
     from pcs_bench.run.watching import Watch
     from pcs_core import fit
 
@@ -162,23 +162,15 @@ def _subject(
         checkpoints=checkpoints,
     )
     texts = [p.text for p in prompts_of(place.suite, name)][: protocol.prompts or None]
-    merits = [p.merit for p in watching.points[name]]
     found: dict[str, Any] = {
-        "kept": merits.index(max(merits)) + 1,
-        "of": len(merits),
+        "kept": watching.kept[name],
+        "of": len(watching.points[name]),
         "seen": [[p.alignment, p.fidelity, p.merit] for p in watching.points[name]],
     }
+    judge = Watch([subject], place.backbone, *eyes, prompts=texts, seed=0, count=protocol.seeds)
     for label, person in (("watched", kept), ("last", last[0])):
-        points = [
-            Watch([subject], place.backbone, *eyes, prompts=texts, seed=NOISES * seed).point(
-                person, subject
-            )
-            for seed in range(protocol.seeds)
-        ]
-        found[label] = {
-            part: sum(getattr(p, part) for p in points) / len(points)
-            for part in ("alignment", "fidelity", "merit")
-        }
+        point = judge.point(person, subject)
+        found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "merit")}
     return found
 
 

@@ -1,4 +1,9 @@
-"""Choosing a checkpoint: the one that trades fidelity and alignment best, before the fit overfits."""
+"""Choosing a checkpoint: the one that trades fidelity and alignment best, before the fit overfits.
+
+A few pictures are a noisy judge, and the best of many noisy scores is mostly luck. An earlier
+checkpoint is therefore kept only if it leads the last by more than one standard error of their
+difference (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3).
+"""
 
 from __future__ import annotations
 
@@ -27,21 +32,43 @@ class Point:
     """A checkpoint: both scores scaled so that 0 and 1 are the two baselines, and their merit.
 
     ``alignment`` 0 is a copy of the references and 1 the untuned backbone; ``fidelity`` the other way
-    round. ``merit`` is their geometric mean: its highest point lies on the Pareto front.
+    round. ``merit`` is their geometric mean: its highest point lies on the Pareto front. ``pictures``
+    are both scores of every picture, scaled and not cut off: the same prompts and the same noise at
+    every checkpoint.
     """
 
     alignment: float
     fidelity: float
     merit: float
+    pictures: tuple[tuple[float, float], ...] = ()
+
+    def lead(self, other: Point) -> tuple[float, float]:
+        """Return by how much this merit is the higher one, and the standard error of that.
+
+        The error is a jackknife over pictures, which both points have drawn from the same noise.
+        """
+        apart = self.merit - other.merit
+        count = len(self.pictures)
+        if count < 2:
+            return apart, 0.0
+        without = [
+            _merit([*self.pictures[:i], *self.pictures[i + 1 :]])
+            - _merit([*other.pictures[:i], *other.pictures[i + 1 :]])
+            for i in range(count)
+        ]
+        middle = sum(without) / count
+        spread = sum((value - middle) ** 2 for value in without)
+        return apart, float((spread * (count - 1) / count) ** 0.5)
 
 
 @dataclass
 class Watch:
-    """The ``keep`` of :func:`pcs_core.fit`: draws at every checkpoint, and keeps the best so far.
+    """The ``keep`` of :func:`pcs_core.fit`: draws at every checkpoint, and keeps one of the best so far.
 
-    ``alignment`` and ``fidelity`` are metrics of pictures for which higher is better; ``seed`` is
-    that of the pictures, which no report should score again. ``points`` are the checkpoints seen, by
-    subject.
+    Kept is the latest checkpoint that the best one does not lead by more than one standard error.
+    ``alignment`` and ``fidelity`` are metrics of pictures for which higher is better; ``count``
+    pictures of each prompt are drawn; ``seed`` is that of the pictures, which no report should score
+    again. ``points`` are the checkpoints seen and ``kept`` the number of the kept one, by subject.
     """
 
     subjects: Sequence[Subject]
@@ -50,32 +77,38 @@ class Watch:
     fidelity: Any
     prompts: Sequence[str] = PROMPTS
     seed: int = 900_000
+    count: int = 2
     points: dict[str, list[Point]] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
     _ends: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
     def __call__(self, persons: Sequence[Personalization]) -> list[bool]:
-        """Return for each personalization whether it is its subject's best so far."""
+        """Return for each personalization whether it takes the place of the one kept so far."""
         by_name = {subject.name: subject for subject in self.subjects}
-        return [self._best(person, by_name[person.subject]) for person in persons]
+        return [self._keeps(person, by_name[person.subject]) for person in persons]
 
     def point(self, person: Personalization, subject: Subject) -> Point:
         """Draw with a personalization, and say where it lies between the baselines."""
         from pcs_core import sample
 
         texts = [told(p, subject.concepts) for p in self.prompts]
-        drawn = sample(person, self.backbone, texts, seed=self.seed)
+        drawn = sample(person, self.backbone, texts, seed=self.seed, count=self.count)
         alignment, fidelity = self._score(drawn, subject)
         low, high, bottom, top = self._baselines(person, subject)
-        return _point(_scaled(alignment, low, high), _scaled(fidelity, bottom, top))
+        pictures = [
+            (_scaled(a, low, high), _scaled(f, bottom, top))
+            for a, f in zip(alignment, fidelity, strict=True)
+        ]
+        return Point(*_means(pictures), _merit(pictures), tuple(pictures))
 
-    def _best(self, person: Personalization, subject: Subject) -> bool:
-        point = self.point(person, subject)
-        before = self.points.setdefault(subject.name, [])
-        best = all(
-            (point.merit, point.fidelity) > (other.merit, other.fidelity) for other in before
-        )
-        before.append(point)
-        return best
+    def _keeps(self, person: Personalization, subject: Subject) -> bool:
+        seen = self.points.setdefault(subject.name, [])
+        seen.append(point := self.point(person, subject))
+        lead, error = max(seen, key=lambda p: (p.merit, p.fidelity)).lead(point)
+        if lead > error:
+            return False
+        self.kept[subject.name] = len(seen)
+        return True
 
     def _baselines(
         self, person: Personalization, subject: Subject
@@ -90,29 +123,38 @@ class Watch:
                 self.backbone,
                 [plain(p, subject.concepts) for p in self.prompts],
                 seed=self.seed,
+                count=self.count,
                 steps=settings.steps,
                 scale=settings.scale,
                 scheduler=settings.scheduler,
             )
             references = self._references(subject)
-            copies = references[[i % len(references) for i in range(len(self.prompts))]]
-            free, far = self._score(untuned, subject)
-            deaf, near = self._score(copies, subject)
+            copies = references[[i % len(references) for i in range(len(untuned))]]
+            free, far = map(_mean, self._score(untuned, subject))
+            deaf, near = map(_mean, self._score(copies, subject))
             self._ends[subject.name] = (deaf, free, far, near)
         return self._ends[subject.name]
 
-    def _score(self, pictures: Tensor, subject: Subject) -> tuple[float, float]:
+    def _score(self, pictures: Tensor, subject: Subject) -> tuple[list[float], list[float]]:
+        """Return alignment and fidelity of each picture."""
         given = {
-            "prompts": [plain(p, subject.concepts) for p in self.prompts],
+            "prompts": [
+                plain(p, subject.concepts) for p in self.prompts for _ in range(self.count)
+            ],
             "references": self._references(subject),
         }
-        scores = [metric.score(pictures, **given) for metric in (self.alignment, self.fidelity)]
-        return float(scores[0].float().mean()), float(scores[1].float().mean())
+        alignment, fidelity = (
+            metric.score(pictures, **given).float().tolist()
+            for metric in (self.alignment, self.fidelity)
+        )
+        return alignment, fidelity
 
     def try_metrics(self) -> None:
         """Score the references once, so that a metric without weights is refused at once."""
         self._score(
-            self._references(self.subjects[0])[:1].expand(len(self.prompts), -1, -1, -1),
+            self._references(self.subjects[0])[:1].expand(
+                len(self.prompts) * self.count, -1, -1, -1
+            ),
             self.subjects[0],
         )
 
@@ -144,8 +186,19 @@ def fidelity(subjects: Sequence[Subject], backbone: Backbone) -> Watch:
 
 
 def _scaled(value: float, low: float, high: float) -> float:
-    return min(1.0, max(0.0, (value - low) / (high - low))) if high > low else 0.0
+    return (value - low) / (high - low) if high > low else 0.0
 
 
-def _point(alignment: float, fidelity: float) -> Point:
-    return Point(alignment, fidelity, (alignment * fidelity) ** 0.5)
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _means(pictures: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Return mean alignment and fidelity, cut to [0, 1]."""
+    alignment, fidelity = (min(1.0, max(0.0, _mean(c))) for c in zip(*pictures, strict=True))
+    return alignment, fidelity
+
+
+def _merit(pictures: Sequence[tuple[float, float]]) -> float:
+    alignment, fidelity = _means(pictures)
+    return float((alignment * fidelity) ** 0.5)
