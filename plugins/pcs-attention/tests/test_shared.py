@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_attention.shared_attention import SharedAttention, adain
+from pcs_attention.reference_rows import adain
+from pcs_attention.shared_attention import SharedAttention
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Attachment, Backbone
 from pcs_core.data import Conditioning, Features, Subject

@@ -15,7 +15,7 @@ from pydantic import Field
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features, Fusion
 from pcs_core.errors import CapabilityError
-from pcs_weights.merge import NOUNS, REGULARISATION
+from pcs_weights.captions import NOUNS, REGULARISATION
 from pcs_weights.rank_one import ConceptInput, Gate, KeyLocked
 from pcs_weights.text_moment import encode, inverse_moment
 

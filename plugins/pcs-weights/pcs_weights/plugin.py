@@ -27,7 +27,7 @@ def techniques() -> Mapping[str, str]:
 def mergers() -> Mapping[str, str]:
     """Ways to merge personalizations."""
     return {
-        "average": "pcs_weights.merge:average",
-        "closed-form": "pcs_weights.merge:closed_form",
+        "average": "pcs_weights.closed_form_merge:average",
+        "closed-form": "pcs_weights.closed_form_merge:closed_form",
         "gradient-fusion": "pcs_weights.gradient_fusion_merge:gradient_fusion",
     }

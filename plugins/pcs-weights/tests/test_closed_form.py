@@ -14,7 +14,7 @@ from pcs_core.data import Personalization, Phase
 from pcs_core.errors import InputError
 from pcs_core.testing import make_recipe, make_subject
 from pcs_core.testing.probe import Probe
-from pcs_weights.merge import solve
+from pcs_weights.closed_form_merge import solve
 
 
 def problem(targets: int = 3, width: int = 8, out: int = 5) -> tuple[torch.Tensor, ...]:
