@@ -1,4 +1,4 @@
-"""A deployment folder as a backbone: the same loops, hooks and guidance on ONNX Runtime.
+"""A deployment folder as a backbone: the same loops, hooks and guidance on ONNX Runtime or OpenVINO.
 
 The edits of an artifact are bound as on any backbone, to a tree of layers without weights; a call of
 the network collects their tensors and feeds them to the graph.
@@ -22,7 +22,8 @@ from pcs_onnx import manifest
 from pcs_onnx.binding import bind
 from pcs_onnx.deployed_graph import DeployedGraph
 from pcs_onnx.holdings import Holdings
-from pcs_onnx.providers import providers
+from pcs_onnx.openvino_session import OpenVinoSession, check_options
+from pcs_onnx.providers import OPENVINO, chosen, openvino_version, providers
 from pcs_onnx.schedulers import process, sampler
 from pcs_onnx.sessions import Session
 from pcs_onnx.sizes import latent_shape
@@ -45,7 +46,8 @@ class OnnxBackbone(Holdings):
     """Implements :class:`pcs_core.backbone.Backbone` on the graphs of ``folder``.
 
     ``wanted`` are execution providers by short name, ``disabled`` ONNX Runtime's optimizers not to use
-    beside those that the manifest names. Sessions open when they are first needed.
+    beside those that the manifest names, ``precision`` what OpenVINO computes in. Sessions open when they
+    are first needed.
     """
 
     def __init__(
@@ -55,8 +57,14 @@ class OnnxBackbone(Holdings):
         device: str = "cpu",
         wanted: Sequence[str] = (),
         disabled: Sequence[str] = (),
+        precision: str = "fp32",
     ) -> None:
-        providers(device, wanted)  # refused before anything is read
+        # refused before anything is read
+        self.chosen, self.precision = chosen(device, wanted), precision
+        self.openvino = self.chosen[0] == OPENVINO
+        if not self.openvino:
+            providers(device, self.chosen)
+        check_options(precision, disabled, runs=self.openvino)
         self.manifest = facts = manifest.read(folder)
         self.folder = folder
         self.device, self.dtype = torch.device(device), torch.float32
@@ -76,14 +84,25 @@ class OnnxBackbone(Holdings):
             for part in ("denoiser", "text", "vae")
         }
         off = tuple(dict.fromkeys((*facts["disabled_optimizers"], *disabled)))
-        start = partial(Session, device=device, wanted=wanted, disabled=off)
+        start = partial(Session, device=device, wanted=self.chosen, disabled=off)
         self.graphs = {
-            name: DeployedGraph(name, folder, graph, start, remembers=name not in EACH_STEP)
+            name: DeployedGraph(
+                name,
+                folder,
+                graph,
+                self._openvino(name) if self.openvino else start,
+                remembers=name not in EACH_STEP,
+            )
             for name, graph in facts["graphs"].items()
         }
         self.embedding: nn.Module = self._table()
         self.context: Context | None = None
-        self.started: dict[str, Any] = {"device": device, "wanted": tuple(wanted)}
+
+    def _openvino(self, name: str) -> Callable[..., OpenVinoSession]:
+        # what runs once per prompt or subject takes every number of references as it comes
+        each_step = name in EACH_STEP
+        precision = self.precision if each_step else "fp32"
+        return partial(OpenVinoSession, precision=precision, fixed=each_step)
 
     def _table(self) -> nn.Module:
         if "table" in self.graphs:
@@ -94,16 +113,22 @@ class OnnxBackbone(Holdings):
     @property
     def engine(self) -> dict[str, Any]:
         """What runs the networks: for reports."""
-        import onnxruntime
-
         return {
             "name": "onnx",
-            "onnxruntime": onnxruntime.__version__,
-            "chosen": providers(**self.started),
+            **self._library(),
             "providers": {k: g.providers for k, g in self.graphs.items() if g.providers},
             "opset": self.manifest["opset"],
             "dtype": self.manifest["dtype"],
         }
+
+    def _library(self) -> dict[str, Any]:
+        if self.openvino:
+            own = {"openvino": openvino_version(), "precision": self.precision}
+            return {**own, "chosen": list(self.chosen)}
+        import onnxruntime
+
+        found = providers(str(self.device), self.chosen)
+        return {"onnxruntime": onnxruntime.__version__, "chosen": found}
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:

@@ -9,7 +9,6 @@ import torch
 from pcs_core.errors import CapabilityError
 from pcs_onnx.edits import constants, digest, identity, input_name, padded, tensors
 from pcs_onnx.refusals import across_steps
-from pcs_onnx.sessions import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Context
     from pcs_core.data import Edit
+    from pcs_onnx.openvino_session import OpenVinoSession
+    from pcs_onnx.sessions import Session
 
 REMEMBERED = 16
 """Results kept of a graph that says the same for the same inputs in every step."""
@@ -36,7 +37,7 @@ class DeployedGraph:
         name: str,
         folder: Path,
         facts: Mapping[str, Any],
-        start: Callable[..., Session],
+        start: Callable[..., Session | OpenVinoSession],
         *,
         remembers: bool = False,
     ) -> None:
@@ -60,7 +61,7 @@ class DeployedGraph:
 
     @property
     def providers(self) -> list[str] | None:
-        """The execution providers in use; None before the first call."""
+        """What runs it; None before the first call."""
         return None if self._session is None else list(self._session.providers)
 
     def bind(self, edits: Sequence[Edit]) -> None:

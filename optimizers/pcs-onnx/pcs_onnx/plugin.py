@@ -23,3 +23,9 @@ def loaders() -> Mapping[str, str]:
 def commands() -> Mapping[str, str]:
     """``pcs quantize``: a deployment in INT8."""
     return {"quantize": "pcs_onnx.quantize_command:app"}
+
+
+@catalogue_hookimpl
+def diagnoses() -> Mapping[str, str]:
+    """What runs the graphs here."""
+    return {"onnx": "pcs_onnx.providers:diagnose"}

@@ -1,9 +1,12 @@
-"""Execution providers of ONNX Runtime: chosen by device or by name, never silently another."""
+"""What runs the graphs: chosen by device or by name, never silently another.
+
+Execution providers of ONNX Runtime, or OpenVINO, which reads the same files itself.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pcs_core.errors import InputError, nearest
@@ -14,6 +17,8 @@ NAMES: Mapping[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
 }
 """Short name -> ONNX Runtime's."""
+OPENVINO = "openvino"
+"""The package of that name, on the CPU; not ONNX Runtime's provider, which is in a build of its own."""
 HOW: Mapping[str, str] = {
     "cpu": "reinstall onnxruntime",
     "cuda": "install onnxruntime-gpu in place of onnxruntime, and the CUDA and cuDNN it was built for",
@@ -29,11 +34,50 @@ VARIABLE = "PCS_ONNX_PROVIDERS"
 """Names them where nothing else does, comma between."""
 
 
+def chosen(device: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return what runs the graphs on ``device``, by short names, the best first.
+
+    ``wanted`` are such names ("tensorrt", "cuda", "cpu", "openvino"); without them the environment
+    variable ``PCS_ONNX_PROVIDERS``, or those of the device.
+
+    Raises
+    ------
+    InputError
+        No such name, it does not run on ``device``, or the package ``openvino`` is not installed.
+    """
+    named = os.environ.get(VARIABLE, "").replace(" ", "")
+    names = tuple(wanted) or tuple(filter(None, named.split(",")))
+    kind = device.split(":")[0]
+    if not names and kind not in DEFAULT:
+        raise InputError(
+            f"ONNX Runtime runs on cpu and cuda here, not on device {device!r}: use --device cpu"
+        )
+    names = names or DEFAULT[kind]
+    known = (*NAMES, OPENVINO)
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"no execution provider {name!r}{nearest(name, known)} (known: {', '.join(known)})"
+            )
+    if OPENVINO in names:
+        if len(names) > 1:
+            raise InputError(
+                f"{OPENVINO!r} runs whole graphs and falls back to no other provider: name it alone"
+            )
+        if kind != "cpu":
+            raise InputError(
+                f"{OPENVINO!r} runs on the CPU here, not on {device!r}: use --device cpu"
+            )
+        openvino()
+    elif kind == "cpu" and names[0] != "cpu":
+        raise InputError(f"the execution provider {names[0]!r} runs on a GPU: use --device cuda")
+    return names
+
+
 def providers(device: str, wanted: Sequence[str] = ()) -> list[str]:
     """Return the execution providers for ``device``, ONNX Runtime's names, the best first.
 
-    ``wanted`` are short names ("tensorrt", "cuda", "cpu"); without them the environment variable
-    ``PCS_ONNX_PROVIDERS``, or those of the device.
+    ``wanted`` as for :func:`chosen`.
 
     Raises
     ------
@@ -43,27 +87,50 @@ def providers(device: str, wanted: Sequence[str] = ()) -> list[str]:
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
-    named = os.environ.get(VARIABLE, "").replace(" ", "")
-    names = tuple(wanted) or tuple(filter(None, named.split(",")))
-    kind = device.split(":")[0]
-    if not names and kind not in DEFAULT:
-        raise InputError(
-            f"ONNX Runtime runs on cpu and cuda here, not on device {device!r}: use --device cpu"
-        )
-    names = names or DEFAULT[kind]
-    for name in names:
-        if name not in NAMES:
-            raise InputError(
-                f"no execution provider {name!r}{nearest(name, NAMES)} (known: {', '.join(NAMES)})"
-            )
-    if kind == "cpu" and names[0] != "cpu":
-        raise InputError(f"the execution provider {names[0]!r} runs on a GPU: use --device cuda")
+    names = chosen(device, wanted)
+    if OPENVINO in names:
+        raise InputError(f"{OPENVINO!r} is no execution provider of ONNX Runtime here: name cpu")
     if NAMES[names[0]] not in there:
         raise InputError(
             f"ONNX Runtime here has no execution provider {names[0]!r} (it has {', '.join(there)}): "
             f"use --device cpu, or {HOW[names[0]]}"
         )
     return [NAMES[name] for name in names if NAMES[name] in there]
+
+
+def openvino() -> Any:
+    """Return the ``openvino`` module.
+
+    Raises
+    ------
+    InputError
+        It is not installed, or does not import.
+    """
+    try:
+        import openvino as found
+    except ImportError as error:
+        raise InputError(
+            f"{OPENVINO!r} needs the package openvino ({error}): pip install pcs-onnx[openvino]"
+        ) from None
+    return found
+
+
+def openvino_version() -> str:
+    """Return OpenVINO's version without its build: "2026.4.1"."""
+    return str(openvino().__version__).split("-", 1)[0]
+
+
+def diagnose() -> Iterator[tuple[str, str]]:
+    """Yield lines for ``pcs doctor``: a state, "ok" or "note", and what is there or how to get it."""
+    import onnxruntime
+
+    there = onnxruntime.get_available_providers()
+    found = ", ".join(short for short, name in NAMES.items() if name in there)
+    yield "ok", f"ONNX Runtime {onnxruntime.__version__} with {found}"
+    try:
+        yield "ok", f"OpenVINO {openvino_version()}"
+    except InputError as error:
+        yield "note", str(error)
 
 
 def configured(names: Sequence[str], device: str) -> list[tuple[str, dict[str, Any]]]:

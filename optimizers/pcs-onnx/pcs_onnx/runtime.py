@@ -22,23 +22,27 @@ def load(
     dtype: torch.dtype | None = None,
     providers: Sequence[str] = (),
     disabled_optimizers: Sequence[str] = (),
+    precision: str = "fp32",
 ) -> OnnxBackbone | None:
     """Open a deployment folder, or return None if it is none.
 
-    ``providers`` are execution providers by short name, the best first; without them
-    ``PCS_ONNX_PROVIDERS``, or those of the device.
+    ``providers`` are execution providers by short name, the best first, or "openvino"; without them
+    ``PCS_ONNX_PROVIDERS``, or those of the device. ``precision`` "bf16" lets OpenVINO round to bfloat16.
 
     Raises
     ------
     ArtifactError
         It is damaged, or of another version of the format.
     InputError
-        ONNX Runtime has no execution provider for ``device``, or ``dtype`` is not the exported one.
+        ONNX Runtime has no execution provider for ``device``, ``dtype`` is not the exported one, or
+        what runs the graphs has no such ``precision``.
     """
     folder = Path(location)
     if not folder.is_dir() or not manifest.is_deployment(folder):
         return None
-    opened = OnnxBackbone(folder, device=device, wanted=providers, disabled=disabled_optimizers)
+    opened = OnnxBackbone(
+        folder, device=device, wanted=providers, disabled=disabled_optimizers, precision=precision
+    )
     if dtype not in (None, getattr(torch, opened.manifest["dtype"])):
         raise InputError(
             f"{folder}: the deployment is in {opened.manifest['dtype']}, not in {dtype}"

@@ -12,7 +12,7 @@ from pcs_core.errors import InputError
 from pcs_onnx.providers import configured, providers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
@@ -73,14 +73,7 @@ class Session:
 
     def __call__(self, batched: Sequence[Tensor], constant: Sequence[Tensor] = ()) -> list[Tensor]:
         """Return the outputs for inputs [b ...] and, behind them, inputs without a batch axis."""
-        total = batched[0].shape[0]
-        if total <= self.rows:
-            return self._run([*batched, *constant])
-        parts = [
-            self._run([*(t[i : i + self.rows] for t in batched), *constant])
-            for i in range(0, total, self.rows)
-        ]
-        return [torch.cat(column) for column in zip(*parts, strict=True)]
+        return by_rows(self._run, self.rows, batched, constant)
 
     def _run(self, values: Sequence[Tensor]) -> list[Tensor]:
         self.calls += 1
@@ -107,3 +100,17 @@ class Session:
             binding.bind_output(name, where, index, kind, shape, value.data_ptr())
         self.inner.run_with_iobinding(binding)
         return made
+
+
+def by_rows(
+    run: Callable[[Sequence[Tensor]], list[Tensor]],
+    rows: int,
+    batched: Sequence[Tensor],
+    constant: Sequence[Tensor],
+) -> list[Tensor]:
+    """Return what ``run`` gives, called with ``rows`` of the batch at most, the parts' outputs joined."""
+    total = batched[0].shape[0]
+    if total <= rows:
+        return run([*batched, *constant])
+    parts = [run([*(t[i : i + rows] for t in batched), *constant]) for i in range(0, total, rows)]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]

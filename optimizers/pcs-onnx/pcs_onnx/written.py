@@ -49,7 +49,7 @@ class Written:
         beside = f"{file}.data" if self.external else None
         onnx_ir.save(model, self.folder / file, external_data=beside)
         self.files[name] = file
-        self.sessions[name] = Session(self.folder / file, "cpu", ROWS)
+        self.sessions[name] = Session(self.folder / file, "cpu", ROWS, wanted=("cpu",))
 
     def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs for a value per argument, in their order."""
