@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference.persons import Cast, prompts_of
-from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, Side
+from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, TWINS, Side
 from inference.steps import Step
 from pcs_core import open_backbone, open_engine, sample
 from pcs_core.engine import export
+from pcs_core.engine.opening import open_deployment
 from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
@@ -111,6 +113,26 @@ def int8(source: Open, drawing: Callable[[], None], every: int = CALIBRATION_EVE
     )
 
 
+def openvino(source: Open) -> Open:
+    """Open the folder of a deployment once more, on OpenVINO.
+
+    Raises
+    ------
+    InputError
+        The package is not installed.
+    """
+    side = TWINS[source.side.label]
+    opened = open_deployment(source.folder, side.engine, providers=[side.provider])
+    return Open(side, opened, source.folder)
+
+
+def with_openvino(opened: Sequence[Open], skip: Callable[[str, str], None]) -> list[Open]:
+    """Return ``opened`` and behind them, of each deployment, the same on OpenVINO."""
+    held = [one for one in opened if one.side.label in TWINS]
+    wanted = [(TWINS[one.side.label].label, partial(openvino, one)) for one in held]
+    return [*opened, *attempts(wanted, skip)]
+
+
 def drawings(source: Open, cast: Cast, *, steps: int, prompts: int = 2) -> Callable[[], None]:
     """Return what draws two subjects of ``cast`` at the first ``prompts`` of their prompts."""
 
@@ -135,7 +157,7 @@ def single_steps(source: Open, cast: Cast, count: int = 4) -> Callable[[], None]
 
 
 class Counting:
-    """Counts exports, ONNX Runtime sessions, quantizations and compilations while it is in force."""
+    """Counts exports, ONNX Runtime sessions, and compilations of OpenVINO and Dynamo while in force."""
 
     def __init__(self) -> None:
         self.exports = 0
@@ -143,11 +165,16 @@ class Counting:
 
     def __enter__(self) -> Counting:
         import onnxruntime
+        import openvino
 
-        self._runtime, self._exporter = onnxruntime, torch.onnx
-        self._before = onnxruntime.InferenceSession, torch.onnx.export
+        self._runtime, self._exporter, self._core = onnxruntime, torch.onnx, openvino.Core
+        self._before = (
+            onnxruntime.InferenceSession,
+            torch.onnx.export,
+            openvino.Core.compile_model,
+        )
         self._graphs = _graphs()
-        session, exporter = self._before
+        session, exporter, compiler = self._before
 
         def opened(*args: Any, **options: Any) -> Any:
             self.rebuilds += 1
@@ -157,11 +184,17 @@ class Counting:
             self.exports += 1
             return exporter(*args, **options)
 
+        def compiled(*args: Any, **options: Any) -> Any:
+            self.rebuilds += 1
+            return compiler(*args, **options)
+
         onnxruntime.InferenceSession, torch.onnx.export = opened, exported
+        openvino.Core.compile_model = compiled
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._runtime.InferenceSession, self._exporter.export = self._before
+        self._runtime.InferenceSession, self._exporter.export, compiler = self._before
+        self._core.compile_model = compiler
         self.rebuilds += _graphs() - self._graphs
 
 

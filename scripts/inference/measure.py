@@ -242,6 +242,7 @@ def cold_starts(
             words += ["-n", "1", "--steps", str(plan.steps), "--out", str(out), "--device", "cpu"]
             if opened.folder is not None:
                 words += ["--engine", opened.side.engine, "--deployment", str(opened.folder)]
+                words += ["--option", f"providers={opened.side.provider}"]
             elif opened.side is not EAGER:
                 words += ["--engine", opened.side.engine]
             more = {"TORCHINDUCTOR_CACHE_DIR": scratch, "HF_HUB_OFFLINE": "1"}

@@ -13,6 +13,8 @@ COLOURS = {
     "compile": "#efb118",
     "onnx": "#4269d0",
     "onnx int8": "#3ca951",
+    "onnx openvino": "#6cc5e0",
+    "onnx openvino int8": "#97bbf5",
 }
 
 

@@ -23,14 +23,20 @@ class Side:
     label: str
     engine: str
     dtype: str
+    provider: str = ""
+    """What runs a deployment's graphs: a row says so."""
 
 
 EAGER = Side("eager", "eager", "float32")
 COMPILE = Side("compile", "compile", "float32")
-ONNX = Side("onnx", "onnx", "float32")
-INT8 = Side("onnx int8", "onnx", "int8")
+ONNX = Side("onnx", "onnx", "float32", "cpu")
+INT8 = Side("onnx int8", "onnx", "int8", "cpu")
+OPENVINO = Side("onnx openvino", "onnx", "float32", "openvino")
+OPENVINO_INT8 = Side("onnx openvino int8", "onnx", "int8", "openvino")
+TWINS = {ONNX.label: OPENVINO, INT8.label: OPENVINO_INT8}
+"""The same folders, read by OpenVINO."""
 BF16 = Side("eager bf16", "eager", "bfloat16")
-SIDES = {side.label: side for side in (EAGER, COMPILE, ONNX, INT8, BF16)}
+SIDES = {side.label: side for side in (EAGER, COMPILE, ONNX, INT8, OPENVINO, OPENVINO_INT8, BF16)}
 
 
 def rows_of(
@@ -65,6 +71,8 @@ def rows_of(
             "rounds": len(timing.values),
             **more,
         }
+        if side.provider:
+            row["provider"] = side.provider
         if flop is not None:
             rate = flop / timing.seconds / 1e9
             machine = (rates or {}).get(side.dtype)

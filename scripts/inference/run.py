@@ -17,7 +17,16 @@ from inference import engines, machine, measure, networks, prepare
 from inference.engines import Open
 from inference.persons import Cast, encoder_cast, lora_cast, prompts_of
 from inference.rounds import Budget
-from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, target
+from inference.rows import (
+    BF16,
+    COMPILE,
+    EAGER,
+    INT8,
+    ONNX,
+    OPENVINO,
+    OPENVINO_INT8,
+    target,
+)
 from inference.steps import Step
 from pcs_core import load_preset, open_backbone, save
 from pcs_core.catalogue import catalogue
@@ -34,7 +43,7 @@ FITS, FIT_STEPS = 6, 60
 """Subjects and steps of the low-rank fits that the gates judge where no adapter is trained."""
 SECONDS = {
     **{"pictures": 10.0, "switches": 10.0, "gates": 20.0, "lora": 15.0},
-    **{"large": 45.0, "large onnx": 150.0, "cold": 50.0},
+    **{"large": 45.0, "large onnx": 150.0, "cold": 65.0},
 }
 """About what the parts take on two cores; a part that does not fit any more is left out."""
 
@@ -114,7 +123,8 @@ def _small(
         for one in engines.attempts([(INT8.label, quantize)], budget.skip):
             tell(f"{one.side.label} is open, {budget.left:.0f} s left")
             opened.append(one)
-            held[one.side.label] = one
+    opened = engines.with_openvino(opened, budget.skip)
+    held = {o.side.label: o for o in opened}
     found["deployments"] |= {o.side.label: dict(o.facts) for o in opened if o.facts}
     if COMPILE.label in held:
         measure.warm(held[COMPILE.label], cast.persons[0])
@@ -131,7 +141,8 @@ def _small(
     tell("steps")
     measure.steps(plan, opened, person, 1)
     flop = measure.steps(plan, opened, person, measure.PICTURES)
-    exact = [held[k] for k in (EAGER.label, COMPILE.label, ONNX.label) if k in held]
+    exact = [held[s.label] for s in (EAGER, COMPILE, ONNX, OPENVINO) if s.label in held]
+    small = [held[s.label] for s in (INT8, OPENVINO_INT8) if s.label in held]
     some = [o for o in opened if o.side is not BF16]
 
     def pictures() -> None:
@@ -147,13 +158,13 @@ def _small(
     _part(plan, "pictures", pictures, tell)
     _part(plan, "switches", switches, tell)
     if cast.trained:
-        gates = partial(_gates, plan, first, held.get(INT8.label), cast, tiny, found)
+        gates = partial(_gates, plan, first, small, cast, tiny, found)
         _part(plan, "gates", gates, tell)
     if wants_lora:
         _part(plan, "lora", partial(_lora, plan, first, held, cast, root, tiny, found), tell)
     if plan.wants("large"):
         _part(plan, "large", partial(_large, plan, "mini", root, fresh, tiny, found, tell), tell)
-    columns = [*exact, *(held[k] for k in (INT8.label,) if k in held)]
+    columns = [*exact, *(o for o in small if o.side is INT8)]
     _part(plan, "cold", partial(_cold, plan, columns, cast, root, tiny), tell)
 
 
@@ -182,7 +193,7 @@ def _fast(
         plan.budget.skip(f"preset {FAST!r}", "no plugin holds it")
         return
     steps = int(load_preset(FAST, backbone=name).sample.get("steps", plan.steps))
-    exact = [o for o in opened if o.side in (EAGER, ONNX)]
+    exact = [o for o in opened if o.side in (EAGER, ONNX, OPENVINO)]
     measure.pictures(plan, exact, cast.persons, 0, preset=FAST, steps=steps)
     found["fast_steps"] = steps
 
@@ -221,21 +232,24 @@ def _lora(
     if ONNX.label in held:
         deploy = partial(engines.onnx, fits, first.backbone, root, fresh=False)
         opened += engines.attempts([("onnx of LoRA", deploy)], plan.budget.skip)
+    source = next((o for o in opened if o.side is ONNX), None)
+    opened = engines.with_openvino(opened, plan.budget.skip)
     measure.switches(plan, opened, fits.persons[:2], "LoRA", 4 if tiny else 9)
     if cast.trained or not plan.wants("gates"):
         return
-    small = None
-    if INT8.label in held and opened[-1].side is ONNX:
-        draw = engines.drawings(opened[-1], fits, steps=plan.steps, prompts=1)
-        quantize = partial(engines.int8, opened[-1], draw)
-        small = next(engines.attempts([("onnx int8 of LoRA", quantize)], plan.budget.skip), None)
+    small: list[Open] = []
+    if INT8.label in held and source is not None:
+        draw = engines.drawings(source, fits, steps=plan.steps, prompts=1)
+        quantize = partial(engines.int8, source, draw)
+        made = engines.attempts([("onnx int8 of LoRA", quantize)], plan.budget.skip)
+        small = engines.with_openvino(list(made), plan.budget.skip)
     _gates(plan, first, small, fits, tiny, found)
 
 
 def _gates(
     plan: measure.Plan,
     first: Open,
-    small: Open | None,
+    small: list[Open],
     cast: Cast,
     tiny: bool,
     found: dict[str, Any],
@@ -243,8 +257,8 @@ def _gates(
     """Judge INT8 and the fast preset by the pictures of ``cast``."""
     prompts = 4 if tiny else 2
     works: list[tuple[str, Callable[..., dict[str, Any]]]] = []
-    if small is not None:
-        works.append((INT8.label, partial(measure.int8_gate, plan, first, small, cast)))
+    for one in small:
+        works.append((one.side.label, partial(measure.int8_gate, plan, first, one, cast)))
     if FAST in catalogue().ids("presets"):
         works.append((FAST, partial(measure.preset_gate, plan, first, FAST, cast)))
     for name, work in works:
@@ -306,6 +320,7 @@ def _large(
     if whole and opened[-1].side is ONNX:
         quantize = partial(engines.int8, opened[-1], engines.single_steps(opened[-1], cast), 1)
         opened += engines.attempts([("onnx int8 of SD 1.5", quantize)], budget.skip)
+        opened = engines.with_openvino(opened, budget.skip)
     measure.steps(own, opened, cast.persons[0], 1, pixels=list(backbone.card.size))
     plan.rows += own.rows
     del opened, backbone, cast
@@ -328,27 +343,25 @@ def _targets(plan: measure.Plan, found: dict[str, Any]) -> list[dict[str, Any]]:
     usable = {gate["of"]: gate["usable"] for gate in found["gates"]}
     targets = [
         target(
-            "ONNX Runtime fp32 against tuned eager, at equal output",
+            f"{runtime} fp32 against tuned eager, at equal output",
             rows,
-            step + ONNX.label,
+            step + side.label,
             "ratio",
             1.15,
             least=True,
             also=lambda row: row["max_error"] <= ERROR,
-        ),
-        {
-            **target(
-                "INT8 where the CPU has VNNI or AMX",
-                rows,
-                step + INT8.label,
-                "ratio",
-                1.8,
-                least=True,
-            ),
-            "applies": vnni,
-            "usable": usable.get(INT8.label),
-        },
+        )
+        for runtime, side in (("ONNX Runtime", ONNX), ("OpenVINO", OPENVINO))
     ]
+    one = step.replace(f"{measure.PICTURES} pictures", "1 picture")
+    for where, row, side in (
+        ("ONNX Runtime", step, INT8),
+        ("OpenVINO", step, OPENVINO_INT8),
+        ("OpenVINO, 1 picture", one, OPENVINO_INT8),
+    ):
+        name = f"INT8 where the CPU has VNNI or AMX: {where}"
+        goal = target(name, rows, row + side.label, "ratio", 1.8, least=True)
+        targets.append({**goal, "applies": vnni, "usable": usable.get(side.label)})
     for preset, steps, limit in ((None, plan.steps, 8.0), (FAST, found.get("fast_steps", 0), 3.0)):
         what = measure.drawing(plan, preset, steps)
         drawings = [r for r in plan.rows if r["name"].rpartition(": ")[0] == what]
@@ -359,7 +372,7 @@ def _targets(plan: measure.Plan, found: dict[str, Any]) -> list[dict[str, Any]]:
             goal = target(name, rows, best["name"], "seconds", limit, least=False)
             targets.append(goal if preset is None else {**goal, "usable": usable.get(FAST)})
     for what in ("subject", "strength", "LoRA"):
-        for side in (ONNX, COMPILE):
+        for side in (ONNX, OPENVINO, COMPILE):
             if f"switch of {what}: {side.label}" not in rows:
                 continue
             targets.append(

@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import onnxruntime
+import openvino
 import pytest
 import torch
 from inference import machine
@@ -126,16 +127,19 @@ def test_the_gate_refuses(losses: dict, trained: bool, reason: str) -> None:
 
 
 def test_sessions_are_counted_and_the_count_ends() -> None:
-    before = onnxruntime.InferenceSession, torch.onnx.export
+    before = onnxruntime.InferenceSession, torch.onnx.export, openvino.Core.compile_model
     with Counting() as counting:
         for _ in range(2):
             with pytest.raises(Exception):  # noqa: B017 - whatever the runtime raises
                 onnxruntime.InferenceSession(b"no model")
         compiled = torch.compile(lambda x: x + 1, backend="eager")
         compiled(torch.zeros(2))
-    assert counting.rebuilds == 3  # two sessions and a graph
+        with pytest.raises(RuntimeError):
+            openvino.Core().compile_model("no model", "CPU")
+    assert counting.rebuilds == 4  # two sessions, a graph, and one of OpenVINO
     assert counting.exports == 0
-    assert before == (onnxruntime.InferenceSession, torch.onnx.export)
+    after = onnxruntime.InferenceSession, torch.onnx.export, openvino.Core.compile_model
+    assert before == after
 
 
 def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
@@ -212,12 +216,17 @@ def test_a_rehearsal_of_steps_and_switches(tmp_path: Path) -> None:
     rows = {row["name"]: row for row in found["rows"]}
     step = "step of 4 pictures with guidance: "
     assert rows[step + "onnx"]["max_error"] <= 1e-5
-    assert 1e-5 < rows[step + "onnx int8"]["max_error"] < 0.5
+    assert rows[step + "onnx openvino"]["max_error"] <= 1e-5
+    for side, provider in (("onnx", "cpu"), ("onnx openvino", "openvino")):
+        assert 1e-5 < rows[f"{step}{side} int8"]["max_error"] < 0.5
+        assert rows[step + side]["provider"] == rows[f"{step}{side} int8"]["provider"] == provider
+    assert "provider" not in rows[step + "eager"]
     if step + "compile" in rows:
         assert rows[step + "compile"]["max_error"] <= 1e-5
     for what in ("subject", "strength"):
-        row = rows[f"switch of {what}: onnx"]
-        assert row["exports"] == row["rebuilds"] == 0
+        for side in ("onnx", "onnx openvino"):
+            row = rows[f"switch of {what}: {side}"]
+            assert row["exports"] == row["rebuilds"] == 0
 
 
 @pytest.mark.slow
@@ -226,12 +235,12 @@ def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
     names = {row["name"] for row in found["rows"]}
     assert {row["engine"] for row in found["rows"]} == {"eager", "compile", "onnx"}
     assert "cold start to the first picture: onnx" in names
-    assert "switch of LoRA: onnx" in names
+    assert {"switch of LoRA: onnx", "switch of LoRA: onnx openvino"} <= names
     assert any("sdxl with an image adapter" in name for name in names)
     models = {row["model"] for row in found["rows"]}
     assert {"tiny (mini)", "tiny (sd15)", "tiny (sdxl)"} <= models
     gates = {gate["of"]: gate for gate in found["gates"]}
-    assert set(gates) == {"onnx int8", "fast"}
+    assert set(gates) == {"onnx int8", "onnx openvino int8", "fast"}
     assert not any(gate["usable"] for gate in gates.values())  # of networks without training
 
 
