@@ -1,4 +1,4 @@
-"""Engines side by side: eager, compile, ONNX Runtime and INT8, in one run on the machine at hand.
+"""Engines side by side: eager, compile, ONNX Runtime, OpenVINO and INT8, in one run on the machine at hand.
 
     python scripts/bench_inference.py [--model mini|sd15] [--out docs/benchmarks/inference.json]
                                       [--minutes 7.5] [--parts a,b] [--fresh] [--tiny]
