@@ -282,14 +282,16 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_missing_package_is_named_before_anything_is_read(
-    missing: None, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    missing: None, persons, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text("utf-8"))
     with pytest.raises(InputError, match=r"pip install pcs-onnx\[openvino\]"):
         on_openvino(tmp_path)
-    words = ["sample", "none", "a dog", "--engine", "onnx", "--deployment", str(folder)]
-    words += ["--option", "providers=openvino", "--out", str(tmp_path / "drawn")]
+    save(persons[0], tmp_path / "person")
+    words = ["sample", str(tmp_path / "person"), PROMPT, "--out", str(tmp_path / "drawn")]
+    words += ["--engine", "onnx", "--deployment", str(folder), "--option", "providers=openvino"]
     assert main(words) == 2
+    assert "pip install pcs-onnx[openvino]" in capsys.readouterr().err
     open_backbone(folder)  # and nothing else needs it
 
 
