@@ -25,6 +25,7 @@ def test_one_subject_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "Over 1 subjects" in said.out
     found = json.loads((tmp_path / "watch.json").read_text())
     (row,) = found["subjects"]
+    assert row["key"] == "mini-object/backpack_outlined"
     assert row["of"] == 2
     assert 0 <= row["watched"]["merit"] <= 1
     if row["kept"] == 2:
@@ -33,6 +34,22 @@ def test_one_subject_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
     stamp = (tmp_path / "watch.jsonl").read_bytes()
     assert main(words(tmp_path)) == 0  # nothing is fitted again
     assert (tmp_path / "watch.jsonl").read_bytes() == stamp
+
+
+def test_several_suites_are_one_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def found(place: Any, recipe: Any, eyes: Any, name: str, checkpoints: int) -> dict[str, Any]:
+        assert name in {s.name for s in place.suite.subjects}
+        return row(name, 0.6, 0.5)
+
+    monkeypatch.setattr("pcs_bench.run.watch_study._subject", found)
+    given = words(tmp_path, "--limit", "2")
+    assert main([*given[:3], "mini-pet", *given[3:]]) == 0
+    assert "Over 4 subjects" in capsys.readouterr().out
+    result = json.loads((tmp_path / "watch.json").read_text())
+    assert [p["suite"] for p in result["protocols"]] == ["mini-object", "mini-pet"]
+    assert len({r["protocol"] for r in result["subjects"]}) == 2
 
 
 def test_a_subject_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

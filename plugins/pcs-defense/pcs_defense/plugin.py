@@ -10,7 +10,10 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def techniques() -> Mapping[str, str]:
     """Techniques by code id."""
-    return {"defense.perturbation": "pcs_defense.perturbation:Perturbation"}
+    return {
+        "defense.cast": "pcs_defense.cast:ColourCast",
+        "defense.perturbation": "pcs_defense.perturbation:Perturbation",
+    }
 
 
 @catalogue_hookimpl

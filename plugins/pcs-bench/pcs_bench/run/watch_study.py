@@ -21,10 +21,14 @@ LINES, RESULT = "watch.jsonl", "watch.json"
 
 
 def watch(
-    suite: Annotated[str, typer.Argument(metavar="SUITE", help="A suite's id, or its file.")],
+    suites: Annotated[
+        list[str], typer.Argument(metavar="SUITE...", help="Ids of suites, or their files.")
+    ],
     out: Out,
     system: Annotated[str, typer.Option("--system", help="The system.")] = "lora-dreambooth",
-    limit: Annotated[int, typer.Option("--limit", min=0, help="Subjects; 0: all.")] = 0,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, help="Subjects of each suite; 0: all.")
+    ] = 0,
     prompts: Annotated[int, typer.Option("--prompts", min=0, help="Prompts each; 0: all.")] = 0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures of each prompt.")] = 2,
     checkpoints: Annotated[
@@ -38,38 +42,41 @@ def watch(
     fit_seed: Annotated[int, typer.Option("--fit-seed", min=0, help="Seed of every fit.")] = 0,
     device: Device = "auto",
 ) -> None:
-    """Compare --watch fidelity with the last step, over the subjects of SUITE: DIR/watch.json.
+    """Compare --watch fidelity with the last step, over the subjects of all SUITEs: DIR/watch.json.
 
     The same command goes on after an interruption. Exit codes are those of pcs bench run.
     """
-    from pcs_bench import suites
+    from pcs_bench import suites as known
     from pcs_bench.run.conduct import check
     from pcs_bench.run.plan import Protocol
     from pcs_bench.run.store import Store, write_json
     from pcs_core import device_name
 
-    held = suites.load(suite)
-    names = tuple(s.name for s in held.subjects)
-    protocol = Protocol(
-        suite=suite,
-        systems=(system,),
-        subjects=names[:limit] if limit else names,
-        seeds=seeds,
-        prompts=prompts,
-        fit_seed=fit_seed,
-        backbone=backbone,
-        device=device_name(device),
-        settings=tuple(settings or ()),
-        metrics=chosen_metrics(metrics, backbone),
-    )
-    check(protocol, held)
+    plans = []
+    for suite in dict.fromkeys(suites):
+        held = known.load(suite)
+        names = tuple(s.name for s in held.subjects)
+        protocol = Protocol(
+            suite=suite,
+            systems=(system,),
+            subjects=names[:limit] if limit else names,
+            seeds=seeds,
+            prompts=prompts,
+            fit_seed=fit_seed,
+            backbone=backbone,
+            device=device_name(device),
+            settings=tuple(settings or ()),
+            metrics=chosen_metrics(metrics, backbone),
+        )
+        check(protocol, held)
+        plans.append((protocol, held))
     store = Store(out.expanduser().resolve())
-    rows = study(protocol, held, store, checkpoints)
+    rows = [row for plan in plans for row in study(*plan, store, checkpoints)]
     result = summary(rows)
     write_json(
         store.folder / RESULT,
         {
-            "protocol": protocol.document(),
+            "protocols": [protocol.document() for protocol, _ in plans],
             "checkpoints": checkpoints,
             "subjects": rows,
             "summary": result,
@@ -97,7 +104,7 @@ def chosen_metrics(text: str, backbone: str) -> tuple[str, ...]:
 
 
 def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[dict[str, Any]]:
-    """Return a row per subject, those that ``store`` holds already among them.
+    """Return a row per subject of a suite, those that ``store`` holds already among them.
 
     Raises
     ------
@@ -125,13 +132,14 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
         known = read_lines(store.folder / LINES)
         with store.appending(LINES) as appender:
             for name in protocol.subjects:
-                line = known.get(name, {})
+                key = f"{protocol.suite}/{name}"
+                line = known.get(key, {})
                 if line.get("protocol") != facts or line.get("error"):
                     try:
                         found = _subject(place, recipe, eyes, name, checkpoints)
                     except Exception as error:
                         found = {"error": one_line(error)}
-                    line = {"key": name, "protocol": facts, **found}
+                    line = {"key": key, "protocol": facts, **found}
                     appender.add(line)
                 typer.echo(_told(line), err=True)
                 rows.append(dict(line))
