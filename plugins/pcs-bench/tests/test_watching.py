@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import pcs_bench.metrics
-from pcs_bench.run.watching import Point, Watch
+from pcs_bench.run.merits import Point
+from pcs_bench.run.watching import Watch
 from pcs_core import fit, load, load_recipe, open_backbone, write_png
 from pcs_core.cli.main import main
 from pcs_core.errors import InputError

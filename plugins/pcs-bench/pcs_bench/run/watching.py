@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pcs_bench.run.merits import Point, mean, means, merit, scaled
 from pcs_bench.run.texts import plain, told
 
 if TYPE_CHECKING:
@@ -25,40 +26,6 @@ PROMPTS = (
     "a picture of {token} at night",
     "a picture of {token} on a red background",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A checkpoint: both scores scaled so that 0 and 1 are the two baselines, and their merit.
-
-    ``alignment`` 0 is a copy of the references and 1 the untuned backbone; ``fidelity`` the other way
-    round. ``merit`` is their geometric mean: its highest point lies on the Pareto front. ``pictures``
-    are both scores of every picture, scaled and not cut off: the same prompts and the same noise at
-    every checkpoint.
-    """
-
-    alignment: float
-    fidelity: float
-    merit: float
-    pictures: tuple[tuple[float, float], ...] = ()
-
-    def lead(self, other: Point) -> tuple[float, float]:
-        """Return by how much this merit is the higher one, and the standard error of that.
-
-        The error is a jackknife over pictures, which both points have drawn from the same noise.
-        """
-        apart = self.merit - other.merit
-        count = len(self.pictures)
-        if count < 2:
-            return apart, 0.0
-        without = [
-            _merit([*self.pictures[:i], *self.pictures[i + 1 :]])
-            - _merit([*other.pictures[:i], *other.pictures[i + 1 :]])
-            for i in range(count)
-        ]
-        middle = sum(without) / count
-        spread = sum((value - middle) ** 2 for value in without)
-        return apart, float((spread * (count - 1) / count) ** 0.5)
 
 
 @dataclass
@@ -96,10 +63,10 @@ class Watch:
         alignment, fidelity = self._score(drawn, subject)
         low, high, bottom, top = self._baselines(person, subject)
         pictures = [
-            (_scaled(a, low, high), _scaled(f, bottom, top))
+            (scaled(a, low, high), scaled(f, bottom, top))
             for a, f in zip(alignment, fidelity, strict=True)
         ]
-        return Point(*_means(pictures), _merit(pictures), tuple(pictures))
+        return Point(*means(pictures), merit(pictures), tuple(pictures))
 
     def _keeps(self, person: Personalization, subject: Subject) -> bool:
         seen = self.points.setdefault(subject.name, [])
@@ -130,8 +97,8 @@ class Watch:
             )
             references = self._references(subject)
             copies = references[[i % len(references) for i in range(len(untuned))]]
-            free, far = map(_mean, self._score(untuned, subject))
-            deaf, near = map(_mean, self._score(copies, subject))
+            free, far = map(mean, self._score(untuned, subject))
+            deaf, near = map(mean, self._score(copies, subject))
             self._ends[subject.name] = (deaf, free, far, near)
         return self._ends[subject.name]
 
@@ -183,22 +150,3 @@ def fidelity(subjects: Sequence[Subject], backbone: Backbone) -> Watch:
     )
     watch.try_metrics()
     return watch
-
-
-def _scaled(value: float, low: float, high: float) -> float:
-    return (value - low) / (high - low) if high > low else 0.0
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _means(pictures: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Return mean alignment and fidelity, cut to [0, 1]."""
-    alignment, fidelity = (min(1.0, max(0.0, _mean(c))) for c in zip(*pictures, strict=True))
-    return alignment, fidelity
-
-
-def _merit(pictures: Sequence[tuple[float, float]]) -> float:
-    alignment, fidelity = _means(pictures)
-    return float((alignment * fidelity) ** 0.5)
