@@ -72,7 +72,9 @@ def compiled(build: Callable[[], Backbone], backend: str = "inductor") -> Open:
     return Open(COMPILE, open_engine(build(), COMPILE.engine, backend=backend))
 
 
-def onnx(cast: Cast, backbone: Backbone, root: Path, *, fresh: bool) -> Open:
+def onnx(
+    cast: Cast, backbone: Backbone, root: Path, *, fresh: bool, tolerance: float | None = None
+) -> Open:
     """Export the system of ``cast``, or open what an earlier run with the same versions wrote."""
     folder = root / f"{backbone.card.id}-{cast.recipe.id}-{_key(cast, backbone)}"
     seconds = None
@@ -82,7 +84,14 @@ def onnx(cast: Cast, backbone: Backbone, root: Path, *, fresh: bool) -> Open:
     if opened is None:
         begun = time.perf_counter()
         shutil.rmtree(folder, ignore_errors=True)
-        export(cast.recipe, folder, to="onnx", backbone=backbone, adapter=cast.adapter)
+        export(
+            cast.recipe,
+            folder,
+            to="onnx",
+            backbone=backbone,
+            adapter=cast.adapter,
+            tolerance=tolerance,
+        )
         seconds = time.perf_counter() - begun
         opened = open_backbone(folder)
     gc.collect()

@@ -310,7 +310,8 @@ def _large(
         compiled = partial(engines.compiled, build, "aot_eager" if tiny else "inductor")
         wanted.append(("compile of SD 1.5", compiled))
     if whole or tiny or budget.left > SECONDS["large onnx"] + SECONDS["cold"]:
-        deploy = partial(engines.onnx, cast, backbone, root, fresh=fresh)
+        # rounding adds up in a decoder of random weights, which a step does not use
+        deploy = partial(engines.onnx, cast, backbone, root, fresh=fresh, tolerance=1e-4)
         wanted.append(("onnx of SD 1.5", deploy))
     else:
         budget.skip("SD 1.5 on ONNX Runtime", "no time left: MODEL=sd15 measures it")

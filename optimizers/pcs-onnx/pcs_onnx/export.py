@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Attachment
     from pcs_core.data import Personalization, Recipe
 
+LOOSEST = 0.1
+"""Largest ``tolerance``: beyond it a graph may as well be of another network."""
 OPSETS = (20, 21, 22, 23)
 SIZES = ("fixed", "dynamic")
 ATTENTION = ("self", "cross", "joint", "temporal")
@@ -57,6 +59,7 @@ def export(
     size: str = "fixed",
     light_decoder: str = "",
     disabled_optimizers: Sequence[str] = (),
+    tolerance: float | None = None,
 ) -> dict[str, Any]:
     """Write the deployment of an attached system into ``folder``; return its manifest.
 
@@ -65,7 +68,8 @@ def export(
     are encoded with: id -> (model, method -> example [n 3 h w]). ``opset`` 23 has one node per attention,
     20 none for it nor for group norm. ``size`` "dynamic" takes every size of latents the levels of the
     network divide. ``light_decoder`` is a folder or hub id, "own" the backbone's.
-    ``disabled_optimizers`` are those of ONNX Runtime not to use.
+    ``disabled_optimizers`` are those of ONNX Runtime not to use. ``tolerance``, above 0 and at most 0.1, is
+    how far a graph may be from the network, relative to its largest output; without it that of ``dtype``.
 
     Raises
     ------
@@ -75,6 +79,9 @@ def export(
         An option has no such value.
     """
     check_options(opset=(opset, OPSETS), dtype=(dtype, DTYPES), size=(size, SIZES))
+    allowed = TOLERANCES[dtype] if tolerance is None else tolerance
+    if not 0 < allowed <= LOOSEST:
+        raise InputError(f"tolerance {allowed} is not supported: above 0 and at most {LOOSEST} is")
     check(net, baked)
     writer = Writer(
         net,
@@ -84,6 +91,7 @@ def export(
         dtype=dtype,
         size=Size(size_step(net) if size == "dynamic" else 0),
         baked=baked,
+        tolerance=allowed,
     )
     parts, light = Parts(writer, features), "" if light_decoder == "own" else light_decoder
     parts.look(light if light_decoder else None)
@@ -117,7 +125,7 @@ def export(
             "opset": opset,
             "external_data": external_data,
             "disabled_optimizers": list(disabled_optimizers),
-            "tolerance": {"relative": TOLERANCES[dtype]},
+            "tolerance": {"relative": allowed},
             "versions": {name: version(name) for name in VERSIONS},
             "scheduler": dict(backbone.scheduler_config),
             "tokenizer": tokenizer,

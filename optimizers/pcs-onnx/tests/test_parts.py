@@ -12,6 +12,7 @@ from pcs_core.data import Fusion
 from pcs_core.errors import CapabilityError
 from pcs_onnx.arguments import Size, plain
 from pcs_onnx.graphs import CallRoot
+from pcs_onnx.halves import TOLERANCES
 from pcs_onnx.parts import Parts, modules_of
 from pcs_onnx.resizing import resized_by_products
 from pcs_onnx.sessions import Session
@@ -20,6 +21,7 @@ from pcs_onnx.writing import Writer
 
 def writer(net: Attachment, folder: Path, **more) -> Writer:
     options = {"opset": 23, "external": True, "dtype": "fp32", "size": Size(), "baked": ()}
+    options["tolerance"] = TOLERANCES[more.get("dtype", "fp32")]
     return Writer(net, folder, **{**options, **more})
 
 
@@ -38,6 +40,16 @@ def test_a_decoder_in_half_precision_of_any_size(backbone: Backbone, tmp_path: P
     for height, width in ((8, 12), (20, 16)):
         (found,) = session([torch.randn(3, backbone.latent_shape[0], height, width)])
         assert found.shape == (3, 3, 2 * height, 2 * width)
+
+
+def test_a_graph_that_differs_says_by_how_much_and_what_allows_it(
+    backbone: Backbone, tmp_path: Path
+) -> None:
+    with Attachment(backbone, Fusion()) as net, torch.no_grad():
+        with pytest.raises(CapabilityError, match=r"decoder's graph differs .* tolerance=\de-\d"):
+            Parts(writer(net, tmp_path, tolerance=1e-12), {}).decoder()
+        facts = Parts(writer(net, tmp_path, tolerance=1e-4), {}).decoder()["decoder"]
+    assert facts["max_error"] < 1e-4
 
 
 def test_a_light_decoder(backbone: Backbone, tmp_path: Path) -> None:
