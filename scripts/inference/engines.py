@@ -73,7 +73,7 @@ def compiled(build: Callable[[], Backbone], backend: str = "inductor") -> Open:
 
 
 def onnx(
-    cast: Cast, backbone: Backbone, root: Path, *, fresh: bool, tolerance: float | None = None
+    cast: Cast, backbone: Backbone, root: Path, *, fresh: bool, tolerance: float = 0.0
 ) -> Open:
     """Export the system of ``cast``, or open what an earlier run with the same versions wrote."""
     folder = root / f"{backbone.card.id}-{cast.recipe.id}-{_key(cast, backbone)}"

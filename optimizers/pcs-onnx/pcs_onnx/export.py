@@ -59,7 +59,7 @@ def export(
     size: str = "fixed",
     light_decoder: str = "",
     disabled_optimizers: Sequence[str] = (),
-    tolerance: float | None = None,
+    tolerance: float = 0.0,
 ) -> dict[str, Any]:
     """Write the deployment of an attached system into ``folder``; return its manifest.
 
@@ -68,8 +68,8 @@ def export(
     are encoded with: id -> (model, method -> example [n 3 h w]). ``opset`` 23 has one node per attention,
     20 none for it nor for group norm. ``size`` "dynamic" takes every size of latents the levels of the
     network divide. ``light_decoder`` is a folder or hub id, "own" the backbone's.
-    ``disabled_optimizers`` are those of ONNX Runtime not to use. ``tolerance``, above 0 and at most 0.1, is
-    how far a graph may be from the network, relative to its largest output; without it that of ``dtype``.
+    ``disabled_optimizers`` are those of ONNX Runtime not to use. ``tolerance``, 0.1 at most, is
+    how far a graph may be from the network, relative to its largest output; 0 is that of ``dtype``.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def export(
         An option has no such value.
     """
     check_options(opset=(opset, OPSETS), dtype=(dtype, DTYPES), size=(size, SIZES))
-    allowed = TOLERANCES[dtype] if tolerance is None else tolerance
-    if not 0 < allowed <= LOOSEST:
-        raise InputError(f"tolerance {allowed} is not supported: above 0 and at most {LOOSEST} is")
+    if not 0 <= tolerance <= LOOSEST:
+        raise InputError(f"tolerance {tolerance} is not supported: 0 to {LOOSEST} is")
+    allowed = tolerance or TOLERANCES[dtype]
     check(net, baked)
     writer = Writer(
         net,

@@ -59,6 +59,15 @@ def test_backbones_that_draw_no_pictures_from_noise(id: str, tmp_path: Path) -> 
         export(without_losses("lora-dreambooth"), tmp_path / "out", to="onnx", backbone=id)
 
 
+def test_a_tolerance(backbone: Backbone, tmp_path: Path) -> None:
+    recipe = without_losses("lora-dreambooth")
+    with pytest.raises(InputError, match=r"tolerance 0\.5 is not supported: 0 to 0\.1"):
+        export(recipe, tmp_path / "out", to="onnx", backbone=backbone, tolerance=0.5)
+    with pytest.raises(CapabilityError, match="--option tolerance="):  # the option arrives
+        export(recipe, tmp_path / "out", to="onnx", backbone=backbone, tolerance=1e-12)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_opset(backbone: Backbone, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="opset 12 is not supported: 20"):
         export(
