@@ -65,7 +65,6 @@ def test_a_tolerance(backbone: Backbone, tmp_path: Path) -> None:
         export(recipe, tmp_path / "out", to="onnx", backbone=backbone, tolerance=0.5)
     with pytest.raises(CapabilityError, match="--option tolerance="):  # the option arrives
         export(recipe, tmp_path / "out", to="onnx", backbone=backbone, tolerance=1e-12)
-    assert not (tmp_path / "out").exists()
 
 
 def test_an_opset(backbone: Backbone, tmp_path: Path) -> None:
