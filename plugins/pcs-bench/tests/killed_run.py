@@ -17,7 +17,7 @@ from typing import Any
 
 import pcs_bench.metrics
 import pcs_bench.suites
-from pcs_bench.run import work
+from pcs_bench.run import sources
 from pcs_bench.run.conduct import run_bench
 from pcs_bench.run.plan import Protocol
 from pcs_core.testing import make_subject
@@ -60,7 +60,7 @@ pcs_bench.suites.load = lambda id: SUITE
 pcs_bench.metrics.get = lambda id: Brightness()
 
 if DIES:
-    fit = work.Fitted._fit
+    fit = sources.Fitted._fit
 
     def dying(self: Any, folder: Path) -> Any:
         """Fit, or die as by a lack of memory."""
@@ -70,7 +70,7 @@ if DIES:
             os.kill(os.getpid(), 9)
         return fit(self, folder)
 
-    work.Fitted._fit = dying
+    sources.Fitted._fit = dying
 
 
 if __name__ == "__main__":

@@ -216,16 +216,16 @@ def test_scores_of_sets(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_nan_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcs_bench.run import work
+    from pcs_bench.run import sources
 
-    draw = work.Fitted.draw
+    draw = sources.Fitted.draw
 
     def spoiled(self: Any, chunk: Any) -> Any:
         pictures = draw(self, chunk)
         pictures[0] = torch.nan
         return pictures
 
-    monkeypatch.setattr(work.Fitted, "draw", spoiled)
+    monkeypatch.setattr(sources.Fitted, "draw", spoiled)
     outcome, lines, _ = run(tmp_path)
     assert outcome.failed == 2  # the first of each seed
     assert "nan" in lines["lora-dreambooth/fido/0/0"]["error"]

@@ -16,8 +16,8 @@ import numpy as np
 
 from pcs_bench.report.statistics import Interval, holm, interval, pareto_front, sign_flip
 from pcs_bench.run.plan import BASELINES
+from pcs_bench.run.sources import read_fits
 from pcs_bench.run.store import SETS, Store
-from pcs_bench.run.work import read_fits
 from pcs_core.errors import InputError, PcsError
 
 FEW_SUBJECTS = 6

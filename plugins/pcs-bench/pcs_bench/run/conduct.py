@@ -16,7 +16,8 @@ from pcs_bench.run.plan import BASELINES, Cell, Job, Protocol, cells, find_subje
 from pcs_bench.run.progress import Meter
 from pcs_bench.run.sets import score_sets
 from pcs_bench.run.store import PROTOCOL, SETS, Appender, Store, write_json
-from pcs_bench.run.work import Workplace, failed, load_system
+from pcs_bench.run.work import failed
+from pcs_bench.run.workplace import Workplace, load_system
 from pcs_core.errors import InputError, PcsError, nearest
 
 ENGINES = ("local", "inline", "ray")

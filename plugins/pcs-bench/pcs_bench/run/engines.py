@@ -18,7 +18,8 @@ from typing import Any
 from pcs_bench.run.plan import Job, Protocol
 from pcs_bench.run.scoring import one_line
 from pcs_bench.run.store import Store
-from pcs_bench.run.work import Workplace, run_job
+from pcs_bench.run.work import run_job
+from pcs_bench.run.workplace import Workplace
 from pcs_core.errors import InputError
 
 Known = Mapping[str, Mapping[str, Any]]

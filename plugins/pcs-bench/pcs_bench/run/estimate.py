@@ -108,7 +108,7 @@ def estimate(
 
     from pcs_bench import suites
     from pcs_bench.run.plan import Protocol, prompts_of
-    from pcs_bench.run.work import load_system
+    from pcs_bench.run.workplace import load_system
     from pcs_core import open_backbone
     from pcs_core.errors import PcsError
 

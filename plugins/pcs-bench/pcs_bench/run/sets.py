@@ -10,7 +10,8 @@ from pcs_bench.run.keys import digest
 from pcs_bench.run.plan import Cell, Job
 from pcs_bench.run.scoring import one_line
 from pcs_bench.run.texts import plain
-from pcs_bench.run.work import Workplace, untuned
+from pcs_bench.run.work import untuned
+from pcs_bench.run.workplace import Workplace
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:

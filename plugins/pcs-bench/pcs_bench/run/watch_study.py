@@ -115,7 +115,7 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
     from pcs_bench.run.keys import digest, versions
     from pcs_bench.run.scoring import one_line
     from pcs_bench.run.store import read_lines
-    from pcs_bench.run.work import Workplace, load_system
+    from pcs_bench.run.workplace import Workplace, load_system
 
     place = Workplace(store, protocol, suite)
     recipe = load_system(protocol, protocol.systems[0])
