@@ -21,14 +21,15 @@ def spread(delta: Tensor, size: tuple[int, int]) -> Tensor:
     """Return a change [c h w] of the centre crop a network saw as one [c H W] of the whole picture.
 
     A fit scales a picture of ``size`` (H, W) until it covers the network's, and crops its centre: this
-    undoes both. Outside of the crop nothing changes.
+    undoes both. Outside of the crop the change at its border goes on: another crop is protected too, and a
+    shared cast has no visible edge.
     """
     height, width = delta.shape[-2:]
     scale = max(height / size[0], width / size[1])
     covered = max(height, round(size[0] * scale)), max(width, round(size[1] * scale))
     top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
-    whole = delta.new_zeros(delta.shape[0], *covered)
-    whole[:, top : top + height, left : left + width] = delta
+    sides = left, covered[1] - width - left, top, covered[0] - height - top
+    whole = F.pad(delta[None], sides, mode="replicate")[0]
     if covered == size:
         return whole
     shrinks = size[0] < covered[0]

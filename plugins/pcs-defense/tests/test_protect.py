@@ -115,9 +115,15 @@ def test_what_exists_is_kept(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_crop_a_network_saw_is_where_the_change_lands() -> None:
-    delta = torch.ones(3, 8, 8)
+    delta = torch.linspace(-1, 1, 8).expand(3, 8, 8)
     whole = spread(delta, (8, 24))
-    assert torch.equal(whole[0, 0], torch.tensor([0.0] * 8 + [1.0] * 8 + [0.0] * 8))
+    assert torch.equal(whole[..., 8:16], delta)
+    # what a network did not see changes as the crop's border does
+    assert torch.equal(whole[0, 0, :8], torch.full((8,), -1.0))
+    assert torch.equal(whole[0, 0, 16:], torch.full((8,), 1.0))
+    tall = spread(delta, (24, 8))
+    assert torch.equal(tall[:, 8:16], delta)
+    assert torch.equal(tall[:, 20], delta[:, 7])
     assert spread(delta, (40, 30)).shape == (3, 40, 30)
     assert spread(delta, (4, 4)).shape == (3, 4, 4)
 
