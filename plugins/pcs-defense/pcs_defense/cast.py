@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pcs_core.data import FitStep, Run, Subject
 
 DIRECTION = "defense.cast"
-"""Feature: how latents move under the cast, over all references and places, [c]."""
+"""Feature: the way latents move under the cast, [c]; a product with it is 1 for as far as the cast itself."""
 MIDDLE = "defense.clean"
 """Feature: the mean of each reference's own latents, [N c]."""
 HUES = tuple(signs for signs in product((1.0, -1.0), repeat=3) if len(set(signs)) > 1)
@@ -76,8 +76,9 @@ class ColourCast(Technique):
         with torch.no_grad():
             clean = run.encode(images)
             moved = run.encode((images + SIZE * strongest_cast(images)).clamp(0, 1))
+        way = (moved - clean).float().mean(dim=(0, 2, 3))
         tensors = {
-            DIRECTION: (moved - clean).float().mean(dim=(0, 2, 3)),
+            DIRECTION: way / way.square().sum(),
             MIDDLE: clean.float().mean(dim=(2, 3)),
         }
         return Features(tensors=tensors)
@@ -91,5 +92,4 @@ class ColourCast(Technique):
         direction, middle = (run.features.tensors[k][0] for k in (DIRECTION, MIDDLE))
         index = torch.tensor(step.batch.index, device=middle.device).clamp_min(0)
         moved = step.batch.latents.float().mean(dim=(2, 3)) - middle[index]
-        along = moved @ direction / direction.square().sum()
-        return Loss("defense.cast", -along, weight=self.weight, rows=rows)
+        return Loss("defense.cast", -(moved @ direction), weight=self.weight, rows=rows)
