@@ -1,6 +1,6 @@
 """Protect shipped subjects, personalise with the copies as with the originals, and print what is left of them.
 
-    python scripts/protection.py [--subjects dog_pug,bus_school] [--systems lora-dreambooth,...]
+    python scripts/protection.py [--subjects dog_pug,bus_school] [--systems lora-dreambooth,...] [--seed 7]
 
 Rows are systems; columns are what they were fitted on: the clean pictures, the protected ones, and the
 protected ones after a JPEG file of quality 75 and after a resize to three quarters and back. Numbers
@@ -23,8 +23,10 @@ from typing import Any
 BACKBONE = "mini"
 SYSTEMS = ("dreambooth", "lora-dreambooth", "textual-inversion")
 PLACES = ("beach", "grass", "night", "red", "blue", "snow")
-SUBJECTS = ("dog_pug", "cat_tuxedo", "bus_school", "owl_purple")
+SUBJECTS = ("dog_pug", "cat_tuxedo", "bus_school", "owl_purple", "mushroom_pink", "bear_teddy")
+WAYS = ("clean", "protected", "JPEG 75", "resized")
 SEED = 7
+"""Of the fits. Pictures are protected at seed 0: fits of that seed on the clean ones are its surrogates."""
 
 Table = dict[str, dict[str, list[float]]]
 """Similarity of each subject by system and by what it was fitted on."""
@@ -35,13 +37,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--ways", default=",".join(WAYS), help="clean first")
     parser.add_argument("--count", type=int, default=4, help="pictures a place")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the fits")
     arguments = parser.parse_args()
     table: Table = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.subjects.split(","):
             safe = protect(name, Path(folder) / name)
-            measure(name, safe, arguments.systems.split(","), arguments.count, table)
+            measure(name, safe, arguments, table)
             print("\n".join(lines(table)), flush=True)
 
 
@@ -70,7 +74,7 @@ def protect(name: str, out: Path) -> Path:
     return out
 
 
-def measure(name: str, safe: Path, systems: list[str], count: int, table: Table) -> None:
+def measure(name: str, safe: Path, arguments: argparse.Namespace, table: Table) -> None:
     """Add a subject's similarity by system and by what it was fitted on to ``table``."""
     import torch
     from PIL import Image
@@ -88,14 +92,15 @@ def measure(name: str, safe: Path, systems: list[str], count: int, table: Table)
     for way, change in ways.items():
         images = tuple(tensor(change(copy)) for copy in copies)
         variants[way] = replace(subject, images=images)
+    variants = {way: variants[way] for way in arguments.ways.split(",")}
     backbone = open_backbone(BACKBONE)
     references = torch.stack([fit_image(i, backbone.card.size) for i in subject.images])
     prompts = [f"a picture of {subject.concept.token} {phrases[place]}" for place in PLACES]
-    for system in systems:
+    for system in arguments.systems.split(","):
         recipe = load_recipe(system, backbone=BACKBONE)
         for way, variant in variants.items():
-            (person,) = fit(recipe, variant, backbone, seed=SEED)
-            drawn = sample(person, backbone, prompts, count=count, seed=SEED)
+            (person,) = fit(recipe, variant, backbone, seed=arguments.seed)
+            drawn = sample(person, backbone, prompts, count=arguments.count, seed=SEED)
             found = float(scorer.subject_similarity(drawn, references))
             table.setdefault(system, {}).setdefault(way, []).append(found)
             print(system, name, way, round(found, 3), file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pcs_core.data.edits import HeadEdit, Site
     from pcs_core.data.features import Features
     from pcs_core.data.layout import Layout
+    from pcs_core.data.subject import Subject
 
 
 class Run(Protocol):
@@ -82,6 +83,14 @@ class Run(Protocol):
         steps: int | None = None,
     ) -> Tensor:
         """Return pictures [n 3 h w] in [0, 1] drawn by the frozen base."""
+
+    def draw_personalized(
+        self, system: str, subject: Subject, prompts: Sequence[str], *, seed: int
+    ) -> Tensor:
+        """Return pictures [n 3 h w] in [0, 1] drawn after ``system`` personalised the base with ``subject``.
+
+        The whole fit of that system, beside this one; prompts hold the subject's token.
+        """
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the mean latents [n c h w] of images [n 3 h w], in the caller's grad mode."""

@@ -78,6 +78,7 @@ def fit(
     adapter: str | Path | Personalization | None = None,
     keep: Callable[[Sequence[Personalization]], Sequence[bool]] | None = None,
     checkpoints: int = 8,
+    memory: dict[str, Mapping[str, Tensor]] | None = None,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -86,7 +87,8 @@ def fit(
     checkpoints and cached pictures; with ``resume`` a fit goes on from there, bit for bit on a CPU.
     ``adapter`` is the folder of a pre-trained system's weights, where no plugin holds them for this
     backbone. ``keep`` is shown the subjects as they are at ``checkpoints`` even points, the end among
-    them, and says of each whether it is the best so far: that one is returned. It may draw.
+    them, and says of each whether it is the best so far: that one is returned. It may draw. ``memory``
+    keeps what is drawn before a fit, as class pictures, for the next fit that is given it.
 
     Raises
     ------
@@ -112,7 +114,7 @@ def fit(
     )
     groups = [subjects] if together else [[s] for s in subjects]
     results: list[Personalization] = []
-    memory: dict[str, Mapping[str, Tensor]] = {}  # class pictures serve every subject of the class
+    memory = {} if memory is None else memory  # class pictures serve every subject of the class
     for number, group in enumerate(groups):
         fitting = Fitting(
             recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base

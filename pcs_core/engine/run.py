@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import HeadEdit, Layout, Recipe, Site, Use
+    from pcs_core.data import HeadEdit, Layout, Recipe, Site, Subject, Use
 
 LOGGER = logging.getLogger("pcs")
 
@@ -215,6 +215,16 @@ class EngineRun:
             scheduler=settings.scheduler,
         )
 
+    def draw_personalized(
+        self, system: str, subject: Subject, prompts: Sequence[str], *, seed: int
+    ) -> Tensor:
+        """Return pictures [n 3 h w], one per prompt, of a personalization made by ``system`` for it."""
+        from pcs_core.engine.fit import fit
+        from pcs_core.engine.sample import sample
+
+        (person,) = fit(system, subject, self.backbone, seed=seed, memory=self._memory)
+        return sample(person, self.backbone, prompts, seed=seed)
+
     def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
         """Return the backbone's small decoder, or the one at ``location``."""
         make = getattr(self.backbone, "light_decoder", None)
@@ -234,8 +244,10 @@ class EngineRun:
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Return tensors made once, kept in memory and, with a work folder, on disk."""
-        # a work folder may be used again with another backbone or seed
-        name = f"{name}-{self.backbone.card.hash[:12]}-{self.seed}"
+        # what is kept may be met again by another backbone, seed or recipe, which `draw` falls back on
+        drawing = self.recipe.sample
+        settings = (drawing.steps, drawing.scale, drawing.scheduler)
+        name = "-".join(map(str, (name, self.backbone.card.hash[:12], self.seed, *settings)))
         if name not in self._memory:
             if self.work is None:
                 self._memory[name] = make()

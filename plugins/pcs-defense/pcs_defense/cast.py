@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import product
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
@@ -20,41 +21,37 @@ DIRECTION = "defense.cast"
 """Feature: the way latents move under the cast, [c]; a product with it is 1 for as far as the cast itself."""
 MIDDLE = "defense.clean"
 """Feature: the mean of each reference's own latents, [N c]."""
-HUES = tuple(signs for signs in product((1.0, -1.0), repeat=3) if len(set(signs)) > 1)
-"""Casts [r g b] to choose from: the six corners of the colour cube that are no grey."""
+CASTS = tuple(product((1.0, -1.0), repeat=3))
+"""Casts [r g b] to choose from: the corners of the colour cube."""
 SIZE = 0.025
 """Size of the cast that the loss is measured in, for pixels in [0, 1]."""
 
-# sRGB to XYZ (IEC 61966-2-1), and XYZ to CIELAB (CIE 15:2004) with the white point D65
-TO_XYZ = ((0.4124, 0.3576, 0.1805), (0.2126, 0.7152, 0.0722), (0.0193, 0.1192, 0.9505))
-TO_LAB = ((0.0, 116.0, 0.0), (500.0, -500.0, 0.0), (0.0, 200.0, -200.0))
 
+@torch.no_grad()
+def furthest_cast(drawn: Tensor, references: Tensor, encoder: Any) -> Tensor:
+    """Return the cast [1 3 1 1] of signs that takes drawings away from references.
 
-def lab(images: Tensor) -> Tensor:
-    """Return images [n 3 h w] in [0, 1] as CIELAB, where distances are those that people see."""
-    linear = torch.where(images > 0.04045, ((images + 0.055) / 1.055) ** 2.4, images / 12.92)
-    matrix = images.new_tensor(TO_XYZ)
-    xyz = torch.einsum("ij,njhw->nihw", matrix / matrix.sum(1, keepdim=True), linear)
-    curve = torch.where(xyz > 216 / 24389, xyz.clamp_min(1e-6) ** (1 / 3), xyz * 841 / 108 + 4 / 29)
-    found = torch.einsum("ij,njhw->nihw", images.new_tensor(TO_LAB), curve)
-    return found - images.new_tensor([16.0, 0.0, 0.0]).view(3, 1, 1)
-
-
-def strongest_cast(images: Tensor) -> Tensor:
-    """Return the cast [1 3 1 1] of signs that changes images [n 3 h w] in [0, 1] most to the eye."""
-    before = lab(images)
-    casts = [images.new_tensor(signs).view(1, 3, 1, 1) for signs in HUES]
-    seen = [(lab((images + SIZE * c).clamp(0, 1)) - before).norm(dim=1).mean() for c in casts]
-    return casts[int(torch.stack(seen).argmax())]
+    That is, of :data:`CASTS` at :data:`SIZE`, the one after which pictures ``drawn`` [n 3 h w] are least
+    like ``references`` [m 3 h w], all in [0, 1], by the cosine of the encoder's ``pooled`` features.
+    """
+    wanted = F.normalize(encoder.pooled(references).float(), dim=-1).mean(0)
+    casts = [drawn.new_tensor(signs).view(1, 3, 1, 1) for signs in CASTS]
+    likeness = [
+        (F.normalize(encoder.pooled((drawn + SIZE * cast).clamp(0, 1)).float(), dim=-1) @ wanted)
+        for cast in casts
+    ]
+    return casts[int(torch.stack(likeness).mean(1).argmin())]
 
 
 class ColourCast(Technique):
-    """Move the latents of all references one way: the way of the cast that the eye sees most.
+    """Move the latents of all references one way: that of the cast which takes drawings furthest away.
 
-    What differs between references averages out in a fit. What they share is learned as the subject's, and
-    guidance multiplies it: pictures drawn later have the wrong colours. For a phase that trains the
-    change of ``defense.perturbation``. The loss "defense.cast" is -1 where latents moved as far as a
-    cast of 0.025 moves them, for pixels in [0, 1]. Of no paper.
+    What differs between references averages out in a fit; what they share is learned as the subject's,
+    and pictures drawn later have the wrong colours. Which colours are the wrong ones, a fit says: those
+    that it misses anyway count twice. So ``surrogates`` personalise with the clean references first, and
+    the cast is chosen by what they draw. For a phase that trains the change of ``defense.perturbation``.
+    The loss "defense.cast" is -1 where latents moved as far as a cast of 0.025 moves them, for pixels in
+    [0, 1]. Of no paper.
     """
 
     id = "defense.cast"
@@ -64,24 +61,54 @@ class ColourCast(Technique):
 
     weight: Annotated[float, Field(ge=0.0)] = 0.0
     """Factor of the loss."""
+    surrogates: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "dreambooth",
+        "lora-dreambooth",
+        "textual-inversion",
+    )
+    """Systems to protect from: each is fitted once, on the clean references."""
+    prompts: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "a photo of {token}",
+        "a photo of {token} in a forest",
+        "a photo of {token} on a city street",
+        "a photo of {token} on a wooden table",
+    )
+    """What the surrogates draw; ``{token}`` stands for the subject."""
+    count: Annotated[int, Field(ge=1)] = 3
+    """Pictures a prompt."""
+    encoder: str = "clip.image"
+    """Feature model with ``pooled`` that tells how like a drawing is to the references."""
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
-        """Choose the cast, and see how it moves the latents."""
+        """Choose the cast by what surrogates draw, and see how it moves the latents."""
         if moment != "start" or not self.weight:
             return None
         from pcs_core import fit_image
 
         images = torch.stack([fit_image(i, run.image_size) for i in subject.images]).to(run.device)
+        drawn = torch.cat([self._drawings(run, subject, system) for system in self.surrogates])
+        encoder = run.feature_model(self.encoder)
+        cast = furthest_cast(drawn.to(run.device), images, encoder)
         with torch.no_grad():
             clean = run.encode(images)
-            moved = run.encode((images + SIZE * strongest_cast(images)).clamp(0, 1))
+            moved = run.encode((images + SIZE * cast).clamp(0, 1))
         way = (moved - clean).float().mean(dim=(0, 2, 3))
         tensors = {
             DIRECTION: way / way.square().sum(),
             MIDDLE: clean.float().mean(dim=(2, 3)),
         }
         return Features(tensors=tensors)
+
+    def _drawings(self, run: Run, subject: Subject, system: str) -> Tensor:
+        token = subject.concept.token
+        prompts = [p.replace("{token}", token) for p in self.prompts for _ in range(self.count)]
+
+        def make() -> dict[str, Tensor]:
+            run.log(f"personalising by {system}, to see what it draws")
+            return {"images": run.draw_personalized(system, subject, prompts, seed=run.seed)}
+
+        return run.cached("-".join(["drawn", subject.name, system, *prompts]), make)["images"]
 
     @hookimpl
     def regularize(self, run: Run, step: FitStep) -> Loss | None:

@@ -1,23 +1,39 @@
-"""The colour cast that references share: the one the eye sees most, reached within the bound."""
+"""The colour cast that references share: chosen by what surrogates draw, reached within the bound."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from pcs_core import fit, fit_image, load_recipe
+from pcs_core import fit, fit_image, installed, load_recipe, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
+from pcs_core.engine.run import EngineRun
 from pcs_core.testing import make_recipe, make_subject
-from pcs_defense.cast import HUES, SIZE, ColourCast, lab, strongest_cast
+from pcs_defense.cast import CASTS, SIZE, ColourCast, furthest_cast
 from pcs_defense.perturbation import Perturbation
 
 DELTA = "defense.perturbation/pixels/delta"
+PROMPT = "a photo of <fido> in a forest"
+SEED = 1
 
 
-def attacked(backbone: Backbone, weight: float, steps: int = 12) -> Any:
+@pytest.fixture
+def quick(tmp_path: Path) -> str:
+    """A surrogate of two steps."""
+    path = tmp_path / "quick.toml"
+    path.write_text(
+        '[recipe]\nid = "quick"\nextends = "textual-inversion"\n\n'
+        '[[phase]]\nname = "token"\nsteps = 2\n\n[sample]\nsteps = 2\n'
+    )
+    return str(path)
+
+
+def attacked(backbone: Backbone, weight: float, surrogate: str, steps: int = 12) -> Any:
     phase = Phase(
         "attack",
         steps,
@@ -27,47 +43,51 @@ def attacked(backbone: Backbone, weight: float, steps: int = 12) -> Any:
         losses=("defense.adversarial", "defense.cast") if weight else ("defense.adversarial",),
         optimizer="pgd",
     )
-    uses = [Perturbation(), ColourCast(weight=weight)]
-    return fit(make_recipe(uses, phase), make_subject(images=2), backbone)[0]
+    cast = ColourCast(
+        weight=weight,
+        surrogates=(surrogate,),
+        prompts=(PROMPT.replace("<fido>", "{token}"),),
+        count=2,
+        encoder="tiny.image",
+    )
+    return fit(
+        make_recipe([Perturbation(), cast], phase), make_subject(images=2, seed=SEED), backbone
+    )[0]
 
 
-@pytest.mark.parametrize(
-    ("rgb", "wanted"),
-    [  # published coordinates of sRGB colours under D65
-        ((1.0, 1.0, 1.0), (100.0, 0.0, 0.0)),
-        ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0)),
-        ((1.0, 0.0, 0.0), (53.24, 80.09, 67.20)),
-        ((0.0, 1.0, 0.0), (87.73, -86.18, 83.18)),
-        ((0.0, 0.0, 1.0), (32.30, 79.19, -107.86)),
-    ],
-)
-def test_lab(rgb: tuple[float, ...], wanted: tuple[float, ...]) -> None:
-    found = lab(torch.tensor(rgb).view(1, 3, 1, 1)).flatten()
-    torch.testing.assert_close(found, torch.tensor(wanted), atol=0.05, rtol=0)
+class MeanColours:
+    """An encoder of nothing but the mean colour, less grey."""
+
+    def pooled(self, images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3)) - 0.5
 
 
-def test_the_cast_is_the_one_the_eye_sees_most() -> None:
-    assert len(HUES) == 6
-    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    chosen = strongest_cast(images)
-    moved = [
-        float((lab((images + SIZE * c).clamp(0, 1)) - lab(images)).square().sum(1).sqrt().mean())
-        for c in (chosen, *(torch.tensor(h).view(1, 3, 1, 1) for h in HUES))
-    ]
-    assert moved[0] == pytest.approx(max(moved[1:]))
-    assert min(moved[1:]) < 0.8 * moved[0]
-    # what cannot go further up is moved another way: white has no room for a green cast's green
-    assert strongest_cast(torch.ones(1, 3, 4, 4)).flatten().tolist() != [-1.0, 1.0, 1.0]
+def test_the_cast_goes_on_where_drawings_err() -> None:
+    assert len(CASTS) == 8
+    references = torch.full((2, 3, 4, 4), 0.5)
+    references[:, 0] = 0.8
+    for error in (0.1, -0.1):  # red things, drawn with some green, or with too little
+        drawn = references.clone()
+        drawn[:, 1] += error
+        chosen = furthest_cast(drawn, references, MeanColours())
+        assert chosen.shape == (1, 3, 1, 1)
+        assert chosen.flatten()[:2].tolist() == [-1.0, 1.0 if error > 0 else -1.0]
 
 
-def test_references_move_together(backbone: Backbone) -> None:
-    images = torch.stack([fit_image(i, backbone.card.size) for i in make_subject(images=2).images])
+def test_references_move_together_as_drawings_say(backbone: Backbone, quick: str) -> None:
+    subject = make_subject(images=2, seed=SEED)
+    images = torch.stack([fit_image(i, backbone.card.size) for i in subject.images])
+    (person,) = fit(quick, subject, backbone)
+    drawn = sample(person, backbone, PROMPT, count=2)
+    run = EngineRun(load_recipe("anti-dreambooth"), backbone)
+    assert torch.equal(run.draw_personalized(quick, subject, [PROMPT] * 2, seed=0), drawn)
+    encoder = installed().get("feature_models", "tiny.image")()
+    cast = furthest_cast(drawn, images, encoder)
     clean = backbone.moments(images)[0]
-    cast = backbone.moments((images + SIZE * strongest_cast(images)).clamp(0, 1))[0]
-    way = (cast - clean).mean(dim=(0, 2, 3))
+    way = (backbone.moments((images + SIZE * cast).clamp(0, 1))[0] - clean).mean(dim=(0, 2, 3))
     along = []
     for weight in (0.0, 1e4):
-        person = attacked(backbone, weight)
+        person = attacked(backbone, weight, quick)
         delta = person.tensors[DELTA]
         assert float(delta.abs().max()) <= 1.0
         moved = backbone.moments((images + 0.025 * delta).clamp(0, 1))[0] - clean
@@ -78,8 +98,9 @@ def test_references_move_together(backbone: Backbone) -> None:
     assert person.losses["defense.cast"] / -1e4 == pytest.approx(float(along[1].mean()), rel=0.3)
 
 
-def test_no_weight_is_no_loss(backbone: Backbone) -> None:
+def test_no_weight_is_no_loss_and_no_surrogate(backbone: Backbone) -> None:
     recipe = load_recipe("anti-dreambooth")
     cast = next(u.technique for u in recipe.uses if u.technique.id == "defense.cast")
     assert cast.settings()["weight"] == 0  # of no paper: off where the paper's settings hold
-    assert "defense.cast" not in attacked(backbone, 0.0, steps=1).losses
+    # a surrogate that does not exist is not missed
+    assert "defense.cast" not in attacked(backbone, 0.0, "no-such-system", steps=1).losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase
+from pcs_core.data import Phase, SampleSettings
+from pcs_core.engine.run import EngineRun
 from pcs_core.errors import RecipeError
 from pcs_core.testing import make_recipe, make_subject
 from pcs_core.testing.probe import Probe
@@ -74,6 +76,34 @@ def test_class_pictures_are_drawn_by_the_frozen_base(backbone: Backbone, tmp_pat
         None, backbone, "a photo of a dog", count=3, seed=4, steps=2, scale=2.0, scheduler="ddim"
     )
     assert torch.equal(ours, plain)
+
+
+def test_fits_that_share_a_memory_draw_once_what_is_the_same(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[int] = []
+    draw = EngineRun.draw
+
+    def counted(self: Any, prompts: Any, **settings: Any) -> Any:
+        drawn.append(len(prompts))
+        return draw(self, prompts, **settings)
+
+    monkeypatch.setattr(EngineRun, "draw", counted)
+    memory: dict[str, Any] = {}
+    for _ in range(2):
+        fit(run(backbone), make_subject(), backbone, memory=memory)
+    assert drawn == [3]
+    # without a number of its own it draws as its recipe does, and recipes differ
+    for steps in (2, 3, 2):
+        recipe = replace(run(backbone, steps=1), sample=SampleSettings(steps=steps))
+        uses = tuple(
+            replace(u, technique=PriorPreservation(count=2))
+            if u.technique.id.endswith("ation")
+            else u
+            for u in recipe.uses
+        )
+        fit(replace(recipe, uses=uses), make_subject(), backbone, memory=memory)
+    assert drawn == [3, 2, 2]
 
 
 def test_the_weight_pulls_the_training(backbone: Backbone) -> None:
