@@ -84,11 +84,13 @@ class ColourCast(Technique):
         """Choose the cast by what surrogates draw, and see how it moves the latents."""
         if moment != "start" or not self.weight:
             return None
-        from pcs_core import fit_image
+        from pcs_core import fit_image, load_recipe
 
+        encoder = run.feature_model(self.encoder)
+        for system in self.surrogates:
+            load_recipe(system)  # a wrong name is told before the first of them is fitted
         images = torch.stack([fit_image(i, run.image_size) for i in subject.images]).to(run.device)
         drawn = torch.cat([self._drawings(run, subject, system) for system in self.surrogates])
-        encoder = run.feature_model(self.encoder)
         cast = furthest_cast(drawn.to(run.device), images, encoder)
         with torch.no_grad():
             clean = run.encode(images)

@@ -13,6 +13,7 @@ from pcs_core import fit, fit_image, installed, load_recipe, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
 from pcs_core.engine.run import EngineRun
+from pcs_core.errors import UnknownNameError
 from pcs_core.testing import make_recipe, make_subject
 from pcs_defense.cast import CASTS, SIZE, ColourCast, furthest_cast
 from pcs_defense.perturbation import Perturbation
@@ -33,7 +34,7 @@ def quick(tmp_path: Path) -> str:
     return str(path)
 
 
-def attacked(backbone: Backbone, weight: float, surrogate: str, steps: int = 12) -> Any:
+def attacked(backbone: Backbone, weight: float, *surrogates: str, steps: int = 12) -> Any:
     phase = Phase(
         "attack",
         steps,
@@ -45,7 +46,7 @@ def attacked(backbone: Backbone, weight: float, surrogate: str, steps: int = 12)
     )
     cast = ColourCast(
         weight=weight,
-        surrogates=(surrogate,),
+        surrogates=surrogates,
         prompts=(PROMPT.replace("<fido>", "{token}"),),
         count=2,
         encoder="tiny.image",
@@ -96,6 +97,14 @@ def test_references_move_together_as_drawings_say(backbone: Backbone, quick: str
     assert float(along[0].max()) < 0.5, "without the loss they move that way too"
     # the loss tells the same distance, of the step before
     assert person.losses["defense.cast"] / -1e4 == pytest.approx(float(along[1].mean()), rel=0.3)
+
+
+def test_a_wrong_surrogate_is_told_before_any_is_fitted(
+    backbone: Backbone, quick: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineRun, "draw_personalized", lambda *_, **__: pytest.fail("fitted"))
+    with pytest.raises(UnknownNameError, match=r"dreamboth.*dreambooth"):
+        attacked(backbone, 1.0, quick, "dreamboth", steps=1)
 
 
 def test_no_weight_is_no_loss_and_no_surrogate(backbone: Backbone) -> None:
