@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +111,10 @@ class ColourCast(Technique):
             run.log(f"personalising by {system}, to see what it draws")
             return {"images": run.draw_personalized(system, subject, prompts, seed=run.seed)}
 
-        return run.cached("-".join(["drawn", subject.name, system, *prompts]), make)["images"]
+        # pictures of one name may be others the next time that a memory or a folder is used
+        seen = hashlib.sha256(b"".join(i.cpu().numpy().tobytes() for i in subject.images))
+        name = "-".join(["drawn", seen.hexdigest()[:16], system, *prompts])
+        return run.cached(name, make)["images"]
 
     @hookimpl
     def regularize(self, run: Run, step: FitStep) -> Loss | None:

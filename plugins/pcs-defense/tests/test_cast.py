@@ -34,16 +34,21 @@ def quick(tmp_path: Path) -> str:
     return str(path)
 
 
-def attacked(backbone: Backbone, weight: float, *surrogates: str, steps: int = 12) -> Any:
-    phase = Phase(
+def attack(*losses: str, steps: int) -> Phase:
+    return Phase(
         "attack",
         steps,
         batch={"subject": 4},
         lr={"*": 0.25},
         train=("defense.perturbation/*",),
-        losses=("defense.adversarial", "defense.cast") if weight else ("defense.adversarial",),
+        losses=losses,
         optimizer="pgd",
     )
+
+
+def attacked(backbone: Backbone, weight: float, *surrogates: str, steps: int = 12) -> Any:
+    losses = ("defense.adversarial", "defense.cast") if weight else ("defense.adversarial",)
+    phase = attack(*losses, steps=steps)
     cast = ColourCast(
         weight=weight,
         surrogates=surrogates,
@@ -97,6 +102,24 @@ def test_references_move_together_as_drawings_say(backbone: Backbone, quick: str
     assert float(along[0].max()) < 0.5, "without the loss they move that way too"
     # the loss tells the same distance, of the step before
     assert person.losses["defense.cast"] / -1e4 == pytest.approx(float(along[1].mean()), rel=0.3)
+
+
+def test_other_pictures_are_fitted_anew(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+
+    def drawn(self: Any, system: str, *_: Any, **__: Any) -> Tensor:
+        fitted.append(system)
+        return torch.zeros(1, 3, 32, 32)
+
+    monkeypatch.setattr(EngineRun, "draw_personalized", drawn)
+    memory: dict[str, Any] = {}
+    cast = ColourCast(weight=1.0, surrogates=("dreambooth",), encoder="tiny.image")
+    recipe = make_recipe([Perturbation(), cast], attack("defense.adversarial", steps=1))
+    for seed in (1, 1, 2):
+        fit(recipe, make_subject(seed=seed), backbone, memory=memory)
+    assert len(fitted) == 2
 
 
 def test_a_wrong_surrogate_is_told_before_any_is_fitted(
