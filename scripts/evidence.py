@@ -1,0 +1,230 @@
+"""Renew the evidence that systems work: check, fit and draw what is outdated, and write a file for each.
+
+    python scripts/evidence.py [--systems a,b] [--backbone mini] [--out build/evidence] [--all]
+
+A system's evidence is outdated when its recipe or the code of its techniques changed. Where a brief fit still
+draws the same picture (its probe), the evidence is carried over to the changed code in seconds. Otherwise the
+defining check runs, then the benchmark's suite for its scope with the untuned base beside it, and the effect
+is computed. An interrupted run goes on where it was. What no suite can measure is left to scripts/showcase.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pcs_core.assembly.evidence import Evidence
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "plugins" / "pcs-recipes" / "pcs_recipes" / "evidence"
+SUITES = {"face": "mini-face", "style": "mini-style"}
+"""Suite of a system's first scope; `mini-object` of any other that a suite can measure."""
+PROBED = {"face": "person_curly"}
+"""Shipped subject that a probe is fitted on, by scope; `dog_pug` of any other."""
+POINTS = ((0.36, 0.42), (0.64, 0.42), (0.5, 0.55), (0.4, 0.68), (0.6, 0.68))
+PROTOCOL = ("--limit", "4", "--prompts", "10", "--seeds", "2")
+
+
+def main() -> int:
+    """Renew what is outdated and say what became of each system."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--systems", default="", help="only these")
+    parser.add_argument("--backbone", default="mini")
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "evidence")
+    parser.add_argument("--all", action="store_true", help="renew also what is not outdated")
+    parser.add_argument("--probes", action="store_true", help="only carry over what draws the same")
+    arguments = parser.parse_args()
+    names = [name for name in arguments.systems.split(",") if name]
+    outdated = [
+        row
+        for row in candidates(arguments.backbone, names)
+        if arguments.all or names or needs_renewal(row.id, arguments.backbone)
+    ]
+    left = [row for row in outdated if not carry_over(row, arguments.backbone)]
+    if arguments.probes or not left:
+        print(f"left: {', '.join(row.id for row in left) or 'nothing'}")
+        return 0
+    by_suite: dict[str, list[str]] = {}
+    for row in left:
+        if measurable(row):
+            by_suite.setdefault(SUITES.get(row.scope[0], "mini-object"), []).append(row.id)
+        else:
+            print(f"{row.id}: no suite measures it: scripts/showcase.py --systems {row.id}")
+    for suite, systems in by_suite.items():
+        run = arguments.out / suite
+        draw(suite, systems, run, arguments.backbone)
+        record_run(run, {system: check(system) for system in systems})
+    return 0
+
+
+def candidates(backbone: str, names: list[str]) -> list[Any]:
+    """Return the rows of systems with a recipe for ``backbone``, or of those named."""
+    from pcs_core import systems
+
+    rows = {row.id: row for row in systems()}
+    if unknown := sorted(set(names) - set(rows)):
+        raise SystemExit(f"no system {unknown[0]!r}: see pcs systems")
+    return [
+        row
+        for row in rows.values()
+        if (row.id in names if names else row.status != "planned" and backbone in row.backbones)
+    ]
+
+
+def measurable(row: Any) -> bool:
+    """Return whether a suite of pictures and prompts can measure the system."""
+    from pcs_bench.run.commands import ELSEWHERE
+
+    return not ELSEWHERE.intersection(row.scope)
+
+
+def stored(system: str, backbone: str) -> Evidence | None:
+    """Return the evidence that is written down."""
+    from pcs_core import installed
+    from pcs_core.assembly.evidence import read_evidence
+
+    return read_evidence(installed()).get(system, {}).get(backbone)
+
+
+def needs_renewal(system: str, backbone: str) -> bool:
+    """Return whether there is no evidence, or only of another recipe or other code."""
+    from pcs_core import load_recipe
+    from pcs_core.assembly.evidence import judge
+
+    evidence = stored(system, backbone)
+    if evidence is None:
+        return True
+    return bool(judge(evidence, load_recipe(system, backbone=backbone), "").outdated)
+
+
+def probe_of(row: Any, backbone: str) -> tuple[float, ...]:
+    """Return the probe of a system: a picture of a brief fit on a shipped subject."""
+    from pcs_bench.evidence.probe import probe
+    from pcs_core import installed, load_recipe, load_subject, open_backbone
+    from pcs_core.data import Box, Layout
+
+    folder = installed().get("datasets", "mini.subjects")()[PROBED.get(row.scope[0], "dog_pug")]
+    subject = load_subject(folder, token="<probe>")
+    reads_layout = any(
+        use.technique.reads_layout for use in load_recipe(row.id, backbone=backbone).uses
+    )
+    layout = Layout((Box("<probe>", (0.0, 0.0, 0.5, 1.0)),), POINTS) if reads_layout else None
+    return probe(row.id, open_backbone(backbone), subject, layout=layout)
+
+
+def carry_over(row: Any, backbone: str) -> bool:
+    """Return whether the system's evidence is of this recipe and its probe still draws the same.
+
+    Then its file says the changed code. Evidence without a probe is given one while it is current.
+    """
+    from pcs_bench.evidence.probe import equal
+    from pcs_core import load_recipe
+    from pcs_core.assembly.evidence import recipe_code_hash, recipe_hash
+
+    evidence = stored(row.id, backbone)
+    recipe = load_recipe(row.id, backbone=backbone)
+    if evidence is None or evidence.recipe != recipe_hash(recipe):
+        return False
+    code = recipe_code_hash(recipe)
+    if not evidence.probe and evidence.code != code:
+        return False
+    now = probe_of(row, backbone)
+    if evidence.probe and not equal(evidence.probe, now):
+        print(f"{row.id}: draws another picture than before")
+        return False
+    write(evidence.model_copy(update={"code": code, "probe": evidence.probe or now}))
+    print(f"{row.id}: draws as before")
+    return True
+
+
+def check(system: str) -> bool:
+    """Return whether the system's defining check holds and each neighbour fails."""
+    command = [sys.executable, "-m", "pcs_cli.main", "check", system, "--neighbours"]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def draw(suite: str, systems: list[str], run: Path, backbone: str) -> None:
+    """Run the benchmark of a suite; it goes on where it was."""
+    command = [sys.executable, "-m", "pcs_cli.main", "bench", "run", suite, "--out", str(run)]
+    command += ["--systems", ",".join(["untuned", *systems]), "--backbone", backbone, *PROTOCOL]
+    subprocess.run(command, check=False)
+
+
+def record_run(run: Path, checked: Mapping[str, bool]) -> None:
+    """Write the evidence of every system that a benchmark's folder holds whole."""
+    from pcs_bench.report.results import gather
+
+    for system, evidence in from_results(gather(run), checked).items():
+        write(evidence)
+        effect = evidence.effect
+        print(f"{system}: {effect.mean if effect else 'no effect measured'}")
+
+
+def from_results(results: Any, checked: Mapping[str, bool]) -> dict[str, Evidence]:
+    """Return evidence of the systems that a benchmark drew whole, by their recipes as they are now.
+
+    Systems with failed cells, changed settings or fits of another recipe give none.
+    """
+    from pcs_bench.evidence.effect import effect, paired
+    from pcs_bench.run.plan import BASELINES
+    from pcs_core import installed, load_recipe, open_backbone
+    from pcs_core.assembly.evidence import (
+        Effect,
+        Evidence,
+        Run,
+        installed_weights,
+        recipe_code_hash,
+        recipe_hash,
+    )
+
+    protocol = results.protocol
+    backbone = protocol["backbone"]
+    if protocol["backbone_card"]["hash"] != open_backbone(backbone).card.hash:
+        raise SystemExit(f"{results.folder}: drawn on another backbone than the installed one")
+    evidence: dict[str, Evidence] = {}
+    for row in results.rows:
+        if row.system in BASELINES or row.failed or not row.done or protocol["settings"]:
+            continue
+        recipe = load_recipe(row.system, backbone=backbone)
+        keys = {line.get("fit") for line in results.lines if line["system"] == row.system}
+        fits = [results.fits[key] for key in keys & set(results.fits)]
+        if any(fit["recipe_hash"] != recipe.hash for fit in fits):
+            print(f"{row.system}: the run is of another recipe than the present one: no evidence")
+            continue
+        differences = paired(results.lines, row.system, results.fidelity)
+        observed = effect(differences, results.fidelity)
+        evidence[row.system] = Evidence(
+            system=row.system,
+            backbone=backbone,
+            recipe=recipe_hash(recipe),
+            code=recipe_code_hash(recipe),
+            weights=installed_weights(backbone, installed()),
+            checked=checked.get(row.system, False),
+            run=Run(
+                suite=protocol["suite"], subjects=tuple(protocol["subjects"]), pictures=row.done
+            ),
+            effect=None if observed is None else Effect(**observed),
+            measured={id: round(score.mean, 4) for id, score in sorted(row.scores.items())},
+        )
+    return evidence
+
+
+def write(evidence: Evidence, folder: Path | None = None) -> Path:
+    """Write ``<folder>/<backbone>/<system>.json``, whole or not at all, and return its path."""
+    path = (folder or FOLDER) / evidence.backbone / f"{evidence.system}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".json.partial")
+    partial.write_text(evidence.render(), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
