@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all lint format docs docs-check bench bench-inference results adapters clean
+.PHONY: help setup demo test test-all lint format docs docs-check bench bench-inference results evidence adapters clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -65,6 +65,11 @@ docs-check: setup ## fail if a generated part of the docs is out of date
 results: setup ## run the benchmark and write its report, the results section and evidence (about an hour)
 	scripts/benchmark.sh build/benchmark; code=$$?; [ $$code -eq 0 ] || [ $$code -eq 3 ]
 	$(PY) scripts/results.py build/benchmark/run
+	$(PY) scripts/docs.py
+
+evidence: SYSTEMS ?=
+evidence: setup ## renew the evidence of systems whose recipe or code changed (SYSTEMS=a,b; goes on where it was)
+	$(PY) scripts/evidence.py --systems "$(SYSTEMS)"
 	$(PY) scripts/docs.py
 
 adapters: setup ## train the pre-trained systems on mini, measure and keep them (three quarters of an hour on two cores)

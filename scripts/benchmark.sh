@@ -15,7 +15,7 @@ suite="${SUITE:-mini-object}"
 docs="${DOCS-docs/comparison}"
 study="${STUDY---prompts 6 --seeds 2 --set tune.steps=500}"
 if [ $# -eq 0 ]; then
-  set -- --systems recipe --limit 4 --prompts 10 --seeds 2
+  set -- --systems loads --limit 4 --prompts 10 --seeds 2
 fi
 # a core each for the workers: threads of one would slow the other
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcs_core.assembly.status import SystemRow, systems
+from pcs_core.assembly.status import SystemRow, systems, where
 from pcs_core.catalogue import catalogue
 from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
 from pcs_core.technique import Technique
@@ -27,8 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 NOTE = "<!-- written by `make docs`: change the code, not this file -->\n\n"
 STATUS_WORDS = {
-    "ready": "has a recipe, a defining check, and a recorded run of that recipe",
-    "recipe": "has a recipe that loads; check or recorded run is missing",
+    "ready": "runs, and its pictures are likelier the subject's than the untuned base's: the whole 95 % "
+    "interval over subjects lies above zero and the mean reaches a stated minimum",
+    "runs": "checked, and pictures were drawn from references, on the backbone that is named",
+    "checked": "its defining check held and every neighbour failed, with recipe and code as they are",
+    "loads": "its recipe loads; no check or run of it as it is now is on record",
     "planned": "known, without a recipe",
 }
 
@@ -74,20 +77,36 @@ def systems_page(rows: Sequence[SystemRow]) -> str:
     text = "# Systems\n\nEvery system the catalogue knows, and how far each one is here.\n\n"
     for status, words in STATUS_WORDS.items():
         text += f"- **{status}**: {words}.\n"
-    text += "\n| system | id | year | framework | scope | status |\n|---|---|---|---|---|---|\n"
+    text += "\n| system | id | year | framework | scope | status | on | effect |\n"
+    text += "|---|---|---|---|---|---|---|---|\n"
     for row in sorted(rows, key=lambda r: (list(STATUS_WORDS).index(r.status), r.id)):
-        text += _row(
-            row.name, f"`{row.id}`", row.year or "", row.framework, ", ".join(row.scope), row.status
-        )
+        facts = (row.name, f"`{row.id}`", row.year or "", row.framework, ", ".join(row.scope))
+        text += _row(*facts, row.status, where(row), _effect(row))
+    text += (
+        "\nThe effect is the mean paired difference of a metric to the untuned base under the same noise, with "
+        "its 95 % bootstrap interval over subjects. `make evidence` renews what is outdated.\n"
+    )
     return text
+
+
+def _effect(row: SystemRow) -> str:
+    parts = []
+    for standing in row.on.values():
+        effect = standing.evidence.effect if standing.evidence else None
+        if effect is not None:
+            over = f"{effect.subjects} subjects, at least {effect.minimum:g} asked"
+            parts.append(
+                f"{effect.metric} {effect.mean:+.3f} [{effect.low:+.3f}, {effect.high:+.3f}] ({over})"
+            )
+    return "; ".join(parts)
 
 
 def systems_part(rows: Sequence[SystemRow]) -> str:
     """Return the README's table of systems."""
     counts = Counter(row.status for row in rows)
     text = f"Of {len(rows)} systems in the catalogue, "
-    text += f"{counts['ready']} {_are(counts['ready'])} ready, {counts['recipe']} more "
-    text += f"{'has' if counts['recipe'] == 1 else 'have'} a recipe, {counts['planned']} are planned.\n\n"
+    parts = [f"{counts[status]} {status}" for status in STATUS_WORDS if counts[status]]
+    text += f"by how far they are: {', '.join(parts)}.\n\n"
     shown = [row for row in rows if row.status != "planned"]
     if shown:
         text += "| system | uses | status |\n|---|---|---|\n"

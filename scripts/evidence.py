@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +59,7 @@ def main() -> int:
     for suite, systems in by_suite.items():
         run = arguments.out / suite
         draw(suite, systems, run, arguments.backbone)
-        record_run(run, {system: check(system) for system in systems})
+        record_run(run)
     return 0
 
 
@@ -157,17 +156,17 @@ def draw(suite: str, systems: list[str], run: Path, backbone: str) -> None:
     subprocess.run(command, check=False)
 
 
-def record_run(run: Path, checked: Mapping[str, bool]) -> None:
-    """Write the evidence of every system that a benchmark's folder holds whole."""
+def record_run(run: Path) -> None:
+    """Check every system that a benchmark's folder holds whole, and write its evidence."""
     from pcs_bench.report.results import gather
 
-    for system, evidence in from_results(gather(run), checked).items():
-        write(evidence)
+    for system, evidence in from_results(gather(run)).items():
+        write(evidence.model_copy(update={"checked": check(system)}))
         effect = evidence.effect
         print(f"{system}: {effect.mean if effect else 'no effect measured'}")
 
 
-def from_results(results: Any, checked: Mapping[str, bool]) -> dict[str, Evidence]:
+def from_results(results: Any) -> dict[str, Evidence]:
     """Return evidence of the systems that a benchmark drew whole, by their recipes as they are now.
 
     Systems with failed cells, changed settings or fits of another recipe give none.
@@ -206,7 +205,6 @@ def from_results(results: Any, checked: Mapping[str, bool]) -> dict[str, Evidenc
             recipe=recipe_hash(recipe),
             code=recipe_code_hash(recipe),
             weights=installed_weights(backbone, installed()),
-            checked=checked.get(row.system, False),
             run=Run(
                 suite=protocol["suite"], subjects=tuple(protocol["subjects"]), pictures=row.done
             ),

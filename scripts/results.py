@@ -10,13 +10,10 @@ where every one of its pictures was drawn, by its recipe as it is now, on the we
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-EVIDENCE = ROOT / "plugins" / "pcs-recipes" / "pcs_recipes" / "evidence.json"
 IMAGES = ROOT / "docs" / "images"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SHOWN = ("mini.clip-i", "mini.masked-i", "mini.clip-t", "mini.copy", "mini.prompt-drop")
@@ -34,6 +31,8 @@ def main() -> None:
     )
     parser.add_argument("--evidence", action="store_true", help="only write evidence")
     arguments = parser.parse_args()
+    from evidence import record_run
+
     from pcs_bench.report.results import gather
     from pcs_core.errors import PcsError
 
@@ -48,8 +47,8 @@ def main() -> None:
         readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
         write_sheets(found[0])
         print(text)
-    for results in found:
-        record(evidence(results))
+    for run in arguments.runs:
+        record_run(run)
 
 
 def markdown(results: Any) -> str:
@@ -125,48 +124,6 @@ def write_sheets(results: Any) -> None:
 def sheet_name(system: str) -> str:
     """Return the file name of a row's contact sheet."""
     return f"results-{system}.jpg"
-
-
-def evidence(results: Any) -> dict[str, dict[str, Any]]:
-    """Return the entries of the systems that this run drew whole, by recipe and weights as they are now."""
-    from pcs_bench.run.plan import BASELINES
-    from pcs_core import installed, load_recipe, open_backbone
-    from pcs_core.assembly import system_hash
-
-    protocol = results.protocol
-    backbone = protocol["backbone"]
-    weights = installed().get("datasets", f"{backbone}.weights")()
-    if protocol["backbone_card"]["hash"] != open_backbone(backbone).card.hash:
-        raise SystemExit(f"{results.folder}: drawn on another backbone than the installed one")
-    found = {}
-    for row in results.rows:
-        if row.system in BASELINES or row.failed or not row.done or protocol["settings"]:
-            continue
-        used = {line.get("fit") for line in results.lines if line["system"] == row.system}
-        fits = [results.fits[key] for key in used & set(results.fits)]  # not those of a run before
-        recipe = load_recipe(row.system, backbone=backbone)
-        if any(fit["recipe_hash"] != recipe.hash for fit in fits):
-            print(f"{row.system}: the run is of another recipe than the present one: no evidence")
-            continue
-        found[row.system] = {
-            "recipe_hash": system_hash(row.system),
-            "backbone": backbone,
-            "weights": weights,
-            "suite": protocol["suite"],
-            "subjects": list(protocol["subjects"]),
-            "pictures": row.done,
-            "measured": {
-                id: round(row.scores[id].mean, 4) for id in SHOWN if id in row.scores
-            },
-        }  # fmt: skip
-    return found
-
-
-def record(entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put entries into the evidence file; those of other systems stay."""
-    known = json.loads(EVIDENCE.read_text()) if EVIDENCE.exists() else {}
-    EVIDENCE.write_text(json.dumps({**known, **entries}, indent=1, sort_keys=True) + "\n")
-    print(f"evidence: {', '.join(sorted(entries)) or 'none'}")
 
 
 if __name__ == "__main__":

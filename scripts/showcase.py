@@ -18,9 +18,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from results import IMAGES, ROOT, record
+from evidence import check, write
+from results import IMAGES, ROOT
+
+if TYPE_CHECKING:
+    from pcs_core.assembly.evidence import Evidence
 
 SUBJECTS = ROOT / "plugins" / "pcs-mini" / "pcs_mini" / "subjects"
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
@@ -116,13 +120,19 @@ def main() -> None:
     for name, layout in LAYOUTS.items():
         (layouts / f"{name}.json").write_text(json.dumps(layout))
     for system in wanted:
-        record({system: show(system, arguments.out / system, layouts)})
+        write(show(system, arguments.out / system, layouts))
 
 
-def show(system: str, out: Path, layouts: Path) -> dict[str, Any]:
+def show(system: str, out: Path, layouts: Path) -> Evidence:
     """Run the commands of a system, write its sheet, and return its evidence."""
-    from pcs_core import installed
-    from pcs_core.assembly import system_hash
+    from pcs_core import installed, load_recipe
+    from pcs_core.assembly.evidence import (
+        Evidence,
+        Run,
+        installed_weights,
+        recipe_code_hash,
+        recipe_hash,
+    )
 
     shown = SHOWS[system]
     if shown.before is not None:
@@ -136,15 +146,19 @@ def show(system: str, out: Path, layouts: Path) -> dict[str, Any]:
         command = [sys.executable, "-m", "pcs_core.cli.main", *words]
         subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     write_sheet([p for pattern in shown.sheet for p in sorted(out.glob(pattern))], system)
-    name = f"{shown.backbone}.weights"
-    known = name in installed().ids("datasets")
-    return {
-        "recipe_hash": system_hash(system),
-        "backbone": shown.backbone,
-        **({"weights": installed().get("datasets", name)()} if known else {}),
-        "commands": [text.replace("|", " ") for text in shown.commands],
-        "seconds": round(time.monotonic() - started),
-    }
+    recipe = load_recipe(system, backbone=shown.backbone)
+    return Evidence(
+        system=system,
+        backbone=shown.backbone,
+        recipe=recipe_hash(recipe),
+        code=recipe_code_hash(recipe),
+        weights=installed_weights(shown.backbone, installed()),
+        checked=check(system),
+        run=Run(
+            commands=tuple(text.replace("|", " ") for text in shown.commands),
+            seconds=round(time.monotonic() - started),
+        ),
+    )
 
 
 def write_sheet(files: Sequence[Path], system: str) -> None:

@@ -115,7 +115,9 @@ def normalised(source: str) -> str:
         elif depth:
             text = token.string
             parts[-1] += "".join(text.split())
-        elif token.type == tokenize.STRING and "f" in token.string[: token.string.find('"')].lower():
+        elif (
+            token.type == tokenize.STRING and "f" in token.string[: token.string.find('"')].lower()
+        ):
             parts.append("".join(token.string.replace("{{", "{").replace("}}", "}").split()))
         else:
             parts.append(token.string)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
-from pcs_core.assembly.load import load_recipe, system_hash
+from pcs_core.assembly.evidence import (
+    Evidence,
+    Standing,
+    Status,
+    highest,
+    installed_weights,
+    judge,
+    read_evidence,
+)
+from pcs_core.assembly.load import load_recipe
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.recipe import Recipe
 from pcs_core.errors import PcsError
 
-Status = Literal["ready", "recipe", "planned"]
 FACTS = "catalogue.systems"
-EVIDENCE = "evidence"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +30,7 @@ class SystemRow:
 
     ``ref`` is the survey's number, ``techniques`` catalogue ids, ``uses`` code ids of the recipe's
     techniques. ``backbones`` are those the recipe is meant for, or the paper's where there is none.
+    ``status`` is the furthest over all backbones, ``on`` what is known of each of them.
     """
 
     id: str
@@ -36,27 +44,53 @@ class SystemRow:
     backbones: tuple[str, ...]
     status: Status
     paper: str
+    on: Mapping[str, Standing] = field(default_factory=dict)
 
 
-def read_evidence(catalogue: Catalogue) -> Mapping[str, Any]:
-    """Return the recorded end-to-end runs: system id -> ``{recipe_hash, backbone, ...}``.
+def system_status(
+    id: str, catalogue: Catalogue, evidence: Mapping[str, Mapping[str, Evidence]] | None = None
+) -> Status:
+    """Return "planned", "loads", "checked", "runs" or "ready": the furthest over all backbones.
 
-    Without a plugin that holds them there are none.
+    "planned": no recipe that loads with the installed plugins. "loads": it does. "checked": its
+    defining check held and its neighbours failed, by evidence of the recipe and code as they are.
+    "runs": it drew pictures from references. "ready": the effect of that on its pictures holds.
     """
-    if EVIDENCE not in catalogue.ids("datasets"):
-        return {}
-    evidence = catalogue.get("datasets", EVIDENCE)()
-    return evidence if isinstance(evidence, Mapping) else {}
+    if _loaded(id, catalogue) is None:
+        return "planned"
+    known = read_evidence(catalogue) if evidence is None else evidence
+    return highest(standings(id, catalogue, known.get(id, {})))
 
 
-def system_status(id: str, catalogue: Catalogue, evidence: Mapping[str, Any]) -> Status:
-    """Return "ready", "recipe" or "planned".
+def standings(
+    id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]
+) -> dict[str, Standing]:
+    """Return backbone id -> how far the system is there, of each backbone with evidence."""
+    found: dict[str, Standing] = {}
+    plain = _loaded(id, catalogue)
+    for backbone, observed in evidence.items():
+        recipe = _loaded(id, catalogue, backbone)
+        if recipe is None or plain is None:
+            continue
+        found[backbone] = judge(
+            observed,
+            recipe,
+            installed_weights(backbone, catalogue),
+            replaced=replaced(plain, recipe),
+        )
+    return found
 
-    "recipe": its recipe loads with the installed plugins. "ready": its check is registered as well,
-    and ``evidence`` holds a run of the recipe as it is now, on a backbone it still loads for, with the
-    weights that are installed (the data set ``<backbone>.weights``, where a plugin holds one).
+
+def replaced(plain: Recipe, tuned: Recipe) -> tuple[str, ...]:
+    """Return the uses in which the recipe on a backbone differs from the method's own.
+
+    Other numbers are tuning; a use that is added, left out or of another technique is another mechanism.
     """
-    return _status(id, _loaded(id, catalogue), catalogue, evidence)
+    before = {use.name: use.technique.id for use in plain.uses}
+    after = {use.name: use.technique.id for use in tuned.uses}
+    return tuple(
+        name for name in dict.fromkeys((*before, *after)) if before.get(name) != after.get(name)
+    )
 
 
 def systems(catalogue: Catalogue | None = None) -> list[SystemRow]:
@@ -69,11 +103,33 @@ def systems(catalogue: Catalogue | None = None) -> list[SystemRow]:
     return rows + [_row(id, None, held, evidence) for id in held.recipe_files() if id not in known]
 
 
-def _row(id: str, fact: Any, catalogue: Catalogue, evidence: Mapping[str, Any]) -> SystemRow:
+def where(row: SystemRow) -> str:
+    """Return the backbones on which a system is as far as its status says, and what to know there.
+
+    As "mini", "mini (weights cc12378421c6)" where the evidence was made with earlier weights, "mini (other
+    mechanism: weights.lora)" where the backbone's overlay adds or leaves out a use.
+    """
+    parts = []
+    for standing in row.on.values():
+        if standing.status != row.status and not standing.outdated:
+            continue
+        remarks = [standing.outdated] if standing.outdated else []
+        if standing.older:
+            remarks.append(f"weights {standing.older[:12]}")
+        if standing.replaced:
+            remarks.append(f"other mechanism: {', '.join(standing.replaced)}")
+        parts.append(standing.backbone + (f" ({'; '.join(remarks)})" if remarks else ""))
+    return ",".join(parts)
+
+
+def _row(
+    id: str, fact: Any, catalogue: Catalogue, evidence: Mapping[str, Mapping[str, Evidence]]
+) -> SystemRow:
     recipe = _loaded(id, catalogue)
     uses = tuple(dict.fromkeys(use.technique.id for use in recipe.uses)) if recipe else ()
     words = [word for use in recipe.uses for word in use.technique.catalogue] if recipe else []
     year = getattr(fact, "year", None)
+    on = standings(id, catalogue, evidence.get(id, {})) if recipe else {}
     return SystemRow(
         id=id,
         name=getattr(fact, "name", "") or (recipe.name if recipe else "") or id,
@@ -84,26 +140,10 @@ def _row(id: str, fact: Any, catalogue: Catalogue, evidence: Mapping[str, Any]) 
         techniques=tuple(getattr(fact, "techniques", ())) if fact else tuple(dict.fromkeys(words)),
         uses=uses,
         backbones=(recipe.backbones if recipe else ()) or tuple(getattr(fact, "backbones", ())),
-        status=_status(id, recipe, catalogue, evidence),
+        status=highest(on) if recipe else "planned",
         paper=getattr(fact, "paper", "") or (recipe.paper if recipe else ""),
+        on=on,
     )
-
-
-def _status(
-    id: str, recipe: Recipe | None, catalogue: Catalogue, evidence: Mapping[str, Any]
-) -> Status:
-    if recipe is None:
-        return "planned"
-    run = evidence.get(id)
-    if not isinstance(run, Mapping) or id not in catalogue.ids("checks"):
-        return "recipe"
-    if run.get("recipe_hash") != system_hash(id, catalogue=catalogue):
-        return "recipe"
-    weights = f"{run.get('backbone')}.weights"
-    known = weights in catalogue.ids("datasets")
-    if known and run.get("weights") != catalogue.get("datasets", weights)():
-        return "recipe"
-    return "ready" if _loaded(id, catalogue, run.get("backbone")) else "recipe"
 
 
 def _loaded(id: str, catalogue: Catalogue, backbone: str | None = None) -> Recipe | None:

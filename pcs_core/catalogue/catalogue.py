@@ -52,6 +52,7 @@ class Catalogue:
         self._plugins = tuple(_info(h) for h in held)
         self._entries: dict[str, dict[str, _Entry]] = {noun: {} for noun in (*NOUNS, RECIPES)}
         self._clashes: dict[tuple[str, str], str] = {}
+        self._evidence = {key: file for h in reversed(held) for key, file in h.evidence.items()}
         for holdings in held:
             for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
                 for id, where in ids.items():
@@ -115,6 +116,10 @@ class Catalogue:
     def recipe_files(self) -> dict[str, Traversable]:
         """Return system id -> recipe file, of all plugins. Of two with one id the first is here."""
         return {id: entry.where for id, entry in sorted(self._entries[RECIPES].items())}
+
+    def evidence_files(self) -> dict[tuple[str, str], Traversable]:
+        """Return (backbone id, system id) -> evidence file, of all plugins; of two the first."""
+        return dict(sorted(self._evidence.items()))
 
     def recipe_file(self, id: str) -> Traversable:
         """Return the recipe file of system ``id``.

@@ -44,6 +44,8 @@ class Holdings:
     found: FoundPlugin
     nouns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     recipes: Mapping[str, Traversable] = field(default_factory=dict)
+    evidence: Mapping[tuple[str, str], Traversable] = field(default_factory=dict)
+    """``evidence[backbone, system]``: the file that says what was observed."""
 
 
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
@@ -72,7 +74,7 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
             if stem in recipes:
                 raise ValueError(f"two recipes are called {stem}.toml in {package}")
             recipes[stem] = file
-    return Holdings(found, nouns, recipes)
+    return Holdings(found, nouns, recipes, dict(_evidence_files(_packages(manager, name))))
 
 
 def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
@@ -114,3 +116,17 @@ def _recipe_files(folder: Traversable) -> Iterator[Traversable]:
                 yield from _recipe_files(entry)
         elif entry.name.endswith(".toml") and not entry.name.startswith("."):
             yield entry
+
+
+def _evidence_files(packages: list[str]) -> Iterator[tuple[tuple[str, str], Traversable]]:
+    """Yield ``(backbone, system)`` and the file of each ``evidence/<backbone>/<system>.json``."""
+    for package in packages:
+        folder = importlib.resources.files(package) / "evidence"
+        if not folder.is_dir():
+            continue
+        for backbone in sorted(folder.iterdir(), key=lambda entry: entry.name):
+            for file in (
+                sorted(backbone.iterdir(), key=lambda e: e.name) if backbone.is_dir() else ()
+            ):
+                if file.name.endswith(".json"):
+                    yield (backbone.name, file.name.removesuffix(".json")), file

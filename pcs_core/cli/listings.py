@@ -15,18 +15,22 @@ if TYPE_CHECKING:
     from pcs_core.assembly import SystemRow
     from pcs_core.catalogue import Catalogue
 
-STATUSES = ("ready", "recipe", "planned")
-
 
 def systems(
     status: Annotated[
         str | None,
-        typer.Option("--status", help="Only these: ready, recipe or planned.", show_default=False),
+        typer.Option(
+            "--status",
+            help="Only these: ready, runs, checked, loads or planned.",
+            show_default=False,
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """List all systems: ready, with a recipe, or planned."""
+    """List all systems and how far each is: planned, loads, checked, runs, ready."""
     from pcs_core.assembly import systems as all_systems
+    from pcs_core.assembly.evidence import STATUSES
+    from pcs_core.assembly.status import where
 
     if status is not None and status not in STATUSES:
         hint = nearest(status, STATUSES) or f" (known: {', '.join(STATUSES)})"
@@ -37,15 +41,18 @@ def systems(
         emit_json([system_facts(row) for row in shown])
         return
     table = [
-        (row.id, row.status, row.framework, ",".join(row.scope), row.ref, row.name) for row in shown
+        (row.id, row.status, where(row), row.framework, ",".join(row.scope), row.ref, row.name)
+        for row in shown
     ]
-    emit(columns(("system", "status", "framework", "scope", "ref", "name"), table))
+    emit(columns(("system", "status", "on", "framework", "scope", "ref", "name"), table))
     counts: Counter[str] = Counter(row.status for row in rows)
-    notice(f"{len(rows)} systems: " + ", ".join(f"{counts[s]} {s}" for s in STATUSES))
+    notice(f"{len(rows)} systems: " + ", ".join(f"{counts[s]} {s}" for s in reversed(STATUSES)))
 
 
 def system_facts(row: SystemRow) -> dict[str, Any]:
     """Return a system as JSON-able data."""
+    from pcs_core.assembly.evidence import plain
+
     return {
         "id": row.id,
         "name": row.name,
@@ -57,6 +64,7 @@ def system_facts(row: SystemRow) -> dict[str, Any]:
         "uses": list(row.uses),
         "backbones": list(row.backbones),
         "status": row.status,
+        "on": {backbone: plain(standing) for backbone, standing in row.on.items()},
         "paper": row.paper,
     }
 

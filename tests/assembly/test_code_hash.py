@@ -56,8 +56,12 @@ NETWORK = "def width():\n    return 4\n"
 def test_words_and_layout_change_nothing(hashed: Callable[[str, str], str]) -> None:
     before = hashed(TECHNIQUE, NETWORK)
     reworded = TECHNIQUE.replace("Shifts.", "Moves\n    far.").replace("# a comment", "# another")
-    reworded = reworded.replace('"""Its rank."""', '"""How many."""').replace("    def", "\n\n    def")
-    assert hashed(reworded, "# the width\n" + NETWORK.replace("return 4", "\n    return 4")) == before
+    reworded = reworded.replace('"""Its rank."""', '"""How many."""').replace(
+        "    def", "\n\n    def"
+    )
+    assert (
+        hashed(reworded, "# the width\n" + NETWORK.replace("return 4", "\n    return 4")) == before
+    )
 
 
 @pytest.mark.parametrize(

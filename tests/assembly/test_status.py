@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pcs_core.assembly import system_hash, system_status, systems
+from pcs_core.assembly import load_recipe, system_status, systems
+from pcs_core.assembly.evidence import (
+    Effect,
+    Evidence,
+    Run,
+    read_evidence,
+    recipe_code_hash,
+    recipe_hash,
+)
+from pcs_core.assembly.status import replaced, standings
 from pcs_core.catalogue import Catalogue
+from pcs_core.catalogue.discovery import FoundPlugin
+from pcs_core.catalogue.holdings import Holdings
+from pcs_core.errors import RecipeError
 
 Make = Callable[..., Catalogue]
 
@@ -30,8 +44,7 @@ rank = 2
 rank = 0
 """
 FACTS = """
-from dataclasses import dataclass, field
-import json, pathlib
+from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class System:
@@ -50,9 +63,6 @@ def systems():
 
 def weights():
     return "these"
-
-def evidence():
-    return json.loads(pathlib.Path(__file__).with_name("evidence.json").read_text())
 """
 MISSING = GOOD.replace('"good"', '"missing"').replace("toy.wrap", "toy.nowhere")
 
@@ -61,16 +71,13 @@ MISSING = GOOD.replace('"good"', '"missing"').replace("toy.wrap", "toy.nowhere")
 def catalogue(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     monkeypatch.delitem(sys.modules, "x_status_facts", raising=False)
     (tmp_path / "x_status_facts.py").write_text(FACTS, encoding="utf-8")
-    (tmp_path / "evidence.json").write_text("{}", encoding="utf-8")
     return make(
         {"good": GOOD, "missing": MISSING, "mine": GOOD.replace('"good"', '"mine"')},
         {
             "datasets": {
                 "catalogue.systems": "x_status_facts:systems",
-                "evidence": "x_status_facts:evidence",
                 "mini.weights": "x_status_facts:weights",
-            },
-            "checks": {"good": "x_toys:check"},
+            }
         },
     )
 
@@ -80,22 +87,108 @@ def test_planned_without_a_recipe_that_loads(catalogue: Catalogue) -> None:
     assert system_status("missing", catalogue, {}) == "planned"
 
 
-def test_ready_needs_check_and_evidence_of_this_recipe(
-    catalogue: Catalogue, tmp_path: Path
+RUN = Run(suite="some", subjects=("a", "b"), pictures=8)
+EFFECT = Effect(metric="m", mean=0.3, low=0.1, high=0.5, minimum=0.2, subjects=2, pictures=8)
+
+
+def evidence(catalogue: Catalogue, **changes: Any) -> Evidence:
+    """Return evidence of the system "good" on "mini" that makes it ready, changed."""
+    recipe = load_recipe("good", backbone="mini", catalogue=catalogue)
+    whole: dict[str, Any] = {
+        "system": "good",
+        "backbone": "mini",
+        "recipe": recipe_hash(recipe),
+        "code": recipe_code_hash(recipe),
+        "weights": "these",
+        "checked": True,
+        "run": RUN,
+        "effect": EFFECT,
+    }
+    return Evidence(**{**whole, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({}, "ready"),
+        ({"effect": None}, "runs"),
+        ({"effect": EFFECT.model_copy(update={"low": -0.01})}, "runs"),
+        ({"effect": EFFECT.model_copy(update={"low": None})}, "runs"),
+        ({"effect": EFFECT.model_copy(update={"mean": 0.19})}, "runs"),
+        ({"run": None}, "checked"),
+        ({"checked": False}, "loads"),
+        ({"recipe": "another"}, "loads"),
+        ({"code": "another"}, "loads"),
+        ({"weights": "earlier"}, "ready"),
+    ],
+)
+def test_each_step_needs_those_before_it(
+    catalogue: Catalogue, changes: dict[str, Any], status: str
 ) -> None:
-    run = {"recipe_hash": system_hash("good", catalogue=catalogue), "backbone": "mini"}
-    run["weights"] = "these"
-    assert system_status("good", catalogue, {}) == "recipe"
-    assert system_status("good", catalogue, {"good": {**run, "weights": "others"}}) == "recipe"
-    assert system_status("good", catalogue, {"good": run}) == "ready"
-    assert system_status("good", catalogue, {"good": {**run, "recipe_hash": "0"}}) == "recipe"
-    assert system_status("good", catalogue, {"good": {**run, "backbone": "broken"}}) == "recipe"
-    assert system_status("good", catalogue, {"good": None}) == "recipe"
-    unchecked = {**run, "recipe_hash": system_hash("mine", catalogue=catalogue)}
-    assert system_status("mine", catalogue, {"mine": unchecked}) == "recipe"
+    observed = {"good": {"mini": evidence(catalogue, **changes)}}
+    assert system_status("good", catalogue, {}) == "loads"
+    assert system_status("good", catalogue, observed) == status
+
+
+def test_the_furthest_backbone_counts(catalogue: Catalogue) -> None:
+    recipe = load_recipe("good", backbone="other", catalogue=catalogue)
+    less = evidence(catalogue, backbone="other", recipe=recipe_hash(recipe), run=None)
+    both = {"good": {"mini": evidence(catalogue), "other": less}}
+    assert system_status("good", catalogue, both) == "ready"
+    on = standings("good", catalogue, both["good"])
+    assert {id: standing.status for id, standing in on.items()} == {
+        "mini": "ready",
+        "other": "checked",
+    }
+    nowhere = evidence(catalogue, backbone="broken")  # its table makes no recipe
+    assert standings("good", catalogue, {"broken": nowhere}) == {}
+
+
+def test_earlier_weights_are_shown_and_count(catalogue: Catalogue) -> None:
+    (standing,) = standings(
+        "good", catalogue, {"mini": evidence(catalogue, weights="earlier")}
+    ).values()
+    assert (standing.status, standing.older) == ("ready", "earlier")
+
+
+def test_changed_numbers_and_uses_make_it_outdated(catalogue: Catalogue, tmp_path: Path) -> None:
+    observed = {"good": {"mini": evidence(catalogue)}}
     file = tmp_path / "recipes" / "good.toml"
-    file.write_text(file.read_text().replace("rank = 2", "rank = 3"), encoding="utf-8")
-    assert system_status("good", catalogue, {"good": run}) == "recipe"
+    text = file.read_text()
+    file.write_text(text.replace('paper = "arXiv:1"', 'paper = "arXiv:9"'), encoding="utf-8")
+    assert system_status("good", catalogue, observed) == "ready"  # a name is no number
+    file.write_text(text.replace("rank = 2", "rank = 3"), encoding="utf-8")
+    (standing,) = standings("good", catalogue, observed["good"]).values()
+    assert (standing.status, standing.outdated) == ("loads", "the recipe changed since")
+
+
+def test_an_overlay_that_leaves_a_use_out_is_another_mechanism(catalogue: Catalogue) -> None:
+    plain = load_recipe("good", catalogue=catalogue)
+    tuned = load_recipe("good", backbone="mini", catalogue=catalogue)
+    assert replaced(plain, tuned) == ()
+    fewer = replace(tuned, uses=tuned.uses[:1])
+    assert replaced(plain, fewer) == ("toy.wrap",)
+
+
+def test_files_are_read_by_their_place(catalogue: Catalogue, tmp_path: Path) -> None:
+    folder = tmp_path / "recipes" / "evidence" / "mini"
+    folder.mkdir(parents=True)
+    file = folder / "good.json"
+    file.write_text(evidence(catalogue).render(), encoding="utf-8")
+    again = Catalogue(catalogue_holdings(catalogue, {("mini", "good"): file}))
+    assert read_evidence(again)["good"]["mini"] == evidence(catalogue)
+    file.write_text(evidence(catalogue, backbone="sd").render(), encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"evidence/mini/good.json.*'sd'"):
+        read_evidence(again)
+    file.write_text('{"system": "good"}', encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"evidence/mini/good.json: no evidence"):
+        read_evidence(again)
+
+
+def catalogue_holdings(catalogue: Catalogue, files: dict[tuple[str, str], Path]) -> list[Holdings]:
+    """Return what a plugin that holds only these evidence files answers."""
+    found = FoundPlugin("x", "x", "1", "x", None)
+    return [Holdings(found, evidence=files)]
 
 
 def test_rows_of_known_systems_and_of_others(catalogue: Catalogue, tmp_path: Path) -> None:
@@ -105,14 +198,12 @@ def test_rows_of_known_systems_and_of_others(catalogue: Catalogue, tmp_path: Pat
     assert (known.name, known.ref, known.year, known.paper) == ("Known", "7", 2022, "arXiv:2")
     assert (known.status, known.uses, known.backbones) == ("planned", (), ("LDM",))
     assert (good.techniques, good.uses) == (("learnable-token",), ("toy.shift", "toy.wrap"))
-    assert (good.status, good.backbones, good.name) == ("recipe", ("sd", "mini"), "Known")
+    assert (good.status, good.backbones, good.name) == ("loads", ("sd", "mini"), "Known")
     assert (mine.name, mine.ref, mine.year, mine.paper) == ("Good", "", None, "arXiv:1")
     assert mine.techniques == ("shift", "offset")
-    evidence = f'{{"good": {{"recipe_hash": "{system_hash("good", catalogue=catalogue)}"}}}}'
-    (tmp_path / "evidence.json").write_text(evidence, encoding="utf-8")
-    assert {row.id: row.status for row in systems(catalogue)}["good"] == "ready"
+    assert good.on == {}
 
 
 def test_without_facts_only_recipes_are_listed(make: Make) -> None:
     (row,) = systems(make({"good": GOOD}))
-    assert (row.id, row.status) == ("good", "recipe")
+    assert (row.id, row.status) == ("good", "loads")

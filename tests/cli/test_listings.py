@@ -28,7 +28,7 @@ def test_systems(pcs: Callable) -> None:
     rows = json.loads(done.out)
     assert len({row["id"] for row in rows}) >= 180
     assert all(row.keys() >= KEYS for row in rows)
-    assert {row["status"] for row in rows} <= {"ready", "recipe", "planned"}
+    assert {row["status"] for row in rows} <= {"ready", "runs", "checked", "loads", "planned"}
     done = pcs("systems", "--status", "planned")
     assert done.code == 0
     assert len(done.out.splitlines()) == 1 + sum(row["status"] == "planned" for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,15 @@ import pytest
 pytest.importorskip("pcs_bench")
 pytest.importorskip("pcs_mini")
 
+import evidence
 import results as script
 
 from pcs_bench.report.results import MetricFacts, Results, Row
 from pcs_bench.report.statistics import Interval
 from pcs_core import load_recipe, open_backbone
-from pcs_core.assembly import system_status
+from pcs_core.assembly import Evidence, system_status
 from pcs_core.catalogue import catalogue
+from pcs_core.errors import InputError
 
 SYSTEM = "lora-dreambooth"
 
@@ -52,31 +53,66 @@ def results(
         MetricFacts("mini.clip-i", "Likeness"),
         MetricFacts("mini.copy", "Copies", higher=False),
     ]
-    lines = [{"system": SYSTEM, "fit": "a"}]
-    return Results(Path(), protocol, metrics, rows, [], lines, fits, "prompt")
+    values = {
+        (SYSTEM, "bus"): 0.2,
+        (SYSTEM, "owl"): 0.4,
+        ("untuned", "bus"): 0.1,
+        ("untuned", "owl"): 0.1,
+    }
+    lines = [
+        {
+            "system": system,
+            "subject": subject,
+            "index": index,
+            "seed": 0,
+            "state": "done",
+            "fit": "a",
+            "scores": {"mini.clip-i": value},
+        }
+        for (system, subject), value in values.items()
+        for index in range(2)
+    ]
+    return Results(
+        Path(), protocol, metrics, rows, [], lines, fits, "prompt", fidelity="mini.clip-i"
+    )
 
 
-def test_a_whole_run_makes_a_system_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "EVIDENCE", tmp_path / "evidence.json")
-    found = script.evidence(results())
+def test_a_whole_run_makes_a_system_ready(tmp_path: Path) -> None:
+    found = evidence.from_results(results())
     assert set(found) == {SYSTEM}
-    assert found[SYSTEM]["measured"] == {"mini.clip-i": 0.5, "mini.copy": 0.1}
-    assert system_status(SYSTEM, catalogue(), found) == "ready"
-    script.record({"other": {"backbone": "tiny"}})
-    script.record(found)  # others stay
-    assert set(json.loads((tmp_path / "evidence.json").read_text())) == {SYSTEM, "other"}
+    observed = found[SYSTEM]
+    assert observed.measured == {"mini.clip-i": 0.5, "mini.copy": 0.1}
+    assert observed.run is not None
+    assert (observed.run.suite, observed.run.pictures) == ("mini-object", 4)
+    # subjects' means 0.2 and 0.4, minus 0.1 of the base on the same subject, prompt and seed
+    assert observed.effect is not None
+    assert observed.effect.mean == pytest.approx(0.2)
+    assert (observed.effect.low, observed.effect.high) == (0.1, 0.3)
+    checked = observed.model_copy(update={"checked": True})
+    assert system_status(SYSTEM, catalogue(), {SYSTEM: {"mini": checked}}) == "ready"
+    path = evidence.write(checked, tmp_path)
+    assert path == tmp_path / "mini" / f"{SYSTEM}.json"
+    assert Evidence.model_validate_json(path.read_text()) == checked
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize(
     "unlike", [{"failed": 1}, {"recipe": "another"}, {"settings": ["tune.steps=1"]}]
 )
 def test_no_evidence_of_less(unlike: dict[str, Any]) -> None:
-    assert script.evidence(results(**unlike)) == {}
+    assert evidence.from_results(results(**unlike)) == {}
 
 
 def test_another_backbone_is_refused() -> None:
     with pytest.raises(SystemExit, match="another backbone"):
-        script.evidence(results(backbone="another"))
+        evidence.from_results(results(backbone="another"))
+
+
+def test_a_picture_without_its_untuned_partner_is_refused() -> None:
+    alone = results()
+    alone.lines = [line for line in alone.lines if line["system"] == SYSTEM]
+    with pytest.raises(InputError, match="untuned"):
+        evidence.from_results(alone)
 
 
 def test_the_table() -> None:

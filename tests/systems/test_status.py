@@ -1,4 +1,4 @@
-"""What `pcs systems` says, recomputed from what is installed."""
+"""What `pcs systems` says follows from what is installed and observed."""
 
 from __future__ import annotations
 
@@ -6,41 +6,39 @@ import json
 
 import pytest
 
-from pcs_core.assembly import load_recipe, system_hash
+from pcs_core.assembly import load_recipe, read_evidence, system_status
+from pcs_core.assembly.evidence import recipe_hash
 from pcs_core.catalogue import catalogue
 from pcs_core.cli.main import main
-from pcs_core.errors import PcsError
-
-
-def recomputed(system: str) -> str:
-    """Return the status, from the parts it is made of."""
-    held = catalogue()
-    if system not in held.recipe_files():
-        return "planned"
-    evidence = held.get("datasets", "evidence")().get(system)
-    try:
-        load_recipe(system, backbone=evidence["backbone"] if evidence else None)
-    except PcsError:
-        return "planned"
-    checked = system in held.ids("checks")
-    run = evidence is not None and evidence["recipe_hash"] == system_hash(system)
-    if run and (weights := f"{evidence['backbone']}.weights") in held.ids("datasets"):
-        run = evidence.get("weights") == held.get("datasets", weights)()
-    return "ready" if checked and run else "recipe"
 
 
 def test_all_systems_are_listed_with_their_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["systems", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) >= 180
-    keys = {"id", "name", "ref", "framework", "scope", "techniques", "uses", "backbones", "status"}
+    keys = {"id", "name", "ref", "framework", "scope", "techniques", "uses", "backbones", "on"}
     assert all(keys <= set(row) for row in rows)
-    assert {r["id"]: r["status"] for r in rows} == {r["id"]: recomputed(r["id"]) for r in rows}
+    known = read_evidence(catalogue())
+    assert {r["id"]: r["status"] for r in rows} == {
+        r["id"]: system_status(r["id"], catalogue(), known) for r in rows
+    }
 
 
-def test_the_recorded_runs_are_of_the_present_recipes() -> None:
-    evidence = catalogue().get("datasets", "evidence")()
-    for system, entry in evidence.items():
-        assert entry["recipe_hash"] == system_hash(system), (
-            f"{system}: the recipe changed since its run was recorded: run scripts/results.py"
-        )
+def test_a_listing_says_where_a_system_is_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["systems", "--status", "ready"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:3] == ["system", "status", "on"]
+    assert all(line.split()[1:3] == ["ready", "mini"] for line in lines[1:] if " ready " in line)
+
+
+@pytest.mark.parametrize(
+    ("system", "backbone"),
+    [(s, b) for s, of in read_evidence(catalogue()).items() for b in of],
+)
+def test_recorded_evidence_is_of_a_recipe_that_loads(system: str, backbone: str) -> None:
+    evidence = read_evidence(catalogue())[system][backbone]
+    recipe = load_recipe(system, backbone=backbone)
+    assert evidence.recipe == recipe_hash(recipe), (
+        f"{system}: its numbers on {backbone} changed since they were observed: "
+        f"make evidence SYSTEMS={system}"
+    )

@@ -15,11 +15,10 @@ def recipes() -> Sequence[str]:
 
 @catalogue_hookimpl
 def datasets() -> Mapping[str, str]:
-    """Facts about all catalogued systems and techniques, and the evidence of their runs."""
+    """Facts about all catalogued systems and techniques."""
     return {
         "catalogue.systems": "pcs_recipes.catalogue:systems",
         "catalogue.techniques": "pcs_recipes.catalogue:techniques",
         "catalogue.seams": "pcs_recipes.catalogue:seams",
         "catalogue.impossible": "pcs_recipes.catalogue:impossible",
-        "evidence": "pcs_recipes.evidence:read",
     }

@@ -18,9 +18,7 @@ cannot be told from chance.
 """
 
 
-def paired(
-    lines: Iterable[Mapping[str, Any]], system: str, metric: str
-) -> dict[str, list[float]]:
+def paired(lines: Iterable[Mapping[str, Any]], system: str, metric: str) -> dict[str, list[float]]:
     """Return subject -> differences of ``metric``, ``system`` minus the untuned base.
 
     A pair is two pictures of one subject, prompt and seed, drawn from the same noise. ``lines`` are

@@ -52,7 +52,7 @@ def run(
         str,
         typer.Option(
             "--systems",
-            help='Systems, as a,b; "ready" and "recipe" stand for all that are so far and draw pictures '
+            help='Systems, as a,b; "ready" and "loads" stand for all that are so far and draw pictures '
             "from a prompt alone.",
         ),
     ] = "ready",
@@ -154,8 +154,11 @@ ELSEWHERE = frozenset({"video", "3d", "attack-and-defense", "extra-conditions"})
 """Scopes of systems that no suite of pictures and prompts can measure."""
 
 
+PAST_PLANNED = frozenset({"loads", "checked", "runs", "ready"})
+
+
 def named_systems(text: str) -> tuple[str, ...]:
-    """Return the systems that ``"a,b"`` names, "ready" and "recipe" spelled out.
+    """Return the systems that ``"a,b"`` names, "ready" and "loads" (or further) spelled out.
 
     Those words leave out what draws no pictures, or needs more than a prompt to draw one.
 
@@ -168,12 +171,12 @@ def named_systems(text: str) -> tuple[str, ...]:
 
     found: dict[str, None] = {}
     for name in (part.strip() for part in text.split(",")):
-        if name in ("ready", "recipe"):
-            states = ("ready",) if name == "ready" else ("ready", "recipe")
+        if name in ("ready", "loads"):
             found |= dict.fromkeys(
                 row.id
                 for row in systems()
-                if row.status in states and not ELSEWHERE.intersection(row.scope)
+                if row.status in ({"ready"} if name == "ready" else PAST_PLANNED)
+                and not ELSEWHERE.intersection(row.scope)
             )
         elif name:
             found[name] = None
