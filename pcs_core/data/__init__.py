@@ -23,7 +23,7 @@ from pcs_core.data.edits import (
 from pcs_core.data.features import Features, Transform
 from pcs_core.data.fusion import Branch, Canvas, Fusion, GuidanceTerm, NoiseLaw, Rendered, Row
 from pcs_core.data.layout import Box, Layout
-from pcs_core.data.masks import LOSS, MaskQuery, Masks
+from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.preset import Preset
 from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
@@ -84,4 +84,6 @@ __all__ = [
     "WeightEdit",
     "Word",
     "concatenate",
+    "mask_at",
+    "region_name",
 ]

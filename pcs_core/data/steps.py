@@ -69,7 +69,8 @@ class Batch:
 
     ``roles``, ``captions`` and ``index`` (the reference it comes from, or -1) have one entry per
     row. ``features`` [b ...] what streams read, a row each; ``extra`` [b ...] what examples carry by
-    name ("subject_mask" [b 1 h w] at latent size, cameras, codes).
+    name (cameras, codes); ``regions`` [b 1 h w] their masks by name, at the size of the latents,
+    zeros in a row without that region; ``masks`` [b 1 h w] what weighs the error.
     """
 
     latents: Tensor
@@ -82,6 +83,7 @@ class Batch:
     subjects: int = 1
     features: Mapping[str, Tensor] = field(default_factory=dict)
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def rows(self, role: str) -> Tensor:
         """Return a [b] bool tensor, True where a row has ``role``."""

@@ -57,7 +57,9 @@ class Example:
     per use, so that all text can be encoded before the loop; they hold placeholders, not yet
     identifiers. ``role`` is "subject", "prior", "negative", "style"...; ``weight`` multiplies its
     loss. ``index`` is the reference it comes from, or -1. ``extra`` is what techniques read of a batch
-    by name, if all examples carry it; a region "mask.<name>" [1 h w] is empty where it is missing.
+    by name, if all examples carry it. ``regions`` are masks by name, [1 h w] in [0, 1] at the size of
+    the image: "mask.concept.<k>" is where the subject's k-th concept stands, "mask.<key>" what a
+    technique's `mask` gave under another key. One that is missing is empty. ``mask`` weighs the error.
     """
 
     image: Tensor
@@ -70,6 +72,7 @@ class Example:
     index: int = -1
     references: tuple[Any, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
     def with_(self, **changes: Any) -> Example:
         """Return a copy with ``changes``."""

@@ -48,6 +48,7 @@ def draw_batch(
     indices: list[int] = []
     images: list[Tensor] = []
     extra: dict[str, list[Tensor]] = {}
+    regions: list[Mapping[str, Tensor]] = []
     for subject, (pool, rng) in enumerate(zip(pools, rngs, strict=True)):
         for role, count in composition.items():
             if not count:
@@ -75,6 +76,7 @@ def draw_batch(
                     images.append(pool.images[row])
                 for key, values in pool.extra.items():
                     extra.setdefault(key, []).append(values[row])
+                regions.append({key: values[row] for key, values in pool.regions.items()})
     if len({tuple(t.shape) for t in latents}) > 1:
         raise RecipeError(
             f"the roles of one batch ({', '.join(k for k, n in composition.items() if n)}) give clips "
@@ -96,9 +98,22 @@ def draw_batch(
         subjects=len(pools),
         # what only some subjects' examples carry is nobody's
         extra={k: torch.stack(v) for k, v in extra.items() if len(v) == len(roles)},
+        regions=stack_regions(regions, stacked),
     )
     shown = torch.stack(images) if images else None
     return Drawn(batch, texts, torch.stack(noises), torch.cat(times), shown)
+
+
+def stack_regions(rows: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:
+    """Return the regions [b 1 h w] of rows, zeros where a row has none of that name.
+
+    ``like`` are the rows' latents [b c h w].
+    """
+    empty = torch.zeros(1, *like.shape[-2:], device=like.device)
+    return {
+        key: torch.stack([row.get(key, empty).to(like.device) for row in rows])
+        for key in dict.fromkeys(key for row in rows for key in row)
+    }
 
 
 def render_batch(

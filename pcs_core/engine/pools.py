@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import CANVAS, Example, Features
+from pcs_core.data.masks import mask_at
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.errors import RecipeError
 
@@ -28,7 +28,8 @@ class Pool:
     ``mean``, ``std`` are the moments [c h w] of each example's latents, [c t h w] of a clip of t frames
     (examples of one role are alike); ``mask`` [n 1 h w] weighs the error;
     ``texts`` per row, indices into the caption table; ``extra`` [n ...] what every example carries by
-    name; ``images`` [n 3 h w] only where a pixel edit stands before the VAE.
+    name, ``regions`` [n 1 h w] their masks by name; ``images`` [n 3 h w] only where
+    a pixel edit stands before the VAE.
     """
 
     roles: Mapping[str, list[int]]
@@ -39,6 +40,7 @@ class Pool:
     texts: list[list[int]]
     index: list[int]
     extra: Mapping[str, Tensor]
+    regions: Mapping[str, Tensor]
     images: Sequence[Tensor] | None = None
 
 
@@ -68,7 +70,7 @@ def encode_pools(
                 )
         if not examples:  # nothing but a canvas to draw from
             nothing = torch.zeros(0, device=net.backbone.device)
-            pools.append(Pool({}, [], [], nothing, None, [], [], {}))
+            pools.append(Pool({}, [], [], nothing, None, [], [], {}, {}))
             continue
         _encode_missing(net, examples, cache)
         moments = [cache[_identity(e)] for e in examples]
@@ -82,6 +84,7 @@ def encode_pools(
                 texts=[[table.add(subject, c) for c in e.captions] for e in examples],
                 index=[e.index for e in examples],
                 extra=_extra(examples, moments[0][0]),
+                regions=_regions(examples, moments[0][0]),
                 images=(
                     [e.image.to(net.backbone.device) for e in examples]
                     if net.encodes_each_step
@@ -115,30 +118,29 @@ def _encode_missing(
 def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:
     if all(e.mask is None for e in examples):
         return None
-    size = tuple(like.shape[-2:])
+    size = (like.shape[-2], like.shape[-1])
     full = torch.ones(1, *size)
-    rows = [
-        full if e.mask is None else F.interpolate(e.mask[None], size=size, mode="area")[0]
-        for e in examples
-    ]
+    rows = [full if e.mask is None else mask_at(e.mask, size) for e in examples]
     return torch.stack(rows).to(like.device)
 
 
 def _extra(examples: Sequence[Example], like: Tensor) -> dict[str, Tensor]:
-    """Stack what all examples carry; masks ("...mask...") come down to the size of the latents.
-
-    A region ("mask.<name>") is empty in the examples that do not carry it.
-    """
-    found = {}
+    """Stack what all examples carry, as it is."""
+    stacked = {}
     for key in dict.fromkeys(k for e in examples for k in e.extra):
-        own = [e.extra.get(key) for e in examples]
-        if any(value is None for value in own):
-            if not key.startswith("mask."):
-                continue
-            empty = torch.zeros(1, *examples[0].image.shape[-2:])
-            own = [empty if value is None else value for value in own]
-        rows = torch.stack([torch.as_tensor(value) for value in own])
-        if "mask" in key:
-            rows = F.interpolate(rows.float(), size=tuple(like.shape[-2:]), mode="area")
-        found[key] = rows.to(like.device)
-    return found
+        values = [e.extra[key] for e in examples if key in e.extra]
+        if len(values) == len(examples):
+            stacked[key] = torch.stack([torch.as_tensor(v) for v in values]).to(like.device)
+    return stacked
+
+
+def _regions(examples: Sequence[Example], like: Tensor) -> dict[str, Tensor]:
+    """Stack the regions [n 1 h w] at the size of the latents; one that an example lacks is empty."""
+    size = (like.shape[-2], like.shape[-1])
+    empty = torch.zeros(1, *size)
+    return {
+        key: torch.stack(
+            [mask_at(e.regions[key], size) if key in e.regions else empty for e in examples]
+        ).to(like.device)
+        for key in dict.fromkeys(k for e in examples for k in e.regions)
+    }

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from pcs_core.backbone import names_token
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
+from pcs_core.data.masks import REGION, region_name
 from pcs_core.merge import merge_features, merge_masks
 
 if TYPE_CHECKING:
@@ -85,24 +86,40 @@ def references(
     loss = masks.get(LOSS)
     examples = []
     for i, image in enumerate(subject.images):
-        given = next((m[i] for m in subject.masks.values() if m[i] is not None), None)
         mask = loss[i] if loss is not None else None
-        extra = {} if given is None else {"subject_mask": fit_image(given, size, "bilinear")}
-        for k, concept in enumerate(subject.concepts):
-            if (own := subject.masks.get(concept.name, (None,) * (i + 1))[i]) is not None:
-                extra[f"mask.concept.{k}"] = fit_image(own, size, "bilinear")
         caption = subject.captions[i] if i < len(subject.captions) else None
         example = Example(
             image=fit_image(fit_frames(image, frames), size),
             captions=() if caption is None else (name_subject(caption, subject),),
-            mask=None if mask is None else fit_image(mask, size, "bilinear"),
+            mask=mask,
             concepts=tuple(c.name for c in subject.concepts),
             subject=index,
             index=i,
-            extra=extra,
+            regions=regions_of(subject, i, masks),
         )
         examples.append(placed(example, image, size))
     return tuple(examples)
+
+
+def regions_of(subject: Subject, index: int, masks: Masks) -> dict[str, Tensor]:
+    """Return the regions [1 h w] of picture ``index`` by name.
+
+    One that is empty is left out, unless the user laid it beside the picture.
+    """
+    slots = {concept.name: slot for slot, concept in enumerate(subject.concepts)}
+    regions = {}
+    for key, rows in masks.by_name.items():
+        if key == LOSS:
+            continue
+        name = region_name(slots[key]) if key in slots else REGION + key
+        if _user_mask(subject, key, index) is not None or bool(rows[index].any()):
+            regions[name] = rows[index]
+    return regions
+
+
+def _user_mask(subject: Subject, key: str, index: int) -> Tensor | None:
+    masks = subject.masks.get(key, ())
+    return masks[index] if index < len(masks) else None
 
 
 def name_subject(caption: str, subject: Subject) -> str:
@@ -119,12 +136,30 @@ def name_subject(caption: str, subject: Subject) -> str:
 
 
 def subject_masks(run: EngineRun, subject: Subject) -> Masks:
-    """Ask the mask techniques about a subject; the user's own masks win."""
+    """Return what techniques say about a subject's pictures, each [n 1 h w] at the pictures' size.
+
+    The user's own masks win, picture by picture.
+    """
     query = MaskQuery(moment="subject", subject=subject, size=run.image_size)
     results = run.call_at(
         "mask", lambda technique, _: "subject" in technique.mask_moments, query=query
     )
-    return merge_masks(m for _, m in results)
+    size, count = run.image_size, len(subject.images)
+    merged = {
+        key: torch.stack([fit_image(row, size, "bilinear") for row in rows])
+        for key, rows in merge_masks(m for _, m in results).by_name.items()
+    }
+    for concept in subject.concepts:
+        laid = [_user_mask(subject, concept.name, i) for i in range(count)]
+        if any(mask is not None for mask in laid):
+            others = merged.get(concept.name, torch.zeros(count, 1, *size))
+            merged[concept.name] = torch.stack(
+                [
+                    others[i] if mask is None else fit_image(mask.float(), size, "bilinear")
+                    for i, mask in enumerate(laid)
+                ]
+            )
+    return Masks(merged)
 
 
 def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tuple[Features, ...]]:

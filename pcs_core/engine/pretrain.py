@@ -30,16 +30,17 @@ from pcs_core.data import (
     Conditioning,
     Features,
     FitStep,
-    Masks,
     Personalization,
     Record,
     Subject,
 )
+from pcs_core.data.masks import mask_at
 from pcs_core.engine.adapters import digest
+from pcs_core.engine.batches import stack_regions
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit import REPORT_EVERY, Progress
 from pcs_core.engine.optimizers import make_optimizer, set_rates
-from pcs_core.engine.prepare import fit_image
+from pcs_core.engine.prepare import fit_image, regions_of, subject_masks
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.reading import Kept, Reading
 from pcs_core.engine.run import EngineRun
@@ -280,17 +281,24 @@ class _Pretraining:
                     features={k: v.half().cpu() for k, v in self._extract(record).items()},
                     caption=record.caption,
                     phrases=record.phrases,
-                    extra=record_extra(record, (latents.shape[-2], latents.shape[-1])),
+                    extra=dict(record.extra),
+                    regions=self._regions(record, (latents.shape[-2], latents.shape[-1])),
                 )
                 for record, latents in zip(records, encoded, strict=True)
             ]
 
     @torch.no_grad()
     def _extract(self, record: Record) -> Mapping[str, Tensor]:
-        found = self.run_.call(
-            "extract", subject=record_subject(record), masks=Masks(), moment="start"
-        )
+        subject = record_subject(record)
+        masks = subject_masks(self.run_, subject)
+        found = self.run_.call("extract", subject=subject, masks=masks, moment="start")
         return merge_features(found).tensors
+
+    def _regions(self, record: Record, size: tuple[int, int]) -> dict[str, Tensor]:
+        """Return the regions [1 h w] of a record's picture at ``size``: its own masks win."""
+        subject = record_picture(record)
+        regions = regions_of(subject, 0, subject_masks(self.run_, subject))
+        return {name: mask_at(mask, size) for name, mask in regions.items()}
 
     def _share(self, phase: Phase) -> int:
         """Return how many rows of a batch are this process's."""
@@ -320,6 +328,7 @@ class _Pretraining:
         subject = torch.zeros(share, dtype=torch.long, device=device)
         cond = self._text(phase, captions, rows, subject, process.fraction(level), streams)
         extra = stack_extra([row.extra for row in rows], device)
+        regions = stack_regions([row.regions for row in rows], latents)
         cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
         batch = Batch(
             latents=latents,
@@ -330,6 +339,7 @@ class _Pretraining:
             index=chosen,
             features=features,
             extra=extra,
+            regions=regions,
         )
         return make_step(self.run_, net, phase, index, batch, level=level, noise=noise, cond=cond)
 
@@ -390,26 +400,22 @@ def record_subject(record: Record) -> Subject:
     )
 
 
-def record_extra(record: Record, size: tuple[int, int]) -> dict[str, Tensor]:
-    """Return a record's extras, and its masks at the size of the latents as ``mask.concept.<k>`` [1 h w]."""
-    extra = dict(record.extra)
-    for k, mask in enumerate(record.masks):
-        if mask is not None:
-            extra[f"mask.concept.{k}"] = F.interpolate(mask[None].float(), size=size, mode="area")[
-                0
-            ]
-    return extra
+def record_picture(record: Record) -> Subject:
+    """Return the picture of a record as a subject of one picture, with the masks that it has."""
+    concepts = record_concepts(record)
+    return Subject(
+        name="record",
+        concepts=concepts,
+        images=(record.image,),
+        captions=(None,),
+        masks={c.name: (m,) for c, m in zip(concepts, record.masks, strict=False)},
+    )
 
 
 def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
-    """Stack extras [b ...]; a mask that a row lacks is empty, of others all rows must have one."""
-    found = {}
-    for key in dict.fromkeys(k for row in rows for k in row):
-        like = next(row[key] for row in rows if key in row)
-        if key.startswith("mask.concept.") or all(key in row for row in rows):
-            held = [row.get(key, torch.zeros_like(like)) for row in rows]
-            found[key] = torch.stack(held).to(device)
-    return found
+    """Stack extras [b ...] that all rows have."""
+    keys = [k for k in dict.fromkeys(k for row in rows for k in row) if all(k in r for r in rows)]
+    return {key: torch.stack([row[key] for row in rows]).to(device) for key in keys}
 
 
 def drop_rows(dropout: Mapping[str, float], count: int, rng: Generator) -> tuple[Tensor, Tensor]:

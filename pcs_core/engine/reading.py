@@ -23,7 +23,8 @@ TOGETHER = 16
 class Kept:
     """What a step needs of a record, its pictures let go.
 
-    ``latents`` [c h w] and ``features`` are in half precision, ``extra`` as the record has it.
+    ``latents`` [c h w] and ``features`` are in half precision, ``extra`` as the record has it,
+    ``regions`` [1 h w] its masks by name at the size of the latents.
     """
 
     latents: Tensor
@@ -31,6 +32,7 @@ class Kept:
     caption: str
     phrases: tuple[str, ...]
     extra: Mapping[str, Tensor]
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -100,6 +102,7 @@ def _pack(made: Sequence[Kept]) -> dict[str, Tensor]:
         tensors[f"{i}/latents"] = kept.latents
         tensors |= {f"{i}/features/{k}": v for k, v in kept.features.items()}
         tensors |= {f"{i}/extra/{k}": v for k, v in kept.extra.items()}
+        tensors |= {f"{i}/regions/{k}": v for k, v in kept.regions.items()}
     return tensors
 
 
@@ -116,7 +119,16 @@ def _unpack(tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> list[
             features=part(i, "features"),
             caption=caption,
             phrases=tuple(phrases),
-            extra=part(i, "extra"),
+            extra={k: v for k, v in part(i, "extra").items() if not _is_region(k)},
+            regions={
+                # written before regions had a place of their own
+                **{k: v for k, v in part(i, "extra").items() if _is_region(k)},
+                **part(i, "regions"),
+            },
         )
         for i, (caption, *phrases) in enumerate(texts)
     ]
+
+
+def _is_region(key: str) -> bool:
+    return key.startswith("mask.concept.")

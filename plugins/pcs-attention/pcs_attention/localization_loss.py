@@ -122,7 +122,7 @@ class LocalizationLoss(Technique):
         """Return the sum over concepts of the mean over each one's tokens."""
         batch, cond = step.batch, step.cond
         numbers = [int(n.rpartition(".")[2]) for n in cond.spans if n.startswith("concept.")]
-        slots = [k for k in sorted(numbers) if f"{self.regions}{k}" in batch.extra]
+        slots = [k for k in sorted(numbers) if f"{self.regions}{k}" in batch.regions]
         if self.weight == 0.0 or not slots:
             return None
         sites = self._sites(run)
@@ -130,7 +130,9 @@ class LocalizationLoss(Technique):
         finest = min(site.scale for site in sites)
         maps = mean_map(step.tape, sites, size, finest)
         masks = {
-            k: F.interpolate(batch.extra[f"{self.regions}{k}"].float(), maps.shape[2:], mode="area")
+            k: F.interpolate(
+                batch.regions[f"{self.regions}{k}"].float(), maps.shape[2:], mode="area"
+            )
             for k in slots
         }
         value, speaks = maps.new_zeros(len(maps)), batch.rows("subject")

@@ -106,7 +106,7 @@ def _look(step: FitStep) -> list[tuple[set[int], set[int], float]]:
     found, loss = [], step.masks.get(LOSS)
     for row, (role, caption) in enumerate(zip(step.batch.roles, step.batch.captions, strict=True)):
         if role == "subject":
-            regions = [step.batch.extra[f"mask.concept.{k}"][row] for k in range(2)]
+            regions = [step.batch.regions[f"mask.concept.{k}"][row] for k in range(2)]
             union = torch.stack(regions).amax(0)
             off = 1.0 if loss is None else float((loss[row] - union).abs().max())
             words = {k for k, token in enumerate(TOKENS) if token in caption}

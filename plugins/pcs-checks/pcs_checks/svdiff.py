@@ -39,7 +39,7 @@ def check(neutral: bool = False) -> CheckReport:
                 for term in result if isinstance(result, list) else [result]:
                     if term.name == "localization":
                         unmix.append(float(term.value.detach().max()))
-            regions = [v for k, v in sorted(step.batch.extra.items()) if k.startswith("mask.")]
+            regions = [v for k, v in sorted(step.batch.regions.items()) if k.startswith("mask.")]
             stacked = torch.stack(regions, dim=1) if regions else step.noisy[:, :0]
             rows.extend(zip(step.batch.captions, stacked, strict=True))
             return terms

@@ -68,7 +68,7 @@ class Augment(Technique):
 
     def _vary(self, example: Example, rng: random.Random) -> Example:
         image = example.image
-        masks = {k: v for k, v in example.extra.items() if "mask" in k}
+        masks = dict(example.regions)
         if example.mask is not None:
             masks[""] = example.mask
         words = ""
@@ -92,8 +92,7 @@ class Augment(Technique):
         if words:
             captions = tuple(f"{words} {c}" for c in (captions or ("a photo of {token}",)))
         mask = masks.pop("", None)
-        extra = {**example.extra, **masks}
-        return example.with_(image=image.contiguous(), mask=mask, captions=captions, extra=extra)
+        return example.with_(image=image.contiguous(), mask=mask, captions=captions, regions=masks)
 
     def _words(self, factor: float) -> str:
         if factor < self.below:

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from pcs_core import Technique, hookimpl
 from pcs_core.backbone import names_token
-from pcs_core.data import Example, Features
+from pcs_core.data import Example, Features, region_name
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class CutMix(Technique):
             halves.append(half(image, own, rng if self.layout == "scaled" else None))
             region = torch.zeros(1, height, width)
             region[..., :own] = 1.0
-            regions[f"mask.concept.{slot}"] = region if side == 0 else region.flip(-1)
+            regions[region_name(slot)] = region if side == 0 else region.flip(-1)
         tokens = [subject.concepts[slot].token for slot in slots]
         named = [
             c.replace("{left}", tokens[0]).replace("{right}", tokens[1]) for c in self.captions
@@ -82,7 +82,7 @@ class CutMix(Technique):
             image=torch.cat(halves, dim=-1),
             captions=tuple(named),
             concepts=tuple(subject.concepts[slot].name for slot in slots),
-            extra=regions,
+            regions=regions,
         )
 
 
@@ -95,19 +95,16 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
         A concept has none: names it, and says how to tell.
     """
     found: list[list[Example]] = []
-    for concept in subject.concepts:
-        masks = subject.masks.get(concept.name, ())
+    for slot, concept in enumerate(subject.concepts):
         others = [c.token for c in subject.concepts if c is not concept]
         own = []
         for example in references:
             texts = example.captions
             named = bool(texts) and all(names_token(t, concept.token) for t in texts)
             alone = not any(names_token(t, other) for t in texts for other in others)
-            masked = example.index < len(masks) and masks[example.index] is not None
+            masked = region_name(slot) in example.regions
             elsewhere = any(
-                example.index < len(m) and m[example.index] is not None
-                for name, m in subject.masks.items()
-                if name != concept.name
+                region_name(k) in example.regions for k in range(len(subject.concepts)) if k != slot
             )
             if (named and alone) or (not texts and masked and not elsewhere):
                 own.append(example)

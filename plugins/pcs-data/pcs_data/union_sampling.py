@@ -47,7 +47,7 @@ class UnionSampling(Technique):
         found: list[Example] = []
         for example in shown:
             slots = [
-                k for k in range(len(subject.concepts)) if f"mask.concept.{k}" in example.extra
+                k for k in range(len(subject.concepts)) if f"mask.concept.{k}" in example.regions
             ]
             sets = self._sets(example, slots, subject.concepts) if self.subsets else []
             found += sets
@@ -68,22 +68,20 @@ class UnionSampling(Technique):
         self, example: Example, chosen: Iterable[int], concepts: Sequence[Concept]
     ) -> Example:
         kept = [(f"mask.concept.{k}", concepts[k]) for k in chosen]
-        masks = {key: example.extra[key] for key, _ in kept}
-        others = {k: v for k, v in example.extra.items() if not k.startswith("mask.concept.")}
+        masks = {key: example.regions[key] for key, _ in kept}
+        others = {k: v for k, v in example.regions.items() if not k.startswith("mask.concept.")}
         union = torch.stack(list(masks.values())).amax(0)
-        if "subject_mask" in others:
-            others["subject_mask"] = union
         tokens = " and ".join(concept.token for _, concept in kept)
         return example.with_(
             captions=(self.caption.replace("{tokens}", tokens),),
             concepts=tuple(concept.name for _, concept in kept),
             mask=None if example.mask is None else example.mask * union,
-            extra={**others, **masks},
+            regions={**others, **masks},
         )
 
 
 def mirrored(example: Example) -> Example:
     """Return the example with its picture and every mask flipped left to right."""
-    extra = {k: v.flip(-1) if "mask" in k else v for k, v in example.extra.items()}
+    regions = {k: v.flip(-1) for k, v in example.regions.items()}
     mask = None if example.mask is None else example.mask.flip(-1)
-    return example.with_(image=example.image.flip(-1).contiguous(), mask=mask, extra=extra)
+    return example.with_(image=example.image.flip(-1).contiguous(), mask=mask, regions=regions)

@@ -144,6 +144,6 @@ def test_regions_follow_the_picture(backbone: Backbone) -> None:
     assert len(shown) == 6
     for example in shown:  # the picture is its own mask
         torch.testing.assert_close(
-            example.extra["mask.concept.0"], example.image[:1], rtol=0, atol=1e-4
+            example.regions["mask.concept.0"], example.image[:1], rtol=0, atol=1e-4
         )
     assert len({float(e.image.sum()) for e in shown}) > 1

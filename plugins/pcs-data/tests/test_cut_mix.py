@@ -41,7 +41,7 @@ def test_both_are_in_the_picture_where_their_masks_say(backbone: Backbone, layou
     assert len(examples) == 6  # 6 of 10 rows
     orders = set()
     for example in examples:
-        cat, dog = (example.extra[f"mask.concept.{k}"] for k in (0, 1))
+        cat, dog = (example.regions[f"mask.concept.{k}"] for k in (0, 1))
         assert torch.equal(cat + dog, torch.ones_like(cat))
         assert cat.sum() == dog.sum()
         assert example.image.shape == (3, 32, 32)
@@ -86,7 +86,7 @@ def test_the_loop_sees_the_regions_of_each_row(backbone: Backbone) -> None:
         @hookimpl
         def regularize(self, run: Any, step: Any) -> None:
             for row, caption in enumerate(step.batch.captions):
-                regions = [step.batch.extra[f"mask.concept.{k}"][row] for k in (0, 1)]
+                regions = [step.batch.regions[f"mask.concept.{k}"][row] for k in (0, 1)]
                 assert regions[0].shape == (1, *backbone.latent_shape[-2:])
                 seen.append((caption, float((regions[0] + regions[1]).mean())))
 

@@ -40,7 +40,7 @@ def test_every_set_is_shown_once_each_way(backbone: Backbone) -> None:
 
 def test_words_and_masks_are_of_one_set(backbone: Backbone) -> None:
     for example in shown(backbone, scene(3)):
-        masked = {k for k in range(3) if f"mask.concept.{k}" in example.extra}
+        masked = {k for k in range(3) if f"mask.concept.{k}" in example.regions}
         for caption in example.captions:
             assert {k for k, token in enumerate(TOKENS) if token in caption} == masked
     captions = {c for e in shown(backbone, scene(2)) for c in e.captions}
@@ -52,7 +52,7 @@ def test_mirrored_masks_follow_the_picture(backbone: Backbone) -> None:
     (mirror,) = others
     assert torch.equal(mirror.image, first.image.flip(-1))
     for key in ("mask.concept.0", "mask.concept.1"):
-        assert torch.equal(mirror.extra[key], first.extra[key].flip(-1))
+        assert torch.equal(mirror.regions[key], first.regions[key].flip(-1))
 
 
 def test_one_concept_is_only_mirrored(backbone: Backbone) -> None:

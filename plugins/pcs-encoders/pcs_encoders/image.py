@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from pcs_core import Technique, hookimpl
+from pcs_core import Technique, fit_image, hookimpl
 from pcs_core.data import Features
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Run, Subject
+    from pcs_core.data import Masks, Run, Subject
 
 
 class ImageFeatures(Technique):
@@ -46,7 +46,7 @@ class ImageFeatures(Technique):
     """Whether pooled features are scaled to unit length before they are averaged."""
 
     @hookimpl
-    def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
+    def extract(self, run: Run, subject: Subject, masks: Masks, moment: str) -> Features | None:
         """Encode at the start; the artifact keeps the result."""
         if moment != "start" or not subject.images:
             return None
@@ -55,7 +55,7 @@ class ImageFeatures(Technique):
         rows = []
         for k, name in enumerate(names):
             pictures = [
-                self._prepare(image, subject, i, name, run.image_size)
+                self._prepare(*self._masked(image, subject, masks, i, name, run), run.image_size)
                 for i, image in enumerate(subject.images)
                 if self._owner(subject, i, k, name)
             ]
@@ -77,11 +77,21 @@ class ImageFeatures(Technique):
         said = subject.extra[index].get("concept") if index < len(subject.extra) else None
         return said == name if said is not None else (slot == 0 or len(subject.concepts) == 1)
 
-    def _prepare(
-        self, image: Tensor, subject: Subject, index: int, name: str, size: tuple[int, int]
-    ) -> Tensor:
-        masks = subject.masks.get(name, ())
-        mask = masks[index] if index < len(masks) else None
+    def _masked(
+        self, image: Tensor, subject: Subject, masks: Masks, index: int, name: str, run: Run
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the picture and the concept's mask over it: the user's, or else a technique's.
+
+        A technique's mask is laid over the part that the network is shown.
+        """
+        laid = subject.masks.get(name, ())
+        mask = laid[index] if index < len(laid) else None
+        told = masks.get(name)
+        if mask is None and told is not None and bool(told[index].any()):
+            return fit_image(image, run.image_size), told[index]
+        return image, mask
+
+    def _prepare(self, image: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
         if mask is not None and self.background == "white":
             image = image * mask + (1 - mask)
         if mask is not None and self.crop and bool((mask > 0.5).any()):

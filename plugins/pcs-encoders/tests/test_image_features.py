@@ -12,7 +12,7 @@ import torch
 
 from pcs_core import fit, merge_personalizations, pretrain, recipe_from_document, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Concept, Record, Subject
+from pcs_core.data import Concept, Masks, Record, Subject
 from pcs_core.errors import ArtifactError, InputError
 from pcs_core.testing import make_picture, make_subject
 from pcs_encoders.face import FaceFeatures
@@ -34,7 +34,7 @@ def found(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
     run: Any = SimpleNamespace(
         feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu")
     )
-    features = technique.extract(run, subject, "start")
+    features = technique.extract(run, subject, Masks(), "start")
     assert features is not None
     assert features.keep == (technique.key,)
     return features.tensors[technique.key]

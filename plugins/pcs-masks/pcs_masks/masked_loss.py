@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def union(batch: Batch, regions: str) -> Tensor | None:
     """Return the largest value of the batch's regions at each place [b 1 h w], or None without any."""
-    found = [v for k, v in batch.extra.items() if fnmatchcase(k, regions)]
+    found = [v for k, v in batch.regions.items() if fnmatchcase(k, regions)]
     return torch.stack(found).amax(0) if found else None
 
 
