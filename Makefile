@@ -50,6 +50,8 @@ lint: setup ## ruff, formatting, import floors, types
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports
+	$(PY) scripts/import_contracts.py build/import-contracts.toml
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports build/import-contracts.toml
 	$(PY) -m mypy
 
 format: setup ## let ruff mend and format

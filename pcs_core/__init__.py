@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from pcs_core.assembly import load_preset, load_recipe, recipe_from_document, systems
     from pcs_core.backbone import Backbone
     from pcs_core.catalogue import installed
-    from pcs_core.cli.destination import destination
-    from pcs_core.cli.opening import device_name
-    from pcs_core.cli.progress import reporting
     from pcs_core.engine import (  # type: ignore[no-redef]
         fit,
         merge_personalizations,
@@ -46,8 +43,6 @@ _WHERE = {
     "PcsError": "pcs_core.errors",
     "Technique": "pcs_core.technique",
     "catalogue_hookimpl": "pcs_core.hookspecs",
-    "destination": "pcs_core.cli.destination",
-    "device_name": "pcs_core.cli.opening",
     "fit": "pcs_core.engine",
     "fit_image": "pcs_core.engine.prepare",
     "hookimpl": "pcs_core.hookspecs",
@@ -63,7 +58,6 @@ _WHERE = {
     "read_planes": "pcs_core.storage.images",
     "read_verdict": "pcs_core.storage",
     "recipe_from_document": "pcs_core.assembly",
-    "reporting": "pcs_core.cli.progress",
     "sample": "pcs_core.engine",
     "save": "pcs_core.storage",
     "sheet": "pcs_core.storage",
@@ -79,8 +73,6 @@ __all__ = [
     "Technique",
     "__version__",
     "catalogue_hookimpl",
-    "destination",
-    "device_name",
     "fit",
     "fit_image",
     "hookimpl",
@@ -96,7 +88,6 @@ __all__ = [
     "read_planes",
     "read_verdict",
     "recipe_from_document",
-    "reporting",
     "sample",
     "save",
     "sheet",

@@ -65,8 +65,8 @@ def lines(table: Table) -> list[str]:
 
 def protect(name: str, out: Path) -> Path:
     """Write protected copies of a shipped subject."""
+    from pcs_cli.main import main as pcs
     from pcs_core.catalogue import catalogue
-    from pcs_core.cli.main import main as pcs
 
     folder = catalogue().get("datasets", "mini.subjects")()[name]
     if pcs(["protect", str(folder), "--out", str(out), "--backbone", BACKBONE]):

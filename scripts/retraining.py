@@ -52,7 +52,7 @@ def main() -> None:
 
 def retrain(images: int, out: Path) -> dict[str, Any]:
     """Train every stage on `images` pictures in the empty folder `out`; the log."""
-    command = [sys.executable, "-m", "pcs_core.cli.main", "mini", "train", "all", "--device", "cpu"]
+    command = [sys.executable, "-m", "pcs_cli.main", "mini", "train", "all", "--device", "cpu"]
     command += ["--images", str(images), "--out", str(out)]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
     environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

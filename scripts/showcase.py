@@ -143,7 +143,7 @@ def show(system: str, out: Path, layouts: Path) -> Evidence:
         words = [*head.split(), *(rest[:1]), *(rest[1].split() if rest else ())]
         if Path(words[words.index("--out") + 1]).exists():
             continue
-        command = [sys.executable, "-m", "pcs_core.cli.main", *words]
+        command = [sys.executable, "-m", "pcs_cli.main", *words]
         subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     write_sheet([p for pattern in shown.sheet for p in sorted(out.glob(pattern))], system)
     recipe = load_recipe(system, backbone=shown.backbone)

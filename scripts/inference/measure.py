@@ -238,7 +238,7 @@ def cold_starts(
     def turn(opened: Open) -> float:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "out"
-            words = [sys.executable, "-m", "pcs_core.cli.main", "sample", str(artifact), prompt]
+            words = [sys.executable, "-m", "pcs_cli.main", "sample", str(artifact), prompt]
             words += ["-n", "1", "--steps", str(plan.steps), "--out", str(out), "--device", "cpu"]
             if opened.folder is not None:
                 words += ["--engine", opened.side.engine, "--deployment", str(opened.folder)]

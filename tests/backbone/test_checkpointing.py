@@ -11,7 +11,7 @@ from torch import Tensor
 from pcs_core.backbone import Attachment, Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Fusion
-from pcs_core.testing import (
+from pcs_testing import (
     Snapshot,
     build_fusion,
     evaluate_attached,

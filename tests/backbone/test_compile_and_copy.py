@@ -12,9 +12,9 @@ from torch import Tensor
 from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.data import AttnEdit, AttnState, Conditioning, Fusion, LayerEdit, SwapEdit, WeightEdit
 from pcs_core.engine import open_backbone
-from pcs_core.testing import evaluate, evaluate_attached, make_recipe, make_subject, perturb
-from pcs_core.testing.fixtures import build_fusion
-from pcs_core.testing.probe import Probe
+from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject, perturb
+from pcs_testing.fixtures import build_fusion
+from pcs_testing.probe import Probe
 
 PROMPTS = ("a photo of a dog",)
 

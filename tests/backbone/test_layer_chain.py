@@ -11,7 +11,7 @@ from torch import Tensor
 from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.data import Conditioning, Fusion, LayerEdit, PixelEdit, Site, TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import Snapshot, evaluate, evaluate_attached, make_picture
+from pcs_testing import Snapshot, evaluate, evaluate_attached, make_picture
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 

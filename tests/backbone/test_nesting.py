@@ -10,7 +10,7 @@ import torch
 from pcs_core.backbone import Attachment, Backbone, suspended
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Fusion
-from pcs_core.testing import (
+from pcs_testing import (
     Snapshot,
     build_fusion,
     evaluate,

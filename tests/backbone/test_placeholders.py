@@ -11,7 +11,7 @@ from torch import nn
 from pcs_core.backbone import Attachment, Backbone, names_token, substitute, tokenise
 from pcs_core.data import Fusion, TokenEdit, Word
 from pcs_core.errors import InputError
-from pcs_core.testing import Snapshot, evaluate, evaluate_attached
+from pcs_testing import Snapshot, evaluate, evaluate_attached
 
 
 class Rows(TokenEdit):

@@ -8,7 +8,7 @@ from torch import nn
 
 from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.data import AttnEdit, AttnState, Conditioning, Fusion, Site
-from pcs_core.testing import evaluate, evaluate_attached
+from pcs_testing import evaluate, evaluate_attached
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 

@@ -12,7 +12,7 @@ from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Conditioning, Fusion, WeightEdit
 from pcs_core.merge import merge_fusions
-from pcs_core.testing import (
+from pcs_testing import (
     Snapshot,
     build_fusion,
     evaluate,

@@ -11,7 +11,7 @@ from pcs_core import open_backbone
 from pcs_core.backbone import Attachment, select_sites
 from pcs_core.data import Fusion, WeightEdit
 from pcs_core.merge import merge_fusions
-from pcs_core.testing import evaluate, evaluate_attached
+from pcs_testing import evaluate, evaluate_attached
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pcs_core.catalogue import catalogue
-from pcs_core.testing import CHECKS, Case, check_pair
+from pcs_testing import CHECKS, Case, check_pair
 
 IMAGE = {"tokens.rare": {"identifier": ""}, "encoders.image": {"model": "tiny.image"}}
 FACE = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pcs_core.catalogue import catalogue
-from pcs_core.testing import CHECKS, Case
+from pcs_testing import CHECKS, Case
 
 PARTS = ("detaching_restores", "gradients_stay_inside", "subjects_train_as_if_alone")
 JOINT = {"weights.kv": {"sites": "joint"}}

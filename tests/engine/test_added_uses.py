@@ -11,8 +11,8 @@ import torch
 from pcs_core import Technique, fit, hookimpl, open_backbone, sample
 from pcs_core.data import Phase, Preset, SampleSettings, Use
 from pcs_core.errors import InputError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 ORDER: list[str] = []
 

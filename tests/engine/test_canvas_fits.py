@@ -12,8 +12,8 @@ from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Fusion, HeadEdit, Loss, Phase, Rendered, Subject
 from pcs_core.errors import InputError, RecipeError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 SEEN: list[Any] = []
 

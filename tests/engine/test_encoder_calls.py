@@ -14,7 +14,7 @@ from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, Recipe
 from pcs_core.engine import fit, open_backbone
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 STEPS = 4
 

@@ -22,8 +22,8 @@ from pcs_core.errors import (
 )
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
-from pcs_core.testing import Snapshot, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import Snapshot, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 
 def recipe_of(**phase: Any) -> Any:

@@ -10,7 +10,7 @@ import pytest
 from pcs_core import fit, recipe_from_document, sample
 from pcs_core.backbone import Backbone
 from pcs_core.engine import run as room
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 STEPS = 4
 

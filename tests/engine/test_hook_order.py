@@ -16,8 +16,8 @@ from pcs_core.engine.run import EngineRun
 from pcs_core.errors import ConflictError
 from pcs_core.hookspecs import RUN_HOOKS, RunSpecs, hookimpl
 from pcs_core.technique import Technique
-from pcs_core.testing import Snapshot, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import Snapshot, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 LOG: list[str] = []
 

@@ -16,7 +16,7 @@ from pcs_core.engine import Progress
 from pcs_core.engine import checkpoints as checkpoints_module
 from pcs_core.engine.reading import TOGETHER, Kept, Reading
 from pcs_core.errors import ArtifactError, InputError
-from pcs_core.testing import make_picture
+from pcs_testing import make_picture
 
 COUNT = TOGETHER + 5
 

@@ -13,7 +13,7 @@ from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization
 from pcs_core.engine import fit, open_backbone, restoring, sample
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 
 def person(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:

@@ -15,7 +15,7 @@ from pcs_core.data import Personalization, Phase, Recipe, Subject
 from pcs_core.engine import Progress, fit
 from pcs_core.engine import checkpoints as checkpoints_module
 from pcs_core.errors import ArtifactError, InputError
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 
 class Stop:

@@ -9,7 +9,7 @@ import torch
 
 from pcs_core import Technique, fit, hookimpl, open_backbone, sample
 from pcs_core.data import Branch, Fusion, LayerEdit
-from pcs_core.testing import make_recipe, make_subject
+from pcs_testing import make_recipe, make_subject
 
 SEEN: list[Any] = []
 

@@ -27,7 +27,7 @@ from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.errors import RecipeError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
-from pcs_core.testing import (
+from pcs_testing import (
     CHECKS,
     Case,
     build_fusion,
@@ -36,7 +36,7 @@ from pcs_core.testing import (
     make_subject,
     perturb,
 )
-from pcs_core.testing.probe import Probe
+from pcs_testing.probe import Probe
 
 STACKED: dict[str, tuple[str, dict[str, Any]]] = {
     "tokens": ("tokens.learnable", {"vectors": 2, "noise": 0.1}),

@@ -9,8 +9,8 @@ import torch
 
 from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.data import LOSS, Features, MaskQuery, Masks, Phase, Run, Subject
-from pcs_core.testing import make_picture, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_picture, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 STEPS: list[Any] = []
 EXAMPLES: list[Any] = []

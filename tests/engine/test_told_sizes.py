@@ -11,8 +11,8 @@ from pcs_core.data import Concept, Example, Features, Phase, Subject
 from pcs_core.engine.prepare import fit_image, references
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
-from pcs_core.testing import make_recipe
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe
+from pcs_testing.probe import Probe
 
 SEEN: list[dict[str, torch.Tensor]] = []
 

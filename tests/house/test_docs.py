@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pcs_core.catalogue import catalogue
-from pcs_core.testing import CHECKS, Case
+from pcs_testing import CHECKS, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pcs_cli.main import main
 from pcs_core.catalogue import catalogue
-from pcs_core.cli.main import main
 
 SYSTEMS = sorted(catalogue().ids("checks"))
 

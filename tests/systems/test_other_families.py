@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 from pcs_core.storage import load
 from pcs_core.storage.pictures import write_png
 

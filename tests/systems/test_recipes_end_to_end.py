@@ -21,8 +21,8 @@ from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Box, Layout, Record
 from pcs_core.storage.pictures import write_png
-from pcs_core.testing import make_picture
-from pcs_core.testing.fixtures import FACE_POINTS
+from pcs_testing import make_picture
+from pcs_testing.fixtures import FACE_POINTS
 
 SYSTEMS = sorted(catalogue().recipe_files())
 FEW = {

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from pcs_cli.main import main
 from pcs_core.assembly import load_recipe, read_evidence, system_status
 from pcs_core.assembly.evidence import recipe_hash
 from pcs_core.catalogue import catalogue
-from pcs_core.cli.main import main
 
 
 def test_all_systems_are_listed_with_their_status(capsys: pytest.CaptureFixture[str]) -> None:

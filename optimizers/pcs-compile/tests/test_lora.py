@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pcs_cli.main import main
 from pcs_core import fit, load_recipe, open_engine, sample, save
 from pcs_core.backbone import Backbone
-from pcs_core.cli.main import main
 from pcs_core.data import Personalization, Recipe
 from pcs_core.errors import CapabilityError, InputError, UnknownNameError
 

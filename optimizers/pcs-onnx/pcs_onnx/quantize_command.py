@@ -44,7 +44,8 @@ def quantize(
     The prompts are drawn, and what the network is fed sets the ranges. Prints the error that was
     measured: judge pictures before you use it.
     """
-    from pcs_core import destination, load, reporting, sample
+    from pcs_cli import destination, reporting
+    from pcs_core import load, sample
     from pcs_core.errors import InputError
     from pcs_onnx import int8
     from pcs_onnx.runtime import load as open_deployment

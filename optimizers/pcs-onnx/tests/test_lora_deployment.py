@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcs_cli.main import main
 from pcs_core import fit, load_recipe, open_backbone, sample, save
 from pcs_core.backbone import Attachment, Backbone, TokenisedPrompts, tokenise
-from pcs_core.cli.main import main
 from pcs_core.data import Fusion, Level, Personalization, Recipe
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
 from pcs_onnx.runtime import load as load_deployment

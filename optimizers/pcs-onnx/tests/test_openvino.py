@@ -14,10 +14,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from pcs_cli.main import main
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample, save
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
-from pcs_core.cli.main import main
 from pcs_core.data import Personalization
 from pcs_core.engine import export
 from pcs_core.errors import InputError

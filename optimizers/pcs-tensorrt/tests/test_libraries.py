@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from pcs_cli.main import main
 from pcs_core import open_backbone, open_engine
-from pcs_core.cli.main import main
 from pcs_core.errors import CapabilityError, InputError
 from pcs_tensorrt.libraries import diagnose, tensorrt
 

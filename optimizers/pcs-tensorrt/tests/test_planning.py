@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 from pcs_core.errors import InputError
 from pcs_tensorrt import deployments, engines, keys
 from pcs_tensorrt.profiles import profile, span

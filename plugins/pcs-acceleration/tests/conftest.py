@@ -13,8 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, SampleSettings
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 
 @dataclass

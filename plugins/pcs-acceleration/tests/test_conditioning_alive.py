@@ -11,7 +11,7 @@ import torch
 
 from pcs_core import fit, installed, load_preset, open_backbone, sample
 from pcs_core.data import Personalization, Phase, SampleSettings
-from pcs_core.testing import make_recipe, make_subject
+from pcs_testing import make_recipe, make_subject
 
 PATHS: dict[str, tuple[str, ...]] = {
     "plain": (),
@@ -77,8 +77,8 @@ def test_image_tokens_are_alive_in_cached_steps(people: Any) -> None:
     """A subject that is exchanged after the only full step still shows, through the shallow blocks."""
     from pcs_acceleration.feature_cache import FeatureCache
     from pcs_core.backbone import Attachment, import_tensors
-    from pcs_core.testing import evaluate_attached
-    from pcs_core.testing.fixtures import build
+    from pcs_testing import evaluate_attached
+    from pcs_testing.fixtures import build
 
     held = installed()
     uses = [held.get("techniques", id).from_settings(given) for id, given in USES.items()]

@@ -12,7 +12,7 @@ from pcs_acceleration.memory import Memory
 from pcs_core import Technique, hookimpl, open_backbone
 from pcs_core.data import Fusion
 from pcs_core.errors import CapabilityError
-from pcs_core.testing.probe import OutputScale
+from pcs_testing.probe import OutputScale
 
 
 def test_the_network_is_asked_less(draw: Any, asked: Any) -> None:

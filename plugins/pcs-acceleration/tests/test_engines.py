@@ -11,7 +11,7 @@ import torch
 from pcs_core import fit, installed, load_preset, load_recipe, open_backbone, sample
 from pcs_core.data import Personalization, Phase, Preset, SampleSettings
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import make_recipe, make_subject
+from pcs_testing import make_recipe, make_subject
 
 PROMPT = "a photo of <fido>"
 
@@ -70,7 +70,7 @@ def test_an_exported_graph_takes_fewer_evaluations_and_no_memory(
 ) -> None:
     if "onnx" not in installed().ids("exporters"):
         pytest.skip("pcs-onnx is not installed")
-    from pcs_core.cli.main import main
+    from pcs_cli.main import main
 
     out, deployed = tmp_path / "deployment", ["weights.lora.rank=2", "tune.steps=2"]
     words = ["export", "lora-dreambooth", "--to", "onnx", "--backbone", "tiny", "--out", str(out)]

@@ -12,8 +12,8 @@ from pcs_acceleration.guidance_interval import GuidanceInterval
 from pcs_core import open_backbone
 from pcs_core.backbone import Attachment
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import build_fusion, evaluate_attached, make_recipe, make_subject, perturb
-from pcs_core.testing.probe import Probe
+from pcs_testing import build_fusion, evaluate_attached, make_recipe, make_subject, perturb
+from pcs_testing.probe import Probe
 
 PROMPT = ("a photo of <fido>",)
 

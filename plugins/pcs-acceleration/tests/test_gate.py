@@ -11,12 +11,12 @@ import torch
 
 from pcs_acceleration.comparing import Member, check_preset, cost, flops, places
 from pcs_acceleration.gate import check_bounds, judge, lower_end, psnr
+from pcs_cli.main import main
 from pcs_core import fit, load_preset, open_backbone, save
-from pcs_core.cli.main import main
 from pcs_core.data import Phase, Preset, SampleSettings
 from pcs_core.errors import InputError
-from pcs_core.testing import make_picture, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_picture, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 BOUNDS = {"identity": 0.02, "alignment": 0.02, "cost": 0.5}
 

@@ -10,7 +10,7 @@ import torch
 from pcs_acceleration.light_decoder import LightDecoder
 from pcs_core import fit, open_backbone
 from pcs_core.errors import CapabilityError, ConflictError
-from pcs_core.testing import build_fusion, make_recipe, make_subject
+from pcs_testing import build_fusion, make_recipe, make_subject
 
 
 def test_it_decodes_in_place_of_the_autoencoder(draw: Any, asked: Any, backbone: Any) -> None:

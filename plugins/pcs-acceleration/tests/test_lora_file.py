@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from pcs_acceleration.lora_file import LoraFile
 from pcs_core import open_backbone
 from pcs_core.errors import InputError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 
 RANK = 2
 LAYERS = (

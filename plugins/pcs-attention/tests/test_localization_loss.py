@@ -14,8 +14,8 @@ from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Concept, Phase, Site, Subject
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 MAP = torch.tensor([[[[0.4, 0.2], [0.0, 0.0]]]])  # [b t y x]
 INSIDE = torch.tensor([[[[1.0, 0.0], [1.0, 0.0]]]])

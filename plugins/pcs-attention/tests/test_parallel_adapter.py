@@ -8,7 +8,7 @@ import torch
 from pcs_attention.parallel_adapter import LinearTokens, ParallelAdapter, Resampler
 from pcs_core.backbone import Attachment, Backbone
 from pcs_core.errors import RecipeError
-from pcs_core.testing import build_fusion, make_recipe, make_subject
+from pcs_testing import build_fusion, make_recipe, make_subject
 
 
 def test_a_missing_feature_is_named(backbone: Backbone) -> None:

@@ -12,7 +12,7 @@ from pcs_core import fit, sample
 from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.data import AttnEdit, AttnState, Box, Conditioning, Fusion, Layout, Subject
 from pcs_core.errors import ConflictError
-from pcs_core.testing import build_fusion, make_recipe
+from pcs_testing import build_fusion, make_recipe
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
 

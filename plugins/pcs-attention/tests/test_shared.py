@@ -12,7 +12,7 @@ from pcs_attention.shared_attention import SharedAttention
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Attachment, Backbone
 from pcs_core.data import Conditioning, Features, Subject
-from pcs_core.testing import build_fusion, make_recipe, make_subject
+from pcs_testing import build_fusion, make_recipe, make_subject
 
 BEHIND = 1  # the engine puts added rows behind the pictures
 

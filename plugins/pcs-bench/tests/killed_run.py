@@ -20,7 +20,7 @@ import pcs_bench.suites
 from pcs_bench.run import sources
 from pcs_bench.run.conduct import run_bench
 from pcs_bench.run.plan import Protocol
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 FOLDER, WORKERS = Path(sys.argv[1]), int(sys.argv[2])
 DIES = sys.argv[3] if len(sys.argv) > 3 else ""

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pcs_bench.run.estimate import Units, cost
+from pcs_cli.main import main
 from pcs_core import load_recipe
-from pcs_core.cli.main import main
 
 
 def test_rows_and_steps_are_counted(tmp_path: Path) -> None:

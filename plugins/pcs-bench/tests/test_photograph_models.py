@@ -19,7 +19,7 @@ from pcs_bench import metrics
 from pcs_bench.metrics import efficientnet, facenet, measures, mtcnn, u2net, weights
 from pcs_bench.metrics.preparing import prepare
 from pcs_bench.metrics.remembered import Remembered
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 from pcs_core.errors import InputError
 
 HERE = {name: (weights.root() / w.file).exists() for name, w in weights.WEIGHTS.items()}

@@ -13,8 +13,8 @@ import torch
 import pcs_bench.metrics
 from pcs_bench import photographs, suites
 from pcs_bench.metrics import Metric, measures
+from pcs_cli.main import main
 from pcs_core import write_png
-from pcs_core.cli.main import main
 from pcs_core.errors import InputError
 
 COLOURS = {"ann": (0.9, 0.1, 0.1), "bob": (0.1, 0.9, 0.1), "rex": (0.1, 0.2, 0.9)}

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from pcs_bench.suites import make
+from pcs_cli.main import main
 from pcs_core import write_png
-from pcs_core.cli.main import main
-from pcs_core.testing import make_picture
+from pcs_testing import make_picture
 
 CELLS = 3 * 2 * 2
 SETTINGS = ["--set", "lora-dreambooth:tune.steps=150", "--set", "sample.steps=2"]
@@ -63,7 +63,7 @@ def workers_of(pid: int) -> list[int]:
 def test_a_killed_worker_loses_nothing(tmp_path: Path) -> None:
     path, out = suite(tmp_path / "photos"), tmp_path / "out"
     run = subprocess.Popen(
-        [sys.executable, "-m", "pcs_core.cli.main", *words(path, out)],
+        [sys.executable, "-m", "pcs_cli.main", *words(path, out)],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

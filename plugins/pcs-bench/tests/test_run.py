@@ -17,7 +17,7 @@ from pcs_bench.run.store import Store
 from pcs_bench.run.texts import plain, told
 from pcs_core.data import Concept, Subject
 from pcs_core.errors import InputError
-from pcs_core.testing import make_subject
+from pcs_testing import make_subject
 
 FEW = ("lora-dreambooth:tune.steps=2", "textual-inversion:token.steps=2", "sample.steps=2")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from pcs_cli.main import main
 from pcs_core import write_png
-from pcs_core.cli.main import main
-from pcs_core.testing import make_picture
+from pcs_testing import make_picture
 
 FEW = [
     *("--set", "lora-dreambooth:tune.steps=2", "--set", "sample.steps=2"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pcs_bench.run.watch_study import summary
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 
 
 def words(out: Path, *more: str) -> list[str]:

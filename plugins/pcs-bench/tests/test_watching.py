@@ -12,10 +12,10 @@ import torch
 import pcs_bench.metrics
 from pcs_bench.run.merits import Point
 from pcs_bench.run.watching import Watch
+from pcs_cli.main import main
 from pcs_core import fit, load, load_recipe, open_backbone, write_png
-from pcs_core.cli.main import main
 from pcs_core.errors import InputError
-from pcs_core.testing import make_picture, make_subject
+from pcs_testing import make_picture, make_subject
 
 
 @pytest.fixture(scope="module")

@@ -69,7 +69,7 @@ def check(neutral: bool = False) -> CheckReport:
 @torch.no_grad()
 def _error(person: Any, backbone: Any, images: torch.Tensor) -> float:
     """Return the mean denoising error of the final surrogate over fixed times and noise."""
-    from pcs_core.testing.inspect import opened
+    from pcs_testing.inspect import opened
 
     total, rng = 0.0, torch.Generator().manual_seed(5)
     prompts = [f"a photo of {person.concepts[0].token}"] * len(images)

@@ -11,7 +11,7 @@ from pcs_checks.records import RandomRecords
 from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import conditioning
+from pcs_testing import conditioning
 
 SYSTEM = "fastcomposer"
 PROMPT = "a photo of <first> on the beach"

@@ -12,7 +12,7 @@ from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.data import Layout
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import control_residuals
+from pcs_testing import control_residuals
 
 SYSTEM = "instantid"
 PROMPT = "a photo of <first> on the beach"

@@ -11,7 +11,7 @@ from pcs_checks.records import RandomRecords
 from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import attention_outputs
+from pcs_testing import attention_outputs
 
 SYSTEM = "ip-adapter"
 USE = "attention.parallel_adapter"

@@ -12,7 +12,7 @@ from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.backbone import Attachment, import_tensors, select_sites, tokenise
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import build_fusion
+from pcs_testing import build_fusion
 
 SYSTEM = "neti"
 PROMPT = "a photo of <thing> on the beach"

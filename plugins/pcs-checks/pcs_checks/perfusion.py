@@ -14,7 +14,7 @@ from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.backbone import import_tensors, select_sites
 from pcs_core.data import AttnState, Conditioning
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import build_fusion
+from pcs_testing import build_fusion
 
 SYSTEM = "perfusion"
 BETAS = (0.2, 0.5, 0.8, 1.2, 2.0)

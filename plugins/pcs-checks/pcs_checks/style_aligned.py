@@ -56,7 +56,7 @@ def check(neutral: bool = False) -> CheckReport:
 
 
 def _fusion(recipe: Any, backbone: Any) -> Fusion:
-    from pcs_core.testing import build_fusion
+    from pcs_testing import build_fusion
 
     return build_fusion(recipe, [Subject("style", concepts=())], backbone)
 

@@ -14,7 +14,7 @@ from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
 from pcs_core.backbone import import_tensors
 from pcs_core.data import FitStep, Subject, Use
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.testing import build_fusion
+from pcs_testing import build_fusion
 
 SYSTEM = "svdiff"
 

@@ -11,8 +11,8 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Example, Features, Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
-from pcs_core.testing import make_picture, make_recipe, make_subject
 from pcs_data.augment import Augment
+from pcs_testing import make_picture, make_recipe, make_subject
 
 
 def pool(backbone: Backbone, *subjects: Subject, seed: int = 0, **settings: Any) -> list[Features]:

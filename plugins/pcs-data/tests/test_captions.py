@@ -6,8 +6,8 @@ from pcs_core import open_backbone
 from pcs_core.data import Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
-from pcs_core.testing import make_recipe, make_subject
 from pcs_data.captions import Captions
+from pcs_testing import make_recipe, make_subject
 
 
 def captions(subject: Subject, **settings: object) -> list[tuple[str, ...]]:

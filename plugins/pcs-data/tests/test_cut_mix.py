@@ -14,9 +14,9 @@ from pcs_core.data import Concept, Example, Phase, Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
-from pcs_core.testing import make_picture, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_data.cut_mix import CutMix
+from pcs_testing import make_picture, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 
 def pair(captions: tuple[str | None, ...] = ("a <cat>", "a <cat>", "<dog>", "<dog>")) -> Subject:

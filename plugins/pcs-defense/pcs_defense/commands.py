@@ -63,7 +63,8 @@ def protect(
     Each is a PNG file of the picture's own size and name; no channel differs by more than
     127.5 * eps levels of 255, rounded down.
     """
-    from pcs_core import destination, device_name, fit, load_subject, open_backbone, reporting
+    from pcs_cli import destination, device_name, reporting
+    from pcs_core import fit, load_subject, open_backbone
 
     folder = folder.expanduser()
     target = destination(out, overwrite=overwrite, inputs=[folder])

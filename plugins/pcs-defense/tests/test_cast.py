@@ -14,9 +14,9 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import UnknownNameError
-from pcs_core.testing import make_recipe, make_subject
 from pcs_defense.cast import CASTS, SIZE, ColourCast, furthest_cast
 from pcs_defense.perturbation import Perturbation
+from pcs_testing import make_recipe, make_subject
 
 DELTA = "defense.perturbation/pixels/delta"
 PROMPT = "a photo of <fido> in a forest"

@@ -11,10 +11,10 @@ from pcs_core import Technique, fit, hookimpl, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
 from pcs_core.errors import RecipeError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_defense.perturbation import Delta, Perturbation
 from pcs_defense.pgd import ProjectedSign
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 DELTA = "defense.perturbation/pixels/delta"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 from pcs_defense.protect import largest_change, protect, spread
 
 FEW = [

@@ -12,9 +12,9 @@ from pcs_core.catalogue import catalogue
 from pcs_core.data import AttnEdit, Fusion, Level
 from pcs_core.engine.inversion import invert
 from pcs_core.errors import CapabilityError, UnknownNameError
-from pcs_core.testing import evaluate, evaluate_attached, make_recipe, make_subject
-from pcs_core.testing.fixtures import build
 from pcs_diffusers.tiny import tiny_sd3
+from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject
+from pcs_testing.fixtures import build
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 PICTURE, TEXT = 64, 24 + 16

@@ -10,8 +10,8 @@ from torch import nn
 
 from pcs_core.backbone import Attachment, tokenise
 from pcs_core.data import Fusion, TokenEdit
-from pcs_core.testing import Snapshot
 from pcs_diffusers.tiny import tiny_sd3, tiny_sdxl
+from pcs_testing import Snapshot
 
 MAKERS = {"sdxl": tiny_sdxl, "sd3": tiny_sd3}
 

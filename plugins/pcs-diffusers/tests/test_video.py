@@ -15,10 +15,10 @@ from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Attachment, select_sites
 from pcs_core.data import AttnEdit, Concept, Fusion, Phase, Subject
 from pcs_core.errors import InputError
-from pcs_core.testing import Snapshot, evaluate_attached, make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_diffusers.tiny import tiny_video
 from pcs_diffusers.video import TextToVideo
+from pcs_testing import Snapshot, evaluate_attached, make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 

@@ -23,11 +23,11 @@ from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization, Phase
 from pcs_core.engine import export
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import evaluate, make_recipe, make_subject
-from pcs_core.testing.fixtures import build
 from pcs_diffusers.samplers import make_scheduler
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
 from pcs_diffusers.weight_files import original_path
+from pcs_testing import evaluate, make_recipe, make_subject
+from pcs_testing.fixtures import build
 
 MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
 LAYERS = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.add_k_proj|*.conv1|*.conv_shortcut|*.conv"

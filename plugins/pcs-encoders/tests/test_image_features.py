@@ -14,9 +14,9 @@ from pcs_core import fit, merge_personalizations, pretrain, recipe_from_document
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Masks, Record, Subject
 from pcs_core.errors import ArtifactError, InputError
-from pcs_core.testing import make_picture, make_subject
 from pcs_encoders.face import FaceFeatures
 from pcs_encoders.image import ImageFeatures
+from pcs_testing import make_picture, make_subject
 
 
 class Means:

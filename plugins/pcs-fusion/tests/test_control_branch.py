@@ -12,8 +12,8 @@ from torch import nn
 
 from pcs_core.data import Conditioning, Features
 from pcs_core.errors import InputError
-from pcs_core.testing import make_subject
 from pcs_fusion.control_branch import COLOURS, ControlBranch, PointBranch, draw_points
+from pcs_testing import make_subject
 
 POINTS = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.3, 0.8], [0.7, 0.8]]])
 

@@ -10,9 +10,9 @@ import torch
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Branch, Phase
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_guidance.branches import BranchGuidance
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 SEEN: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
 

@@ -12,8 +12,8 @@ from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Box, Conditioning, Layout, SampleSettings, Site, Subject
 from pcs_core.errors import CapabilityError, InputError
-from pcs_core.testing import make_recipe
 from pcs_guidance.layout import LayoutGuidance, box_energy, shares
+from pcs_testing import make_recipe
 
 LEFT = Layout((Box("red car", (0.0, 0.0, 0.5, 1.0)),))
 PROMPT = "a red car on the beach"

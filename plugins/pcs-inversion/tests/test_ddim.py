@@ -7,8 +7,8 @@ import torch
 from pcs_core import fit
 from pcs_core.backbone import Backbone
 from pcs_core.data import Subject
-from pcs_core.testing import make_recipe, make_subject
 from pcs_inversion.ddim import TRAJECTORY, DDIMInversion
+from pcs_testing import make_recipe, make_subject
 
 
 def test_it_goes_from_the_picture_to_noise(backbone: Backbone) -> None:

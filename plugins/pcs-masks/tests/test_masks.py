@@ -12,10 +12,10 @@ from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Phase, Subject
 from pcs_core.errors import InputError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_masks.given import GivenMasks
 from pcs_masks.masked_loss import MaskedLoss
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 STEPS: list[Any] = []
 

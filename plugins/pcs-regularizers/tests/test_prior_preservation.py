@@ -14,9 +14,9 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, SampleSettings
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import RecipeError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
 from pcs_regularizers.prior_preservation import PriorPreservation
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 
 STEPS: list[Any] = []
 

@@ -42,7 +42,8 @@ def render(
 
     Writes 000.png ... and sheet.png, nothing else.
     """
-    from pcs_core import destination, load, sheet, write_png
+    from pcs_cli import destination
+    from pcs_core import load, sheet, write_png
 
     target = destination(out, overwrite=overwrite, inputs=[artifact])
     person = load(artifact.expanduser())

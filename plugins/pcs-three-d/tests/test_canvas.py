@@ -8,7 +8,7 @@ import torch
 from pcs_core import fit
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Phase, Subject
-from pcs_core.testing import build_fusion, make_recipe, make_subject
+from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_three_d.cameras import Camera, rays, view
 from pcs_three_d.canvas import Canvas
 from pcs_three_d.field import Field

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pcs_core.cli.main import main
+from pcs_cli.main import main
 
 FEW = [
     *("--set", "canvas.steps=2", "--set", "canvas.batch={canvas=1}", "--set", "sample.steps=2"),

@@ -11,7 +11,7 @@ import torch
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Evaluation, Phase
-from pcs_core.testing import make_recipe, make_subject
+from pcs_testing import make_recipe, make_subject
 from pcs_three_d.canvas import Canvas
 from pcs_three_d.score_distillation import ScoreDistillation
 

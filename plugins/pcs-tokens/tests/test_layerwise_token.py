@@ -11,7 +11,7 @@ from pcs_core import fit, merge_personalizations, recipe_from_document, sample
 from pcs_core.backbone import Attachment, Backbone, select_sites, tokenise
 from pcs_core.data import Phase, Subject
 from pcs_core.errors import InputError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject, perturb
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_tokens.layerwise import LayerwiseToken
 from pcs_tokens.learnable import LearnableToken
 

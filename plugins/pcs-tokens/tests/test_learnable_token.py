@@ -12,7 +12,7 @@ from pcs_core import fit, sample
 from pcs_core.backbone import Backbone, trainable
 from pcs_core.data import Concept, Phase, Subject
 from pcs_core.errors import InputError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_tokens.learnable import LearnableToken
 
 

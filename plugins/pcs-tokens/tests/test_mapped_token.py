@@ -11,7 +11,7 @@ import torch
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone, select_sites
 from pcs_core.data import AttnState, Conditioning, Phase
-from pcs_core.testing import build_fusion, make_recipe, make_subject
+from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_tokens.mapper import MappedToken
 from pcs_tokens.mapper_network import Mapper
 

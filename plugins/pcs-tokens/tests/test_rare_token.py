@@ -11,7 +11,7 @@ import torch
 from pcs_core import fit, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_tokens.rare import RareToken
 
 OPTIONS: dict[str, Any] = {"steps": 2, "scale": 2.0}

@@ -11,8 +11,8 @@ from pcs_core import fit
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, Subject
 from pcs_core.errors import CapabilityError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 from pcs_video.motion_residual import MotionResidual, debiased
 
 

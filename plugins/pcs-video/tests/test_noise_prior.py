@@ -8,7 +8,7 @@ import torch
 from pcs_core import fit, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Subject
-from pcs_core.testing import make_recipe
+from pcs_testing import make_recipe
 from pcs_video.noise_prior import NOISE, NoisePrior, correlated
 
 PROMPT = "a photo of <run>"

@@ -9,8 +9,8 @@ import torch
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, Subject
-from pcs_core.testing import make_recipe
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe
+from pcs_testing.probe import Probe
 from pcs_video.single_frames import SingleFrames
 
 STEPS: list[Any] = []

@@ -9,7 +9,7 @@ from pcs_core import fit
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
 from pcs_core.errors import RecipeError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject, perturb
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.bottleneck import BottleneckAdapter
 
 

@@ -12,8 +12,8 @@ from pcs_core import fit, load, merge_personalizations, recipe_from_document, sa
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization, Phase
 from pcs_core.errors import InputError
-from pcs_core.testing import make_recipe, make_subject
-from pcs_core.testing.probe import Probe
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
 from pcs_weights.closed_form_merge import solve
 
 

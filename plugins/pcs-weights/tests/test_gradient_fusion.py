@@ -10,7 +10,7 @@ import torch
 from pcs_core import fit, load, merge_personalizations, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone
 from pcs_core.errors import InputError
-from pcs_core.testing import Snapshot, make_subject
+from pcs_testing import Snapshot, make_subject
 from pcs_weights.gradient_fusion import solve
 from pcs_weights.gradient_fusion_merge import deltas_of, listening
 

@@ -13,7 +13,7 @@ from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone
 from pcs_core.data import AttnState, Conditioning, Phase
 from pcs_core.errors import InputError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_weights.key_locked import KeyLocking
 
 NUMBERS = {"key_locked.beta": 0.7, "key_locked.tau": 0.15}

@@ -13,7 +13,7 @@ from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
 from pcs_core.data import Fusion, Phase
 from pcs_core.errors import ConflictError
-from pcs_core.testing import Snapshot, build_fusion, evaluate, make_recipe, make_subject, perturb
+from pcs_testing import Snapshot, build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.full import FullFinetune
 from pcs_weights.kv import KVDelta
 from pcs_weights.lora import LoRA

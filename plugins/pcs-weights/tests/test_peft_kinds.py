@@ -12,7 +12,7 @@ from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Attachment, Backbone, trainable
 from pcs_core.data import Fusion, Phase
 from pcs_core.errors import CapabilityError, ConflictError
-from pcs_core.testing import (
+from pcs_testing import (
     Snapshot,
     build_fusion,
     evaluate,

@@ -11,7 +11,7 @@ from pcs_core import open_backbone
 from pcs_core.backbone import Backbone, trainable
 from pcs_core.data import Fusion
 from pcs_core.errors import CapabilityError, ConflictError
-from pcs_core.testing import build_fusion, evaluate, make_recipe, make_subject, perturb
+from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.kv import KVDelta
 from pcs_weights.parameterised import Peft
 from pcs_weights.svd import SpectralShifts, matrix

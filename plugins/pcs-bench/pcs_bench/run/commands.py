@@ -80,7 +80,7 @@ def run(
     from pcs_bench import suites
     from pcs_bench.run.conduct import run_bench
     from pcs_bench.run.plan import BASELINES, Protocol
-    from pcs_core import device_name
+    from pcs_cli import device_name
 
     held = suites.load(suite)
     names = tuple(s.name for s in held.subjects)

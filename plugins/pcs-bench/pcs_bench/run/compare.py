@@ -72,7 +72,7 @@ def compare(
     from pcs_bench.report.write import write_report
     from pcs_bench.run.conduct import check_known, run_bench
     from pcs_bench.run.plan import BASELINES, Protocol
-    from pcs_core import device_name
+    from pcs_cli import device_name
 
     out = out.expanduser()
     chosen = named_systems(systems)

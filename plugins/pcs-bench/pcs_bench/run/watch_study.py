@@ -50,7 +50,7 @@ def watch(
     from pcs_bench.run.conduct import check
     from pcs_bench.run.plan import Protocol
     from pcs_bench.run.store import Store, write_json
-    from pcs_core import device_name
+    from pcs_cli import device_name
 
     plans = []
     for suite in dict.fromkeys(suites):

@@ -1,1 +1,0 @@
-"""The command line ``pcs``. Importing it imports no torch."""

@@ -1,0 +1,134 @@
+"""``pcs doctor``: whether this installation can work."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from pcs_cli.options import Json
+from pcs_cli.output import columns, emit, emit_json
+
+if TYPE_CHECKING:
+    from pcs_core.catalogue import Catalogue
+
+LEAST_DISK = 1_000_000_000
+"""Bytes below which a fit may not find room for its checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at. ``state`` is "ok", "note" or "broken"."""
+
+    subject: str
+    state: str
+    text: str
+
+
+def doctor(json: Json = False) -> None:
+    """Look for what is broken: exit 1 if anything is."""
+    findings = list(examine())
+    broken = [finding for finding in findings if finding.state == "broken"]
+    if json:
+        emit_json({"healthy": not broken, "findings": [asdict(f) for f in findings]})
+    else:
+        emit(columns((), [(f.state, f.subject, f.text) for f in findings]))
+        emit(f"\n{len(broken)} broken" if broken else "\nnothing is broken")
+    raise typer.Exit(1 if broken else 0)
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what was found, part by part."""
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    yield Finding("python", "ok", f"{platform.python_version()} at {sys.executable}")
+    yield from _torch()
+    yield from _plugins(known)
+    yield from _backbones(known)
+    yield from _recipes(known)
+    yield from _diagnoses(known)
+    yield _disk(Path.cwd())
+
+
+def _torch() -> Iterator[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        yield Finding("torch", "broken", f"does not import: {_line(error)}")
+        return
+    yield Finding("torch", "ok", torch.__version__)
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    yield Finding("devices", "ok", ", ".join(["cpu", *gpus]))
+    yield Finding("threads", "ok", str(torch.get_num_threads()))
+
+
+def _plugins(known: Catalogue) -> Iterator[Finding]:
+    for plugin in known.plugins():
+        holds = ", ".join(f"{n} {noun.replace('_', ' ')}" for noun, n in plugin.counts.items())
+        yield Finding(plugin.distribution, "ok", f"{plugin.version}: {holds or 'nothing'}")
+    for broken in known.broken:
+        yield Finding(broken.distribution or broken.name, "broken", broken.error)
+    for conflict in known.conflicts:
+        yield Finding("conflict", "broken", conflict)
+    if not known.plugins():
+        yield Finding("plugins", "note", "none is installed, or PCS_PLUGINS leaves all out")
+
+
+def _backbones(known: Catalogue) -> Iterator[Finding]:
+    ids = known.ids("backbones")
+    if not ids:
+        yield Finding("backbones", "note", "none is installed: give --backbone a folder or hub id")
+    for id in ids:
+        try:
+            found = known.get("backbones", id)()
+            where = str(found) if isinstance(found, str | Path) else "built in memory"
+            if isinstance(found, str | Path) and not Path(found).is_dir():
+                yield Finding(f"backbone {id}", "broken", f"its folder {found} is missing")
+                continue
+        except Exception as error:
+            yield Finding(f"backbone {id}", "broken", _line(error))
+            continue
+        yield Finding(f"backbone {id}", "ok", where)
+
+
+def _recipes(known: Catalogue) -> Iterator[Finding]:
+    from pcs_core.assembly import load_recipe
+
+    loaded = 0
+    for id in known.recipe_files():
+        try:
+            load_recipe(id, catalogue=known)
+        except Exception as error:
+            yield Finding(f"recipe {id}", "broken", _line(error))
+        else:
+            loaded += 1
+    yield Finding("recipes", "ok", f"{loaded} load")
+
+
+def _diagnoses(known: Catalogue) -> Iterator[Finding]:
+    for id in known.ids("diagnoses"):
+        try:
+            found = list(known.get("diagnoses", id)())
+        except Exception as error:
+            yield Finding(id, "broken", _line(error))
+            continue
+        for state, text in found:
+            yield Finding(id, state, text)
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    state = "ok" if free >= LEAST_DISK else "note"
+    few = "" if state == "ok" else ": a fit may not find room for its checkpoints"
+    return Finding("disk", state, f"{free / 1e9:.1f} GB free at {folder}{few}")
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,198 @@
+"""``pcs explain``: what a recipe does, in which order, with which numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.options import Json, Settings
+from pcs_cli.output import columns, emit, emit_json, notice
+from pcs_core.errors import PcsError
+
+if TYPE_CHECKING:
+    from pcs_cli.edits import EditRow
+    from pcs_core.assembly import HookCall, HookOrder
+    from pcs_core.data import Recipe
+
+MEANINGS = {
+    "mask": "where each concept lives",
+    "extract": "what is worth knowing about the subject",
+    "fuse": "what is plugged into the network",
+    "regularize": "loss terms of each fit step, summed",
+    "sample": "the prediction of each sampling step; wrappers transform it",
+}
+DEFAULT = "mini"
+ORDER = ("mask", "extract", "fuse", "regularize", "sample")
+
+
+def explain(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="A system or a recipe.toml.")],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="For which backbone; mini where none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    json: Json = False,
+) -> None:
+    """Show what a system does, and in which order.
+
+    Per hook the call order with wrappers drawn around what they wrap, then the phases, and what is
+    plugged into the network.
+    """
+    from pcs_cli.opening import backbone_name
+    from pcs_core.assembly import explain as order
+    from pcs_core.assembly import load_recipe
+
+    name = backbone_name(backbone or DEFAULT)
+    recipe = load_recipe(system, backbone=name, overrides=settings or ())
+
+    from pcs_core.engine import CoreDenoise
+
+    explained = order(recipe, builtin=(CoreDenoise(),))
+    edits, missing = edits_of(recipe, name, asked=backbone is not None)
+    if json:
+        emit_json(
+            {
+                **asdict(explained),
+                "backbone": name,
+                "hash": recipe.hash,
+                "document": dict(recipe.document),
+                "edits": None if edits is None else [asdict(row) for row in edits],
+            }
+        )
+        return
+    lines = [head(recipe), "", "Techniques, in order", *uses(recipe), "", "Hooks, in call order"]
+    by_name = {hook.hook: hook for hook in explained.hooks}
+    for hook in ORDER:
+        lines += hook_lines(by_name[hook])
+    lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
+    lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
+    emit("\n".join(lines))
+
+
+def edits_of(recipe: Recipe, backbone: str, *, asked: bool) -> tuple[list[EditRow] | None, str]:
+    """Return the overview of edits, or None and why there is none.
+
+    Raises
+    ------
+    PcsError
+        The backbone that the user asked for does not open.
+    """
+    from pcs_cli.edits import overview
+    from pcs_core.engine import open_backbone
+
+    try:
+        opened = open_backbone(backbone)
+    except PcsError as error:
+        if asked:
+            raise
+        notice(f"edits are not shown: {error}")
+        return None, "the backbone does not open"
+    try:
+        return overview(recipe, opened), ""
+    except PcsError:
+        raise
+    except Exception:
+        # a technique may need features that only a subject's pictures give
+        return None, "known once a subject is there"
+
+
+def head(recipe: Recipe) -> str:
+    """Return the title of a recipe."""
+    facts = ", ".join(x for x in (recipe.paper, recipe.framework, "/".join(recipe.scope)) if x)
+    notes = f"\n{recipe.notes.strip()}" if recipe.notes else ""
+    return f"{recipe.id}: {recipe.name or recipe.id} ({facts}){notes}"
+
+
+def uses(recipe: Recipe) -> list[str]:
+    """Return a line per use: its name, technique, and settings."""
+    rows = []
+    for use in recipe.uses:
+        settings = ", ".join(f"{k} = {_value(v)}" for k, v in use.technique.settings().items())
+        named = "" if use.name == use.technique.id else use.technique.id
+        rows.append((f"  {use.name}", named, settings or "no settings"))
+    return columns((), rows).splitlines()
+
+
+def hook_lines(hook: HookOrder) -> list[str]:
+    """Return a hook's calls: wrappers drawn around what they wrap."""
+    lines = [f"  {hook.hook}: {MEANINGS[hook.hook]}"]
+    if not hook.calls:
+        return [*lines, "    (nobody)"]
+    return [*lines, *(f"    {line}" for line in onion(hook.calls))]
+
+
+def onion(calls: tuple[HookCall, ...]) -> Iterator[str]:
+    """Yield the lines of calls, the outermost wrapper first and last."""
+    wrappers = [call for call in calls if call.wrapper]
+    inner = [call for call in calls if not call.wrapper]
+    for depth, call in enumerate(wrappers):
+        yield "│ " * depth + f"╭ {call.use} wraps{_position(call)}  {call.where}"
+    for number, call in enumerate(inner, 1):
+        yield "│ " * len(wrappers) + f"{number}. {call.use}{_position(call)}  {call.where}"
+    for depth in reversed(range(len(wrappers))):
+        yield "│ " * depth + f"╰ {wrappers[depth].use}"
+
+
+def phases(recipe: Recipe) -> list[str]:
+    """Return a line per phase."""
+    if not recipe.phases:
+        return ["  (nothing is trained)"]
+    rows = [("  phase", "steps", "batch", "lr", "optimizer", "trains", "losses")]
+    for phase in recipe.phases:
+        rows.append(
+            (
+                f"  {phase.name}",
+                str(phase.steps),
+                ", ".join(f"{n} {role}" for role, n in phase.batch.items()),
+                ", ".join(f"{glob}: {lr:g}" for glob, lr in phase.lr.items()),
+                phase.optimizer,
+                ", ".join(phase.train),
+                ", ".join(phase.losses),
+            )
+        )
+    cycles = [f"  the list is run {recipe.cycles} times"] if recipe.cycles > 1 else []
+    return [*columns(rows[0], rows[1:]).splitlines(), *cycles]
+
+
+def sample_line(recipe: Recipe) -> str:
+    """Return the sample settings on one line."""
+    chosen = recipe.sample
+    negative = f", negative {chosen.negative!r}" if chosen.negative else ""
+    return f"{chosen.steps} steps of {chosen.scheduler}, scale {chosen.scale:g}{negative}"
+
+
+def edit_lines(edits: list[EditRow] | None, missing: str) -> list[str]:
+    """Return the overview of edits as lines."""
+    if edits is None:
+        return [f"  ({missing})"]
+    if not edits:
+        return ["  (none)"]
+    rows = [
+        (
+            f"  {row.use or '-'}",
+            f"{row.kind} {row.stage}",
+            str(row.count),
+            f"{row.numbers:,}",
+            row.sites,
+        )
+        for row in edits
+    ]
+    return columns(("  use", "stage", "edits", "numbers", "where"), rows).splitlines()
+
+
+def _position(call: HookCall) -> str:
+    return {"tryfirst": " (first)", "trylast": " (last)"}.get(call.position, "")
+
+
+def _value(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 48 else f"{text[:45]}..."

@@ -1,0 +1,106 @@
+"""``pcs export``: a system or an artifact in another tool's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.options import Device, Json, Out, Overwrite, Settings
+from pcs_cli.output import emit, emit_json
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Personalization, Recipe
+
+
+def export(
+    what: Annotated[
+        str,
+        typer.Argument(metavar="ARTIFACT|SYSTEM", help="An artifact, a system or a recipe.toml."),
+    ],
+    out: Out,
+    to: Annotated[str, typer.Option("--to", help="The format: onnx ...", show_default=False)],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="The image generator; that of the artifact, or mini, where none is given.",
+            show_default=False,
+        ),
+    ] = None,
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="Weights of a pre-trained system, where no plugin holds them for the backbone.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="An option of the format. Repeatable."),
+    ] = None,
+    device: Device = "cpu",
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Write ARTIFACT, or SYSTEM for every subject, in another tool's format."""
+    from pcs_cli.merge import read_settings
+    from pcs_cli.output_folder import destination
+    from pcs_cli.progress import reporting
+    from pcs_core.catalogue import catalogue
+
+    folder = Path(what).expanduser()
+    target = destination(out, overwrite=overwrite, inputs=[folder] if folder.is_dir() else [])
+    exporter = catalogue().get("exporters", to)
+    options = read_settings(option or (), to, exporter, option="--option")
+
+    from pcs_core.engine import export as run
+
+    with reporting("opening"):
+        chosen, opened = open_exported(what, backbone, device, settings or ())
+        with target.filling() as ready:
+            facts = run(chosen, ready, to=to, backbone=opened, adapter=adapter, **options)
+    if json:
+        emit_json({"out": str(target.folder), "format": to, **summary(facts)})
+    else:
+        emit(str(target.folder))
+
+
+def open_exported(
+    what: str, backbone: str | None, device: str, settings: Sequence[str]
+) -> tuple[Personalization | Recipe, Backbone]:
+    """Return the artifact or the recipe named ``what``, and the backbone it is exported on.
+
+    Raises
+    ------
+    InputError
+        Settings are given for an artifact, whose recipe is made.
+    """
+    from pcs_cli.opening import backbone_name, device_name, open_artifact, open_for
+    from pcs_core.assembly import load_recipe
+    from pcs_core.engine import open_backbone
+
+    folder = Path(what).expanduser()
+    if folder.is_dir():
+        if settings:
+            raise InputError(
+                f"--set {settings[0]}: the recipe of an artifact is fixed; export its system instead"
+            )
+        person = open_artifact(folder)
+        return person, open_for(person, backbone, device)
+    name = backbone_name(backbone or "mini")
+    recipe = load_recipe(what, backbone=name, overrides=settings)
+    return recipe, open_backbone(name, device=device_name(device))
+
+
+def summary(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is worth printing of an exporter's facts."""
+    return {key: facts[key] for key in ("system", "files", "tolerance", "versions") if key in facts}

@@ -1,0 +1,291 @@
+"""``pcs fit``: personalise."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.options import Device, Json, Out, Overwrite, Seed, Settings
+from pcs_cli.output import complain, emit, emit_json, notice
+from pcs_core.errors import InputError, PcsError
+
+if TYPE_CHECKING:
+    from pcs_cli.fit_plan import FitPlan
+    from pcs_cli.fit_work import Workplace
+    from pcs_core.data import Personalization
+
+
+def fit(
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")
+    ],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER...]",
+            help="Folders of pictures, one subject each. A system that trains nothing needs none.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    out: Out,
+    noun: Annotated[
+        str | None, typer.Option("--noun", help="What the subject is, as dog.", show_default=False)
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", help='What prompts will call it, as "<dog>".', show_default=False),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
+    ] = "mini",
+    adapter: Annotated[
+        Path | None,
+        typer.Option(
+            "--adapter",
+            metavar="DIR",
+            help="Weights of a pre-trained system (pcs pretrain), where no plugin holds them.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
+    ] = False,
+    overwrite: Overwrite = False,
+    watch: Annotated[
+        str | None,
+        typer.Option(
+            "--watch",
+            metavar="NAME",
+            help="Draw and score along the way, and keep the best checkpoint, as by fidelity.",
+            show_default=False,
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
+    ] = True,
+    json: Json = False,
+) -> None:
+    """Learn the subject in FOLDER and write it to DIR.
+
+    Several folders train together and are written to DIR/<folder name>/. Work goes to DIR.partial/,
+    which becomes DIR at the end; after an interruption the same command with --resume goes on.
+    """
+    from pcs_cli.fingerprint import facts
+    from pcs_cli.fit_plan import plan_fit
+    from pcs_cli.fit_work import open_workplace
+
+    started = time.monotonic()
+    folders = folders or []
+    plan = plan_fit(
+        system,
+        folders,
+        out=out,
+        noun=noun,
+        token=token,
+        backbone=backbone,
+        overrides=settings or (),
+        seed=seed,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        adapter=adapter,
+    )
+    if watch is not None and resume:
+        raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
+    chosen = watcher(watch) if watch is not None else None
+    known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
+    place = open_workplace(plan.destination, known, resume=resume)
+    if resume and not place.resumed:
+        notice(f"nothing to resume at {place.folder}: starting anew")
+    again = resume_command(
+        system,
+        folders,
+        out,
+        noun,
+        token,
+        backbone,
+        settings or (),
+        seed,
+        device,
+        overwrite,
+        preview,
+        adapter,
+    )
+    try:
+        persons, failed = run(plan, place, preview, chosen)
+        plan.destination.publish(place.result)
+    except KeyboardInterrupt:
+        place.close()
+        notice(f"\ninterrupted; go on with:\n  {again}")
+        raise typer.Exit(130) from None
+    except BaseException as error:
+        _leave(place, error, again)
+        raise
+    place.discard()
+    tell(plan, persons, failed, time.monotonic() - started, json)
+    if failed:
+        raise typer.Exit(3)
+
+
+def watcher(name: str) -> Callable[..., Any]:
+    """Return what makes the ``keep`` of a fit from its subjects and backbone.
+
+    Raises
+    ------
+    UnknownNameError
+        No installed plugin holds it; names the nearest.
+    """
+    from pcs_core.catalogue import catalogue
+
+    found: Callable[..., Any] = catalogue().get("watchers", name)
+    return found
+
+
+def run(
+    plan: FitPlan,
+    place: Workplace,
+    preview: bool,
+    watch: Callable[..., Any] | None = None,
+) -> tuple[list[Personalization], dict[str, str]]:
+    """Fit, and write the artifacts to ``place.result``.
+
+    Returns the personalizations, and by name why a subject has none.
+
+    Raises
+    ------
+    InputError
+        Every fit diverged.
+    """
+    from pcs_cli.preview import draw_preview
+    from pcs_cli.progress import reporting
+    from pcs_core.engine import fit as engine_fit
+    from pcs_core.storage import save
+
+    with reporting("preparing") as reporter:
+        persons = engine_fit(
+            plan.recipe,
+            plan.subjects,
+            plan.backbone,
+            seed=plan.seed,
+            watch=(reporter.fitting,),
+            work=place.work,
+            resume=place.resumed,
+            adapter=plan.adapter,
+            keep=None if watch is None else watch(plan.subjects, plan.backbone),
+        )
+        failed = {p.subject: why for p in persons if (why := diverged(p))}
+        if len(failed) == len(persons):
+            raise InputError(next(iter(failed.values())))
+        whole = [p for p in persons if p.subject not in failed]
+        for person in whole:
+            extra = draw_preview(person, plan.backbone) if preview else {}
+            folder = place.result if alone(plan) else place.result / person.subject
+            save(person, folder, extra_files=extra)
+    return whole, failed
+
+
+def alone(plan: FitPlan) -> bool:
+    """Return whether the destination is itself the artifact."""
+    return len(plan.subjects) == 1
+
+
+def diverged(person: Personalization) -> str:
+    """Return why the numbers of a fit are worth nothing, or an empty string."""
+    for name, tensor in person.tensors.items():
+        if not bool(tensor.isfinite().all()):
+            return (
+                f"the fit of {person.subject!r} diverged ({name} is not finite): "
+                "use a smaller lr, as --set <phase>.lr=1e-5"
+            )
+    return ""
+
+
+def tell(
+    plan: FitPlan,
+    persons: Sequence[Personalization],
+    failed: Mapping[str, str],
+    seconds: float,
+    json: bool,
+) -> None:
+    """Print where the artifacts are, and which are missing."""
+    from pcs_cli.preview import default_prompt
+
+    folder = plan.destination.folder
+    paths = [folder if alone(plan) else folder / person.subject for person in persons]
+    for why in failed.values():
+        complain(why)
+    if json:
+        rows: list[dict[str, Any]] = [
+            {"subject": p.subject, "path": str(path), "losses": dict(p.losses)}
+            for p, path in zip(persons, paths, strict=True)
+        ]
+        emit_json(
+            {
+                "out": str(folder),
+                "seconds": round(seconds, 2),
+                "artifacts": rows,
+                "failed": dict(failed),
+            }
+        )
+        return
+    prompt = shlex.quote(default_prompt(persons[0]))
+    notice(f"fitted in {seconds:.0f} s; draw with:")
+    notice(f"  pcs sample {shlex.quote(str(paths[0]))} {prompt} -n 4 --out pictures")
+    for path in paths:
+        emit(str(path))
+
+
+def resume_command(
+    system: str,
+    folders: Sequence[Path],
+    out: Path,
+    noun: str | None,
+    token: str | None,
+    backbone: str,
+    settings: Sequence[str],
+    seed: int,
+    device: str,
+    overwrite: bool,
+    preview: bool,
+    adapter: Path | None = None,
+) -> str:
+    """Return the command that goes on with this fit."""
+    words = ["pcs", "fit", system, *map(str, folders)]
+    for option, value in (("--noun", noun), ("--token", token)):
+        if value is not None:
+            words += [option, value]
+    words += ["--backbone", backbone]
+    if adapter is not None:
+        words += ["--adapter", str(adapter)]
+    for setting in settings:
+        words += ["--set", setting]
+    words += ["--seed", str(seed)]
+    if device != "auto":
+        words += ["--device", device]
+    if overwrite:
+        words.append("--overwrite")
+    if not preview:
+        words.append("--no-preview")
+    return shlex.join([*words, "--resume", "--out", str(out)])
+
+
+def _leave(place: Workplace, error: BaseException, again: str) -> None:
+    """Keep the work if going on may help; remove it if the same would happen again."""
+    if isinstance(error, PcsError):
+        keep = isinstance(error.__cause__, OSError) or (place.resumed and place.trained)
+    else:
+        keep = place.resumed or any(place.work.iterdir())
+    if keep:
+        place.close()
+        notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
+    else:
+        place.discard()

@@ -1,0 +1,133 @@
+"""Everything about a fit that can be refused, refused before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcs_cli.fit_work import check_partial
+from pcs_cli.opening import backbone_name, device_name
+from pcs_cli.output_folder import Destination, destination
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Recipe, Subject
+
+
+@dataclass(frozen=True, slots=True)
+class FitPlan:
+    """A fit that nothing speaks against."""
+
+    recipe: Recipe
+    subjects: tuple[Subject, ...]
+    backbone: Backbone
+    seed: int
+    device: str
+    destination: Destination
+    adapter: Path | None = None
+
+
+def plan_fit(
+    system: str,
+    folders: Sequence[Path],
+    *,
+    out: Path,
+    noun: str | None,
+    token: str | None,
+    backbone: str,
+    overrides: Sequence[str],
+    seed: int,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    adapter: Path | None = None,
+) -> FitPlan:
+    """Check every argument of a fit and return what it works with. Makes nothing.
+
+    Raises
+    ------
+    PcsError
+        The first thing that is wrong, and what to do.
+    """
+    folders = [folder.expanduser() for folder in folders]
+    check_names(folders)
+    target = destination(out, overwrite=overwrite, inputs=folders)
+    check_partial(target, resume=resume)
+
+    from pcs_core.assembly import load_recipe
+    from pcs_core.engine import open_backbone
+    from pcs_core.engine.adapters import find_adapter, needs_adapter
+    from pcs_core.engine.opening import check_subjects, needs_pictures
+
+    name = backbone_name(backbone)
+    recipe = load_recipe(system, backbone=name, overrides=overrides)
+    subjects = read_subjects(recipe, folders, target, noun=noun, token=token)
+    chosen = device_name(device)
+    opened = open_backbone(name, device=chosen)
+    check_subjects(subjects, opened, trains=needs_pictures(recipe))
+    if adapter is not None and not needs_adapter(recipe):
+        raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
+    if needs_adapter(recipe):
+        find_adapter(recipe, opened, adapter)  # refused now, not after the pictures are read
+    return FitPlan(recipe, subjects, opened, seed, chosen, target, adapter)
+
+
+def read_subjects(
+    recipe: Recipe,
+    folders: Sequence[Path],
+    target: Destination,
+    *,
+    noun: str | None,
+    token: str | None,
+) -> tuple[Subject, ...]:
+    """Return the subjects in ``folders``; without any, one without pictures, named after the result.
+
+    A system that renders what it learns from is told by ``noun`` alone what that is.
+
+    Raises
+    ------
+    InputError
+        No folder for a system that learns from pictures, or only one of noun and token.
+    """
+    from pcs_core.data import CANVAS, Concept, Subject
+    from pcs_core.engine.opening import needs_pictures
+    from pcs_core.storage import load_subject
+    from pcs_core.storage.concepts import check_concepts
+
+    if folders:
+        return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
+    if needs_pictures(recipe):
+        raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
+    if any(CANVAS in phase.batch for phase in recipe.phases):
+        if noun is None:
+            raise InputError(f"{recipe.id!r} must know what to make: give --noun, or a FOLDER")
+        token = token or f"<{'-'.join(noun.split())}>"
+    if noun is None and token is None:
+        return (Subject(name=target.folder.name, concepts=()),)
+    if noun is None or token is None:
+        raise InputError("--noun and --token belong together: give both, or none")
+    concepts = (Concept(name="-".join(noun.split()), token=token, noun=noun),)
+    check_concepts(concepts, "--noun and --token")
+    return (Subject(name=target.folder.name, concepts=concepts),)
+
+
+def check_names(folders: Sequence[Path]) -> None:
+    """Refuse two folders of one name: it names the subject and its artifact.
+
+    Raises
+    ------
+    InputError
+        Names both.
+    """
+    seen: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in seen:
+            both = f"{seen[name]} and {folder}"
+            if seen[name].resolve() == folder.resolve():
+                raise InputError(f"{both} are one folder: give it once")
+            raise InputError(f"{both} are both called {name!r}: rename one of them")
+        seen[name] = folder

@@ -1,0 +1,160 @@
+"""``DIR.partial``: where a fit works, so that DIR appears whole and a killed fit goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from pcs_cli.fingerprint import differences, summary
+from pcs_cli.output_folder import Destination, missing_parents, remove_empty
+from pcs_core.errors import InputError
+
+RUN = "run.json"
+FORMAT = 1
+
+
+@dataclass(slots=True)
+class Workplace:
+    """The partial folder of one fit: ``run.json``, ``work`` (checkpoints) and ``result``."""
+
+    folder: Path
+    resumed: bool = False
+    made: tuple[Path, ...] = ()
+    """Parents that did not exist before, the innermost first."""
+    _lock: IO[str] | None = field(default=None, repr=False)
+
+    @property
+    def work(self) -> Path:
+        """Checkpoints and what is made once."""
+        return self.folder / "work"
+
+    @property
+    def result(self) -> Path:
+        """The artifacts, before they get their name."""
+        return self.folder / "result"
+
+    @property
+    def trained(self) -> bool:
+        """Whether a checkpoint was written: without one, no step would be saved by resuming."""
+        return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))
+
+    def discard(self) -> None:
+        """Remove the folder and all in it, and the parents that were made for it."""
+        self.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_empty(self.made)
+
+    def close(self) -> None:
+        """Let go of the folder, which stays."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def partial_folder(destination: Destination) -> Path:
+    """Return where a fit for ``destination`` works."""
+    return destination.folder.with_name(destination.folder.name + ".partial")
+
+
+def check_partial(destination: Destination, *, resume: bool) -> None:
+    """Refuse what an earlier fit left behind, unless the user said what to do with it.
+
+    Raises
+    ------
+    InputError
+        Names both ways on.
+    """
+    folder = partial_folder(destination)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: remove it, or give another --out")
+    if not (folder / RUN).exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} was not made by a fit: remove it, or give another --out")
+    if not (resume or destination.overwrite):
+        raise InputError(
+            f"{folder} is left from a fit that did not finish: "
+            "--resume continues it, --overwrite starts anew"
+        )
+
+
+def open_workplace(
+    destination: Destination, facts: Mapping[str, Any], *, resume: bool
+) -> Workplace:
+    """Make the partial folder, or take up the one that is there.
+
+    Raises
+    ------
+    InputError
+        It was begun with something else (named), is in use, or cannot be written.
+    """
+    folder = partial_folder(destination)
+    place = Workplace(folder, made=missing_parents(folder))
+    begun = (place.folder / RUN).exists()
+    if begun and resume:
+        _compare(place.folder, facts)
+    try:
+        place.folder.mkdir(parents=True, exist_ok=True)
+        place._lock = _lock(place.folder)
+        if begun and not resume:
+            for entry in place.folder.iterdir():
+                if entry.name != LOCK:
+                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        place.resumed = begun and resume
+        if not place.resumed:
+            _write(place.folder / RUN, {"format": FORMAT, "facts": facts})
+        place.work.mkdir(exist_ok=True)
+        shutil.rmtree(place.result, ignore_errors=True)
+    except OSError as error:
+        place.close()
+        raise InputError(f"cannot work in {place.folder}: {error.strerror or error}") from error
+    return place
+
+
+LOCK = "lock"
+
+
+def _compare(folder: Path, facts: Mapping[str, Any]) -> None:
+    anew = "--overwrite without --resume starts anew"
+    try:
+        data = json.loads((folder / RUN).read_text("utf-8"))
+        before = data["facts"]
+        known = data["format"] == FORMAT and isinstance(before, dict)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{folder / RUN} is damaged, so nothing can be resumed: {anew}") from error
+    if not known:
+        raise InputError(f"{folder / RUN} is of another version of pcs: {anew}")
+    found = differences(before, facts)
+    if found:
+        raise InputError(
+            f"{folder} was begun with something else: {summary(found)}. "
+            f"Give the same command with --resume; {anew}"
+        )
+
+
+def _write(path: Path, data: Mapping[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(data, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: two fits into one folder are the user's business
+        return None
+    file = (folder / LOCK).open("a", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(f"another fit is working in {folder}: wait for it, or end it") from error
+    return file

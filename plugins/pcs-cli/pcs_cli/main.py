@@ -1,0 +1,95 @@
+"""The entry point: runs a command and turns what went wrong into a message and an exit code.
+
+0 done; 1 a check that does not hold, or an internal error; 2 bad input; 3 finished with failed
+rows; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+
+from pcs_cli.output import complain, silence_pipe
+from pcs_core.errors import PcsError
+
+DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
+
+TRACEBACK = "PCS_TRACEBACK"
+"""Environment variable: set to 1, errors come with their traceback."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``pcs`` with ``arguments`` (default: those of the process) and return its exit code."""
+    prepare_streams()
+    try:
+        code = run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader has seen enough, as in `pcs systems | head`
+        silence_pipe()
+        return DONE
+    except KeyboardInterrupt:
+        complain("interrupted")
+        return INTERRUPTED
+    except PcsError as error:
+        report(error, str(error))
+        return error.exit_code
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        report(error, f"{where}{error.strerror or error}")
+        return FAILED
+    except Exception as error:
+        text = " ".join(str(error).split())
+        report(error, f"internal error: {type(error).__name__}: {text}")
+        if not wants_traceback():
+            complain(f"this is a bug; with {TRACEBACK}=1 in front, the command shows where", "")
+        return FAILED
+    return code
+
+
+def run(arguments: Sequence[str] | None) -> int:
+    """Run the application; usage errors are shown by it. Raises what a command raises."""
+    from pcs_cli.app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="pcs")
+    except SystemExit as leaving:
+        if leaving.code is None:
+            return DONE
+        if isinstance(leaving.code, int):
+            return leaving.code
+        complain(str(leaving.code))
+        return FAILED
+    return DONE
+
+
+def report(error: BaseException, message: str) -> None:
+    """Print ``message``, and with ``PCS_TRACEBACK=1`` the traceback before it."""
+    if wants_traceback():
+        traceback.print_exception(error)
+    complain(message)
+
+
+def wants_traceback() -> bool:
+    """Return whether the user asked for tracebacks."""
+    return os.environ.get(TRACEBACK, "") not in ("", "0")
+
+
+def prepare_streams() -> None:
+    """Print any text on any terminal, and keep what other libraries say to developers from users."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if not sys.warnoptions and not wants_traceback():
+        warnings.simplefilter("ignore")
+        # what the model libraries log on a failure stands in our own message
+        os.environ.setdefault("DIFFUSERS_VERBOSITY", "critical")
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "critical")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""``pcs pretrain``: train the weights that a pre-trained system brings along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.options import Device, Json, Out, Overwrite, Seed, Settings
+from pcs_cli.output import emit, emit_json, notice
+from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
+
+if TYPE_CHECKING:
+    from pcs_core.engine.pretrain import Records
+
+
+def pretrain(
+    system: Annotated[
+        str, typer.Argument(metavar="SYSTEM", help="A pre-trained system or a recipe.toml.")
+    ],
+    out: Out,
+    data: Annotated[
+        str,
+        typer.Option(
+            "--data",
+            metavar="ID|FOLDER",
+            help="A data set (see pcs plugins) or a folder of pictures with captions.",
+            show_default=False,
+        ),
+    ],
+    backbone: Annotated[
+        str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
+    ] = "mini",
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="no, bf16 or fp16 (mixed precision).")
+    ] = "no",
+    init: Annotated[
+        Path | None,
+        typer.Option("--init", help="An earlier pre-training of SYSTEM to start from (a folder)."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a training that was interrupted.")
+    ] = False,
+    overwrite: Overwrite = False,
+    json: Json = False,
+) -> None:
+    """Pre-train SYSTEM on a data set; `pcs fit SYSTEM --adapter DIR` then needs seconds a subject.
+
+    Checkpoints go to DIR.partial/, which is removed when DIR is whole.
+    """
+    from pcs_cli.fingerprint import pretrain_facts
+    from pcs_cli.fit_work import check_partial, open_workplace
+    from pcs_cli.opening import backbone_name, device_name, open_artifact
+    from pcs_cli.output_folder import destination
+    from pcs_core.assembly import load_recipe
+
+    if precision not in ("no", "bf16", "fp16"):
+        raise InputError(f"--precision {precision!r}: no, bf16 or fp16")
+    target = destination(out, overwrite=overwrite, inputs=())
+    check_partial(target, resume=resume)
+
+    from pcs_cli.progress import reporting
+    from pcs_core.engine import open_backbone
+    from pcs_core.engine.pretrain import pretrain as run
+    from pcs_core.storage import save
+
+    name = backbone_name(backbone)
+    recipe = load_recipe(system, backbone=name, overrides=settings or ())
+    records = open_records(data, recipe)
+    start = open_artifact(init) if init is not None else None
+    chosen = device_name(device)
+    opened = open_backbone(name, device=chosen)
+    facts = pretrain_facts(recipe, opened.card, seed, chosen, data, len(records))
+    place = open_workplace(target, facts, resume=resume)
+    if resume and not place.resumed:
+        notice(f"nothing to resume at {place.folder}: starting anew")
+    try:
+        with reporting("preparing") as reporter:
+            adapter = run(
+                recipe,
+                records,
+                opened,
+                seed=seed,
+                work=place.work,
+                resume=place.resumed,
+                precision=precision,
+                init=start,
+                watch=(reporter.fitting,),
+            )
+            save(adapter, place.result)
+        target.publish(place.result)
+    except KeyboardInterrupt:
+        place.close()
+        notice(f"\ninterrupted; the same command with --resume goes on ({place.folder})")
+        raise typer.Exit(130) from None
+    except PcsError:
+        if place.trained:
+            place.close()
+        else:
+            place.discard()
+        raise
+    place.discard()
+    if json:
+        facts_out: dict[str, Any] = {"out": str(target.folder), "records": len(records)}
+        emit_json({**facts_out, "tensors": len(adapter.tensors)})
+    else:
+        emit(str(target.folder))
+
+
+def open_records(data: str, recipe: Any) -> Records:
+    """Return a data set of the catalogue, or a folder's pictures.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither; names the nearest id.
+    """
+    from pcs_core.catalogue import catalogue
+    from pcs_core.storage.records import FolderRecords
+
+    known = catalogue()
+    ids = known.ids("datasets")
+    if data in ids:
+        found: Any = known.get("datasets", data)()
+        if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+            raise InputError(f"the data set {data!r} is not one of pictures with captions")
+        return found  # type: ignore[no-any-return]
+    if Path(data).expanduser().is_dir():
+        return FolderRecords(Path(data).expanduser())
+    raise UnknownNameError(
+        f"no data set and no folder {data!r}{nearest(data, ids)} (installed: {', '.join(ids)})"
+    )

@@ -1,0 +1,130 @@
+"""How far a fit or a drawing is, on stderr."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from pcs_cli.output import notice
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    from pcs_core.engine import Progress, SampleProgress
+
+PLAIN_EVERY = 10.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+@dataclass
+class Reporter:
+    """Shows what the engine tells. On a terminal a bar, else a line now and then."""
+
+    console: Console
+    bar: Bar | None
+    task: Any = None
+    last: float = field(default_factory=time.monotonic)
+    phase: str = ""
+    first: tuple[float, int] | None = None
+
+    def fitting(self, progress: Progress) -> None:
+        """Show a step of a fit; a ``watch`` of :func:`pcs_core.engine.fit`."""
+        losses = "  ".join(f"{name} {_number(value)}" for name, value in progress.losses.items())
+        self._show(progress.done, progress.total, progress.phase, losses)
+
+    def drawing(self, progress: SampleProgress) -> None:
+        """Show a step of a drawing; a ``watch`` of :func:`pcs_core.engine.sample`."""
+        self._show(progress.done, progress.total, "drawing", "")
+
+    def _show(self, done: int, total: int, phase: str, losses: str) -> None:
+        if self.bar is not None:
+            self.bar.update(
+                self.task, completed=done, total=total, description=phase, losses=losses
+            )
+            return
+        now = time.monotonic()
+        # measured here: a resumed fit begins in the middle, and subjects may follow each other
+        self.first = self.first or (now, done)
+        if phase == self.phase and now - self.last < PLAIN_EVERY and done < total:
+            return
+        self.last, self.phase = now, phase
+        if losses:
+            begun, before = self.first
+            left = (now - begun) / (done - before) * (total - done) if done > before else math.nan
+            remaining = f"  about {left:.0f} s left" if 0 < left < math.inf else ""
+            notice(f"{phase}: step {done}/{total}  {losses}{remaining}")
+
+
+@contextmanager
+def reporting(start: str) -> Iterator[Reporter]:
+    """Show progress on stderr for the duration, and what techniques log."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    bar = _bar(console) if console.is_terminal else None
+    reporter = Reporter(console, bar)
+    with _logged(console):
+        if bar is None:
+            yield reporter
+            return
+        with bar:
+            reporter.task = bar.add_task(start, total=None, losses="")
+            yield reporter
+
+
+def _bar(console: Console) -> Bar:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[losses]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+@contextmanager
+def _logged(console: Console) -> Iterator[None]:
+    logger = logging.getLogger("pcs")
+    handler = _Handler(console)
+    level, propagate = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+class _Handler(logging.Handler):
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.console.print(record.getMessage(), markup=False)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"

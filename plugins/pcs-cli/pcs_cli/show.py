@@ -1,0 +1,90 @@
+"""``pcs show``: what an artifact is."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pcs_cli.options import Json
+from pcs_cli.output import columns, emit, emit_json
+
+if TYPE_CHECKING:
+    from pcs_core.data import Personalization
+
+
+def show(
+    artifact: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact.")],
+    json: Json = False,
+) -> None:
+    """Show an artifact's facts, every byte of it checked."""
+    from pcs_cli.opening import open_artifact
+
+    folder = artifact.expanduser()
+    facts = artifact_facts(open_artifact(folder), folder)
+    if json:
+        emit_json(facts)
+        return
+    card = facts["backbone"]
+    rows = [
+        ("subject", facts["subject"]),
+        ("prompts say", ", ".join(f"{c['token']} ({c['noun']})" for c in facts["concepts"]) or "-"),
+        ("recipe", f"{facts['recipe']}  (sha256 {facts['recipe_hash'][:12]})"),
+        ("backbone", f"{card['id']}  (sha256 {card['hash'][:12]})"),
+        ("size", " x ".join(str(side) for side in reversed(card["size"]))),
+        ("seed", str(facts["seed"])),
+        ("losses", ", ".join(f"{n} {_number(v)}" for n, v in facts["losses"].items()) or "-"),
+        ("owns", f"{facts['numbers']:,} numbers in {facts['tensors']} tensors"),
+        ("files", ", ".join(f"{n} ({_bytes(s)})" for n, s in facts["files"].items())),
+        ("versions", ", ".join(f"{n} {v}" for n, v in facts["versions"].items())),
+    ]
+    if facts["extra"]:
+        rows.append(("more", ", ".join(f"{k}: {v}" for k, v in facts["extra"].items())))
+    emit(columns((), rows))
+
+
+def artifact_facts(person: Personalization, folder: Path) -> dict[str, Any]:
+    """Return what ``folder`` holds as JSON-able data."""
+    card = person.backbone
+    return {
+        "path": str(folder.resolve()),
+        "subject": person.subject,
+        "concepts": [
+            {"name": c.name, "token": c.token, "noun": c.noun, "kind": c.kind}
+            for c in person.concepts
+        ],
+        "recipe": person.recipe.id,
+        "recipe_hash": person.recipe.hash,
+        "uses": [use.technique.id for use in person.recipe.uses],
+        "backbone": {
+            "id": card.id,
+            "hash": card.hash,
+            "family": card.family,
+            "size": list(card.size),
+            "prediction": card.prediction,
+            "location": card.location,
+        },
+        "seed": person.seed,
+        # JSON has no nan
+        "losses": {k: v if math.isfinite(v) else None for k, v in person.losses.items()},
+        "tensors": len(person.tensors),
+        "numbers": sum(t.numel() for t in person.tensors.values()),
+        "features": sorted(person.features),
+        "files": {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()},
+        "versions": dict(person.versions),
+        "extra": dict(person.extra),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4g}"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size = size // 1000
+    return f"{size:.0f} GB"

@@ -1,0 +1,464 @@
+"""What must hold for every technique. Run it on your own class::
+
+    @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+    def test_contract(check):
+        check(Case(MyTechnique, settings={"rank": 2}))
+
+Each check raises an ``AssertionError`` that says what does not hold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.backbone import Attachment, trainable
+from pcs_core.data import Features, Fusion, Personalization, Phase, Recipe, Subject
+from pcs_core.engine import fit, open_backbone, sample
+from pcs_core.errors import ConflictError, RecipeError
+from pcs_core.hookspecs import RUN_HOOKS
+from pcs_testing.fixtures import (
+    Snapshot,
+    build,
+    build_fusion,
+    evaluate,
+    evaluate_attached,
+    make_picture,
+    make_recipe,
+    make_subject,
+    perturb,
+)
+from pcs_testing.probe import Probe
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Evaluation
+    from pcs_core.technique import Technique
+
+_OPENED: dict[str, Any] = {}
+
+OTHER_TYPES: Mapping[str, tuple[Any, ...]] = {
+    "integer": ("7", 7.5, True, []),
+    "number": ("7", True, []),
+    "boolean": (1, "true", []),
+    "string": (7, True, []),
+    "array": (7, "k", {}),
+    "null": (),
+}
+"""JSON values that a setting of a JSON type must refuse."""
+
+
+@dataclass
+class Case:
+    """A technique class and how to try it.
+
+    ``settings`` are those a test can afford (few pictures, few steps). ``backbone`` is a backbone's
+    id. ``roles`` is the batch of a fit step. ``beside`` are the uses it cannot do without, by
+    technique id, with their settings: they stand before it, and must change nothing by themselves.
+    """
+
+    technique: type[Technique]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "tiny"
+    roles: Mapping[str, int] = field(default_factory=lambda: {"subject": 1})
+    features: Features = field(default_factory=Features)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def open(self) -> Backbone:
+        """Return the backbone, opened once per process."""
+        if self.backbone not in _OPENED:
+            _OPENED[self.backbone] = open_backbone(self.backbone)
+        return _OPENED[self.backbone]  # type: ignore[no-any-return]
+
+    def make(self, **changes: Any) -> Technique:
+        """Return an instance."""
+        return self.technique.from_settings({**self.settings, **changes})
+
+    def fusion(self, technique: Technique | None = None) -> Fusion:
+        """Return what an instance plugs in for one subject."""
+        recipe = make_recipe([*self.others(), technique or self.make()])
+        fusion, self.features = build(recipe, [self.subject()], self.open())
+        return fusion
+
+    def others(self) -> list[Technique]:
+        """Return instances of what stands beside it."""
+        from pcs_core.catalogue import catalogue
+
+        held = catalogue()
+        return [
+            held.get("techniques", id).from_settings(dict(settings))
+            for id, settings in self.beside.items()
+        ]
+
+    def named_others(self) -> dict[str, Technique]:
+        """Return :meth:`others` by use name."""
+        return {t.id: t for t in self.others()}
+
+    def look(self, net: Attachment, prompts: Sequence[str], **options: Any) -> Evaluation:
+        """Run the attached network once, streams included."""
+        return evaluate_attached(net, prompts, features=self.features, **options)
+
+    def own(self, fusion: Fusion) -> dict[str, torch.nn.Parameter]:
+        """Return the trainable parameters of the technique itself."""
+        return {n: p for n, p in trainable(fusion).items() if n.startswith(f"{self.technique.id}/")}
+
+    def subject(self) -> Subject:
+        """Return the subject it is tried on."""
+        return make_subject()
+
+    def prompt(self) -> str:
+        """Return a prompt that names the subject."""
+        return f"a photo of {self.subject().concept.token} on the beach"
+
+    def trains(self) -> bool:
+        """True when the technique owns trainable parameters."""
+        return bool(self.own(self.fusion()))
+
+    def phase(self, steps: int = 2, **changes: Any) -> Phase:
+        """Return a short phase that trains everything."""
+        return Phase("p", steps, batch=self.roles, lr={"*": 1e-2}, **changes)
+
+    def recipe(self) -> Recipe:
+        """Return a recipe that can be saved, with a phase if there is something to train."""
+        from pcs_core.assembly import recipe_from_document
+
+        phases = [{"name": "p", "steps": 2, "batch": dict(self.roles), "lr": 1e-2}]
+        use = {"technique": self.technique.id, **self.make().settings()}
+        return recipe_from_document(
+            {
+                "recipe": {"id": "contract"},
+                "use": [*({"technique": id, **s} for id, s in self.beside.items()), use],
+                "phase": phases if self.trains() else [],
+                "fit": {},
+                "sample": {"steps": 2, "scale": 2.0},
+            }
+        )
+
+    def fit(self, *, seed: int = 0) -> Personalization:
+        """Return a short fit of the technique alone."""
+        return fit(self.recipe(), self.subject(), self.open(), seed=seed)[0]
+
+
+def settings_round_trip(case: Case) -> None:
+    """Settings as data build an equal instance, in JSON too; instances are frozen."""
+    first = case.make()
+    data = first.settings()
+    again = case.technique.from_settings(json.loads(json.dumps(data)))
+    assert again.settings() == data
+    assert tuple(data) == case.technique.setting_names()
+    case.technique.from_settings({})  # every setting has a default
+    assert first != again, "two instances must differ: a hook manager refuses an equal second one"
+    for name in case.technique.setting_names()[:1]:
+        try:
+            setattr(first, name, data[name])
+        except dataclasses.FrozenInstanceError:
+            continue
+        raise AssertionError("an instance can be changed: settings must be frozen")
+
+
+def unknown_setting_refused(case: Case) -> None:
+    """A misspelt setting is refused, with the nearest valid one."""
+    names = case.technique.setting_names()
+    for name in names:
+        message = _refused(case, {name + "x": 1})
+        assert f"{name}x" in message
+        assert "did you mean" in message
+    assert "no_such_thing_at_all" in _refused(case, {"no_such_thing_at_all": 1})
+
+
+def wrong_types_refused(case: Case) -> None:
+    """A value of another JSON type is refused, and the message names the setting."""
+    properties = case.technique.schema().get("properties", {})
+    for name, schema in properties.items():
+        kinds = {s.get("type") for s in schema.get("anyOf", [schema])}
+        if None in kinds:  # a reference to another schema
+            continue
+        accepted = [repr(v) for k in kinds for v in _valid(str(k))]
+        for kind in kinds:
+            for value in OTHER_TYPES.get(str(kind), ()):
+                if repr(value) not in accepted and not _fits(value, kinds):
+                    assert repr(name) in _refused(case, {name: value})
+
+
+def settings_documented(case: Case) -> None:
+    """The class, its id and every setting say what they are."""
+    cls = case.technique
+    assert cls.__doc__, "the class has no docstring"
+    room, _, name = cls.id.partition(".")
+    assert room, "the id must be 'room.name'"
+    assert name, "the id must be 'room.name'"
+    missing = [s for s in cls.setting_names() if not cls.setting_help().get(s, "").strip()]
+    assert not missing, f"settings without a docstring under them: {', '.join(missing)}"
+
+
+def hooks_marked(case: Case) -> None:
+    """Every method with the name of a hook is an implementation of it."""
+    for name in RUN_HOOKS:
+        method = getattr(case.technique, name, None)
+        if method is not None:
+            assert hasattr(method, "pcs.run_impl"), f"{name} lacks @hookimpl"
+
+
+def detaching_restores(case: Case) -> None:
+    """After attach, use and detach, the network is as it was: outputs, keys, order, tensors, flags."""
+    backbone = case.open()
+    before, plain = Snapshot(backbone), evaluate(backbone)
+    fusion = case.fusion()
+    before.assert_unchanged()
+    perturb(fusion)
+    for prompts in (("a photo of a dog", "a red toy on the beach"), (case.prompt(),)):
+        with Attachment(backbone, fusion) as net:
+            case.look(net, prompts)
+        before.assert_unchanged()
+    try:
+        with Attachment(backbone, fusion):
+            raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        before.assert_unchanged()
+    assert torch.equal(plain, evaluate(backbone)), "the output changed"
+
+
+def neutral_changes_nothing(case: Case) -> None:
+    """The neutral setting, whatever was trained, or else the start value, gives the base exactly."""
+    backbone, neutral = case.open(), case.technique.neutral
+    plain = evaluate(backbone)
+    fusion = case.fusion(case.make(**(neutral or {})))
+    if neutral is not None:
+        perturb(fusion)
+    seen = evaluate(backbone, fusion, features=case.features)
+    moved = (plain - seen).abs().max().item()
+    assert moved == 0.0, f"the output moves by {moved:.3g}"
+    if neutral is None:
+        return
+    alone = {"testing.probe": Probe(), **case.named_others()}
+    beside = {**alone, "under.test": case.make(**neutral)}
+    phase = Phase("p", 2, batch={"subject": 1}, lr={"*": 1e-2}, train=("testing.probe/*",))
+    tensors = [
+        fit(make_recipe(uses, phase), case.subject(), backbone)[0].tensors
+        for uses in (alone, beside)
+    ]
+    for name, tensor in tensors[0].items():
+        # residuals of zero leave every value as it is, but autograd sums the gradients of a skip
+        # connection in another order: equal to rounding there, to the bit everywhere else
+        within = 1e-6 if fusion.branches else 0.0
+        torch.testing.assert_close(
+            tensors[1][name],
+            tensor,
+            rtol=within,
+            atol=within,
+            msg=lambda text: f"a neutral technique changes others' training: {text}",
+        )
+
+
+def gradients_stay_inside(case: Case) -> None:
+    """Every owned parameter gets a gradient, and no parameter of the base does."""
+    backbone, fusion = case.open(), case.fusion()
+    before = Snapshot(backbone)
+    perturb(fusion)
+    owned = trainable(fusion)
+    with Attachment(backbone, fusion, fitting=True) as net:
+        seen = [case.look(net, [case.prompt(), case.prompt()]).output, *beside_the_network(net)]
+        base = {
+            f"{part}:{name}": p
+            for part, module in backbone.parts.items()
+            for name, p in module.named_parameters()
+            if not any(p is q for q in owned.values())
+        }
+        touched = [n for n, p in base.items() if p.requires_grad]
+        assert not touched, f"parameters of the base would train: {touched[:3]}"
+        assert any(t.requires_grad for t in seen) == bool(owned)
+        if owned:
+            torch.stack([t.square().mean() for t in seen]).sum().backward()
+        assert all(p.grad is None for p in base.values())
+    for name, param in case.own(fusion).items():
+        assert param.grad is not None, f"no gradient reaches {name}"
+        assert param.grad.abs().max() > 0, f"the gradient of {name} is zero"
+        assert torch.isfinite(param.grad).all(), f"the gradient of {name} is not finite"
+    before.assert_unchanged()
+
+
+def beside_the_network(net: Attachment) -> list[torch.Tensor]:
+    """Return what a fusion gives the network to look at: changed references, pictures of a canvas."""
+    found = []
+    if net.encodes_each_step:
+        pictures = torch.stack([make_picture(i, net.backbone.card.size) for i in range(2)])
+        found.append(net.latents(pictures, (0, 1)))
+    if net.fusion.source is not None:
+        rng = torch.Generator().manual_seed(0)
+        found.append(net.fusion.source.render(2, rng, 0.0).images)
+    return found
+
+
+def base_is_reachable(case: Case) -> None:
+    """``model="base"`` gives the untuned network exactly while the technique is attached."""
+    backbone, fusion = case.open(), case.fusion()
+    perturb(fusion)
+    prompts = ("a photo of a dog", "a red toy on the beach")
+    plain = evaluate(backbone)
+    with torch.no_grad(), Attachment(backbone, fusion) as net:
+        tuned = case.look(net, prompts).output
+        base = case.look(net, prompts, model="base").output
+        again = case.look(net, prompts).output
+    assert torch.equal(base, plain)
+    assert torch.equal(tuned, again), "going to the base and back changes the output"
+
+
+def save_and_load(case: Case) -> None:
+    """A saved and loaded personalization draws the same pictures."""
+    from pcs_core.storage import load, save
+
+    backbone, person = case.open(), case.fit()
+    if case.trains():
+        assert person.tensors, "nothing was exported"
+    with tempfile.TemporaryDirectory() as folder:
+        save(person, Path(folder) / "artifact")
+        loaded = load(Path(folder) / "artifact")
+    assert list(loaded.tensors) == sorted(person.tensors) or set(loaded.tensors) == set(
+        person.tensors
+    )
+    for name, tensor in person.tensors.items():
+        assert torch.equal(tensor, loaded.tensors[name]), f"{name} changed on its way"
+    first, second = (sample(p, backbone, case.prompt(), seed=1) for p in (person, loaded))
+    assert torch.equal(first, second)
+
+
+def two_instances(case: Case) -> None:
+    """Two uses work side by side, or a conflict names both."""
+    uses = {"first": case.make(), "second": case.make()}
+    subject, backbone = case.subject(), case.open()
+    before = Snapshot(backbone)
+    beside = {"testing.probe": Probe(), **case.named_others(), **uses}
+    try:
+        person = fit(make_recipe(beside, case.phase()), subject, backbone)[0]
+    except ConflictError as error:
+        assert "first" in str(error), f"the conflict does not name the first use: {error}"
+        assert "second" in str(error), f"the conflict does not name the second use: {error}"
+        before.assert_unchanged()
+        return
+    before.assert_unchanged()
+    if not case.trains():
+        return
+    start = {
+        f"{e.owner}/{e.key(0)}/{k}": t.detach()
+        for e in build_fusion(
+            make_recipe({**case.named_others(), **uses}), [subject], backbone
+        ).edits()
+        for k, t in e.owned().items()
+    }
+    for use in uses:
+        names = [n for n in person.tensors if n.startswith(f"{use}/")]
+        assert names, f"{use!r} exports nothing"
+        moved = [
+            not torch.equal(person.tensors[n], start[n].reshape(person.tensors[n].shape))
+            for n in names
+        ]
+        assert any(moved), f"{use!r} was silenced: none of its parameters trained"
+
+
+def deterministic(case: Case) -> None:
+    """The same seed gives the same tensors, whatever torch's global generator holds."""
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    first = case.fit()
+    assert torch.equal(state, torch.get_rng_state()), "it draws from torch's global generator"
+    torch.manual_seed(2)
+    second = case.fit()
+    assert set(first.tensors) == set(second.tensors)
+    for name, tensor in first.tensors.items():
+        assert torch.equal(tensor, second.tensors[name]), f"{name} differs under the same seed"
+    if case.trains():
+        other = case.fit(seed=1)
+        assert any(not torch.equal(t, other.tensors[n]) for n, t in first.tensors.items()), (
+            "the seed changes nothing"
+        )
+
+
+def holds_settings_only(case: Case) -> None:
+    """A run leaves nothing in the instance: one instance may serve many runs."""
+    technique = case.make()
+    before = dict(vars(technique))
+    phase = case.phase(1, train=("testing.probe/*",))
+    uses = {"testing.probe": Probe(), **case.named_others(), "under.test": technique}
+    recipe = make_recipe(uses, phase)
+    person = fit(recipe, case.subject(), case.open())[0]
+    sample(person, case.open(), case.prompt(), steps=1)
+    assert vars(technique) == before
+
+
+def subjects_train_as_if_alone(case: Case) -> None:
+    """Two subjects that train in one forward end where each ends alone."""
+    if not (case.technique.stacks_subjects and case.trains()):
+        return
+    backbone = case.open()
+    phase = Phase("p", 3, batch=case.roles, lr={"*": 0.1}, optimizer="sgd")
+    recipe = make_recipe([*case.others(), case.make()], phase)
+    other = make_subject("other", token="<other>", noun="cat", seed=1)
+    subjects = [case.subject(), other]
+    for subject, together in zip(subjects, fit(recipe, subjects, backbone), strict=True):
+        (alone,) = fit(recipe, subject, backbone)
+        assert set(together.tensors) == set(alone.tensors)
+        for name, tensor in alone.tensors.items():
+            error = (tensor - together.tensors[name]).abs().max().item()
+            largest = max(1.0, tensor.abs().max().item())
+            assert error <= 1e-5 * largest, (
+                f"{name} of {subject.name!r} differs by {error:.3g} when another subject trains beside "
+                "it: pick each row's parameters by cond.subject, or set stacks_subjects = False"
+            )
+
+
+CHECKS: Mapping[str, Callable[[Case], None]] = {
+    check.__name__: check
+    for check in (
+        settings_round_trip,
+        unknown_setting_refused,
+        wrong_types_refused,
+        settings_documented,
+        hooks_marked,
+        detaching_restores,
+        neutral_changes_nothing,
+        gradients_stay_inside,
+        base_is_reachable,
+        save_and_load,
+        two_instances,
+        deterministic,
+        subjects_train_as_if_alone,
+        holds_settings_only,
+    )
+}
+"""Every check by name. ``save_and_load`` and ``deterministic`` need the class in the catalogue."""
+
+
+def check_technique(technique: type[Technique], **options: Any) -> None:
+    """Run every check on ``technique``; ``options`` are those of :class:`Case`."""
+    case = Case(technique, **options)
+    for check in CHECKS.values():
+        check(case)
+
+
+def _refused(case: Case, changes: Mapping[str, Any]) -> str:
+    try:
+        case.technique.from_settings({**case.settings, **changes})
+    except RecipeError as error:
+        return str(error)
+    raise AssertionError(f"the settings {changes} were accepted")
+
+
+def _valid(kind: str) -> tuple[Any, ...]:
+    return {"boolean": (True, False), "null": (None,)}.get(kind, ())
+
+
+def _fits(value: Any, kinds: set[Any]) -> bool:
+    """True when a JSON value is of one of the JSON types."""
+    if isinstance(value, bool):
+        return "boolean" in kinds
+    if isinstance(value, int):
+        return bool({"integer", "number"} & kinds)
+    types = {float: "number", str: "string", list: "array", dict: "object"}
+    return types[type(value)] in kinds
