@@ -47,8 +47,12 @@ class CatalogueSpecs:
     """Level 1: what a plugin holds. Every hook returns ids mapped to ``"module:attribute"``."""
 
     @catalogue_hookspec
-    def techniques(self) -> Mapping[str, str]:
-        """Technique id (``room.name``) -> its :class:`~pcs_core.technique.Technique` class."""
+    def techniques(self) -> str | Mapping[str, str]:
+        """The name of a package: each class in it with ``id = "group.name"`` is a technique.
+
+        Its modules are read as text, not imported. Or technique ids -> their
+        :class:`~pcs_core.technique.Technique` classes, as everywhere else.
+        """
         raise NotImplementedError
 
     @catalogue_hookspec

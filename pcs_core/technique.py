@@ -44,6 +44,16 @@ class Technique:
         True when it does something with boxes or points that are given with a prompt.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
+    needs_clips
+        True when it acts on clips alone, and a backbone that draws pictures is refused.
+    tiny
+        Settings with which it runs in milliseconds on a small network of random weights. Tests of
+        techniques and of recipes use them; a fit does not.
+    tiny_beside
+        For tests: the uses it cannot do without, by technique id, with settings at which they
+        change nothing by themselves. Their own ``tiny`` holds where these say nothing.
+    tiny_batch
+        For tests: rows of a fit step by role.
     """
 
     id: ClassVar[str] = ""
@@ -52,6 +62,10 @@ class Technique:
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     reads_layout: ClassVar[bool] = False
+    needs_clips: ClassVar[bool] = False
+    tiny: ClassVar[Mapping[str, Any]] = {}
+    tiny_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tiny_batch: ClassVar[Mapping[str, int]] = {"subject": 1}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -154,12 +168,12 @@ def _guard(cls: type) -> None:
             )
 
 
-_CLASS_ATTRIBUTES = frozenset(
-    {"id", "catalogue", "neutral", "stacks_subjects", "mask_moments", "reads_layout"}
-)
-
-
 def _is_classvar(annotation: Any) -> bool:
     return get_origin(annotation) is ClassVar or str(annotation).startswith(
         ("ClassVar", "typing.ClassVar")
     )
+
+
+_CLASS_ATTRIBUTES = frozenset(
+    name for name, kind in vars(Technique)["__annotations__"].items() if _is_classvar(kind)
+)

@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin, one_line
+from pcs_core.catalogue.scan import techniques_in
 from pcs_core.hookspecs import catalogue_manager
 
 NOUNS: tuple[str, ...] = (
@@ -80,6 +81,9 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
 def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
     held: dict[str, str] = {}
     for answer in _call(manager, noun, name):
+        if noun == "techniques" and isinstance(answer, str):
+            held |= techniques_in(answer)
+            continue
         if not isinstance(answer, Mapping):
             kind = type(answer).__name__
             raise TypeError(f"{noun}() returns {kind}, not ids mapped to 'module:attribute'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -25,21 +26,6 @@ from pcs_testing import make_picture
 from pcs_testing.fixtures import FACE_POINTS
 
 SYSTEMS = sorted(catalogue().recipe_files())
-FEW = {
-    "regularizers.prior_preservation": "count=2",
-    "video.noise_prior": "steps=2",
-    "data.augment": "variants=1",
-    "three_d.canvas": "size=16",
-}
-STAND_INS = {
-    "encoders.image": ("model=tiny.image", "output=pooled"),
-    "encoders.face": ("model=tiny.face",),
-    "attention.parallel_adapter": ("heads=4", "depth=1", "tokens=2"),
-    "attention.localization_loss": ("scale=2",),
-    "fusion.control_branch": ("width=0.5",),
-    "fusion.token_output": ("hidden=16",),
-}
-"""What a random network of two resolutions can do."""
 
 
 class Pictures:
@@ -97,10 +83,13 @@ def test_end_to_end(
     plain = load_recipe(system, backbone=table)
     moves = plain.backbones == ("video",)
     backbone = backbones["tiny-video" if moves else "tiny"]
-    few = [f"{u.name}.{FEW[u.name]}" for u in plain.uses if u.name in FEW]
+    few = [
+        f"{use.name}.{key}={json.dumps(value)}"
+        for use in plain.uses
+        for key, value in use.technique.tiny.items()
+    ]
     few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2", "fit.cycles=1"]
     few += [f"{p.name}.batch=2" for p in plain.phases if p.pretrain]
-    few += [f"{u.name}.{change}" for u in plain.uses for change in STAND_INS.get(u.name, ())]
     recipe = load_recipe(system, backbone=table, overrides=few)
     subject = load_subject(clips if moves else folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}

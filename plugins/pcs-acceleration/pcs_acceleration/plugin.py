@@ -15,17 +15,9 @@ FILES = SimpleNamespace(
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "acceleration.cross_attention_gate": (
-            "pcs_acceleration.cross_attention_gate:CrossAttentionGate"
-        ),
-        "acceleration.feature_cache": "pcs_acceleration.feature_cache:FeatureCache",
-        "acceleration.guidance_interval": "pcs_acceleration.guidance_interval:GuidanceInterval",
-        "acceleration.light_decoder": "pcs_acceleration.light_decoder:LightDecoder",
-        "acceleration.lora_file": "pcs_acceleration.lora_file:LoraFile",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_acceleration"
 
 
 @catalogue_hookimpl

@@ -86,6 +86,7 @@ class LocalizationLoss(Technique):
     id = "attention.localization_loss"
     catalogue = ("attention-localization-loss",)
     neutral = {"weight": 0.0}
+    tiny = {"scale": 2}
 
     mode: Literal["match", "contrast", "unmix", "split"] = "match"
     """What is compared: see the module."""

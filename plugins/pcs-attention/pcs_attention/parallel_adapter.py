@@ -67,6 +67,8 @@ class ParallelAdapter(Technique):
     id = "attention.parallel_adapter"
     catalogue = ("image-adapter",)
     neutral = {"strength": 0.0}
+    tiny = {"tokens": 2, "depth": 1, "heads": 4}
+    tiny_beside = {"tokens.rare": {"identifier": ""}, "encoders.image": {}}
     stacks_subjects = False
 
     key: str = "image"

@@ -37,6 +37,7 @@ class Augment(Technique):
     id = "data.augment"
     catalogue = ("reference-augmentation",)
     neutral = {"variants": 0}
+    tiny = {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}
 
     variants: Annotated[int, Field(ge=0, le=256)] = 8
     """Variants per reference, beside the reference itself; 0 adds nothing."""

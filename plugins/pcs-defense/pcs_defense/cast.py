@@ -58,6 +58,12 @@ class ColourCast(Technique):
     id = "defense.cast"
     catalogue = ("perturbation-defense",)
     neutral = {"weight": 0.0}
+    tiny = {
+        "surrogates": ["style-aligned"],  # nothing to train
+        "prompts": ["a photo of {token}"],
+        "count": 1,
+        "encoder": "tiny.image",
+    }
     stacks_subjects = False
 
     weight: Annotated[float, Field(ge=0.0)] = 0.0

@@ -58,6 +58,7 @@ class Perturbation(Technique):
     id = "defense.perturbation"
     catalogue = ("perturbation-defense",)
     neutral = {"eps": 0.0}
+    tiny = {"weight": 2.0}
     stacks_subjects = False
 
     eps: Annotated[float, Field(ge=0.0, le=2.0)] = 0.05

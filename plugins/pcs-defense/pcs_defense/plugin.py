@@ -8,12 +8,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "defense.cast": "pcs_defense.cast:ColourCast",
-        "defense.perturbation": "pcs_defense.perturbation:Perturbation",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_defense"
 
 
 @catalogue_hookimpl

@@ -10,6 +10,7 @@ class FaceFeatures(ImageFeatures):
 
     id = "encoders.face"
     catalogue = ("face-encoder", "reference-aggregation")
+    tiny = {"model": "tiny.face"}
 
     model: str = "face.id"
     """Feature model whose ``pooled`` is an identity embedding."""

@@ -26,6 +26,7 @@ class ImageFeatures(Technique):
 
     id = "encoders.image"
     catalogue = ("image-encoder", "reference-aggregation")
+    tiny = {"model": "tiny.image", "output": "pooled"}
 
     model: str = "clip.image"
     """Feature model with ``pooled`` and ``patches``."""

@@ -8,12 +8,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "encoders.image": "pcs_encoders.image:ImageFeatures",
-        "encoders.face": "pcs_encoders.face:FaceFeatures",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_encoders"
 
 
 @catalogue_hookimpl

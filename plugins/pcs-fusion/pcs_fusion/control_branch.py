@@ -78,6 +78,11 @@ class ControlBranch(Technique):
     catalogue = ("control-branch",)
     reads_layout = True
     neutral = {"strength": 0.0}
+    tiny = {"width": 0.5}
+    tiny_beside = {
+        "encoders.face": {},
+        "attention.parallel_adapter": {"key": "face", "strength": 0.0},
+    }
     stacks_subjects = False
 
     stream: str = "face"

@@ -72,6 +72,8 @@ class TokenOutput(Technique):
     id = "fusion.token_output"
     catalogue = ("placeholder-fusion", "delayed-conditioning")
     neutral = {"strength": 0.0}
+    tiny = {"hidden": 8}
+    tiny_beside = {"tokens.rare": {"identifier": ""}, "encoders.image": {}}
     stacks_subjects = False
 
     key: str = "image"

@@ -24,6 +24,7 @@ class DDIMInversion(Technique):
 
     id = "inversion.ddim"
     catalogue = ("ddim-inversion",)
+    tiny = {"steps": 3}
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Inversion steps. As many sampling steps meet the stored latents level by level."""

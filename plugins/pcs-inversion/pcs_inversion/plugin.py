@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "inversion.ddim": "pcs_inversion.ddim:DDIMInversion",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_inversion"

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "masks.given": "pcs_masks.given:GivenMasks",
-        "masks.masked_loss": "pcs_masks.masked_loss:MaskedLoss",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_masks"

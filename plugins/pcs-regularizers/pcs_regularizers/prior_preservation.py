@@ -24,6 +24,8 @@ class PriorPreservation(Technique):
     id = "regularizers.prior_preservation"
     catalogue = ("prior-preservation",)
     neutral = {"weight": 0.0}
+    tiny = {"count": 2, "steps": 2}
+    tiny_batch = {"subject": 1, "prior": 1}
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor lambda of the class term."""

@@ -55,21 +55,32 @@ OTHER_TYPES: Mapping[str, tuple[Any, ...]] = {
 """JSON values that a setting of a JSON type must refuse."""
 
 
+DECLARED: Mapping[str, Any] = {}
+"""Stands for what the technique's class declares."""
+
+
 @dataclass
 class Case:
     """A technique class and how to try it.
 
-    ``settings`` are those a test can afford (few pictures, few steps). ``backbone`` is a backbone's
-    id. ``roles`` is the batch of a fit step. ``beside`` are the uses it cannot do without, by
-    technique id, with their settings: they stand before it, and must change nothing by themselves.
+    What is not given is what the class declares: ``settings`` are its ``tiny``, ``beside`` its
+    ``tiny_beside`` (these uses stand before it, and must change nothing by themselves), ``roles``
+    (the batch of a fit step) its ``tiny_batch``. ``backbone`` is a backbone's id.
     """
 
     technique: type[Technique]
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "tiny"
-    roles: Mapping[str, int] = field(default_factory=lambda: {"subject": 1})
+    settings: Mapping[str, Any] = field(default_factory=lambda: DECLARED)
+    backbone: str = ""
+    roles: Mapping[str, int] = field(default_factory=lambda: DECLARED)
     features: Features = field(default_factory=Features)
-    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    beside: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: DECLARED)
+
+    def __post_init__(self) -> None:
+        cls = self.technique
+        self.settings = cls.tiny if self.settings is DECLARED else self.settings
+        self.roles = cls.tiny_batch if self.roles is DECLARED else self.roles
+        self.beside = cls.tiny_beside if self.beside is DECLARED else self.beside
+        self.backbone = self.backbone or ("tiny-video" if cls.needs_clips else "tiny")
 
     def open(self) -> Backbone:
         """Return the backbone, opened once per process."""
@@ -91,11 +102,11 @@ class Case:
         """Return instances of what stands beside it."""
         from pcs_core.catalogue import catalogue
 
-        held = catalogue()
-        return [
-            held.get("techniques", id).from_settings(dict(settings))
-            for id, settings in self.beside.items()
-        ]
+        made = []
+        for id, settings in self.beside.items():
+            technique = catalogue().get("techniques", id)
+            made.append(technique.from_settings({**technique.tiny, **settings}))
+        return made
 
     def named_others(self) -> dict[str, Technique]:
         """Return :meth:`others` by use name."""
@@ -130,11 +141,11 @@ class Case:
         from pcs_core.assembly import recipe_from_document
 
         phases = [{"name": "p", "steps": 2, "batch": dict(self.roles), "lr": 1e-2}]
-        use = {"technique": self.technique.id, **self.make().settings()}
+        uses = [{"technique": t.id, **t.settings()} for t in (*self.others(), self.make())]
         return recipe_from_document(
             {
                 "recipe": {"id": "contract"},
-                "use": [*({"technique": id, **s} for id, s in self.beside.items()), use],
+                "use": uses,
                 "phase": phases if self.trains() else [],
                 "fit": {},
                 "sample": {"steps": 2, "scale": 2.0},

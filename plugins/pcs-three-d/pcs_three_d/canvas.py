@@ -77,6 +77,8 @@ class Canvas(Technique):
 
     id = "three_d.canvas"
     catalogue = ("renderable-canvas",)
+    tiny = {"size": 16, "cells": 6, "samples": 8, "random_background": 0.0}
+    tiny_batch = {"canvas": 1}
     stacks_subjects = False
 
     size: Annotated[int, Setting(ge=8, le=512)] = 64

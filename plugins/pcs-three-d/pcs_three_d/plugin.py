@@ -8,12 +8,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "three_d.canvas": "pcs_three_d.canvas:Canvas",
-        "three_d.score_distillation": "pcs_three_d.score_distillation:ScoreDistillation",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_three_d"
 
 
 @catalogue_hookimpl

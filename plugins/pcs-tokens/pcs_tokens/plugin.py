@@ -8,14 +8,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "tokens.learnable": "pcs_tokens.learnable:LearnableToken",
-        "tokens.layerwise": "pcs_tokens.layerwise:LayerwiseToken",
-        "tokens.mapper": "pcs_tokens.mapper:MappedToken",
-        "tokens.rare": "pcs_tokens.rare:RareToken",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_tokens"
 
 
 @catalogue_hookimpl

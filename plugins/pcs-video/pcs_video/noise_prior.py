@@ -31,6 +31,7 @@ class NoisePrior(Technique):
     id = "video.noise_prior"
     catalogue = ("noise-prior", "ddim-inversion")
     neutral = {"inverted": 0.0, "correlation": 0.0}
+    tiny = {"steps": 2}
 
     inverted: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """Share (of the variance) of the first reference's own noise; 0 inverts nothing."""

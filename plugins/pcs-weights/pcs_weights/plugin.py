@@ -8,19 +8,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 
 
 @catalogue_hookimpl
-def techniques() -> Mapping[str, str]:
-    """Techniques by code id."""
-    return {
-        "weights.bottleneck": "pcs_weights.bottleneck:BottleneckAdapter",
-        "weights.full": "pcs_weights.full:FullFinetune",
-        "weights.gradient_fusion": "pcs_weights.gradient_fusion:GradientFusion",
-        "weights.key_locked": "pcs_weights.key_locked:KeyLocking",
-        "weights.kv": "pcs_weights.kv:KVDelta",
-        "weights.lora": "pcs_weights.lora:LoRA",
-        "weights.merge": "pcs_weights.merge:ClosedFormMerge",
-        "weights.peft": "pcs_weights.parameterised:Peft",
-        "weights.svd": "pcs_weights.svd:SpectralShifts",
-    }
+def techniques() -> str:
+    """The package that is searched for techniques."""
+    return "pcs_weights"
 
 
 @catalogue_hookimpl
