@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.metadata import entry_points
+
+ENTRY_POINT_GROUP = "pcs.plugins"
+"""The group in which a distribution names its plugin module."""
 
 
 class PcsError(Exception):
@@ -38,6 +42,22 @@ class ArtifactError(PcsError):
 
 class CapabilityError(PcsError):
     """A technique or scheduler was asked for something that it cannot do."""
+
+
+class PluginError(PcsError):
+    """Code of a plugin failed or broke what a hook promises; names distribution, use, technique, hook."""
+
+    exit_code = 1
+
+
+def distribution_of(module: str) -> str:
+    """Return the name of the plugin that a module comes from, or "module 'x'" where none says so."""
+    package = module.partition(".")[0]
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        # what an editable installation holds is listed nowhere else
+        if entry.value.partition(".")[0] == package and entry.dist is not None:
+            return entry.dist.name
+    return f"module {module!r}"
 
 
 def nearest(name: str, known: Iterable[str], *, limit: int = 1) -> str:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from pcs_core.errors import ENTRY_POINT_GROUP as ENTRY_POINT_GROUP
+
 if TYPE_CHECKING:
     from pcs_core.data import (
         Features,
@@ -32,7 +34,6 @@ if TYPE_CHECKING:
 
 CATALOGUE_PROJECT = "pcs.catalogue"
 RUN_PROJECT = "pcs.run"
-ENTRY_POINT_GROUP = "pcs.plugins"
 
 catalogue_hookspec = pluggy.HookspecMarker(CATALOGUE_PROJECT)
 catalogue_hookimpl = pluggy.HookimplMarker(CATALOGUE_PROJECT)

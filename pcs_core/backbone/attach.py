@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from pcs_core.backbone.attention import AttentionChain
+from pcs_core.backbone.blame import edit_failure
 from pcs_core.backbone.context import Context, Restore
 from pcs_core.backbone.layers import bind_layer
 from pcs_core.backbone.sites import SHORTHANDS
@@ -172,6 +173,10 @@ class Attachment:
             with Restore(self.context, state):
                 self._switch()
                 yield
+        except Exception as error:
+            if (named := edit_failure(error)) is not None:
+                raise named from error
+            raise
         finally:
             self._switch()
 

@@ -193,8 +193,25 @@ class SampleStep:
     rng: Generator
     scratch: dict[str, Any] = field(default_factory=dict)
     acting: tuple[bool, ...] = ()
+    ask: Callable[[Branch], Tensor] | None = None
 
     @property
     def progress(self) -> float:
         """0 at the first step, approaching 1."""
         return self.index / self.count
+
+    def predicted(self, branch: Branch) -> Tensor:
+        """Return the x0 [b c h w] of one branch at ``latents``, each branch evaluated once in a step.
+
+        What the guided prediction has evaluated costs nothing after the yield; what is asked for before
+        it, the guided prediction finds. Without gradients to the latents: ``evaluate`` gives those.
+        """
+        assert self.ask is not None
+        return self.ask(branch)
+
+    @property
+    def positive(self) -> Tensor:
+        """The x0 [b c h w] of the positive branch alone, before guidance (see :meth:`predicted`)."""
+        from pcs_core.data.fusion import Branch
+
+        return self.predicted(Branch("positive"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,9 +162,25 @@ class Guidance:
         def branch(which: Branch) -> Conditioning:
             return self.branch(which, level, progress)
 
+        known: dict[Branch, Tensor] = {}
+        about: list[Tensor] = []
+
+        def read(x: Tensor, branches: Sequence[Branch]) -> dict[Branch, Tensor]:
+            if not about or about[0] is not x:  # a wrapper has moved the latents
+                about[:] = [x]
+                known.clear()
+            missing = [b for b in branches if b not in known]
+            known.update(self._evaluate(x, level, missing, branch, evaluate))
+            return known
+
         def predict(x: Tensor) -> Tensor:
             factors = self.coefficients(progress, shown.terms)
-            return self._predict(x, level, factors, branch, evaluate)
+            order = in_order(factors)
+            if x is shown.latents and not x.requires_grad:
+                answers = read(x, order)
+            else:
+                answers = self._evaluate(x, level, order, branch, evaluate)
+            return combined(factors, order, answers)
 
         shown = SampleStep(
             index=index,
@@ -180,6 +196,7 @@ class Guidance:
             rng=rng,
             scratch=scratch,
             acting=self.net.acting(progress),
+            ask=lambda which: read(shown.latents, [which])[which],
         )
         return shown
 
@@ -193,26 +210,43 @@ class Guidance:
         found = {f"row.{role}": start + first + i for i, role in enumerate(self.roles)}
         return cond.with_(extra={**cond.extra, **found})
 
-    def _predict(
+    def _evaluate(
         self,
         latents: Tensor,
         level: Level,
-        factors: dict[Branch, float],
+        branches: Sequence[Branch],
         branch: Callable[[Branch], Conditioning],
         evaluate: Callable[..., Evaluation],
-    ) -> Tensor:
+    ) -> dict[Branch, Tensor]:
+        """Return the x0 of each branch; those that share edits and model are one batch."""
         groups: dict[tuple[str, str], list[Branch]] = {}
-        for one in sorted(factors, key=lambda b: b.prompt):  # negative before positive
+        for one in branches:
             groups.setdefault((one.edits, one.model), []).append(one)
-        total: Tensor | None = None
-        for (edits, model), branches in groups.items():
-            n = len(branches)
-            cond = concatenate(tuple(branch(b) for b in branches))
+        answers: dict[Branch, Tensor] = {}
+        for (edits, model), together in groups.items():
+            n = len(together)
+            cond = concatenate(tuple(branch(b) for b in together))
             repeated = type(level)(*(t.repeat(n) for t in level))
             shown = latents.repeat(n, *[1] * (latents.dim() - 1))
             x0 = evaluate(shown, repeated, cond, model=model, edits=edits).x0
-            for one, part in zip(branches, x0.chunk(n), strict=True):
-                term = factors[one] * part
-                total = term if total is None else total + term
-        assert total is not None
-        return total
+            answers |= dict(zip(together, x0.chunk(n), strict=True))
+        return answers
+
+
+def in_order(factors: Iterable[Branch]) -> list[Branch]:
+    """Return branches in the order of a batch: negative before positive, a group behind the other."""
+    groups: dict[tuple[str, str], list[Branch]] = {}
+    for one in sorted(factors, key=lambda b: b.prompt):
+        groups.setdefault((one.edits, one.model), []).append(one)
+    return [branch for group in groups.values() for branch in group]
+
+
+def combined(
+    factors: Mapping[Branch, float], order: Sequence[Branch], answers: Mapping[Branch, Tensor]
+) -> Tensor:
+    """Return the sum of the branches' x0, each times its factor."""
+    first, *others = order
+    total = factors[first] * answers[first]
+    for branch in others:
+        total = total + factors[branch] * answers[branch]
+    return total

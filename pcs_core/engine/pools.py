@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,7 +40,7 @@ class Pool:
     texts: list[list[int]]
     index: list[int]
     extra: Mapping[str, Tensor]
-    regions: Mapping[str, Tensor]
+    regions: Mapping[str, Tensor] = field(default_factory=dict)
     images: Sequence[Tensor] | None = None
 
 

@@ -91,6 +91,7 @@ def restore(
         replace(person.recipe, uses=(*uses, *added)),
         backbone,
         seed=seed,
+        start_seed=person.seed,
         names=(person.subject or "subject",),
         concepts=(person.concepts,),
     )

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import select_sites
-from pcs_core.data import Concept, Features
+from pcs_core.data import Concept, Features, Use
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
+from pcs_core.engine.registered import RegisteredUse
 from pcs_core.errors import CapabilityError
 from pcs_core.hookspecs import run_manager
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import HeadEdit, Layout, Recipe, Site, Subject, Use
+    from pcs_core.data import HeadEdit, Layout, Prediction, Recipe, SampleStep, Site, Subject
 
 LOGGER = logging.getLogger("pcs")
 
@@ -49,7 +50,11 @@ def check_moments(use: Use) -> None:
 
 
 class EngineRun:
-    """Implements :class:`pcs_core.data.Run`."""
+    """Implements :class:`pcs_core.data.Run`.
+
+    ``start_seed`` is the seed of start values (None: ``seed``): a fusion that is built again for
+    sampling must start where its fit started, whatever the seed of the pictures is.
+    """
 
     def __init__(
         self,
@@ -57,12 +62,14 @@ class EngineRun:
         backbone: Backbone,
         *,
         seed: int = 0,
+        start_seed: int | None = None,
         names: Sequence[str] = ("subject",),
         concepts: Sequence[tuple[Concept, ...]] = (),
         work: Path | None = None,
         memory: dict[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.recipe, self.backbone, self.seed = recipe, backbone, seed
+        self.start_seed = seed if start_seed is None else start_seed
         self.names, self.work = tuple(names), work
         self.features = Features(concepts=tuple(concepts))
         self.scratch: dict[str, Any] = {}
@@ -70,6 +77,7 @@ class EngineRun:
         self.strengths: dict[str, float] = {}
         self.heads: Mapping[str, HeadEdit] = {}
         self._memory = {} if memory is None else memory
+        self.arguments: Mapping[str, Any] = {}
         self._journal: dict[int, tuple[Any, str]] = {}
         self._calling = ""
         self.manager = run_manager()
@@ -77,53 +85,60 @@ class EngineRun:
 
     def _register(self) -> None:
         # pluggy calls the last registered first: registering backwards makes recipe order call order
-        self.manager.register(CoreDenoise(), name="core.denoise")
-        for use in reversed(self.recipe.uses):
+        core = CoreDenoise()
+        for use in (Use(core.id, core), *reversed(self.recipe.uses)):
             check_moments(use)
-            self.manager.register(use.technique, name=use.name)
+            self.manager.register(RegisteredUse(use, self), name=use.name)
         self.manager.check_pending()
-        for hook in ("extract", "fuse", "regularize", "mask"):
-            for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-                if not (implementation.wrapper or implementation.hookwrapper):
-                    implementation.function = self._tagged(
-                        implementation.function, implementation.plugin_name
-                    )
 
-    def _tagged(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """Remember who returned what, so that a conflict can name both sides."""
+    @contextmanager
+    def calling(self, use: str) -> Iterator[tuple[Mapping[str, Any], dict[int, tuple[Any, str]]]]:
+        """Note who is being called; give the call's arguments and the journal of who returned what."""
+        outer, self._calling = self._calling, use
+        try:
+            yield self.arguments, self._journal
+        finally:
+            self._calling = outer
 
-        def call(*args: Any) -> Any:
-            self._calling = name
-            try:
-                result = function(*args)
-            finally:
-                self._calling = ""
-            if result is not None:
-                self._journal[id(result)] = (result, name)
-            return result
+    @contextmanager
+    def _noting(self, arguments: Mapping[str, Any]) -> Iterator[dict[int, tuple[Any, str]]]:
+        """Keep a journal of one call, apart from that of a call around it.
 
-        return call
+        A loss that reads ``step.masks`` makes the run ask `mask` while `regularize` is being called.
+        """
+        outer = self.arguments, self._journal
+        self.arguments, self._journal = arguments, {}
+        try:
+            yield self._journal
+        finally:
+            self.arguments, self._journal = outer
 
     def call(self, hook: str, **arguments: Any) -> list[tuple[str, Any]]:
         """Call a hook and return (name of the use, result) in call order."""
-        results = getattr(self.manager.hook, hook)(run=self, **arguments)
-        named = [(self._journal.get(id(r), (r, "a wrapper"))[1], r) for r in results]
-        self._journal.clear()
-        return named
+        return self._named(getattr(self.manager.hook, hook), arguments)
 
     def call_at(
-        self, hook: str, wants: Callable[[Any, Any], bool], **arguments: Any
+        self, hook: str, applies: Callable[[Any, Any], bool], **arguments: Any
     ) -> list[tuple[str, Any]]:
-        """Call a hook on the uses for which ``wants(technique, implementation)`` holds."""
+        """Call a hook on the uses for which ``applies(technique, implementation)`` holds."""
         implementations = getattr(self.manager.hook, hook).get_hookimpls()
-        out = [i.plugin for i in implementations if not wants(i.plugin, i)]
+        out = [i.plugin for i in implementations if not applies(i.plugin.technique, i)]
         if len(out) == len(implementations):
             return []
-        caller = self.manager.subset_hook_caller(hook, out)
-        results = caller(run=self, **arguments)
-        named = [(self._journal.get(id(r), (r, "a wrapper"))[1], r) for r in results]
-        self._journal.clear()
-        return named
+        return self._named(self.manager.subset_hook_caller(hook, out), arguments)
+
+    def predict(self, step: SampleStep) -> Prediction:
+        """Ask `sample` for the prediction of one sampling step."""
+        with self._noting({"step": step}):
+            prediction: Prediction = self.manager.hook.sample(run=self, step=step)
+        return prediction
+
+    def _named(
+        self, caller: Callable[..., Any], arguments: Mapping[str, Any]
+    ) -> list[tuple[str, Any]]:
+        with self._noting(arguments) as journal:
+            results = caller(run=self, **arguments)
+            return [(journal.get(id(r), (r, "a wrapper"))[1], r) for r in results]
 
     @property
     def device(self) -> torch.device:
@@ -259,7 +274,7 @@ class EngineRun:
 
     def init_rng(self, subject: int, name: str) -> Generator:
         """Return a CPU generator for the start value of ``name`` of ``subject``."""
-        return generator(self.seed, "init", self.names[subject], name)
+        return generator(self.start_seed, "init", self.names[subject], name)
 
     @contextmanager
     def seeded(self, name: str) -> Iterator[None]:
@@ -267,7 +282,7 @@ class EngineRun:
         import torch
 
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "init", name) % 2**63)
+            torch.manual_seed(derive_seed(self.start_seed, "init", name) % 2**63)
             yield
 
     def subject_rng(self, subject: int, purpose: str) -> random.Random:

@@ -211,7 +211,7 @@ def _draw(
         level = sampler.level(index, len(prompts))
         following = sampler.level(index + 1, len(prompts)) if index + 1 < len(times) else None
         step = guide.step(index, len(times), shown, level, following, rngs[0], scratch)
-        prediction = run.manager.hook.sample(run=run, step=step)
+        prediction = run.predict(step)
         if step.latents is not before:
             latents = sampler.hide(step.latents, index)
         native = backbone.process.native(prediction.x0, step.latents, level)

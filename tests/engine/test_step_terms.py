@@ -60,3 +60,68 @@ def test_without_terms_the_positive_branch_is_the_prediction() -> None:
     # the guided prediction, then the look of the wrapper itself
     assert rows == [4, 2, 2, 2, 2, 2, 2, 2]
     assert SEEN == [((False,), False), ((False,), True), ((True,), True), ((True,), True)]
+
+
+class Reader(Technique):
+    """Reads the positive prediction before or after the guided one."""
+
+    id = "test.reader"
+
+    before: bool = False
+    """Whether it is read before the yield."""
+
+    @hookimpl(wrapper=True)
+    def sample(self, step: Any) -> Generator[None, Any, Any]:
+        early = step.positive if self.before else None
+        found = yield
+        READ.append(step.positive if early is None else early)
+        assert step.positive is READ[-1]
+        return found
+
+
+READ: list[Any] = []
+
+
+def rows_of(backbone: Any, recipe: Any, **options: Any) -> tuple[list[int], Any]:
+    """Draw, and return how many rows each call of the network had."""
+    (person,) = fit(recipe, make_subject(), backbone)
+    rows: list[int] = []
+    original = backbone.denoise
+    backbone.denoise = lambda latents, *a, **k: (
+        rows.append(len(latents)) or original(latents, *a, **k)
+    )
+    try:
+        return rows, sample(person, backbone, "a photo of <fido>", steps=2, **options)
+    finally:
+        del backbone.denoise
+
+
+def test_the_positive_prediction_is_computed_once() -> None:
+    backbone: Any = open_backbone("tiny")
+    rows, plain = rows_of(backbone, make_recipe([Windowed()]), scale=3.0)
+    assert rows == [2, 2]
+    READ.clear()
+    rows, after = rows_of(backbone, make_recipe([Windowed(), Reader()]), scale=3.0)
+    assert rows == [2, 2], "reading it after the guided prediction costs nothing"
+    assert torch.equal(plain, after)
+    rows, before = rows_of(backbone, make_recipe([Windowed(), Reader(before=True)]), scale=3.0)
+    assert rows == [1, 1, 1, 1], "read before, the guided prediction needs the other branch alone"
+    torch.testing.assert_close(before, plain, rtol=0, atol=1e-4)
+    alone = rows_of(backbone, make_recipe([Windowed(), Reader()]), scale=1.0)[0]
+    assert alone == [1, 1]
+    torch.testing.assert_close(READ[0], READ[2], rtol=0, atol=1e-4)
+
+
+def test_a_moved_latent_is_predicted_anew() -> None:
+    class Mover(Technique):
+        id = "test.mover"
+
+        @hookimpl(wrapper=True)
+        def sample(self, step: Any) -> Generator[None, Any, Any]:
+            first = step.positive
+            step.latents = step.latents * 0.9
+            assert not torch.equal(first, step.positive)
+            return (yield)
+
+    backbone: Any = open_backbone("tiny")
+    assert rows_of(backbone, make_recipe([Mover()]), scale=1.0)[0] == [1, 1, 1, 1]
