@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pcs_core.assembly.evidence import Evidence
+    from pcs_core.data import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "plugins" / "pcs-recipes" / "pcs_recipes" / "evidence"
@@ -52,7 +53,9 @@ def main() -> int:
         return 0
     by_suite: dict[str, list[str]] = {}
     for row in left:
-        if measurable(row):
+        if draws_by_boxes(row.id):
+            record_places(row.id, arguments.backbone)
+        elif measurable(row):
             by_suite.setdefault(SUITES.get(row.scope[0], "mini-object"), []).append(row.id)
         else:
             print(f"{row.id}: no suite measures it: scripts/showcase.py --systems {row.id}")
@@ -82,6 +85,59 @@ def measurable(row: Any) -> bool:
     from pcs_bench.run.commands import ELSEWHERE
 
     return not ELSEWHERE.intersection(row.scope)
+
+
+def draws_by_boxes(system: str) -> bool:
+    """Return whether the system learns nothing and draws by the boxes of a layout."""
+    from pcs_core import load_recipe
+
+    recipe = load_recipe(system)
+    return not recipe.phases and any(use.technique.reads_layout for use in recipe.uses)
+
+
+def record_places(system: str, backbone: str) -> None:
+    """Draw things into boxes, with and without the layout, and write how much of them is inside."""
+    import time
+
+    from pcs_bench.evidence.effect import effect
+    from pcs_bench.evidence.places import METRIC, NOUNS, differences
+    from pcs_bench.metrics.segment import border_contrast
+    from pcs_core import load_recipe, open_backbone
+    from pcs_core.assembly.evidence import Effect, Run
+
+    started = time.monotonic()
+    measured = differences(system, open_backbone(backbone), border_contrast, seeds=4, watch=print)
+    observed = effect(measured, METRIC)
+    assert observed is not None  # there are nouns
+    run = Run(
+        subjects=NOUNS,
+        pictures=observed["pictures"],
+        commands=(f"make evidence SYSTEMS={system}",),
+        seconds=round(time.monotonic() - started),
+    )
+    found = evidence_of(system, load_recipe(system, backbone=backbone), backbone)
+    write(found.model_copy(update={"run": run, "effect": Effect(**observed)}))
+    print(f"{system}: {observed['mean']}")
+
+
+def evidence_of(system: str, recipe: Recipe, backbone: str) -> Evidence:
+    """Return evidence of ``recipe`` and its code as they are, with its defining check run."""
+    from pcs_core import installed
+    from pcs_core.assembly.evidence import (
+        Evidence,
+        installed_weights,
+        recipe_code_hash,
+        recipe_hash,
+    )
+
+    return Evidence(
+        system=system,
+        backbone=backbone,
+        recipe=recipe_hash(recipe),
+        code=recipe_code_hash(recipe),
+        weights=installed_weights(backbone, installed()),
+        checked=check(system),
+    )
 
 
 def stored(system: str, backbone: str) -> Evidence | None:
@@ -157,11 +213,11 @@ def draw(suite: str, systems: list[str], run: Path, backbone: str) -> None:
 
 
 def record_run(run: Path) -> None:
-    """Check every system that a benchmark's folder holds whole, and write its evidence."""
+    """Write the evidence of every system that a benchmark's folder holds whole."""
     from pcs_bench.report.results import gather
 
     for system, evidence in from_results(gather(run)).items():
-        write(evidence.model_copy(update={"checked": check(system)}))
+        write(evidence)
         effect = evidence.effect
         print(f"{system}: {effect.mean if effect else 'no effect measured'}")
 
@@ -173,15 +229,8 @@ def from_results(results: Any) -> dict[str, Evidence]:
     """
     from pcs_bench.evidence.effect import effect, paired
     from pcs_bench.run.plan import BASELINES
-    from pcs_core import installed, load_recipe, open_backbone
-    from pcs_core.assembly.evidence import (
-        Effect,
-        Evidence,
-        Run,
-        installed_weights,
-        recipe_code_hash,
-        recipe_hash,
-    )
+    from pcs_core import load_recipe, open_backbone
+    from pcs_core.assembly.evidence import Effect, Run
 
     protocol = results.protocol
     backbone = protocol["backbone"]
@@ -199,17 +248,17 @@ def from_results(results: Any) -> dict[str, Evidence]:
             continue
         differences = paired(results.lines, row.system, results.fidelity)
         observed = effect(differences, results.fidelity)
-        evidence[row.system] = Evidence(
-            system=row.system,
-            backbone=backbone,
-            recipe=recipe_hash(recipe),
-            code=recipe_code_hash(recipe),
-            weights=installed_weights(backbone, installed()),
-            run=Run(
-                suite=protocol["suite"], subjects=tuple(protocol["subjects"]), pictures=row.done
-            ),
-            effect=None if observed is None else Effect(**observed),
-            measured={id: round(score.mean, 4) for id, score in sorted(row.scores.items())},
+        found = evidence_of(row.system, recipe, backbone)
+        evidence[row.system] = found.model_copy(
+            update={
+                "run": Run(
+                    suite=protocol["suite"],
+                    subjects=tuple(protocol["subjects"]),
+                    pictures=row.done,
+                ),
+                "effect": None if observed is None else Effect(**observed),
+                "measured": {id: round(s.mean, 4) for id, s in sorted(row.scores.items())},
+            }
         )
     return evidence
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evidence import check, write
+from evidence import evidence_of, write
 from results import IMAGES, ROOT
 
 if TYPE_CHECKING:
@@ -125,14 +125,8 @@ def main() -> None:
 
 def show(system: str, out: Path, layouts: Path) -> Evidence:
     """Run the commands of a system, write its sheet, and return its evidence."""
-    from pcs_core import installed, load_recipe
-    from pcs_core.assembly.evidence import (
-        Evidence,
-        Run,
-        installed_weights,
-        recipe_code_hash,
-        recipe_hash,
-    )
+    from pcs_core import load_recipe
+    from pcs_core.assembly.evidence import Run
 
     shown = SHOWS[system]
     if shown.before is not None:
@@ -147,18 +141,11 @@ def show(system: str, out: Path, layouts: Path) -> Evidence:
         subprocess.run(command, check=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     write_sheet([p for pattern in shown.sheet for p in sorted(out.glob(pattern))], system)
     recipe = load_recipe(system, backbone=shown.backbone)
-    return Evidence(
-        system=system,
-        backbone=shown.backbone,
-        recipe=recipe_hash(recipe),
-        code=recipe_code_hash(recipe),
-        weights=installed_weights(shown.backbone, installed()),
-        checked=check(system),
-        run=Run(
-            commands=tuple(text.replace("|", " ") for text in shown.commands),
-            seconds=round(time.monotonic() - started),
-        ),
+    run = Run(
+        commands=tuple(text.replace("|", " ") for text in shown.commands),
+        seconds=round(time.monotonic() - started),
     )
+    return evidence_of(system, recipe, shown.backbone).model_copy(update={"run": run})
 
 
 def write_sheet(files: Sequence[Path], system: str) -> None:

@@ -10,12 +10,11 @@ from pcs_bench.report.statistics import interval
 from pcs_bench.run.plan import UNTUNED
 from pcs_core.errors import InputError
 
-LEAST = {"mini.clip-i": 0.05, "mini.identity": 0.05}
-"""The least mean difference that counts as doing the job, by metric, in its own unit (a cosine).
-
-A twentieth of the range of a cosine is about what the same fit moves by with another seed, so that less
-cannot be told from chance.
-"""
+LEAST = {"mini.in-box": 0.1}
+"""The least mean difference that counts as doing the job, by metric, in its own unit."""
+COSINE = 0.05
+"""That of metrics that are cosines: about what one fit moves by with another seed, so that less cannot be
+told from chance."""
 
 
 def paired(lines: Iterable[Mapping[str, Any]], system: str, metric: str) -> dict[str, list[float]]:
@@ -55,7 +54,7 @@ def effect(differences: Mapping[str, list[float]], metric: str) -> dict[str, Any
         "mean": round(over_subjects.mean, 4),
         "low": None if over_subjects.low is None else round(over_subjects.low, 4),
         "high": None if over_subjects.high is None else round(over_subjects.high, 4),
-        "minimum": LEAST.get(metric, 0.05),
+        "minimum": LEAST.get(metric, COSINE),
         "subjects": over_subjects.units,
         "pictures": over_subjects.values,
     }
