@@ -141,6 +141,14 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def services(self) -> Mapping[str, str]:
+        """Name -> what the core or the command asks for by this name, as ``merge_personalizations``.
+
+        ``pcs_core`` gives the names that it knows of as its own: ``__init__.pyi`` lists them.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def checks(self) -> Mapping[str, str]:
         """System id -> the function that runs its defining check."""
         raise NotImplementedError

@@ -5,10 +5,12 @@
 Nothing is listed by hand: a distribution is a folder with a `pyproject.toml` and a package. One with an
 entry point in `pcs.plugins` is a plugin; one without is a library that a plugin may import where it declares
 it among its dependencies (`pcs-cli` for a command, `pcs-testing` for a check). A model library
-(`MODEL_LIBRARIES`) may be imported where the plugin's own `pyproject.toml` says so:
+(`MODEL_LIBRARIES`) or a private part of the core may be imported where the plugin's own `pyproject.toml`
+says so:
 
     [tool.pcs.imports]
-    diffusers = ["pcs_mini"]          # the modules that may; a package stands for all of its modules
+    diffusers = ["pcs_mini"]                      # the modules that may; the package stands for all of it
+    "pcs_core.engine" = ["pcs_formats.exporting"]
 """
 
 from __future__ import annotations
@@ -67,26 +69,19 @@ def contracts(held: list[Distribution]) -> list[dict[str, Any]]:
     """Return the contracts, as import-linter reads them, for these distributions."""
     plugins = [d.package for d in held if d.plugin]
     libraries = [d.package for d in held if not d.plugin]
-    private = [f"{CORE}.{part}" for part in PRIVATE]
     rules: list[dict[str, Any]] = [
         _independence("plugins-apart", "Plugins do not import each other", plugins),
-        _independence("libraries-apart", "Libraries do not import each other", libraries),
-        _forbidden("plugins-public", "Plugins use the core's public parts", plugins, private),
         _forbidden("core-below", "The core imports no plugin", [CORE], [*plugins, *libraries]),
         _forbidden("libraries-below", "Libraries import no plugin", libraries, plugins),
     ]
     for library in libraries:
-        sources = [d.package for d in held if d.plugin and library not in d.requires]
+        sources = [d.package for d in held if d.package != library and library not in d.requires]
         rules.append(_forbidden(library, f"Who imports {library} declares it", sources, [library]))
+    for part in PRIVATE:
+        rules.append(_declared(f"{CORE}.{part}", [d for d in held if d.plugin]))
     for library in MODEL_LIBRARIES:
-        sources, exceptions = [CORE], []
-        for one in held:
-            modules = one.imports.get(library, [])
-            if one.package not in modules:
-                sources.append(one.package)
-                exceptions += [f"{module} -> {library}" for module in modules]
-        rule = _forbidden(library, f"Only who says so imports {library}", sources, [library])
-        rules.append(rule | {"ignore_imports": exceptions})
+        rule = _declared(library, held)
+        rules.append(rule | {"source_modules": [CORE, *rule["source_modules"]]})
     return [rule for rule in rules if rule.get("source_modules") or rule.get("modules")]
 
 
@@ -105,6 +100,20 @@ def document(held: list[Distribution]) -> str:
 
 def _independence(id: str, name: str, modules: list[str]) -> dict[str, Any]:
     return {"id": id, "name": name, "type": "independence", "modules": modules}
+
+
+def _declared(target: str, held: list[Distribution]) -> dict[str, Any]:
+    """Return the contract that only the modules which their own distribution names import ``target``."""
+    sources, exceptions = [], []
+    for one in held:
+        modules = one.imports.get(target, [])
+        if one.package not in modules:
+            sources.append(one.package)
+            inside = f"{target}.**" if target.startswith(CORE) else target
+            exceptions += [f"{module} -> {inside}" for module in modules]
+            exceptions += [f"{module} -> {target}" for module in modules if inside != target]
+    rule = _forbidden(target, f"Only who says so imports {target}", sources, [target])
+    return rule | {"ignore_imports": exceptions, "unmatched_ignore_imports_alerting": "none"}
 
 
 def _forbidden(id: str, name: str, sources: list[str], targets: list[str]) -> dict[str, Any]:

@@ -174,6 +174,17 @@ def catalogue() -> Catalogue:
     return Catalogue.load()
 
 
+def service(name: str) -> Any:
+    """Return what an installed plugin does under ``name``.
+
+    Raises
+    ------
+    UnknownNameError
+        No plugin holds it; names the distribution to install.
+    """
+    return catalogue().get("services", name)
+
+
 def _info(held: Holdings) -> PluginInfo:
     counts = {noun: len(ids) for noun, ids in held.nouns.items() if ids}
     if held.recipes:

@@ -29,6 +29,7 @@ NOUNS: tuple[str, ...] = (
     "presets",
     "mergers",
     "watchers",
+    "services",
     "checks",
     "diagnoses",
 )

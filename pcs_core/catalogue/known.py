@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pcs_core.errors import PcsError
+from pcs_core.facade import services
 
 if TYPE_CHECKING:
     from pcs_core.catalogue.catalogue import Catalogue
@@ -23,6 +24,8 @@ def facts(catalogue: Catalogue, dataset: str) -> list[object]:
 def absent(catalogue: Catalogue, what: str, id: str) -> str:
     """Return the message for a technique or system that is known but not there, else ``""``."""
     try:
+        if what == "service":
+            return _service(id)
         if what == "technique":
             return _technique(catalogue, id)
         if what == "system":
@@ -33,16 +36,25 @@ def absent(catalogue: Catalogue, what: str, id: str) -> str:
     return ""
 
 
+def _not_installed(what: str, distribution: str) -> str:
+    # a local path: a name not owned on the public index must not be installed from it
+    return (
+        f"{what} is not installed: it belongs to {distribution} "
+        f"(pip install ./plugins/{distribution})"
+    )
+
+
+def _service(id: str) -> str:
+    distribution = services().get(id)
+    return _not_installed(repr(id), distribution) if distribution else ""
+
+
 def _technique(catalogue: Catalogue, id: str) -> str:
     for entry in facts(catalogue, KNOWN_TECHNIQUES):
         codes = tuple(getattr(entry, "codes", ()))
         distribution = getattr(entry, "distribution", "")
         if id in codes:
-            # a local path: a name not owned on the public index must not be installed from it
-            return (
-                f"technique {id!r} is not installed: it belongs to {distribution} "
-                f"(pip install ./plugins/{distribution})"
-            )
+            return _not_installed(f"technique {id!r}", distribution)
         if id == getattr(entry, "id", "") and codes:
             written = " or ".join(repr(code) for code in codes)
             return f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"

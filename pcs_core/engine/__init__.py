@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.engine.builtin import CoreDenoise
-from pcs_core.engine.exporting import export
 from pcs_core.engine.fit import Progress, fit
-from pcs_core.engine.merging import merge_personalizations
 from pcs_core.engine.opening import open_backbone, open_engine
 from pcs_core.engine.pretrain import pretrain
 from pcs_core.engine.restoring import restore, restored
@@ -16,9 +14,7 @@ __all__ = [
     "CoreDenoise",
     "Progress",
     "SampleProgress",
-    "export",
     "fit",
-    "merge_personalizations",
     "open_backbone",
     "open_engine",
     "pretrain",

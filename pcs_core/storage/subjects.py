@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from pcs_core.catalogue import service
 from pcs_core.data.subject import Concept, Subject
 from pcs_core.errors import InputError, nearest
-from pcs_core.storage.clips import VIDEO_SUFFIXES, find_clips, read_clip
+from pcs_core.storage.clips import VIDEO_SUFFIXES, find_clips
 from pcs_core.storage.concepts import read_concepts
 from pcs_core.storage.images import SUFFIXES, UNREADABLE, Picture, read_mask, read_picture
 
@@ -34,7 +35,7 @@ def load_subject(
     named README, LICENSE, NOTICE or COPYING.
 
     A folder without still pictures may hold clips, read as [3 t h w]: animated GIFs, video files (with
-    a decoder installed), folders of numbered frames, each with a caption beside it.
+    a decoder installed), folders of numbered frames, each with a caption beside it. A plugin reads them.
 
     Raises
     ------
@@ -62,10 +63,11 @@ def load_subject(
 
 def _clips(folder: Path, clips: Sequence[Path], concepts: tuple[Concept, ...]) -> Subject:
     """Return a subject of clips [3 t h w], a caption beside each."""
+    read = service("clip_files").read
     return Subject(
         name=folder.resolve().name,
         concepts=concepts,
-        images=tuple(read_clip(path) for path in clips),
+        images=tuple(read(path) for path in clips),
         captions=tuple(_caption(path.with_suffix(".txt")) for path in clips),
         files=tuple(path.name for path in clips),
     )

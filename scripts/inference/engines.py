@@ -18,8 +18,7 @@ import torch
 from inference.persons import Cast, prompts_of
 from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, TWINS, Side
 from inference.steps import Step
-from pcs_core import open_backbone, open_engine, sample
-from pcs_core.engine import export
+from pcs_core import export, open_backbone, open_engine, sample
 from pcs_core.engine.opening import open_deployment
 from pcs_core.errors import InputError, PcsError
 

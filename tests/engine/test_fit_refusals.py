@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from pcs_core import merge_personalizations
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase
-from pcs_core.engine import fit, merge_personalizations, sample
+from pcs_core.engine import fit, sample
 from pcs_core.errors import (
     ArtifactError,
     CapabilityError,

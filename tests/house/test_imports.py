@@ -90,10 +90,11 @@ def test_the_contracts_name_every_distribution() -> None:
     contracts = {c["id"]: c for c in table["contracts"]}
     assert set(table["root_packages"]) == {"pcs_core", *packages}
     plugins = set(contracts["plugins-apart"]["modules"])
-    libraries = set(contracts["libraries-apart"]["modules"])
+    libraries = set(contracts["libraries-below"]["source_modules"])
     assert plugins | libraries == packages
     assert {"pcs_cli", "pcs_testing"} <= libraries
-    assert set(contracts["plugins-public"]["source_modules"]) == plugins
+    private = set(contracts["pcs_core.catalogue"]["source_modules"])
+    assert private == plugins
     assert set(contracts["core-below"]["forbidden_modules"]) == packages
 
 
@@ -106,13 +107,16 @@ def test_a_forbidden_import_is_told(tmp_path: Path) -> None:
         "pcs_here": "import pcs_there, pcs_core.engine, pcs_cli, peft\n",
         "pcs_there": "",
         "pcs_cli": "",
+        "pcs_said": "import peft, pcs_core.engine\n",
         "peft": "",
     }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(line, "utf-8")
     plugins = [script.Distribution(f"pcs_{n}", True, frozenset(), {}) for n in ("here", "there")]
+    said = {"peft": ["pcs_said"], "pcs_core.engine": ["pcs_said"]}
+    plugins.append(script.Distribution("pcs_said", True, frozenset(), said))
     library = script.Distribution("pcs_cli", False, frozenset(), {})
-    rules = {"plugins-apart", "plugins-public", "pcs_cli", "peft"}
+    rules = {"plugins-apart", "pcs_core.engine", "pcs_cli", "peft"}
     kept = [c for c in script.contracts([*plugins, library]) if c["id"] in rules]
     (tmp_path / "c.toml").write_text(script.document([*plugins, library]), "utf-8")
     done = subprocess.run(
@@ -122,4 +126,5 @@ def test_a_forbidden_import_is_told(tmp_path: Path) -> None:
     for rule in kept:
         assert f"{rule['name']} BROKEN" in done.stdout, done.stdout
     assert len(kept) == len(rules)
+    assert "pcs_said" not in done.stdout
     assert "The core imports no plugin KEPT" in done.stdout

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import fit, load_recipe, open_backbone
-from pcs_core.engine import export
+from pcs_core import export, fit, load_recipe, open_backbone
 from pcs_core.errors import CapabilityError
 
 

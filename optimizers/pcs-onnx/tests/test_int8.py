@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from pcs_cli.main import main
-from pcs_core import fit, load_recipe, open_backbone, sample, save
+from pcs_core import export, fit, load_recipe, open_backbone, sample, save
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization
-from pcs_core.engine import export
 from pcs_core.errors import ArtifactError, InputError
 from pcs_onnx.int8 import layers, quantize, recording
 

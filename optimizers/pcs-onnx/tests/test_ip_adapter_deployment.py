@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
+from pcs_core import export, fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization, Recipe
-from pcs_core.engine import export
 from pcs_core.errors import CapabilityError
 
 TOLERANCE = 1e-5

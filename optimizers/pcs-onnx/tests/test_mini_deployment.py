@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import fit, load_recipe, load_subject, open_backbone
+from pcs_core import export, fit, load_recipe, load_subject, open_backbone
 from pcs_core.catalogue import catalogue
-from pcs_core.engine import export
 
 
 def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:

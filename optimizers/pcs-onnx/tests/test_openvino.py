@@ -15,11 +15,10 @@ import torch
 from onnx import TensorProto, helper
 
 from pcs_cli.main import main
-from pcs_core import fit, load_recipe, open_backbone, pretrain, sample, save
+from pcs_core import export, fit, load_recipe, open_backbone, pretrain, sample, save
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization
-from pcs_core.engine import export
 from pcs_core.errors import InputError
 from pcs_onnx import int8
 from pcs_onnx.openvino_session import KEPT, OpenVinoSession

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from pcs_cli.main import main
-from pcs_core import load_recipe
+from pcs_core import export, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Recipe
-from pcs_core.engine import export
 from pcs_core.errors import CapabilityError, InputError, UnknownNameError
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import fit, load_recipe, open_backbone, pretrain, save
+from pcs_core import export, fit, load_recipe, open_backbone, pretrain, save
 from pcs_core.backbone import Backbone
 from pcs_core.data import Layout
-from pcs_core.engine import export
 
 ADAPTER = "attention.parallel_adapter"
 SETTINGS = {

@@ -114,8 +114,7 @@ def test_targets() -> None:
 
 @pytest.mark.slow
 def test_what_pcs_onnx_writes_is_buildable_as_documented(tmp_path: Path) -> None:
-    from pcs_core import load_recipe
-    from pcs_core.engine import export
+    from pcs_core import export, load_recipe
     from pcs_tensorrt import deployments, engines
     from pcs_tensorrt.profiles import span
 

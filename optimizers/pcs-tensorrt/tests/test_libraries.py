@@ -71,8 +71,7 @@ def test_engines_refuse_by_name(without: None) -> None:
     reason="needs TensorRT and a CUDA device",
 )
 def test_a_real_deployment_passes_its_report(tmp_path: Path) -> None:
-    from pcs_core import load_recipe
-    from pcs_core.engine import export
+    from pcs_core import export, load_recipe
     from pcs_tensorrt.engines import Options
     from pcs_tensorrt.reporting import report
 

@@ -62,7 +62,7 @@ def export(
     exporter = catalogue().get("exporters", to)
     options = read_settings(option or (), to, exporter, option="--option")
 
-    from pcs_core.engine import export as run
+    from pcs_core import export as run
 
     with reporting("opening"):
         chosen, opened = open_exported(what, backbone, device, settings or ())

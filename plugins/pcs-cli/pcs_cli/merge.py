@@ -50,7 +50,7 @@ def merge(
     values = read_settings(settings or (), method, catalogue().get("mergers", method))
     persons = [open_artifact(folder) for folder in artifacts]
 
-    from pcs_core.engine import merge_personalizations
+    from pcs_core import merge_personalizations
     from pcs_core.storage import save
 
     opened = open_for(persons[0], backbone, device)

@@ -119,8 +119,8 @@ def open_records(data: str, recipe: Any) -> Records:
     UnknownNameError
         Neither; names the nearest id.
     """
+    from pcs_core import FolderRecords
     from pcs_core.catalogue import catalogue
-    from pcs_core.storage.records import FolderRecords
 
     known = catalogue()
     ids = known.ids("datasets")

@@ -432,7 +432,7 @@ def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
     """
     import json
 
-    from pcs_core.storage.clips import write_clip
+    from pcs_core import clip_files
     from pcs_core.storage.pictures import frame_sheet, sheet, write_png
 
     columns, sheets = COLUMNS, list(pictures)
@@ -440,7 +440,7 @@ def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
         ready.mkdir()
         if pictures.dim() == 5:
             for index, clip in enumerate(pictures):
-                write_clip(clip, ready / f"{index:03d}")
+                clip_files.write(clip, ready / f"{index:03d}")
             sheets, columns = [frame_sheet(clip) for clip in pictures], 1
         for index, picture in enumerate(sheets):
             write_png(picture, ready / picture_name(index))
@@ -451,14 +451,14 @@ def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
 
 def clip_facts(count: int, frames: int) -> dict[str, Any]:
     """Return what ``sample.json`` says of clips: their files, and why they are GIFs if they are."""
-    from pcs_core.storage.clips import FRAMES_PER_SECOND, clip_suffix
+    from pcs_core import clip_files
 
     facts: dict[str, Any] = {
-        "files": [f"{index:03d}{clip_suffix()}" for index in range(count)],
+        "files": [f"{index:03d}{clip_files.suffix()}" for index in range(count)],
         "frames": frames,
-        "frames_per_second": FRAMES_PER_SECOND,
+        "frames_per_second": clip_files.frames_per_second,
     }
-    if clip_suffix() == ".gif":
+    if clip_files.suffix() == ".gif":
         facts["note"] = "no video encoder is installed (pip install av): written as GIF"
     return facts
 

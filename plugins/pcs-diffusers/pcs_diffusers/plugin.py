@@ -21,15 +21,6 @@ def loaders() -> Mapping[str, str]:
 
 
 @catalogue_hookimpl
-def exporters() -> Mapping[str, str]:
-    """Files that other tools load."""
-    return {
-        "diffusers": "pcs_diffusers.weight_files:write_diffusers",
-        "kohya": "pcs_diffusers.weight_files:write_kohya",
-    }
-
-
-@catalogue_hookimpl
 def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pcs_core.hookspecs import catalogue_hookimpl
 
 
@@ -9,3 +11,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def techniques() -> str:
     """The package that is searched for techniques."""
     return "pcs_video"
+
+
+@catalogue_hookimpl
+def services() -> Mapping[str, str]:
+    """What the core and the command ask for by name."""
+    return {"clip_files": "pcs_video.clip_files:clip_files"}

@@ -32,7 +32,7 @@ def merge_personalizations(
     ArtifactError
         They were made on different backbones.
     """
-    from pcs_core.catalogue import catalogue
+    from pcs_core import installed
 
     loaded = [p for p in (resolve_person(q) for q in persons) if p is not None]
     if len(loaded) < 2:
@@ -49,5 +49,5 @@ def merge_personalizations(
     opened = resolve_backbone(backbone, loaded[0])
     for person in loaded[1:]:
         resolve_backbone(opened, person)
-    merged: Personalization = catalogue().get("mergers", method)(loaded, opened, **settings)
+    merged: Personalization = installed().get("mergers", method)(loaded, opened, **settings)
     return merged

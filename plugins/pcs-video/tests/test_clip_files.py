@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from pcs_core.errors import InputError
-from pcs_core.storage import clips, load_subject
-from pcs_core.storage.clips import clip_suffix, read_clip, write_clip
+from pcs_core.catalogue import Catalogue
+from pcs_core.errors import InputError, UnknownNameError
+from pcs_core.storage import load_subject
 from pcs_core.storage.pictures import frame_sheet, write_png
+from pcs_video import clip_files as clips
+from pcs_video.clip_files import clip_suffix, read_clip, write_clip
 
 COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -89,3 +92,12 @@ def test_the_sheet_of_a_clip_has_its_frames_side_by_side() -> None:
 def test_nan_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nan"):
         write_clip(torch.full((3, 2, 4, 4), float("nan")), tmp_path / "x")
+
+
+def test_without_this_plugin_a_folder_of_clips_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules[Catalogue.__module__], "catalogue", lambda: Catalogue([]))
+    save_gif(tmp_path / "a.gif")
+    with pytest.raises(UnknownNameError, match=r"it belongs to pcs-video \(pip install"):
+        load_subject(tmp_path, noun="dog", token="<dog>")

@@ -17,15 +17,14 @@ from diffusers import (
 )
 from safetensors.torch import load_file
 
-from pcs_core import fit
+from pcs_core import export, fit
 from pcs_core.backbone import import_tensors
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization, Phase
-from pcs_core.engine import export
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.samplers import make_scheduler
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
-from pcs_diffusers.weight_files import original_path
+from pcs_formats.weight_files import original_path
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
 

@@ -49,9 +49,9 @@ def export(
     CapabilityError
         The system cannot be exported.
     """
-    from pcs_core.catalogue import catalogue
+    from pcs_core import installed
 
-    exporter = catalogue().get("exporters", to)
+    exporter = installed().get("exporters", to)
     person = None if isinstance(what, Recipe) else what
     opened = resolve_backbone(backbone, person)
     with ExitStack() as stack:

@@ -1,0 +1,36 @@
+"""The public names of the core, each once; `pcs_core.facade` reads them from here."""
+
+from pcs_core.assembly import load_preset as load_preset
+from pcs_core.assembly import load_recipe as load_recipe
+from pcs_core.assembly import recipe_from_document as recipe_from_document
+from pcs_core.assembly import systems as systems
+from pcs_core.backbone import Backbone as Backbone
+from pcs_core.catalogue import installed as installed
+from pcs_core.engine import fit as fit
+from pcs_core.engine import open_backbone as open_backbone
+from pcs_core.engine import open_engine as open_engine
+from pcs_core.engine import pretrain as pretrain
+from pcs_core.engine import sample as sample
+from pcs_core.engine import text_features as text_features
+from pcs_core.engine.prepare import fit_image as fit_image
+from pcs_core.errors import PcsError as PcsError
+from pcs_core.hookspecs import catalogue_hookimpl as catalogue_hookimpl
+from pcs_core.hookspecs import hookimpl as hookimpl
+from pcs_core.storage import load as load
+from pcs_core.storage import load_subject as load_subject
+from pcs_core.storage import read_verdict as read_verdict
+from pcs_core.storage import save as save
+from pcs_core.storage import sheet as sheet
+from pcs_core.storage import write_png as write_png
+from pcs_core.storage import write_verdict as write_verdict
+from pcs_core.storage.images import read_planes as read_planes
+from pcs_core.technique import Technique as Technique
+
+# services: what plugins of this project do under these names, where they are installed
+from pcs_formats.exporting import export as export
+from pcs_merging.merging import merge_personalizations as merge_personalizations
+from pcs_pretrain.folder_records import FolderRecords as FolderRecords
+from pcs_video.clip_files import clip_files as clip_files
+
+__version__: str
+__all__: list[str]

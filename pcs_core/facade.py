@@ -1,0 +1,61 @@
+"""Public names that are loaded on first use, each listed once: in the stub beside the package.
+
+``__init__.pyi`` says where every public name comes from, for type checkers and for this module alike:
+``from pcs_core.engine import fit as fit``. A name of another distribution's (``from pcs_merging.merging
+import merge_personalizations as ...``) is one of its services: it is asked of the catalogue by that name, so
+that the core imports no plugin, and where nothing holds it, the message says what to install.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def public_names(file: str) -> dict[str, str]:
+    """Return name -> module of the stub beside ``file``, a package's ``__init__.py``."""
+    tree = ast.parse(Path(file).with_suffix(".pyi").read_text("utf-8"))
+    return {
+        alias.asname: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module
+        for alias in node.names
+        if alias.asname
+    }
+
+
+def attach(
+    package: str, file: str, eager: tuple[str, ...] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` and ``__all__`` of ``package``, whose ``__init__.py`` is ``file``.
+
+    ``eager`` are public names that the package defines itself. Services are left out of ``__all__``.
+    """
+    modules = public_names(file)
+    names = sorted({*modules, *eager})
+    # `from pcs_core import *` works with no plugin installed
+    always = [n for n in names if modules.get(n, package).partition(".")[0] == package]
+
+    def get(name: str) -> Any:
+        if name not in modules:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        if modules[name].partition(".")[0] != package:
+            # the catalogue stands above this module: found when it is needed
+            return importlib.import_module("pcs_core.catalogue").service(name)
+        return getattr(importlib.import_module(modules[name]), name)
+
+    return get, lambda: list(names), always
+
+
+def services() -> Mapping[str, str]:
+    """Return the services that the core knows of: name -> the distribution of this project that has it."""
+    import pcs_core
+
+    return {
+        name: module.partition(".")[0].replace("_", "-")
+        for name, module in public_names(pcs_core.__file__).items()
+        if module.partition(".")[0] != "pcs_core"
+    }

@@ -1,0 +1,1 @@
+"""Systems and artifacts in the files of other tools."""

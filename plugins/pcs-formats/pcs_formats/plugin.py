@@ -1,0 +1,22 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def services() -> Mapping[str, str]:
+    """What the core and the command ask for by name."""
+    return {"export": "pcs_formats.exporting:export"}
+
+
+@catalogue_hookimpl
+def exporters() -> Mapping[str, str]:
+    """Files that other tools load."""
+    return {
+        "diffusers": "pcs_formats.weight_files:write_diffusers",
+        "kohya": "pcs_formats.weight_files:write_kohya",
+    }

@@ -1,0 +1,1 @@
+"""Several personalizations in one."""
