@@ -3,7 +3,6 @@
 from pcs_core.assembly import load_preset as load_preset
 from pcs_core.assembly import load_recipe as load_recipe
 from pcs_core.assembly import recipe_from_document as recipe_from_document
-from pcs_core.assembly import systems as systems
 from pcs_core.backbone import Backbone as Backbone
 from pcs_core.catalogue import installed as installed
 from pcs_core.engine import fit as fit
@@ -18,11 +17,9 @@ from pcs_core.hookspecs import catalogue_hookimpl as catalogue_hookimpl
 from pcs_core.hookspecs import hookimpl as hookimpl
 from pcs_core.storage import load as load
 from pcs_core.storage import load_subject as load_subject
-from pcs_core.storage import read_verdict as read_verdict
 from pcs_core.storage import save as save
 from pcs_core.storage import sheet as sheet
 from pcs_core.storage import write_png as write_png
-from pcs_core.storage import write_verdict as write_verdict
 from pcs_core.storage.images import read_planes as read_planes
 from pcs_core.technique import Technique as Technique
 

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pcs_core.assembly.status import SystemRow, systems, where
 from pcs_core.catalogue import catalogue
 from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
 from pcs_core.technique import Technique
+from pcs_evidence.status import SystemRow, systems, where
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pcs_core.assembly.evidence import Evidence
     from pcs_core.data import Recipe
+    from pcs_evidence.evidence import Evidence
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "plugins" / "pcs-recipes" / "pcs_recipes" / "evidence"
@@ -68,7 +68,7 @@ def main() -> int:
 
 def candidates(backbone: str, names: list[str]) -> list[Any]:
     """Return the rows of systems with a recipe for ``backbone``, or of those named."""
-    from pcs_core import systems
+    from pcs_evidence import systems
 
     rows = {row.id: row for row in systems()}
     if unknown := sorted(set(names) - set(rows)):
@@ -103,7 +103,7 @@ def record_places(system: str, backbone: str) -> None:
     from pcs_bench.evidence.places import METRIC, NOUNS, differences
     from pcs_bench.metrics.segment import border_contrast
     from pcs_core import load_recipe, open_backbone
-    from pcs_core.assembly.evidence import Effect, Run
+    from pcs_evidence.evidence import Effect, Run
 
     started = time.monotonic()
     measured = differences(system, open_backbone(backbone), border_contrast, seeds=4, watch=print)
@@ -123,7 +123,7 @@ def record_places(system: str, backbone: str) -> None:
 def evidence_of(system: str, recipe: Recipe, backbone: str) -> Evidence:
     """Return evidence of ``recipe`` and its code as they are, with its defining check run."""
     from pcs_core import installed
-    from pcs_core.assembly.evidence import (
+    from pcs_evidence.evidence import (
         Evidence,
         installed_weights,
         recipe_code_hash,
@@ -143,7 +143,7 @@ def evidence_of(system: str, recipe: Recipe, backbone: str) -> Evidence:
 def stored(system: str, backbone: str) -> Evidence | None:
     """Return the evidence that is written down."""
     from pcs_core import installed
-    from pcs_core.assembly.evidence import read_evidence
+    from pcs_evidence.evidence import read_evidence
 
     return read_evidence(installed()).get(system, {}).get(backbone)
 
@@ -151,7 +151,7 @@ def stored(system: str, backbone: str) -> Evidence | None:
 def needs_renewal(system: str, backbone: str) -> bool:
     """Return whether there is no evidence, or only of another recipe or other code."""
     from pcs_core import load_recipe
-    from pcs_core.assembly.evidence import judge
+    from pcs_evidence.evidence import judge
 
     evidence = stored(system, backbone)
     if evidence is None:
@@ -181,7 +181,7 @@ def carry_over(row: Any, backbone: str) -> bool:
     """
     from pcs_bench.evidence.probe import equal
     from pcs_core import load_recipe
-    from pcs_core.assembly.evidence import recipe_code_hash, recipe_hash
+    from pcs_evidence.evidence import recipe_code_hash, recipe_hash
 
     evidence = stored(row.id, backbone)
     recipe = load_recipe(row.id, backbone=backbone)
@@ -230,7 +230,7 @@ def from_results(results: Any) -> dict[str, Evidence]:
     from pcs_bench.evidence.effect import effect, paired
     from pcs_bench.run.plan import BASELINES
     from pcs_core import load_recipe, open_backbone
-    from pcs_core.assembly.evidence import Effect, Run
+    from pcs_evidence.evidence import Effect, Run
 
     protocol = results.protocol
     backbone = protocol["backbone"]

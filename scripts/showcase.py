@@ -24,7 +24,7 @@ from evidence import evidence_of, write
 from results import IMAGES, ROOT
 
 if TYPE_CHECKING:
-    from pcs_core.assembly.evidence import Evidence
+    from pcs_evidence.evidence import Evidence
 
 SUBJECTS = ROOT / "plugins" / "pcs-mini" / "pcs_mini" / "subjects"
 LAYOUTS: Mapping[str, Mapping[str, Any]] = {
@@ -126,7 +126,7 @@ def main() -> None:
 def show(system: str, out: Path, layouts: Path) -> Evidence:
     """Run the commands of a system, write its sheet, and return its evidence."""
     from pcs_core import load_recipe
-    from pcs_core.assembly.evidence import Run
+    from pcs_evidence.evidence import Run
 
     shown = SHOWS[system]
     if shown.before is not None:

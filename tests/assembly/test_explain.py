@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from pcs_core.assembly import explain, load_recipe
+from pcs_cli.hook_order import explain
+from pcs_core.assembly import load_recipe
 from pcs_core.catalogue import Catalogue
 from pcs_core.errors import RecipeError
 from pcs_core.hookspecs import RUN_HOOKS

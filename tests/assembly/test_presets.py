@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from pcs_cli import read_verdict, write_verdict
 from pcs_core.assembly import load_preset
 from pcs_core.data import BackboneCard, SampleSettings
 from pcs_core.errors import InputError, RecipeError, UnknownNameError
-from pcs_core.storage import read_verdict, write_verdict
 
 TEXT = """
 [preset]

@@ -10,8 +10,13 @@ from typing import Any
 
 import pytest
 
-from pcs_core.assembly import load_recipe, system_status, systems
-from pcs_core.assembly.evidence import (
+from pcs_core.assembly import load_recipe
+from pcs_core.catalogue import Catalogue
+from pcs_core.catalogue.discovery import FoundPlugin
+from pcs_core.catalogue.holdings import Holdings
+from pcs_core.errors import RecipeError
+from pcs_evidence import system_status, systems
+from pcs_evidence.evidence import (
     Effect,
     Evidence,
     Run,
@@ -19,11 +24,7 @@ from pcs_core.assembly.evidence import (
     recipe_code_hash,
     recipe_hash,
 )
-from pcs_core.assembly.status import replaced, standings
-from pcs_core.catalogue import Catalogue
-from pcs_core.catalogue.discovery import FoundPlugin
-from pcs_core.catalogue.holdings import Holdings
-from pcs_core.errors import RecipeError
+from pcs_evidence.status import replaced, standings
 
 Make = Callable[..., Catalogue]
 

@@ -12,12 +12,13 @@ import pytest
 
 import pcs_cli
 import pcs_core
+import pcs_evidence
 from pcs_core.catalogue import Catalogue, catalogue
 from pcs_core.errors import UnknownNameError
 from pcs_core.facade import public_names, services
 
 
-@pytest.mark.parametrize("package", [pcs_core, pcs_cli], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("package", [pcs_core, pcs_cli, pcs_evidence], ids=lambda p: p.__name__)
 def test_every_public_name_is_there(package: ModuleType) -> None:
     names = public_names(str(package.__file__))
     assert names
@@ -28,7 +29,7 @@ def test_every_public_name_is_there(package: ModuleType) -> None:
     assert package.__all__ == sorted(package.__all__)
 
 
-@pytest.mark.parametrize("package", [pcs_core, pcs_cli], ids=lambda p: p.__name__)
+@pytest.mark.parametrize("package", [pcs_core, pcs_cli, pcs_evidence], ids=lambda p: p.__name__)
 def test_a_name_stands_once(package: ModuleType) -> None:
     tree = ast.parse(Path(str(package.__file__)).with_suffix(".pyi").read_text("utf-8"))
     imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]

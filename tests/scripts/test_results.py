@@ -16,9 +16,9 @@ import results as script
 from pcs_bench.report.results import MetricFacts, Results, Row
 from pcs_bench.report.statistics import Interval
 from pcs_core import load_recipe, open_backbone
-from pcs_core.assembly import Evidence, system_status
 from pcs_core.catalogue import catalogue
 from pcs_core.errors import InputError
+from pcs_evidence import Evidence, system_status
 
 SYSTEM = "lora-dreambooth"
 

@@ -7,9 +7,10 @@ import json
 import pytest
 
 from pcs_cli.main import main
-from pcs_core.assembly import load_recipe, read_evidence, system_status
-from pcs_core.assembly.evidence import recipe_hash
+from pcs_core.assembly import load_recipe
 from pcs_core.catalogue import catalogue
+from pcs_evidence import read_evidence, system_status
+from pcs_evidence.evidence import recipe_hash
 
 
 def test_all_systems_are_listed_with_their_status(capsys: pytest.CaptureFixture[str]) -> None:

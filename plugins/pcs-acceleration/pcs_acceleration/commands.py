@@ -105,8 +105,8 @@ def check(
     pass.
     """
     from pcs_acceleration.comparing import check_preset, metric, places
-    from pcs_cli import device_name
-    from pcs_core import installed, load, load_preset, open_backbone, write_verdict
+    from pcs_cli import device_name, write_verdict
+    from pcs_core import installed, load, load_preset, open_backbone
 
     people = [load(folder.expanduser()) for folder in artifacts]
     cards = {person.backbone.hash: person.backbone for person in people}

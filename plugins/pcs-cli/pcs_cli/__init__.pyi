@@ -3,5 +3,7 @@
 from pcs_cli.opening import device_name as device_name
 from pcs_cli.output_folder import destination as destination
 from pcs_cli.progress import reporting as reporting
+from pcs_cli.verdicts import read_verdict as read_verdict
+from pcs_cli.verdicts import write_verdict as write_verdict
 
 __all__: list[str]

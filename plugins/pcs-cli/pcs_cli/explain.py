@@ -14,7 +14,7 @@ from pcs_core.errors import PcsError
 
 if TYPE_CHECKING:
     from pcs_cli.edits import EditRow
-    from pcs_core.assembly import HookCall, HookOrder
+    from pcs_cli.hook_order import HookCall, HookOrder
     from pcs_core.data import Recipe
 
 MEANINGS = {
@@ -47,8 +47,8 @@ def explain(
     Per hook the call order with wrappers drawn around what they wrap, then the phases, and what is
     plugged into the network.
     """
+    from pcs_cli.hook_order import explain as order
     from pcs_cli.opening import backbone_name
-    from pcs_core.assembly import explain as order
     from pcs_core.assembly import load_recipe
 
     name = backbone_name(backbone or DEFAULT)

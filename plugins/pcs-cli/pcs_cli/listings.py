@@ -12,8 +12,8 @@ from pcs_cli.output import columns, emit, emit_json, notice
 from pcs_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from pcs_core.assembly import SystemRow
     from pcs_core.catalogue import Catalogue
+    from pcs_evidence import SystemRow
 
 
 def systems(
@@ -28,9 +28,9 @@ def systems(
     json: Json = False,
 ) -> None:
     """List all systems and how far each is: planned, loads, checked, runs, ready."""
-    from pcs_core.assembly import systems as all_systems
-    from pcs_core.assembly.evidence import STATUSES
-    from pcs_core.assembly.status import where
+    from pcs_evidence import systems as all_systems
+    from pcs_evidence.evidence import STATUSES
+    from pcs_evidence.status import where
 
     if status is not None and status not in STATUSES:
         hint = nearest(status, STATUSES) or f" (known: {', '.join(STATUSES)})"
@@ -51,7 +51,7 @@ def systems(
 
 def system_facts(row: SystemRow) -> dict[str, Any]:
     """Return a system as JSON-able data."""
-    from pcs_core.assembly.evidence import plain
+    from pcs_evidence.evidence import plain
 
     return {
         "id": row.id,

@@ -243,8 +243,8 @@ def split_words(
 
 def read_layout(file: Path | None, prompt: str, person: Personalization | None) -> Layout | None:
     """Return the layout in ``file``, its phrases found in ``prompt``, if ``person`` reads one."""
+    from pcs_cli.layouts import load_layout
     from pcs_core.engine.opening import check_layout
-    from pcs_core.storage import load_layout
 
     if file is None:
         return None
@@ -305,7 +305,7 @@ def described_preset(
     preset: Preset, backbone: Backbone, person: Personalization | None
 ) -> dict[str, Any]:
     """Return what ``sample.json`` says of a preset, and what its quality gate found out."""
-    from pcs_core.storage import read_verdict
+    from pcs_cli.verdicts import read_verdict
 
     system = person.recipe.id if person else "base"
     verdict = read_verdict(preset, backbone.card, system)

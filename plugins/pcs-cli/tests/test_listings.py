@@ -80,7 +80,7 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
 
 def test_wrappers_are_drawn_around_what_they_wrap() -> None:
     from pcs_cli.explain import onion
-    from pcs_core.assembly import HookCall
+    from pcs_cli.hook_order import HookCall
 
     outer, inner = (HookCall(name, name, True, "", "m:w") for name in ("outer", "inner"))
     plain = [HookCall(name, name, False, "", "m:p") for name in ("first", "second")]

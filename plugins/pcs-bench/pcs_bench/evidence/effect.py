@@ -45,7 +45,7 @@ def paired(lines: Iterable[Mapping[str, Any]], system: str, metric: str) -> dict
 
 
 def effect(differences: Mapping[str, list[float]], metric: str) -> dict[str, Any] | None:
-    """Return the effect as evidence holds it (`pcs_core.assembly.evidence.Effect`), None of nothing."""
+    """Return the effect as evidence holds it (`pcs_evidence.evidence.Effect`), None of nothing."""
     over_subjects = interval(differences.values())
     if over_subjects is None:
         return None

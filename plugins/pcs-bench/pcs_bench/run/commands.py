@@ -167,7 +167,7 @@ def named_systems(text: str) -> tuple[str, ...]:
     InputError
         It names none.
     """
-    from pcs_core import systems
+    from pcs_evidence import systems
 
     found: dict[str, None] = {}
     for name in (part.strip() for part in text.split(",")):

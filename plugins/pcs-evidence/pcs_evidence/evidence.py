@@ -16,10 +16,10 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pcs_core.assembly.build import document_hash
-from pcs_core.assembly.code_hash import code_hash
 from pcs_core.catalogue import Catalogue
 from pcs_core.data.recipe import Recipe
 from pcs_core.errors import PcsError, RecipeError
+from pcs_evidence.code_hash import code_hash
 
 Status = Literal["planned", "loads", "checked", "runs", "ready"]
 """How far a system is. Each includes those before it."""

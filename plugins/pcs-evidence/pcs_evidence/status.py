@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pcs_core.assembly.evidence import (
+from pcs_core.assembly.load import load_recipe
+from pcs_core.catalogue import Catalogue
+from pcs_core.catalogue import catalogue as installed
+from pcs_core.data.recipe import Recipe
+from pcs_core.errors import PcsError
+from pcs_evidence.evidence import (
     Evidence,
     Standing,
     Status,
@@ -15,11 +20,6 @@ from pcs_core.assembly.evidence import (
     judge,
     read_evidence,
 )
-from pcs_core.assembly.load import load_recipe
-from pcs_core.catalogue import Catalogue
-from pcs_core.catalogue import catalogue as installed
-from pcs_core.data.recipe import Recipe
-from pcs_core.errors import PcsError
 
 FACTS = "catalogue.systems"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core.assembly import code_hash as module
-from pcs_core.assembly.code_hash import code_hash, normalised
+from pcs_evidence import code_hash as module
+from pcs_evidence.code_hash import code_hash, normalised
 
 TECHNIQUE = '''
 """What it is."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from pcs_cli.layouts import load_layout
 from pcs_core.data import Box, Layout
 from pcs_core.errors import InputError
-from pcs_core.storage import load_layout
 
 BOX: dict[str, Any] = {"phrase": "a dog", "box": [0, 0.25, 0.5, 1]}
 
