@@ -44,6 +44,9 @@ class Technique:
         True when it does something with boxes or points that are given with a prompt.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
+    starts_away
+        Why the network differs from the base before anything is trained; "" where it does not (the
+        contract test proves it).
     needs_clips
         True when it acts on clips alone, and a backbone that draws pictures is refused.
     tiny
@@ -52,6 +55,8 @@ class Technique:
     tiny_beside
         For tests: the uses it cannot do without, by technique id, with settings at which they
         change nothing by themselves. Their own ``tiny`` holds where these say nothing.
+    tiny_unseen
+        For tests: why nothing shows that it is there with ``tiny``; "" where something must.
     tiny_batch
         For tests: rows of a fit step by role.
     """
@@ -62,9 +67,11 @@ class Technique:
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     reads_layout: ClassVar[bool] = False
+    starts_away: ClassVar[str] = ""
     needs_clips: ClassVar[bool] = False
     tiny: ClassVar[Mapping[str, Any]] = {}
     tiny_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    tiny_unseen: ClassVar[str] = ""
     tiny_batch: ClassVar[Mapping[str, int]] = {"subject": 1}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -52,6 +52,11 @@ def suspended(backbone: Backbone) -> Iterator[None]:
             _ATTACHED[backbone] = outer
 
 
+def attached(backbone: Backbone) -> Attachment | None:
+    """Return the attachment in force on ``backbone``."""
+    return _ATTACHED.get(backbone)
+
+
 class Attachment:
     """A fusion in a backbone. Use as a context manager; leaving restores the network exactly.
 

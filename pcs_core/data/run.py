@@ -51,6 +51,10 @@ class Run(Protocol):
     def frames(self) -> int:
         """Frames of the backbone's clips [3 t h w], 0 where it draws pictures [3 h w]."""
 
+    @property
+    def text_width(self) -> int:
+        """Width d of the text [b l d] that the denoiser reads; that of the token table may be another."""
+
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
 

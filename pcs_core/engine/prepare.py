@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pcs_core.backbone import names_token
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.masks import REGION, region_name
+from pcs_core.errors import PluginError
 from pcs_core.merge import merge_features, merge_masks
 
 if TYPE_CHECKING:
@@ -183,8 +184,10 @@ def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tupl
                 origin=found.origin,
             )
         )
-    keys = own[0].tensors.keys()
-    stacked = {key: torch.stack([f.tensors[key] for f in own]) for key in keys}
+    names = [s.name for s in subjects]
+    stacked = {
+        key: _stacked(key, own, names) for key in dict.fromkeys(k for f in own for k in f.tensors)
+    }
     merged = Features(
         tensors=stacked,
         concepts=tuple(s.concepts for s in subjects),
@@ -192,6 +195,33 @@ def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tupl
         origin=own[0].origin,
     )
     return merged, tuple(own)
+
+
+def _stacked(key: str, own: Sequence[Features], names: Sequence[str]) -> Tensor:
+    """Return the feature ``key`` of all subjects [S ...].
+
+    Raises
+    ------
+    PluginError
+        A subject lacks it, or its shape differs between subjects; names the use.
+    """
+    use = next(f.origin[key] for f in own if key in f.tensors)
+    mend = (
+        "features of subjects that train together stack: give each the same shape for every subject, or "
+        "set stacks_subjects = False on the technique"
+    )
+    shapes: dict[tuple[int, ...], str] = {}
+    for features, name in zip(own, names, strict=True):
+        if key not in features.tensors:
+            raise PluginError(f"the use {use!r} gives the feature {key!r} not for {name!r}: {mend}")
+        shapes.setdefault(tuple(features.tensors[key].shape), name)
+    if len(shapes) > 1:
+        (first, one), (second, other) = list(shapes.items())[:2]
+        raise PluginError(
+            f"the use {use!r} gives the feature {key!r} with shape {list(first)} for {one!r} and "
+            f"{list(second)} for {other!r}: {mend}"
+        )
+    return torch.stack([features.tensors[key] for features in own])
 
 
 def _captioned(

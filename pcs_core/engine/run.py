@@ -161,6 +161,12 @@ class EngineRun:
         shape = self.backbone.latent_shape
         return shape[1] if len(shape) == 4 else 0
 
+    @property
+    def text_width(self) -> int:
+        """Width d of the text [b l d] that the denoiser reads."""
+        width: int | None = getattr(self.backbone, "text_width", None)
+        return self.embed_words("a").shape[-1] if width is None else width
+
     def sites(self, glob: str, kind: str = "*", part: str = "denoiser") -> Sequence[Site]:
         """Return matching sites (see :func:`pcs_core.backbone.select_sites`).
 

@@ -50,6 +50,7 @@ class LoraFile(Technique):
 
     id = "acceleration.lora_file"
     neutral = {"strength": 0.0}
+    tiny_unseen = "it adds a file, which its own test writes"
 
     file: str = ""
     """The safetensors file, or ``owner/name:file`` on the hub; empty adds nothing."""

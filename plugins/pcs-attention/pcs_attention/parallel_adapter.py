@@ -67,6 +67,7 @@ class ParallelAdapter(Technique):
     id = "attention.parallel_adapter"
     catalogue = ("image-adapter",)
     neutral = {"strength": 0.0}
+    starts_away = "its projections are pre-trained; before that they are random"
     tiny = {"tokens": 2, "depth": 1, "heads": 4}
     tiny_beside = {"tokens.rare": {"identifier": ""}, "encoders.image": {}}
     stacks_subjects = False

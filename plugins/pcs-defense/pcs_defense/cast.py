@@ -64,6 +64,7 @@ class ColourCast(Technique):
         "count": 1,
         "encoder": "tiny.image",
     }
+    tiny_unseen = "it begins at weight 0, and a weight costs fits of other systems"
     stacks_subjects = False
 
     weight: Annotated[float, Field(ge=0.0)] = 0.0

@@ -97,6 +97,7 @@ class StableDiffusion3:
             int(scheduler_config.get("num_train_timesteps", 1000)),
         )
         side = int(transformer.config.sample_size)
+        self.text_width = int(transformer.config.joint_attention_dim)
         self.latent_shape: tuple[int, ...] = (int(transformer.config.in_channels), side, side)
         # transformers puts its recorders of hidden states into the modules at the first call
         with torch.no_grad():

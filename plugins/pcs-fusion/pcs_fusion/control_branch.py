@@ -51,7 +51,8 @@ class PointBranch(BranchEdit):
     ) -> None:
         super().__init__(name)
         self.network, self.source, self.size, self.radius = network, stream, size, radius
-        self.points = points
+        self.points: Tensor | None
+        self.register_buffer("points", points, persistent=False)
 
     def residuals(
         self, latents: Tensor, time: Tensor, cond: Conditioning
@@ -64,7 +65,7 @@ class PointBranch(BranchEdit):
                     "the control branch needs key points: none lie beside the references "
                     "(<stem>.json), and no detector finds them in a picture: give --layout with points"
                 )
-            points = self.points.to(latents.device).expand(latents.shape[0], -1, -1)
+            points = self.points.expand(latents.shape[0], -1, -1)
         image = draw_points(points, self.size, self.radius)
         down, middle = self.network(latents, time, cond.streams[self.source], image)
         scale = cond.extra[f"{self.name}.scale"].view(-1, 1, 1, 1)

@@ -89,7 +89,7 @@ class TokenOutput(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the network that fuses, and hand it the feature."""
         feature = features.get(self.key, self.id).shape[-1]
-        width = run.embed_words("a").shape[-1]
+        width = run.text_width
         scale = f"{self.key}.words"
         with run.seeded(f"{self.id}/{self.key}"):
             edit = FusedWords(f"{self.key}.feature", width, feature, self.hidden, scale, self.start)

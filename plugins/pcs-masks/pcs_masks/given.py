@@ -35,6 +35,9 @@ class GivenMasks(Technique):
 
     id = "masks.given"
     catalogue = ("subject-mask",)
+    tiny_unseen = (
+        "masks that the user laid beside the pictures reach a fit without it; it can demand them"
+    )
 
     required: bool = False
     """Whether a subject with a picture that has no mask at all is refused."""

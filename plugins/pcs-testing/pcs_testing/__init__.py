@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pcs_testing.contract import CHECKS, Case, check_technique
+from pcs_testing.case import Case
+from pcs_testing.contract import CHECKS, check_technique
 from pcs_testing.fixtures import (
     Snapshot,
     build_fusion,

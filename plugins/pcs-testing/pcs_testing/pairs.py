@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pcs_core.data import Features, Fusion
     from pcs_core.technique import Technique
-    from pcs_testing.contract import Case
+    from pcs_testing.case import Case
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 

@@ -25,6 +25,7 @@ class SingleFrames(Technique):
     id = "video.single_frames"
     catalogue = ("spatial-temporal-split",)
     neutral = {"weight": 0.0}
+    tiny_unseen = "it takes frames of clips, and the subject of the contract has pictures"
 
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor of the loss of frames."""

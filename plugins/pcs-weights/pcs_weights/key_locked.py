@@ -32,6 +32,7 @@ class KeyLocking(Technique):
     id = "weights.key_locked"
     catalogue = ("key-locked-edit",)
     neutral = {"strength": 0.0}
+    starts_away = "the concept's key is locked to its noun's from the first step on"
 
     sites: str = "cross"
     """Which cross-attention sites are edited."""

@@ -1,0 +1,448 @@
+"""Techniques that break one promise each: the contract catches every one, and says what to do."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pcs_core import Technique, hookimpl
+from pcs_core.backbone import gather
+from pcs_core.data import (
+    AttnEdit,
+    Features,
+    Fusion,
+    LayerEdit,
+    Loss,
+    MaskQuery,
+    Masks,
+    Run,
+    Subject,
+    TokenEdit,
+)
+from pcs_core.errors import PluginError
+from pcs_testing import CHECKS, Case
+
+
+class Scale(AttnEdit):
+    """Stacked factors of one site's output; what the good technique is made of."""
+
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, stacked=True)
+        self.scale = nn.Parameter(torch.zeros(subjects, site.width))
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state.out = state.out * (1 + gather(self.scale, cond.subject)[:, None])
+        return state
+
+
+class Scaling(Technique):
+    """Scale the outputs of the cross-attention sites."""
+
+    id = "test.scaling"
+    edit: ClassVar[type[Scale]] = Scale
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        return Fusion(attention=tuple(self.edit(s, features.subjects) for s in run.sites("cross")))
+
+
+def with_edit(kind: type[Scale], name: str) -> type[Technique]:
+    """Return the good technique with another edit."""
+    return type(name, (Scaling,), {"id": f"test.{name}", "edit": kind, "__doc__": "Broken."})
+
+
+class ListedEdit(Scale):
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.more = [nn.Parameter(torch.zeros(site.width))]
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out + self.more[0]
+        return state
+
+
+class ConstantEdit(Scale):
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.offset = torch.zeros(site.width)
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out + self.offset
+        return state
+
+
+class HiddenEdit(Scale):
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.shift = nn.Parameter(torch.zeros(subjects, site.width))
+
+    def owned(self) -> Any:
+        return {"scale": self.scale}
+
+
+class CountingEdit(Scale):
+    """Grows with every step of a fit, and nobody saves by how much."""
+
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.register_buffer("steps", torch.zeros(1), persistent=False)
+
+    def out(self, state: Any, cond: Any) -> Any:
+        if self.training:
+            with torch.no_grad():
+                self.steps += 1
+        state = super().out(state, cond)
+        state.out = state.out * (1 + 0.1 * self.steps)
+        return state
+
+
+class WriterEdit(Scale):
+    def out(self, state: Any, cond: Any) -> Any:
+        cond.text.mul_(1.01)
+        return super().out(state, cond)
+
+
+class NotingEdit(Scale):
+    def out(self, state: Any, cond: Any) -> Any:
+        cond.extra["seen"] = cond.text[:, 0, 0]
+        return super().out(state, cond)
+
+
+class MixingEdit(Scale):
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out + 0.1 * state.out.mean(0, keepdim=True)
+        return state
+
+
+class BoundEdit(Scale):
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out * torch.tensor([1.0])
+        return state
+
+
+class Doubled(LayerEdit):
+    def before(self, x: Any, cond: Any) -> Any:
+        return x.double()
+
+
+class DoubledLayers(Technique):
+    """Broken."""
+
+    id = "test.doubled"
+
+    @hookimpl
+    def fuse(self, run: Run) -> Fusion:
+        return Fusion(layers=(Doubled(run.sites("*", "resnet")[0]),))
+
+
+class StartingAway(Scaling):
+    """Broken."""
+
+    id = "test.starting_away"
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        edits = []
+        for site in run.sites("cross"):
+            edit = Scale(site, features.subjects)
+            edit.scale.data.fill_(0.5)
+            edits.append(edit)
+        return Fusion(attention=tuple(edits))
+
+
+class FromTheRunsSeed(Scaling):
+    """Broken: the start follows the seed of the pictures."""
+
+    id = "test.run_seed"
+    starts_away = "it is what the test is about"
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        edits = []
+        for site in run.sites("cross"):
+            edit = Scale(site, features.subjects)
+            rng = torch.Generator().manual_seed(run.seed)
+            edit.register_buffer("way", torch.rand(site.width, generator=rng), persistent=False)
+            edits.append(edit)
+            edit.out = lambda state, cond, e=edit: _along(state, e)  # type: ignore[method-assign]
+        return Fusion(attention=tuple(edits))
+
+
+def _along(state: Any, edit: Any) -> Any:
+    state.out = state.out + edit.way
+    return state
+
+
+class Unkept(Technique):
+    """Broken: reads a feature that no artifact keeps."""
+
+    id = "test.unkept"
+
+    @hookimpl
+    def extract(self, moment: str) -> Features | None:
+        return Features(tensors={"mean": torch.ones(1)}) if moment == "start" else None
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        features.get("mean", self.id)
+        return Fusion(attention=tuple(Scale(s, features.subjects) for s in run.sites("cross")))
+
+
+def _fresh() -> float:
+    rng = torch.Generator()
+    rng.seed()  # from the system's entropy
+    return float(torch.rand((), generator=rng))
+
+
+class Drawing(Scaling):
+    """Broken: draws from whatever generator there is."""
+
+    id = "test.drawing"
+    starts_away = "it is what the test is about"
+
+    source: str = "torch"
+    """Which generator."""
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        edits = []
+        for site in run.sites("cross"):
+            edit = Scale(site, features.subjects)
+            value = {
+                "torch": lambda: float(torch.rand(())),
+                "python": random.random,
+                "numpy": lambda: float(np.random.rand()),
+                "fresh": lambda: float(
+                    torch.rand(
+                        (), generator=torch.Generator().manual_seed(torch.Generator().seed())
+                    )
+                ),
+            }[self.source]()
+            edit.scale.data.fill_(value)
+            edits.append(edit)
+        return Fusion(attention=tuple(edits))
+
+
+def losing(name: str, value: Callable[[Any], Any]) -> type[Technique]:
+    """Return a technique with one loss."""
+
+    @hookimpl
+    def regularize(self: Any, step: Any) -> Any:
+        return value(step)
+
+    return type(
+        name, (Technique,), {"id": f"test.{name}", "regularize": regularize, "__doc__": "Broken."}
+    )
+
+
+class Idle(Technique):
+    """Broken: does nothing."""
+
+    id = "test.idle"
+
+
+class PaintingOver(Technique):
+    """Broken."""
+
+    id = "test.painting"
+
+    @hookimpl
+    def extract(self, subject: Subject, moment: str) -> None:
+        subject.images[0].mul_(0.5)
+
+
+class Seeding(Technique):
+    """Broken."""
+
+    id = "test.seeding"
+
+    @hookimpl
+    def fuse(self, run: Any) -> None:
+        run.seed = 1
+
+
+class ScalingBatches(Technique):
+    """Broken."""
+
+    id = "test.scaling_batches"
+
+    @hookimpl
+    def regularize(self, step: Any) -> None:
+        step.batch.latents.mul_(0.5)
+
+
+SEEN: list[torch.Tensor] = []
+
+
+class Remembering(Technique):
+    """Broken: the features of a subject hang on the one before."""
+
+    id = "test.remembering"
+
+    @hookimpl
+    def extract(self, subject: Subject, moment: str) -> Features | None:
+        if moment != "start":
+            return None
+        SEEN.append(torch.stack([i.mean() for i in subject.images]).mean())
+        return Features(tensors={"mean": torch.stack(SEEN).mean()[None]}, keep=("mean",))
+
+
+class FixedMask(Technique):
+    """Broken: the masks have the size of one of the pictures."""
+
+    id = "test.fixed_mask"
+
+    @hookimpl
+    def mask(self, query: MaskQuery) -> Masks | None:
+        if query.moment != "subject" or query.subject is None:
+            return None
+        return Masks({"fido": torch.ones(1, *query.subject.images[0].shape[-2:])})
+
+
+class Unstacked(Technique):
+    """Broken: as many rows as the subject has pictures."""
+
+    id = "test.unstacked"
+
+    @hookimpl
+    def extract(self, subject: Subject, moment: str) -> Features | None:
+        if moment != "start":
+            return None
+        rows = torch.stack([i.mean()[None] for i in subject.images])
+        return Features(tensors={"means": rows}, keep=("means",))
+
+
+class EverywhereEdit(TokenEdit):
+    """Adds to the last position of a text that does not hold the token."""
+
+    def __init__(self, token: str, host: str, width: int) -> None:
+        super().__init__([token], count=1, hosts=[host])
+        self.row = nn.Parameter(torch.zeros(width))
+
+    def output(self, text: Any, span: Any, cond: Any) -> Any:
+        changed = text.clone()
+        rows = torch.arange(len(text), device=text.device)
+        changed[rows, span[:, 0]] = changed[rows, span[:, 0]] + self.row
+        return changed
+
+
+class Everywhere(Technique):
+    """Broken."""
+
+    id = "test.everywhere"
+
+    @hookimpl
+    def fuse(self, run: Any, features: Features) -> Fusion:
+        concept = features.concepts[0][0]
+        width = run.embed_words(concept.noun).shape[-1]
+        return Fusion(tokens=(EverywhereEdit(concept.token, concept.noun, width),))
+
+
+BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
+    (
+        with_edit(ListedEdit, "listed"),
+        "everything_is_registered",
+        "ListedEdit.more holds a parameter in a plain list",
+        {},
+    ),
+    (
+        with_edit(ConstantEdit, "constant"),
+        "everything_is_registered",
+        "ConstantEdit.offset is a plain tensor",
+        {},
+    ),
+    (
+        with_edit(HiddenEdit, "hidden"),
+        "nothing_is_hidden",
+        "HiddenEdit.shift is a parameter that owned",
+        {},
+    ),
+    (
+        with_edit(CountingEdit, "counting"),
+        "state_is_saved",
+        "end of the fit and the loaded one differ",
+        {},
+    ),
+    (FromTheRunsSeed, "state_is_saved", "end of the fit and the loaded one differ", {}),
+    (Unkept, "state_is_saved", "must be in `Features.keep`", {}),
+    (StartingAway, "starts_at_the_base", "before any training the output is", {}),
+    (Drawing, "no_global_randomness", "global generator of torch", {"source": "torch"}),
+    (Drawing, "no_global_randomness", "global generator of Python's random", {"source": "python"}),
+    (Drawing, "no_global_randomness", "global generator of numpy", {"source": "numpy"}),
+    (Drawing, "no_global_randomness", "differs between two fits of one seed", {"source": "fresh"}),
+    (
+        losing("scalar", lambda s: Loss("far", s.error.mean())),
+        "losses_are_per_row",
+        "'far' is a scalar",
+        {},
+    ),
+    (
+        losing("detached", lambda s: Loss("far", s.error.flatten(1).mean(1).detach())),
+        "losses_are_per_row",
+        "'far' has no gradient",
+        {},
+    ),
+    (Idle, "has_an_effect", "it has no effect", {}),
+    (PaintingOver, "what_is_given_stays", "picture 0 of the subject was changed in place", {}),
+    (Seeding, "what_is_given_stays", "a hook set run.seed", {}),
+    (ScalingBatches, "what_is_given_stays", "changed batch.latents", {}),
+    (
+        with_edit(WriterEdit, "writer"),
+        "what_is_given_stays",
+        "changed a tensor of `cond` in place",
+        {},
+    ),
+    (
+        with_edit(NotingEdit, "noting"),
+        "what_is_given_stays",
+        "put or removed something in `cond`",
+        {},
+    ),
+    (with_edit(MixingEdit, "mixing"), "rows_are_apart", "when another row stands beside it", {}),
+    (Everywhere, "other_texts_stay", "a span of -1 means", {}),
+    (FixedMask, "pictures_of_any_size", "'fido' has shape", {}),
+    (Unstacked, "pictures_of_any_size", "subjects of 2 and of 3 pictures do not stack", {}),
+    (Remembering, "subjects_leave_no_trace", "differs after a fit of another subject", {}),
+    (
+        with_edit(BoundEdit, "bound"),
+        "constants_follow_the_device",
+        "makes a tensor without saying",
+        {},
+    ),
+    (DoubledLayers, "works_in_half_precision", "in half precision", {}),
+]
+
+
+@pytest.mark.parametrize(
+    ("technique", "check", "message", "settings"),
+    BROKEN,
+    ids=[f"{kind.id}-{'-'.join(settings.values())}" for kind, _, _, settings in BROKEN],
+)
+def test_a_broken_technique_is_caught(
+    technique: type[Technique], check: str, message: str, settings: dict[str, Any]
+) -> None:
+    SEEN.clear()
+    with pytest.raises((AssertionError, PluginError)) as caught:
+        CHECKS[check](Case(technique, settings))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("check", sorted({check for _, check, _, _ in BROKEN}))
+def test_the_good_technique_passes(check: str) -> None:
+    CHECKS[check](Case(Scaling))
+
+
+def test_every_promise_is_broken_by_one() -> None:
+    from pcs_testing.promises import PROMISES
+
+    assert {p.__name__ for p in PROMISES} == {check for _, check, _, _ in BROKEN}
