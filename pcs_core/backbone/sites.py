@@ -1,4 +1,4 @@
-"""Choosing sites by name glob and kind."""
+"""Choosing sites: by role (which means the same in every family), by name, by kind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from pcs_core.data import Site
-from pcs_core.errors import RecipeError
+from pcs_core.errors import RecipeError, nearest
 
 SHORTHANDS = {
     "attention": ("self", "cross", "joint", "temporal"),
@@ -16,15 +16,36 @@ SHORTHANDS = {
     "self": ("self",),
     "temporal": ("temporal",),
 }
+ROLES = ("attention", "ff", "temporal")
+"""First words of roles; no module of a network is called so."""
+TIME = "temporal."
+PARTS = ("q", "k", "v", "out", "text_q", "text_k", "text_v", "text_out")
+KNOWN_ROLES = (
+    *(f"attention.{kind}" for kind in ("self", "cross", "joint")),
+    *(f"attention.{kind}.{made}" for kind in ("self", "cross", "joint") for made in PARTS),
+    "temporal.attention",
+    *(f"temporal.attention.{made}" for made in PARTS[:4]),
+    *(f"{over}ff.{side}" for over in ("", "temporal.") for side in ("in", "out")),
+    *("ff.text_in", "ff.text_out"),
+)
+"""All roles that a family may give its sites."""
+
+
+def is_selector(glob: str) -> bool:
+    """Return whether ``glob`` chooses by role, as "attention.cross.k", "ff.*" or "cross@mid" do."""
+    role, at, _ = glob.partition("@")
+    return role.partition(".")[0] in ROLES if "." in role else bool(at) and role in SHORTHANDS
 
 
 def select_sites(
     sites: Sequence[Site], glob: str, *, kind: str = "*", part: str = "denoiser"
 ) -> tuple[Site, ...]:
-    """Return the sites of ``part`` whose name matches ``glob`` and kind matches ``kind``.
+    """Return the sites of ``part`` that ``glob`` chooses and whose kind matches ``kind``, in their order.
 
     ``glob`` may be "attention", "cross", "self", "joint" or "temporal": all attention sites of that kind.
-    Several globs are joined by ``|``. A ``/regex/`` is matched against the whole name.
+    Otherwise several may be joined by ``|``, each a role ("attention.*.k", "ff.in", "temporal.*"), a
+    shorthand or role at a place ("cross@up", "attention.self.q@down.1", "attention.*@scale=2"), or a glob
+    over module names. A ``/regex/`` is matched against the whole name.
     """
     if glob in SHORTHANDS:
         kinds = SHORTHANDS[glob]
@@ -34,8 +55,54 @@ def select_sites(
             pattern = re.compile(glob[1:-1])
         except re.error as error:
             raise RecipeError(f"sites {glob!r} are no regular expression: {error}") from error
-        matches: Callable[[str], bool] = lambda name: pattern.fullmatch(name) is not None  # noqa: E731
+        matches: Callable[[Site], bool] = lambda site: pattern.fullmatch(site.name) is not None  # noqa: E731
     else:
-        globs = glob.split("|")
-        matches = lambda name: any(fnmatchcase(name, g) for g in globs)  # noqa: E731
-    return tuple(s for s in sites if s.part == part and (kind in ("*", s.kind)) and matches(s.name))
+        tests = [_test(one) for one in glob.split("|")]
+        matches = lambda site: any(test(site) for test in tests)  # noqa: E731
+    return tuple(s for s in sites if s.part == part and (kind in ("*", s.kind)) and matches(s))
+
+
+def _test(glob: str) -> Callable[[Site], bool]:
+    if not is_selector(glob):
+        return lambda site: fnmatchcase(site.name, glob)
+    role, _, place = glob.partition("@")
+    if role in SHORTHANDS:
+        kinds = SHORTHANDS[role]
+        return lambda site: site.kind in kinds and _stands(site, place)
+    if not any(_matches(known, role) for known in KNOWN_ROLES):
+        raise RecipeError(
+            f"no layer of any network is {role!r}{nearest(role, KNOWN_ROLES)} "
+            f"(roles: attention.<self, cross or joint>.<q, k, v or out>, ff.<in or out>, temporal.<...>)"
+        )
+    return lambda site: has_role(site, role) and _stands(site, place)
+
+
+def has_role(site: Site, role: str) -> bool:
+    """Return whether ``site`` has the ``role`` (a glob). "attention.*.k" is of attention over time, too."""
+    return bool(site.role) and _matches(site.role, role)
+
+
+def _matches(known: str, role: str) -> bool:
+    over_time = known.removeprefix(f"{TIME}attention")
+    spellings = [known] if over_time == known else [known, f"attention.temporal{over_time}"]
+    return any(fnmatchcase(spelling, role) for spelling in spellings)
+
+
+def attention_kind(glob: str) -> str:
+    """Return the one kind of attention whose sites or layers ``glob`` chooses, or ""."""
+    kinds = set()
+    for one in glob.split("|"):
+        role = one.partition("@")[0]
+        words = role.split(".")
+        if role in SHORTHANDS:
+            kinds.add(role)
+        else:
+            kinds.add(words[1] if words[0] == "attention" and len(words) > 1 else "")
+    return kinds.pop() if len(kinds) == 1 else ""
+
+
+def _stands(site: Site, place: str) -> bool:
+    """Return whether ``site`` stands at ``place``: a block ("up.1"), several ("up"), or "scale=2"."""
+    if place.startswith("scale="):
+        return str(site.scale) == place.removeprefix("scale=")
+    return not place or site.block == place or site.block.startswith(f"{place}.")

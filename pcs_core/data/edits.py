@@ -31,6 +31,11 @@ class Site:
     temporal (attention) or linear, conv, norm, resnet, embedding, block (layers); ``scale`` is the
     downsampling of the grid there against the latents (1, 2, 4 ...); ``width`` the query or output
     width, ``context`` the width of keys' input, ``heads`` the number of heads.
+
+    ``role`` says what it is for in any family: "attention.cross" is an attention site,
+    "attention.cross.k" its layer that makes the keys ("q", "k", "v", "out"; of the text's side of a joint
+    site "text_q" ...), "ff.in" and "ff.out" the layers of a feed-forward network; those over time begin with
+    "temporal."; "" has no role. ``block`` is where it stands: "down.1", "mid", "up.0", "block.3".
     """
 
     name: str
@@ -41,6 +46,8 @@ class Site:
     context: int = 0
     heads: int = 1
     shape: tuple[int, ...] = ()
+    role: str = ""
+    block: str = ""
 
     def __str__(self) -> str:
         return f"{self.part}:{self.name}"

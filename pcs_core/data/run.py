@@ -59,8 +59,9 @@ class Run(Protocol):
         """Return the sites whose name matches ``glob`` and whose kind matches ``kind``.
 
         Kinds: self, cross, joint, temporal (attention); linear, conv, norm, resnet, embedding, block (layers).
-        ``glob`` may be a shorthand: "cross", "self", "joint", "attention"
-        (all), "*".
+        ``glob`` may be a shorthand ("cross", "self", "joint", "temporal", "attention" for all), a role that
+        means the same in every family ("attention.cross.k", "ff.in", "temporal.*"), either at a place
+        ("cross@up.1", "attention.*.q@scale=2"), or a glob over module names, several joined by ``|``.
         """
 
     def projection(self, site: Site, part: str) -> nn.Module:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import select_sites
+from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, Use
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
@@ -176,12 +177,13 @@ class EngineRun:
             All attention of one kind was asked for, and the backbone's is joint instead.
         """
         found = select_sites(self.backbone.sites, glob, kind=kind, part=part)
-        if not found and part == "denoiser" and glob in ("cross", "self"):
+        kind_asked = attention_kind(glob)
+        if not found and part == "denoiser" and kind_asked in ("cross", "self"):
             joint = select_sites(self.backbone.sites, "joint")
             if joint:
                 raise CapabilityError(
                     f"{f'the use {self._calling!r}' if self._calling else 'a use'} acts on "
-                    f"{glob}-attention, and backbone "
+                    f"{kind_asked}-attention, and backbone "
                     f"{self.backbone.card.id!r} has none: text and picture share the attention of "
                     f"{joint[0].name} and {len(joint) - 1} more joint sites"
                 )
@@ -197,10 +199,13 @@ class EngineRun:
             return self.backbone.control_network(channels, width)
 
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
-        """Return the base parameters of a part whose path matches ``glob``."""
+        """Return the base parameters of a part whose path, or whose site, ``glob`` chooses."""
         from fnmatch import fnmatchcase
 
         named = self.backbone.parts[part].named_parameters()
+        if any(is_selector(one) for one in glob.split("|")):
+            chosen = {site.name for site in self.sites(glob, part=part)}
+            return {name: p for name, p in named if name.rpartition(".")[0] in chosen}
         return {name: p for name, p in named if fnmatchcase(name, glob)}
 
     def embed_words(self, text: str) -> Tensor:

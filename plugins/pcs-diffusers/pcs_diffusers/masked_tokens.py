@@ -28,6 +28,7 @@ from pcs_diffusers.folders import (
     weights_digest,
     whole,
 )
+from pcs_diffusers.roles import with_roles
 from pcs_diffusers.sites import layer_site, layer_sites
 from pcs_diffusers.tokenizers import ClipTokenizer, read_tokenizer
 
@@ -152,10 +153,12 @@ class TokenTransformer:
     @cached_property
     def sites(self) -> Sequence[Site]:
         """Every site, named on the bare network."""
-        return (
-            *transformer_sites(self.transformer),
-            *layer_sites(self.text_encoder, "text"),
-            *layer_sites(self.vqvae, "vae"),
+        return with_roles(
+            (
+                *transformer_sites(self.transformer),
+                *layer_sites(self.text_encoder, "text"),
+                *layer_sites(self.vqvae, "vae"),
+            )
         )
 
     @property

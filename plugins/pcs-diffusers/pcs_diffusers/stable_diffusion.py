@@ -29,6 +29,7 @@ from pcs_diffusers.folders import (
     weights_digest,
     whole,
 )
+from pcs_diffusers.roles import with_roles
 from pcs_diffusers.samplers import DiffusersSampler
 from pcs_diffusers.sites import layer_sites, unet_sites
 from pcs_diffusers.tokenizers import ClipTokenizer, read_tokenizer
@@ -115,10 +116,12 @@ class StableDiffusion:
     @cached_property
     def sites(self) -> Sequence[Site]:
         """Every site, named on the bare network."""
-        return (
-            *unet_sites(self.unet),
-            *layer_sites(self.text_encoder, "text"),
-            *layer_sites(self.vae, "vae"),
+        return with_roles(
+            (
+                *unet_sites(self.unet),
+                *layer_sites(self.text_encoder, "text"),
+                *layer_sites(self.vae, "vae"),
+            )
         )
 
     @property

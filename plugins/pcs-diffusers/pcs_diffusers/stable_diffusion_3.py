@@ -28,6 +28,7 @@ from pcs_diffusers.folders import (
     weights_digest,
     whole,
 )
+from pcs_diffusers.roles import with_roles
 from pcs_diffusers.samplers import FlowSampler
 from pcs_diffusers.sites import layer_site, layer_sites
 from pcs_diffusers.text_encoders import JoinedTable, TextEncoders, check_vocabularies, clip_states
@@ -125,10 +126,12 @@ class StableDiffusion3:
     @cached_property
     def sites(self) -> Sequence[Site]:
         """Every site, named on the bare network."""
-        return (
-            *joint_sites(self.transformer),
-            *layer_sites(self.text_encoder, "text"),
-            *layer_sites(self.vae, "vae"),
+        return with_roles(
+            (
+                *joint_sites(self.transformer),
+                *layer_sites(self.text_encoder, "text"),
+                *layer_sites(self.vae, "vae"),
+            )
         )
 
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:

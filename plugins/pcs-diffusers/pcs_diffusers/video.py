@@ -18,6 +18,7 @@ from torch import nn
 from pcs_core.data import Site
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.folders import damaged, find_folder, folder_digest, read_scheduler, whole
+from pcs_diffusers.roles import with_roles
 from pcs_diffusers.sites import block_scales, layer_site, layer_sites
 from pcs_diffusers.stable_diffusion import PARTS, StableDiffusion
 from pcs_diffusers.tokenizers import read_tokenizer
@@ -45,10 +46,13 @@ class TextToVideo(StableDiffusion):
     @cached_property
     def sites(self) -> Sequence[Site]:
         """Every site, named on the bare network."""
-        return (
-            *video_sites(self.unet),
-            *layer_sites(self.text_encoder, "text"),
-            *layer_sites(self.vae, "vae"),
+        return with_roles(
+            (
+                *video_sites(self.unet),
+                *layer_sites(self.text_encoder, "text"),
+                *layer_sites(self.vae, "vae"),
+            ),
+            temporal_modules(self.unet),
         )
 
     def control_network(self, channels: int, width: float) -> nn.Module:
@@ -93,11 +97,7 @@ class TextToVideo(StableDiffusion):
 def video_sites(unet: nn.Module) -> Iterator[Site]:
     """Yield attention, layer and resnet sites of a UNet3DConditionModel with their grid scale."""
     scales = block_scales(unet)
-    over_time = tuple(
-        f"{name}."
-        for name, m in unet.named_modules()
-        if type(m).__name__ == "TransformerTemporalModel"
-    )
+    over_time = temporal_modules(unet)
     for name, module in unet.named_modules():
         scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1)
         if hasattr(module, "to_q") and hasattr(module, "is_cross_attention"):
@@ -115,6 +115,15 @@ def video_sites(unet: nn.Module) -> Iterator[Site]:
             yield Site(name, "denoiser", "resnet", scale, width=module.out_channels)
         else:
             yield from layer_site(name, module, "denoiser", scale)
+
+
+def temporal_modules(unet: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the modules that act along a clip."""
+    return tuple(
+        f"{name}."
+        for name, m in unet.named_modules()
+        if type(m).__name__ == "TransformerTemporalModel"
+    )
 
 
 def load(
