@@ -47,8 +47,6 @@ class Technique:
     starts_away
         Why the network differs from the base before anything is trained; "" where it does not (the
         contract test proves it).
-    needs_clips
-        True when it acts on clips alone, and a backbone that draws pictures is refused.
     tiny
         Settings with which it runs in milliseconds on a small network of random weights. Tests of
         techniques and of recipes use them; a fit does not.
@@ -59,6 +57,8 @@ class Technique:
         For tests: why nothing shows that it is there with ``tiny``; "" where something must.
     tiny_batch
         For tests: rows of a fit step by role.
+    tiny_clips
+        For tests: True when it is tried on clips, because it acts on nothing else.
     """
 
     id: ClassVar[str] = ""
@@ -68,11 +68,11 @@ class Technique:
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     reads_layout: ClassVar[bool] = False
     starts_away: ClassVar[str] = ""
-    needs_clips: ClassVar[bool] = False
     tiny: ClassVar[Mapping[str, Any]] = {}
     tiny_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tiny_unseen: ClassVar[str] = ""
     tiny_batch: ClassVar[Mapping[str, int]] = {"subject": 1}
+    tiny_clips: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

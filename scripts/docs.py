@@ -1,8 +1,7 @@
 """Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
 
-Whole files: docs/hooks.md, docs/techniques.md, docs/systems.md, docs/coverage.md. Marked parts of README.md:
-plugins, systems, technique (the example kept in docs/write-a-technique.md). Marked parts of docs/mini.md:
-knows (the record beside the weights) and gate (docs/mini-gate.json, which `pcs mini evaluate --json` prints).
+``FILES`` are whole files, ``PARTS`` what stands between the markers ``<!-- NAME:begin -->`` and
+``<!-- NAME:end -->`` of a page. READMEs of plugins that hold techniques have a part ``techniques``.
 """
 
 from __future__ import annotations
@@ -12,8 +11,6 @@ import inspect
 import json
 import re
 import sys
-import tomllib
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,17 @@ from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
 from pcs_core.technique import Technique
 from pcs_evidence.status import SystemRow, systems, where
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
+if str(Path(__file__).parent) not in sys.path:
+    sys.path.insert(0, str(Path(__file__).parent))
+from pages.choose import answers_part, figures_part, published_part, scopes_part
+from pages.commands import commands_page
+from pages.index import decisions_part, pages_part, plugins_page
+from pages.readmes import technique_lists
+from pages.systems import counts_part
+from pages.tree import DOCS, ROOT
+from pages.tree import escape as _escape
+from pages.tree import row as _row
+
 NOTE = "<!-- written by `make docs`: change the code, not this file -->\n\n"
 STATUS_WORDS = {
     "ready": "runs, and its pictures are likelier the subject's than the untuned base's: the whole 95 % "
@@ -38,7 +44,8 @@ STATUS_WORDS = {
 
 def hooks() -> str:
     """Return docs/hooks.md."""
-    text = "# Hooks\n\n## The run: five verbs\n\n"
+    text = "# Hooks\n\nEvery hook: what a technique implements, and what a plugin says that it holds.\n\n"
+    text += "## The run: five verbs\n\n"
     text += (
         "A technique implements those it needs, marked `@hookimpl`, with any of the arguments.\n"
     )
@@ -101,24 +108,6 @@ def _effect(row: SystemRow) -> str:
     return "; ".join(parts)
 
 
-def systems_part(rows: Sequence[SystemRow]) -> str:
-    """Return the README's table of systems."""
-    counts = Counter(row.status for row in rows)
-    text = f"Of {len(rows)} systems in the catalogue, "
-    parts = [f"{counts[status]} {status}" for status in STATUS_WORDS if counts[status]]
-    text += f"by how far they are: {', '.join(parts)}.\n\n"
-    shown = [row for row in rows if row.status != "planned"]
-    if shown:
-        text += "| system | uses | status |\n|---|---|---|\n"
-        for row in shown:
-            uses = ", ".join(f"`{use}`" for use in row.uses)
-            text += _row(f"`{row.id}`", uses, row.status)
-        text += "\n"
-    for status, words in STATUS_WORDS.items():
-        text += f"*{status}*: {words}. "
-    return text.rstrip() + "\n"
-
-
 def coverage(rows: Sequence[SystemRow]) -> str:
     """Return docs/coverage.md: the path of every catalogued system, from the catalogue and the code."""
     held = catalogue()
@@ -159,28 +148,6 @@ def _coverage_of(fact: Any, id: str, built: dict[str, list[str]]) -> str:
     return f"*{id}*{where}"
 
 
-def plugins_part(_: Sequence[SystemRow]) -> str:
-    """Return the README's table of distributions."""
-    text = "| distribution | what it holds |\n|---|---|\n"
-    rooms = (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml"))
-    for path in sorted(rooms, key=lambda p: p.parent.name):
-        project = tomllib.loads(path.read_text("utf-8"))["project"]
-        words = project["description"].removeprefix("PCS ")
-        text += _row(
-            f"[`{project['name']}`]({path.parent.parent.name}/{path.parent.name}/README.md)", words
-        )
-    return text
-
-
-def technique_part(_: Sequence[SystemRow]) -> str:
-    """Return the example of docs/write-a-technique.md, so that it is written once."""
-    page = (DOCS / "write-a-technique.md").read_text("utf-8")
-    found = re.search(r"```python\n# (?:.*\n)+?```\n", page)
-    if found is None:
-        raise SystemExit("docs/write-a-technique.md has no python example that starts with a path")
-    return found[0]
-
-
 def knows_part(_: Sequence[SystemRow]) -> str:
     """Return what the shipped weights of Mini know, from the record beside them."""
     from pcs_mini.plugin import folder
@@ -205,20 +172,24 @@ def gate_part(_: Sequence[SystemRow]) -> str:
     return f"{text}\nOf these bounds: {told}. Weights `{digest}`, lesson {figures['lesson']}."
 
 
-FILES: dict[str, Callable[[Sequence[SystemRow]], str]] = {
-    "docs/hooks.md": lambda _: hooks(),
-    "docs/techniques.md": lambda _: techniques(),
-    "docs/systems.md": systems_page,
+Rows = Sequence[SystemRow]
+FILES: dict[str, Callable[[Rows], str]] = {
+    "docs/commands.md": lambda _: commands_page(),
     "docs/coverage.md": coverage,
+    "docs/hooks.md": lambda _: hooks(),
+    "docs/plugins.md": lambda _: plugins_page(),
+    "docs/systems.md": systems_page,
+    "docs/techniques.md": lambda _: techniques(),
 }
-PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
-    "plugins": plugins_part,
-    "systems": systems_part,
-    "technique": technique_part,
-}
-MINI_PARTS: dict[str, Callable[[Sequence[SystemRow]], str]] = {
-    "knows": knows_part,
-    "gate": gate_part,
+PARTS: dict[str, dict[str, Callable[[Rows], str]]] = {
+    "README.md": {"counts": counts_part},
+    "docs/choose.md": {
+        "answers": lambda _: answers_part(),
+        "figures": lambda _: figures_part(),
+        "published": lambda _: published_part(),
+        "scopes": scopes_part,
+    },
+    "docs/mini.md": {"knows": knows_part, "gate": gate_part},
 }
 
 
@@ -226,22 +197,25 @@ def generate() -> dict[Path, str]:
     """Return the text that each generated file should have."""
     rows = systems()
     texts = {ROOT / name: NOTE + make(rows) for name, make in FILES.items()}
-    readme = (ROOT / "README.md").read_text("utf-8")
-    for name, make in PARTS.items():
-        readme = replace_part(readme, name, make(rows))
-    texts[ROOT / "README.md"] = readme
-    page = (DOCS / "mini.md").read_text("utf-8")
-    for name, make in MINI_PARTS.items():
-        page = replace_part(page, name, make(rows))
-    texts[DOCS / "mini.md"] = page
+    for name, parts in PARTS.items():
+        page = (ROOT / name).read_text("utf-8")
+        for part, make in parts.items():
+            page = replace_part(page, part, make(rows))
+        texts[ROOT / name] = page
+    index = (DOCS / "index.md").read_text("utf-8")
+    index = replace_part(index, "pages", pages_part(texts))
+    texts[DOCS / "index.md"] = replace_part(index, "decisions", decisions_part())
+    for dist, lines in technique_lists(rows).items():
+        readme = dist.folder / "README.md"
+        texts[readme] = replace_part(readme.read_text("utf-8"), "techniques", lines, readme)
     return texts
 
 
-def replace_part(text: str, name: str, new: str) -> str:
+def replace_part(text: str, name: str, new: str, page: Path | None = None) -> str:
     """Return ``text`` with what lies between the markers of ``name`` replaced by ``new``."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise SystemExit(f"the markers {begin} and {end} must be there once")
+        raise SystemExit(f"{page or ''}: the markers {begin} and {end} must be there once")
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{new.strip()}\n{end}{after}"
@@ -273,13 +247,6 @@ def _prose(thing: Any) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
     text = text.replace("``", "`").split("\nClass attributes")[0].strip()
     return _escape(text)
-
-
-def _escape(text: str) -> str:
-    """Return ``text`` with < escaped outside of code, where it would read as a tag."""
-    parts = text.split("`")
-    parts[::2] = [part.replace("<", "&lt;") for part in parts[::2]]
-    return "`".join(parts)
 
 
 def _settings(technique: type[Technique]) -> str:
@@ -321,14 +288,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list) and len(value) > 6:
         return f"{len(value)} entries"
     return f"`{json.dumps(value)}`"
-
-
-def _row(*cells: object) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
-
-
-def _are(count: int) -> str:
-    return "is" if count == 1 else "are"
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -2,7 +2,8 @@
 
     python scripts/results.py [RUN] [MORE...]     default: build/benchmark/run, made by scripts/benchmark.sh
 
-The table between the markers of ``README.md`` and the sheets under ``docs/images`` are of the first folder.
+The table between the markers of ``docs/results.md``, the sheets under ``docs/images`` and the README's row of
+pictures are of the first folder.
 Evidence, which the status of a system is computed from, is of all of them: a system is put down as run
 where every one of its pictures was drawn, by its recipe as it is now, on the weights that are installed.
 """
@@ -10,15 +11,21 @@ where every one of its pictures was drawn, by its recipe as it is now, on the we
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
+PAGE = ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 SHOWN = ("mini.clip-i", "mini.masked-i", "mini.clip-t", "mini.copy", "mini.prompt-drop")
 PROMPTS = 6
 """Pictures of a subject on a contact sheet."""
+FRONT = (("lora-dreambooth", "mushroom_outlined"), ("styledrop", "bus_outlined"))
+"""Systems and subjects of the README's pictures."""
+SIDE, GAP = 128, 4
+"""Pixels of a picture, and of what parts references from results."""
 
 
 def main() -> None:
@@ -42,10 +49,10 @@ def main() -> None:
         raise SystemExit(f"{parser.prog}: {error}") from None
     if not arguments.evidence:
         text = markdown(found[0])
-        readme = ROOT / "README.md"
-        head, _, rest = readme.read_text().partition(BEGIN)
-        readme.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}")
+        head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
         write_sheets(found[0])
+        write_front(found[0].protocol["subjects"])
         print(text)
     for run in arguments.runs:
         record_run(run)
@@ -63,7 +70,7 @@ def markdown(results: Any) -> str:
         lines.append("| " + " | ".join([row.name, *cells, seconds]) + " |")
     protocol = results.protocol
     versions, machine = protocol["versions"], protocol["machine"]
-    links = ", ".join(f"[{row.name}](docs/images/{sheet_name(row.system)})" for row in results.rows)
+    links = ", ".join(f"[{row.name}](images/{sheet_name(row.system)})" for row in results.rows)
     return "\n".join(
         [
             *lines,
@@ -71,9 +78,9 @@ def markdown(results: Any) -> str:
             f"Suite `{protocol['suite']}`: {len(protocol['subjects'])} subjects that no training drew "
             f"({', '.join(protocol['subjects'])}), {protocol['prompts'] or 'all'} prompts each, "
             f"{protocol['seeds']} seeds, the same noise for all; means and 95 % bootstrap intervals, by "
-            "rulers of Mini's world, which are networks too. Copying the references is the upper end of "
-            "similarity, and deaf to prompts. Settings for Mini were not searched, except that NeTI's rate was "
-            "raised after a first run in which its word learned nothing. "
+            "metrics of Mini's world, which are networks too. Copying the references gives the highest "
+            "similarity, and no prompt is followed. Settings for Mini were not searched, except that NeTI's "
+            "rate was raised after a first run in which its word learned nothing. "
             f"{machine['architecture']}, {machine['cores']} cores, two fits side by side, torch "
             f"{versions.get('torch', '')}; made by `scripts/benchmark.sh` and `make results`.",
             "",
@@ -115,10 +122,24 @@ def write_sheets(results: Any) -> None:
             drawn = [folder / line["picture"] for line in own[:PROMPTS]]
             planes = [read_planes(path)[0] for path in (*given, *drawn)]
             planes += [torch.ones_like(planes[0])] * (PROMPTS - len(drawn))
-            gap = torch.ones(3, planes[0].shape[1], 4)
+            gap = torch.ones(3, planes[0].shape[1], GAP)
             lines.append(torch.cat([*planes[:2], gap, *planes[2:]], dim=2))
         sheet = torch.cat(lines, dim=1).permute(1, 2, 0).mul(255).round().byte().contiguous()
         Image.fromarray(sheet.numpy()).save(IMAGES / sheet_name(row.system), quality=85)
+
+
+def write_front(subjects: Sequence[str]) -> None:
+    """Write the README's picture: a line per pair of ``FRONT``, cut out of the contact sheets."""
+    from PIL import Image
+
+    pairs = [(system, subject) for system, subject in FRONT if subject in subjects]
+    width = (2 + 4) * SIDE + GAP
+    front = Image.new("RGB", (width, len(pairs) * SIDE), "white")
+    for line, (system, subject) in enumerate(pairs):
+        top = list(subjects).index(subject) * SIDE
+        with Image.open(IMAGES / sheet_name(system)) as sheet:
+            front.paste(sheet.crop((0, top, width, top + SIDE)), (0, line * SIDE))
+    front.save(IMAGES / "front.jpg", quality=88)
 
 
 def sheet_name(system: str) -> str:

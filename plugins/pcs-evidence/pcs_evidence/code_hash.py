@@ -87,17 +87,17 @@ def _module_hash(module: str) -> str:
 
 
 def normalised(source: str) -> str:
-    """Return Python ``source`` without comments, docstrings and blank lines, a token per line.
+    """Return Python ``source`` without comments, docstrings, blank lines and what classes say to tests.
 
-    The tokens are the same for all Python versions that read the source: what 3.12 splits an
+    One token a line. The tokens are the same for all Python versions that read the source: what 3.12 splits an
     f-string into is joined again.
     """
-    documentation = _docstring_lines(source)
+    documentation, for_tests = _docstring_lines(source), _lines_for_tests(source)
     parts: list[str] = []
     depth = 0
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         name = tokenize.tok_name[token.type]
-        if token.type in _LAYOUT:
+        if token.type in _LAYOUT or token.start[0] in for_tests:
             continue
         if token.type == tokenize.STRING and token.start in documentation:
             continue
@@ -133,3 +133,14 @@ def _docstring_lines(source: str) -> set[tuple[int, int]]:
         and isinstance(node.value, ast.Constant)
         and isinstance(node.value.value, str)
     }
+
+
+def _lines_for_tests(source: str) -> set[int]:
+    """Return the lines on which classes set ``tiny`` and its like: settings of tests, which no fit reads."""
+    lines: set[int] = set()
+    for cls in ast.walk(ast.parse(source)):
+        for node in cls.body if isinstance(cls, ast.ClassDef) else ():
+            targets = node.targets if isinstance(node, ast.Assign) else ()
+            if any(isinstance(t, ast.Name) and t.id.startswith(("tiny", "starts_away")) for t in targets):
+                lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines

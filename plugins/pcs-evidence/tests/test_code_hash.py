@@ -80,6 +80,13 @@ def test_what_it_does_counts(
     assert hashed(technique, network) != hashed(TECHNIQUE, NETWORK)
 
 
+def test_what_a_class_says_to_tests_does_not_count() -> None:
+    plain = "class A:\n    neutral = {}\n    rank = 1\n"
+    declared = "class A:\n    neutral = {}\n    tiny = {\n        'rank': 2\n    }\n    rank = 1\n"
+    assert normalised(declared) == normalised(plain)
+    assert normalised("tiny = 1\n") != normalised("tiny = 2\n")  # not of a class
+
+
 def test_where_a_block_ends_counts() -> None:
     inside = normalised("if a:\n    b()\n    c()\n")
     assert inside != normalised("if a:\n    b()\nc()\n")

@@ -37,7 +37,7 @@ class MotionResidual(Technique):
     id = "video.motion_residual"
     catalogue = ("motion-residual-loss",)
     neutral = {"weight": 0.0}
-    needs_clips = True
+    tiny_clips = True
 
     form: Literal["anchor", "difference"] = "anchor"
     """"anchor": squared error with an anchor frame's share subtracted (MotionDirector). "difference":

@@ -1,0 +1,1 @@
+"""Generated pages of the docs, a module each."""
