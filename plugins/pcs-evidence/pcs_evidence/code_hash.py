@@ -141,6 +141,9 @@ def _lines_for_tests(source: str) -> set[int]:
     for cls in ast.walk(ast.parse(source)):
         for node in cls.body if isinstance(cls, ast.ClassDef) else ():
             targets = node.targets if isinstance(node, ast.Assign) else ()
-            if any(isinstance(t, ast.Name) and t.id.startswith(("tiny", "starts_away")) for t in targets):
+            if any(
+                isinstance(t, ast.Name) and t.id.startswith(("tiny", "starts_away"))
+                for t in targets
+            ):
                 lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return lines
