@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -74,66 +75,73 @@ def merge_fusions(results: Named) -> Fusion:
     """
     from pcs_core.data import Fusion
 
-    lists: dict[str, list[Any]] = {
-        k: []
-        for k in (
-            "words tokens attention weights layers pixels swaps injections streams branches heads "
-            "rows records guidance".split()
-        )
-    }
-    maps: dict[str, dict[str, Any]] = {"strengths": {}, "dropout": {}}
-    named: dict[tuple[str, str], str] = {}
-    single: dict[str, Any] = {"source": None, "noise_law": None, "decoder": None}
-    origin: dict[str, str] = {}
-    speakers: list[tuple[str, Word]] = []
-    unread: list[tuple[str, str]] = []
+    results = list(results)
     for name, fusion in results:
-        for key, target in lists.items():
-            target += getattr(fusion, key)
-        speakers += [(name, word) for word in fusion.words]
-        unread += [(name, field) for field in _unread(fusion)]
-        for edit in fusion.edits():
+        for edit in fusion.edits:
             edit.owner = name
-        for key, entries in _names(fusion):
-            for entry in entries:
-                if (other := named.setdefault((key, entry), name)) != name:
-                    raise ConflictError(
-                        f"the {key} {entry!r} is claimed by both {other!r} and {name!r}"
-                    )
-        for key, table in maps.items():
-            for entry, value in getattr(fusion, key).items():
-                if entry in table:
-                    raise ConflictError(
-                        f"{key[:-1]} {entry!r} is claimed by both {origin[key + entry]!r} and {name!r}"
-                    )
-                table[entry], origin[key + entry] = value, name
-        for key in single:
-            if (value := getattr(fusion, key)) is not None:
-                if single[key] is not None:
-                    raise ConflictError(f"{key} is claimed by both {origin[key]!r} and {name!r}")
-                single[key], origin[key] = value, name
-    parts: dict[str, Any] = {k: tuple(v) for k, v in lists.items()} | maps | single
-    merged = Fusion(**parts, origin=origin)
-    check_claims(merged.edits())
-    check_placeholders(merged, speakers)
-    for name, seam in unread:
-        _refuse(name, seam)
-    return merged
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for field in fields(Fusion):
+        if field.name != "origin":
+            answers = [(name, getattr(fusion, field.name)) for name, fusion in results]
+            if isinstance(field.default, tuple):
+                merged[field.name] = tuple(entry for _, answer in answers for entry in answer)
+            else:
+                only = _only if field.default is None else _union
+                merged[field.name] = only(field.name, answers, origin)
+    fusion = Fusion(**merged, origin=origin)
+    check_claims(fusion.edits)
+    check_names(results)
+    check_placeholders(fusion, [(n, word) for n, one in results for word in one.words])
+    for name, one in results:
+        if any(term.mask is not None for term in one.guidance):
+            _refuse(name, "GuidanceTerm.mask")
+    return fusion
 
 
-def _names(fusion: Fusion) -> Iterable[tuple[str, list[str]]]:
-    """Yield what must have one owner in a run, by kind."""
-    yield "stream", [e.name for e in fusion.streams]
-    yield "control branch", [e.name for e in fusion.branches]
-    yield "head", [e.name for e in fusion.heads]
-    yield "row", [r.role for r in fusion.rows]
+def _union(
+    what: str, answers: Sequence[tuple[str, Mapping[str, Any]]], origin: dict[str, str]
+) -> dict[str, Any]:
+    """Return the union of the mappings; ``origin`` learns where each entry is from."""
+    united: dict[str, Any] = {}
+    for name, entries in answers:
+        for entry, value in entries.items():
+            if entry in united:
+                raise ConflictError(
+                    f"{what.removesuffix('s')} {entry!r} is claimed by both {origin[what + entry]!r} "
+                    f"and {name!r}"
+                )
+            united[entry], origin[what + entry] = value, name
+    return united
 
 
-def _unread(fusion: Fusion) -> Iterable[str]:
-    """Yield what ``fusion`` sets although nothing reads it so far."""
-    for term in fusion.guidance:
-        if term.mask is not None:
-            yield "GuidanceTerm.mask"
+def _only(what: str, answers: Sequence[tuple[str, Any]], origin: dict[str, str]) -> Any:
+    """Return the one answer that is not None; ``origin`` learns where it is from."""
+    answer = None
+    for name, value in answers:
+        if value is not None:
+            if answer is not None:
+                raise ConflictError(f"{what} is claimed by both {origin[what]!r} and {name!r}")
+            answer, origin[what] = value, name
+    return answer
+
+
+def check_names(results: Sequence[tuple[str, Fusion]]) -> None:
+    """Refuse a name that must have one owner in a run and has two.
+
+    Raises
+    ------
+    ConflictError
+        Names both uses, and what is named.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    for name, fusion in results:
+        named = [pair for edit in fusion.edits for pair in edit.sole_names()]
+        for pair in (*named, *(("row", row.role) for row in fusion.rows)):
+            if (other := owners.setdefault(pair, name)) != name:
+                raise ConflictError(
+                    f"the {pair[0]} {pair[1]!r} is claimed by both {other!r} and {name!r}"
+                )
 
 
 def _refuse(use: str, seam: str) -> None:
@@ -143,41 +151,24 @@ def _refuse(use: str, seam: str) -> None:
 
 
 def check_claims(edits: Sequence[Edit]) -> None:
-    """Refuse two edits that claim the same exclusive thing at the same site.
+    """Refuse two edits of different uses that claim the same thing at the same place.
 
-    Exclusive: ``weight`` and ``call`` per layer (a swap and an injection claim the weight too), edits
-    that declare ``claims = ("probs",)`` or ``("out",)`` per attention site (rewriting, not adding).
+    What a kind of edit claims, it says itself (:meth:`pcs_core.data.Edit.exclusive`).
 
     Raises
     ------
     ConflictError
         Names both uses and the place.
     """
-    held: dict[tuple[str, str], str] = {}
+    owners: dict[tuple[str, str], str] = {}
     for edit in edits:
-        for place, claim in _claims(edit):
-            other = held.setdefault((place, claim), edit.owner)
+        for place, claim in edit.exclusive():
+            other = owners.setdefault((place, claim), edit.owner)
             if other != edit.owner:
                 raise ConflictError(
                     f"{other!r} and {edit.owner!r} both claim the {claim} of {place}: "
                     "remove one of them or narrow its sites"
                 )
-
-
-def _claims(edit: Edit) -> Iterable[tuple[str, str]]:
-    from pcs_core.data import AttnEdit, InjectEdit, SwapEdit, WeightEdit
-
-    if isinstance(edit, WeightEdit) and edit.stage() in {"weight", "call"}:
-        yield str(edit.site), edit.stage()
-    elif isinstance(edit, AttnEdit):
-        for claim in edit.claims:
-            yield str(edit.site), claim
-    elif isinstance(edit, SwapEdit):
-        for path in edit.paths:
-            yield f"{edit.part}:{path.rpartition('.')[0]}", "weight"
-    elif isinstance(edit, InjectEdit):
-        for claim in edit.claims:
-            yield claim, "weight"
 
 
 def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> None:
@@ -202,10 +193,8 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
         held[word.token, word.subject] = name
     replaced = {word.token: name for name, word in words}
     owners: dict[str, str] = {}
-    for edit in fusion.tokens:
-        for token in edit.tokens:
-            if edit.stage() == "output":  # edits of the encoder's output chain, on any words
-                continue
+    for edit in fusion.edits:
+        for token in edit.placeholders():
             # a use may say what stands around its own token ("<dog>" -> "<dog> dog")
             if token in replaced and replaced[token] != edit.owner:
                 raise ConflictError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pcs_core.backbone.attach import Attachment, suspended
-from pcs_core.backbone.attention import AttentionChain, batched_linear, gather
 from pcs_core.backbone.context import Context, Restore
 from pcs_core.backbone.process import FlowMatching, MaskedTokens, VariancePreserving
 from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
@@ -12,10 +11,10 @@ from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
 from pcs_core.backbone.tokens import (
     TokenisedPrompts,
     names_token,
-    place_rows,
     substitute,
     tokenise,
 )
+from pcs_core.edits import AttentionChain, batched_linear, gather, place_rows
 
 __all__ = [
     "Attachment",

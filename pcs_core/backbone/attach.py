@@ -9,25 +9,20 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from pcs_core.backbone.attention import AttentionChain
 from pcs_core.backbone.blame import edit_failure
 from pcs_core.backbone.context import Context, Restore
-from pcs_core.backbone.layers import bind_layer
-from pcs_core.backbone.sites import SHORTHANDS
-from pcs_core.backbone.swap import Swap
+from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import trainable
-from pcs_core.backbone.tokens import BoundEmbedding, TokenisedPrompts
+from pcs_core.backbone.tokens import TokenisedPrompts
 from pcs_core.data import Conditioning, Evaluation, Fusion, Level
-from pcs_core.errors import CapabilityError
+from pcs_core.edits import AttnEdit, BranchEdit, Edit, PixelEdit, StreamEdit, TokenEdit
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone.protocol import Backbone
-    from pcs_core.data import Edit
 
 _ATTACHED: WeakKeyDictionary[Any, Attachment] = WeakKeyDictionary()
 """The attachment in force on a backbone."""
@@ -117,59 +112,30 @@ class Attachment:
 
     def _bind(self) -> None:
         backbone, fusion, context = self.backbone, self.fusion, self.context
-        for edit in fusion.edits():
+        # attention is chained even without edits: its maps can be read
+        kinds: dict[type[Edit], list[Edit]] = {AttnEdit: []}
+        for edit in fusion.edits:
             edit.to(backbone.device)
             edit.train(context.fitting)  # dropout and running means belong to fits
-        # paths of parameters are those of the bare network: an injection moves them
-        swaps = [Swap(backbone.parts[swap.part], dict(swap.targets())) for swap in fusion.swaps]
-        for edit, swap in zip(fusion.swaps, swaps, strict=True):
-            swap.put(True)
-            self._undo.append(lambda swap=swap: swap.put(False))  # type: ignore[misc]
-            self._switches.append((edit, swap.put))
-        for injection in fusion.injections:
-            root = backbone.parts[injection.part]
-            self._undo.append(lambda e=injection, r=root: e.eject(r))  # type: ignore[misc]
-            injection.inject(root)
-            self._switches.append((injection, injection.active))
-        for injection in fusion.injections:
-            injection.settle()
-        # an injected layer stands where the layer was: edits bound inside it, some kinds never call
-        layers: dict[str, tuple[nn.Module, list[Edit]]] = {}
-        for layered in (*fusion.layers, *fusion.weights):
-            site: Any = layered.site
-            module = backbone.parts[site.part].get_submodule(site.name)
-            layers.setdefault(str(site), (module, []))[1].append(layered)
-        for module, edits in layers.values():
-            self._undo.append(bind_layer(module, edits, context))
-        by_site: dict[str, list[Any]] = {}
-        for attn in fusion.attention:
-            if attn.site.kind not in attn.kinds:
-                raise CapabilityError(
-                    f"{attn.owner or type(attn).__name__!r} cannot act on {attn.site}: the attention "
-                    f"there is {attn.site.kind}, and its edit acts on {', '.join(attn.kinds)} attention"
-                )
-            by_site.setdefault(attn.site.name, []).append(attn)
-        counted: dict[str, int] = {}
-        chains = {}
-        for site in backbone.sites:
-            if site.part == "denoiser" and site.kind in SHORTHANDS["attention"]:
-                index = counted[site.kind] = counted.get(site.kind, -1) + 1
-                edits_here = by_site.get(site.name, ())
-                chains[site.name] = AttentionChain(site, edits_here, context, index)
-        self.layers = counted.get("cross", -1) + 1
-        self._undo.append(backbone.bind_attention(chains))
+            kinds.setdefault(edit.binder(), []).append(edit)
+        for kind in sorted(kinds, key=lambda k: k.BOUND):
+            kind.bind(kinds[kind], self)
         bind_fusion = getattr(backbone, "bind_fusion", None)
         if bind_fusion is not None:  # a deployment, whose networks take edits' tensors as inputs
-            self._undo.append(bind_fusion(fusion, context))
-        if fusion.tokens:
-            table = backbone.embedding
-            before = vars(table).get("forward")
-            object.__setattr__(table, "forward", BoundEmbedding(table, fusion.tokens, context))
-            self._undo.append(
-                (lambda: object.__delattr__(table, "forward"))
-                if before is None
-                else (lambda: object.__setattr__(table, "forward", before))
-            )
+            self.undo(bind_fusion(fusion, context))
+
+    def undo(self, function: Callable[[], None]) -> None:
+        """Remember what gives back a change of the network: the last one is undone first."""
+        self._undo.append(function)
+
+    def switch(self, edit: Edit, put: Callable[[bool], None]) -> None:
+        """Let ``put`` be called with whether ``edit`` acts, where that changes from call to call."""
+        self._switches.append((edit, put))
+
+    @property
+    def layers(self) -> int:
+        """Number of cross-attention sites of the denoiser."""
+        return len(select_sites(self.backbone.sites, "cross"))
 
     @contextmanager
     def _under(self, state: Mapping[str, Any]) -> Iterator[None]:
@@ -233,7 +199,7 @@ class Attachment:
         with self._under(state):
             acting = [
                 (str(i), e)
-                for i, e in enumerate(self.fusion.tokens)
+                for i, e in enumerate(self.fusion.of(TokenEdit))
                 if not self.context.off and self.context.acts(e)
             ]
             layers = self.layers if any(e.stage() == "layer" for _, e in acting) else 1
@@ -258,7 +224,7 @@ class Attachment:
 
     def read_features(self, features: Mapping[str, Tensor], subject: Tensor) -> dict[str, Tensor]:
         """Return what the streams read, a row per entry of ``subject`` [b], from stacks [S ...]."""
-        wanted = {name for edit in self.fusion.streams for name in edit.reads}
+        wanted = {name for edit in self.fusion.of(StreamEdit) for name in edit.reads}
         device = self.backbone.device
         found = {}
         for name in wanted:
@@ -277,7 +243,7 @@ class Attachment:
         A stream whose name matches a glob in ``drop`` reads zeros.
         """
         found = {}
-        for edit in self.fusion.streams:
+        for edit in self.fusion.of(StreamEdit):
             if self.context.off or not self.context.acts(edit):
                 continue
             read = [features[name] for name in edit.reads]
@@ -288,13 +254,14 @@ class Attachment:
 
     def acting_on_text(self, edits: str, progress: float) -> tuple[bool, ...]:
         """Return which edits of the text act: where this changes, the text must be encoded again."""
+        shaping = [edit for edit in self.fusion.edits if edit.shapes_conditioning()]
         with self.under(edits=edits, progress=progress):
-            return tuple(self.context.acts(e) for e in (*self.fusion.tokens, *self.fusion.streams))
+            return tuple(self.context.acts(edit) for edit in shaping)
 
     def acting(self, progress: float) -> tuple[bool, ...]:
         """Return of each edit of the fusion whether it acts at ``progress``."""
         with Restore(self.context, {"progress": progress}):
-            return tuple(self.context.acts(edit) for edit in self.fusion.edits())
+            return tuple(self.context.acts(edit) for edit in self.fusion.edits)
 
     def strengths(self, rows: int, given: Mapping[str, float] | None = None) -> dict[str, Tensor]:
         """Return the strengths [rows] by name, those ``given`` in place of the fusion's own."""
@@ -345,7 +312,7 @@ class Attachment:
     def _control(self, latents: Tensor, level: Level, cond: Conditioning) -> dict[str, Any]:
         """Return the sum of the residuals of all control branches that act."""
         total: tuple[list[Tensor], Tensor] | None = None
-        for edit in self.fusion.branches:
+        for edit in self.fusion.of(BranchEdit):
             if self.context.off or not self.context.acts(edit):
                 continue
             down, middle = edit.residuals(latents, level.time, cond)
@@ -382,7 +349,7 @@ class Attachment:
 
         ``index`` [n] is the reference each picture is (-1: none); stage "input" needs it.
         """
-        for edit in self.fusion.pixels:
+        for edit in self.fusion.of(PixelEdit):
             if edit.stage() == stage and self.context.acts(edit):
                 more = () if index is None else (index,)
                 images = getattr(edit, stage)(images, *more)
@@ -390,5 +357,5 @@ class Attachment:
 
     @property
     def encodes_each_step(self) -> bool:
-        """True when a pixel edit stands before the VAE: latents of examples are no constants."""
-        return any(edit.stage() == "input" for edit in self.fusion.pixels)
+        """True when an edit changes what is encoded: latents of examples are no constants."""
+        return any(edit.changes_latents() for edit in self.fusion.edits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 import torch
+from torch.utils.checkpoint import _StopRecomputationError
 
 from pcs_core.data import Edit
 from pcs_core.errors import PcsError, PluginError, distribution_of
@@ -15,7 +16,8 @@ def edit_failure(error: Exception) -> PluginError | None:
 
     The call itself is not guarded: it stands in graphs that are compiled and exported.
     """
-    if isinstance(error, PcsError | torch.OutOfMemoryError):
+    # torch ends a recomputation by an exception, inside whatever it recomputes
+    if isinstance(error, PcsError | torch.OutOfMemoryError | _StopRecomputationError):
         return None
     blamed: tuple[Edit, str] | None = None
     trace: TracebackType | None = error.__traceback__

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
-    from pcs_core.backbone.attention import AttentionChain
     from pcs_core.data import BackboneCard, Conditioning, Level, Site
+    from pcs_core.edits import AttentionChain
 
 
 class Tokenizer(Protocol):

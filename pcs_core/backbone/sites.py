@@ -6,16 +6,11 @@ import re
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
-from pcs_core.data import Site
+from pcs_core.edits.attention import ATTENTION
+from pcs_core.edits.site import Site
 from pcs_core.errors import RecipeError, nearest
 
-SHORTHANDS = {
-    "attention": ("self", "cross", "joint", "temporal"),
-    "cross": ("cross",),
-    "joint": ("joint",),
-    "self": ("self",),
-    "temporal": ("temporal",),
-}
+SHORTHANDS = {"attention": ATTENTION, **{kind: (kind,) for kind in ATTENTION}}
 ROLES = ("attention", "ff", "temporal")
 """First words of roles; no module of a network is called so."""
 TIME = "temporal."

@@ -24,7 +24,7 @@ def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
     from pcs_core.errors import ConflictError
 
     found: dict[str, nn.Parameter] = {}
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         for key, tensor in edit.owned().items():
             if isinstance(tensor, nn.Parameter):
                 name = f"{edit.owner}/{edit.key(0)}/{key}"
@@ -39,18 +39,12 @@ def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
 def export_tensors(fusion: Fusion, subject: int = 0) -> dict[str, Tensor]:
     """Return what an artifact of ``subject`` stores, by name, detached, on the CPU.
 
-    A stacked parameter gives its subject's slice; a swapped one the difference W' - W0.
+    A stacked parameter gives its subject's slice; one that replaces the network's own the difference W' - W0.
     """
-    from pcs_core.data import SwapEdit
-
     tensors: dict[str, Tensor] = {}
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         for key, tensor in edit.owned().items():
-            value = tensor.detach()
-            if isinstance(edit, SwapEdit):
-                value = value.float() - edit.base[key].detach().float()
-            elif edit.stacked:
-                value = value[subject]
+            value = edit.stored(key, tensor, subject)
             tensors[f"{edit.owner}/{edit.key(subject)}/{key}"] = value.clone().contiguous().cpu()
     return tensors
 
@@ -64,20 +58,15 @@ def import_tensors(fusion: Fusion, tensors: dict[str, Tensor]) -> None:
     ArtifactError
         A tensor is missing, left over, or has another shape.
     """
-    from pcs_core.data import SwapEdit
     from pcs_core.errors import ArtifactError
 
     left = dict(tensors)
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         for key, tensor in edit.owned().items():
             name = f"{edit.owner}/{edit.key(0)}/{key}"
             if name not in left:
                 raise ArtifactError(f"the artifact lacks {name!r}, which its recipe needs")
-            value = left.pop(name).to(tensor.device)
-            if isinstance(edit, SwapEdit):
-                value = value + edit.base[key].detach().float()
-            elif edit.stacked:
-                value = value.unsqueeze(0)
+            value = edit.restored(key, left.pop(name).to(tensor.device))
             if value.shape != tensor.shape:
                 raise ArtifactError(
                     f"{name!r} has shape {tuple(value.shape)}, its recipe builds {tuple(tensor.shape)}"

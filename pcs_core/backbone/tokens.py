@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.backbone.context import Context
     from pcs_core.backbone.protocol import Tokenizer
-    from pcs_core.data.edits import TokenEdit, Word
+    from pcs_core.data import Word
+    from pcs_core.edits import TokenEdit
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,42 +228,3 @@ def _read(
     for k, phrase in enumerate(phrases):  # a phrase may be a placeholder that became plain text
         found[f"phrase.{k}"] += found.get(f"word.{phrase}", [])
     return ids, found
-
-
-class BoundEmbedding:
-    """Stands in for the token table's ``forward`` and puts each edit's rows at its span."""
-
-    def __init__(
-        self, module: torch.nn.Module, edits: Sequence[TokenEdit], context: Context
-    ) -> None:
-        self.module, self.context = module, context
-        self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() != "output"}
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Return the rows [b l d] of ``ids``, the edits' rows at their spans."""
-        table = type(self.module).forward(self.module, ids)
-        if self.context.off:
-            return table
-        for key, edit in self.edits.items():
-            span = self.context.spans.get(key)
-            if span is None or not self.context.acts(edit):
-                continue
-            if edit.stage() == "vocabulary":
-                rows = edit.vocabulary()
-            else:
-                time = None if self.context.cond is None else self.context.cond.time
-                rows = edit.layer(time, self.context.layers, self.context.subject)
-                rows = rows[:, self.context.layer]
-            timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == ids.shape[0]
-            own = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
-            own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice
-            table = place_rows(table, span, own)
-        return table
-
-
-def place_rows(table: Tensor, span: Tensor, rows: Tensor) -> Tensor:
-    """Return ``table`` [b l d] with ``rows`` [b|1 n d] at positions ``span`` [b n] (-1: nowhere)."""
-    hot = F.one_hot(span.clamp_min(0), table.shape[1]).to(table)
-    hot = hot * (span >= 0).to(table).unsqueeze(-1)
-    kept = table * (1 - hot.sum(1).unsqueeze(-1))
-    return kept + torch.einsum("bnl,bnd->bld", hot, rows.to(table).expand(table.shape[0], -1, -1))

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_core.data.conditioning import Conditioning, concatenate
-from pcs_core.data.edits import (
-    AttnEdit,
-    AttnState,
-    BranchEdit,
-    Edit,
-    HeadEdit,
-    InjectEdit,
-    LayerEdit,
-    PixelEdit,
-    Site,
-    StreamEdit,
-    SwapEdit,
-    TokenEdit,
-    WeightEdit,
+from pcs_core.data.features import Features, Transform
+from pcs_core.data.fusion import (
+    Branch,
+    Canvas,
+    Fusion,
+    GuidanceTerm,
+    Rendered,
+    Row,
+    TimestepSampler,
     Word,
 )
-from pcs_core.data.features import Features, Transform
-from pcs_core.data.fusion import Branch, Canvas, Fusion, GuidanceTerm, NoiseLaw, Rendered, Row
 from pcs_core.data.layout import Box, Layout
 from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
 from pcs_core.data.personalization import BackboneCard, Personalization
@@ -30,6 +23,21 @@ from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
 from pcs_core.data.subject import Concept, Example, Record, Subject
+from pcs_core.edits import (
+    AttnEdit,
+    AttnState,
+    BranchEdit,
+    Edit,
+    HeadEdit,
+    InjectEdit,
+    LayerEdit,
+    PixelEdit,
+    ReplaceEdit,
+    Site,
+    StreamEdit,
+    TokenEdit,
+    WeightEdit,
+)
 
 __all__ = [
     "CANVAS",
@@ -61,7 +69,6 @@ __all__ = [
     "Loss",
     "MaskQuery",
     "Masks",
-    "NoiseLaw",
     "Personalization",
     "Phase",
     "PixelEdit",
@@ -70,6 +77,7 @@ __all__ = [
     "Recipe",
     "Record",
     "Rendered",
+    "ReplaceEdit",
     "Row",
     "Run",
     "SampleSettings",
@@ -77,7 +85,7 @@ __all__ = [
     "Site",
     "StreamEdit",
     "Subject",
-    "SwapEdit",
+    "TimestepSampler",
     "TokenEdit",
     "Transform",
     "Use",

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from pcs_core.edits.edit import Edit
+from pcs_core.errors import nearest
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from pcs_core.data.edits import (
-        AttnEdit,
-        BranchEdit,
-        Edit,
-        HeadEdit,
-        InjectEdit,
-        LayerEdit,
-        PixelEdit,
-        StreamEdit,
-        SwapEdit,
-        TokenEdit,
-        WeightEdit,
-        Word,
-    )
+E = TypeVar("E", bound=Edit)
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A placeholder that is plain text to the tokenizer: ``token`` becomes ``text``.
+
+    ``noun`` is not repeated when it already follows the placeholder in the prompt. ``subject`` is the
+    index of the subject whose prompts it applies to, or None for all.
+    """
+
+    token: str
+    text: str
+    noun: str = ""
+    subject: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,59 +97,76 @@ class Rendered:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-NoiseLaw = Callable[["Generator", "tuple[int, ...]", float], "tuple[Tensor | None, Tensor | None]"]
+TimestepSampler = Callable[
+    ["Generator", "tuple[int, ...]", float], "tuple[Tensor | None, Tensor | None]"
+]
 """``(rng, shape [b c h w], progress) -> (level, noise)``: noise level of each row [b] in [0, 1] (1 =
 pure noise) and its noise; None keeps the usual draw. Acts in fit."""
+
+BY_KIND = tuple(
+    "tokens attention weights layers pixels swaps injections streams branches heads".split()
+)
+"""What the edits of one kind were called when each kind had a field of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fusion:
     """Result of `fuse`.
 
-    Tuples concatenate in recipe order; ``source``, ``noise_law`` and ``decoder`` are exclusive. ``words`` are
-    placeholders that stand for plain text. ``strengths`` are named numbers that edits read as
-    ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
+    ``edits`` are all edits, of any kinds in any order: they stand by kind, and in the order given within a
+    kind. Tuples concatenate in recipe order; ``source``, ``timestep_sampler`` and ``decoder`` are
+    exclusive. ``words`` are placeholders that stand for plain text. ``strengths`` are named numbers that
+    edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
     :class:`Canvas`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place of
     the backbone's. ``GuidanceTerm.mask`` is a seam, refused so far.
+
+    Raises
+    ------
+    TypeError
+        An unknown keyword, or something among ``edits`` that is none.
     """
 
+    edits: tuple[Edit, ...] = ()
     words: tuple[Word, ...] = ()
-    tokens: tuple[TokenEdit, ...] = ()
-    attention: tuple[AttnEdit, ...] = ()
-    weights: tuple[WeightEdit, ...] = ()
-    layers: tuple[LayerEdit, ...] = ()
-    pixels: tuple[PixelEdit, ...] = ()
-    swaps: tuple[SwapEdit, ...] = ()
-    injections: tuple[InjectEdit, ...] = ()
-    streams: tuple[StreamEdit, ...] = ()
-    branches: tuple[BranchEdit, ...] = ()
-    heads: tuple[HeadEdit, ...] = ()
     rows: tuple[Row, ...] = ()
-    strengths: Mapping[str, float] = field(default_factory=dict)
     records: tuple[str, ...] = ()
-    dropout: Mapping[str, float] = field(default_factory=dict)
     guidance: tuple[GuidanceTerm, ...] = ()
+    strengths: Mapping[str, float] = field(default_factory=dict)
+    dropout: Mapping[str, float] = field(default_factory=dict)
     source: Canvas | None = None
-    noise_law: NoiseLaw | None = None
+    timestep_sampler: TimestepSampler | None = None
     decoder: Callable[[Tensor], Tensor] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
+    """Of each thing that has one owner, the use it came from; set by the core at merge."""
 
-    def edits(self) -> tuple[Edit, ...]:
-        """Return all edits in the order of the fields.
+    def __new__(cls, *args: Any, **named: Any) -> Fusion:
+        """Refuse an unknown keyword with what to write instead."""
+        known = [f.name for f in fields(cls)]
+        for name in named:
+            if name in BY_KIND:
+                raise TypeError(
+                    f"Fusion has no field {name!r}: write edits=(...), one tuple for edits of all kinds"
+                )
+            if name not in known:
+                raise TypeError(
+                    f"Fusion has no field {name!r}"
+                    f"{nearest(name, known) or ': it has ' + ', '.join(known)}"
+                )
+        return object.__new__(cls)
 
-        Tokens, attention, weights, layers, pixels, swaps, injections, streams, branches, heads.
-        """
-        return (
-            *self.tokens,
-            *self.attention,
-            *self.weights,
-            *self.layers,
-            *self.pixels,
-            *self.swaps,
-            *self.injections,
-            *self.streams,
-            *self.branches,
-            *self.heads,
-        )
+    def __post_init__(self) -> None:
+        for edit in self.edits:
+            if not isinstance(edit, Edit):
+                raise TypeError(f"Fusion.edits holds a {type(edit).__name__}: give edits only")
+        # by kind, so that neither parameters nor what is bound depends on how a technique lists them
+        object.__setattr__(self, "edits", tuple(sorted(self.edits, key=lambda e: e.LISTED)))
+
+    def of(self, kind: type[E]) -> tuple[E, ...]:
+        """Return the edits of one kind, in order."""
+        return tuple(edit for edit in self.edits if isinstance(edit, kind))
+
+    def inside(self, part: str) -> tuple[Edit, ...]:
+        """Return the edits that act at sites of ``part`` ("denoiser", "text" or "vae"), in order."""
+        return tuple(e for e in self.edits if hasattr(e, "site") and e.part == part)

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor, nn
 
-    from pcs_core.data.edits import HeadEdit, Site
     from pcs_core.data.features import Features
     from pcs_core.data.layout import Layout
     from pcs_core.data.subject import Subject
+    from pcs_core.edits import HeadEdit, Site
 
 
 class Run(Protocol):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.backbone import Attachment, TokenisedPrompts, tokenise
-from pcs_core.data import Conditioning, concatenate
+from pcs_core.data import Conditioning, StreamEdit, TokenEdit, concatenate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ class CaptionTable:
             texts,
             net.backbone.tokenizer,
             words=net.fusion.words,
-            tokens=net.fusion.tokens,
+            tokens=net.fusion.of(TokenEdit),
             subjects=subjects,
             concepts=self.concepts,
         )
@@ -105,12 +105,10 @@ class CaptionTable:
 
 def text_is_constant(net: Attachment, training: Sequence[str]) -> bool:
     """True when no parameter in ``training`` changes what the text encoder says."""
-    fusion = net.fusion
-    if any(e.timed or (e.stage() == "output" and fusion.streams) for e in fusion.tokens):
+    edits = net.fusion.edits
+    reads = {thing for edit in edits for thing in edit.text_reads()}
+    if "level" in reads or ("streams" in reads and net.fusion.of(StreamEdit)):
         return False  # says another thing in every step
-    touching = {e.owner for e in fusion.tokens}
-    touching |= {w.owner for w in fusion.weights if w.site.part == "text"}
-    touching |= {w.owner for w in fusion.layers if w.site.part == "text"}
-    touching |= {s.owner for s in (*fusion.swaps, *fusion.injections) if s.part == "text"}
+    touching = {edit.owner for edit in edits if edit.touches_text()}
     # a use that edits both parts counts as touching: its text parameters train with it
     return not any(name.split("/", 1)[0] in touching for name in training)

@@ -69,7 +69,7 @@ class Checkpoints:
     def _parameters(self) -> dict[str, Tensor]:
         return {
             f"parameter/{e.owner}/{e.key(0)}/{k}": t
-            for e in self.fusion.edits()
+            for e in self.fusion.edits
             for k, t in e.owned().items()
         }
 

@@ -22,6 +22,7 @@ from pcs_core.data import (
     CANVAS,
     FitStep,
     Fusion,
+    HeadEdit,
     Masks,
     Personalization,
     Phase,
@@ -161,7 +162,7 @@ class Fitting:
         features, own = extract(self.run_, self.subjects)
         self.run_.features = features
         fusion = merge_fusions(self.run_.call("fuse", features=features))
-        self.run_.heads = {e.name: e for e in fusion.heads}
+        self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.base is not None:
             import_tensors(fusion, dict(self.base[0].tensors))
         else:
@@ -246,7 +247,7 @@ class Fitting:
                 n: p.detach().clone() for n, p in everything.items() if n in params
             }
         stacked_names = {
-            f"{e.owner}/{e.key(0)}/{k}" for e in fusion.edits() if e.stacked for k in e.owned()
+            f"{e.owner}/{e.key(0)}/{k}" for e in fusion.edits if e.stacked for k in e.owned()
         }
         norms = [(p, n in stacked_names) for n, p in params.items()]
         optimizer.zero_grad(set_to_none=True)
@@ -416,7 +417,7 @@ def check_stacked(fusion: Fusion, subjects: int) -> None:
     """
     if subjects == 1:
         return
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         if not edit.stacked and any(
             isinstance(t, torch.nn.Parameter) for t in edit.owned().values()
         ):

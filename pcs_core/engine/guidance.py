@@ -15,6 +15,8 @@ from pcs_core.data import (
     Masks,
     SampleSettings,
     SampleStep,
+    StreamEdit,
+    TokenEdit,
     concatenate,
 )
 from pcs_core.engine.regions import layout_masks, layout_points
@@ -47,7 +49,7 @@ class Guidance:
         self.terms: tuple[GuidanceTerm, ...] = net.fusion.guidance
         if settings.scale != 1.0:
             # what no prompt says, no reference shows
-            drop = ("*",) if net.fusion.streams else ()
+            drop = ("*",) if net.fusion.of(StreamEdit) else ()
             classifier_free = GuidanceTerm(
                 Branch("positive"), Branch("negative", drop=drop), settings.scale - 1.0
             )
@@ -63,7 +65,7 @@ class Guidance:
         edits of the text acts.
         """
         key: tuple[object, ...] = (branch, self.net.acting_on_text(branch.edits, progress))
-        if any(edit.timed for edit in self.net.fusion.tokens):
+        if any("level" in edit.text_reads() for edit in self.net.fusion.edits):
             key = (*key, progress)
             self._encoded = {k: v for k, v in self._encoded.items() if k[-1] == progress}
         time = None if level is None else self._time(level)
@@ -124,7 +126,7 @@ class Guidance:
             prompts,
             self.net.backbone.tokenizer,
             words=fusion.words,
-            tokens=fusion.tokens,
+            tokens=fusion.of(TokenEdit),
             concepts=[[c.token for c in own] for own in self.run.features.concepts],
             phrases=() if layout is None else layout.phrases,
         )

@@ -30,9 +30,12 @@ from pcs_core.data import (
     Conditioning,
     Features,
     FitStep,
+    HeadEdit,
     Personalization,
     Record,
+    StreamEdit,
     Subject,
+    TokenEdit,
 )
 from pcs_core.data.masks import mask_at
 from pcs_core.engine.adapters import digest
@@ -163,7 +166,7 @@ class _Pretraining:
             tensors={k: v.unsqueeze(0) for k, v in found.items()}, concepts=(concepts,)
         )
         fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
-        self.run_.heads = {e.name: e for e in fusion.heads}
+        self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.init is not None:
             import_tensors(fusion, dict(self.init.tensors))
         rank = self.accelerator.process_index
@@ -318,7 +321,7 @@ class _Pretraining:
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
         features = {
             name: torch.stack([row.features[name].float() for row in rows]).to(device)
-            for name in {n for edit in net.fusion.streams for n in edit.reads}
+            for name in {n for edit in net.fusion.of(StreamEdit) for n in edit.reads}
         }
         kept = (~no_stream).to(device).float()
         features = {k: v * kept.view(-1, *[1] * (v.dim() - 1)) for k, v in features.items()}
@@ -364,7 +367,9 @@ class _Pretraining:
             own = [row.spans.get(f"phrase.{k}", torch.full((1, 1), -1)) for row in rows]
             padded = [F.pad(s, (0, width - s.shape[1]), value=-1) for s in own]
             spans[f"concept.{k}"] = torch.cat(padded)
-        spans |= {str(i): spans["concept.0"] for i in range(len(self.net.fusion.tokens)) if spans}
+        spans |= {
+            str(i): spans["concept.0"] for i in range(len(self.net.fusion.of(TokenEdit))) if spans
+        }
         prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans)
         return self.net.encode_text(
             prompts,

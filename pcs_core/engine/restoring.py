@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import import_tensors
-from pcs_core.data import Features, Recipe
+from pcs_core.data import Features, HeadEdit, Recipe
 from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
@@ -60,7 +60,7 @@ def restored(
         run.seed, run.features = seed, features
         run.scratch.clear()
     yield run, fusion
-    if not (fusion.swaps or fusion.injections):
+    if not any(edit.LARGE for edit in fusion.edits):
         # the person and its tensors too: an id is free for others once its object is gone
         shelf[key] = (person, tensors, run, fusion, features)
         while len(shelf) > KEPT:
@@ -82,7 +82,7 @@ def restore(
     if person is None:
         run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
         fusion = merge_fusions(run.call("fuse", features=run.features))
-        run.heads = {e.name: e for e in fusion.heads}
+        run.heads = {e.name: e for e in fusion.of(HeadEdit)}
         check_added(added, (), fusion)
         return run, fusion
     uses = person.recipe.uses
@@ -100,7 +100,7 @@ def restore(
         concepts=(person.concepts,),
     )
     fusion = merge_fusions(run.call("fuse", features=run.features))
-    run.heads = {e.name: e for e in fusion.heads}
+    run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     check_added(added, uses, fusion)
     import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
     return run, fusion
@@ -115,7 +115,7 @@ def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None
                 f"the recipe has a use {use.name!r} already: leave it out of what is added, or give it "
                 "a name of its own"
             )
-        owned = [e for e in (fusion.edits() if fusion else ()) if e.owner == use.name and e.owned()]
+        owned = [e for e in (fusion.edits if fusion else ()) if e.owner == use.name and e.owned()]
         if owned or hasattr(use.technique, "extract"):
             raise InputError(
                 f"{use.name!r} needs a fit, so it cannot be added when drawing: put it into the recipe"

@@ -75,8 +75,8 @@ def lawful(
 
     The law acts where the edits of its use do.
     """
-    law = net.fusion.noise_law
-    owner = net.fusion.origin.get("noise_law", "")
+    law = net.fusion.timestep_sampler
+    owner = net.fusion.origin.get("timestep_sampler", "")
     if law is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
         return noise, times
     each = len(noise) // len(rngs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.backbone import Attachment, suspended, tokenise
+from pcs_core.data import TokenEdit
 from pcs_core.engine.restoring import restore
 
 if TYPE_CHECKING:
@@ -30,10 +31,12 @@ def text_features(
         stack.enter_context(suspended(backbone))
         _, fusion = restore(person, backbone, 0)
         net = stack.enter_context(Attachment(backbone, fusion))
-        tokens = tokenise([prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.tokens)
+        tokens = tokenise(
+            [prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.of(TokenEdit)
+        )
         subject = torch.zeros(1, dtype=torch.long, device=backbone.device)
         text = net.encode_text(tokens, subject).text
     ids = tokens.ids[0].tolist()
     end = ids.index(backbone.tokenizer.end, 1)
-    span = tokens.spans["0"][0].tolist() if fusion.tokens else []
+    span = tokens.spans["0"][0].tolist() if fusion.of(TokenEdit) else []
     return text, [end], [p for p in span if p >= 0]

@@ -92,7 +92,7 @@ def test_each_stage_changes_the_output_and_comes_off(
     before, plain = Snapshot(backbone), evaluate(backbone, prompts=PROMPTS)
     sites = attention(backbone, kind)
     assert sites
-    changed = evaluate(backbone, Fusion(attention=tuple(edit(s) for s in sites)), PROMPTS)
+    changed = evaluate(backbone, Fusion(edits=tuple(edit(s) for s in sites)), PROMPTS)
     assert (changed - plain).abs().max() > 1e-3
     assert torch.equal(evaluate(backbone, prompts=PROMPTS), plain)
     before.assert_unchanged()
@@ -100,18 +100,18 @@ def test_each_stage_changes_the_output_and_comes_off(
 
 def test_the_explicit_path_agrees_with_the_fused_one(backbone: Backbone) -> None:
     plain = evaluate(backbone)
-    looked = evaluate(backbone, Fusion(attention=tuple(Look(s) for s in attention(backbone))))
+    looked = evaluate(backbone, Fusion(edits=tuple(Look(s) for s in attention(backbone))))
     assert 0 < (looked - plain).abs().max() < 2e-6
 
 
 def test_doubled_keys_change_nothing(backbone: Backbone) -> None:
-    doubled = Fusion(attention=tuple(ExtraCopy(s) for s in attention(backbone)))
+    doubled = Fusion(edits=tuple(ExtraCopy(s) for s in attention(backbone)))
     assert (evaluate(backbone, doubled) - evaluate(backbone)).abs().max() < 2e-6
 
 
 def test_a_bias_of_minus_infinity_equals_zeroed_maps(backbone: Backbone) -> None:
-    biased = Fusion(attention=tuple(Bias(s) for s in attention(backbone)))
-    zeroed = Fusion(attention=tuple(Probs(s) for s in attention(backbone)))
+    biased = Fusion(edits=tuple(Bias(s) for s in attention(backbone)))
+    zeroed = Fusion(edits=tuple(Probs(s) for s in attention(backbone)))
     difference = (evaluate(backbone, biased) - evaluate(backbone, zeroed)).abs().max()
     assert difference < 2e-6
 
@@ -135,7 +135,7 @@ def test_stages_run_in_order_and_edits_of_a_stage_in_recipe_order(backbone: Back
         ("extra", "e"),
         ("qkv", "q2"),
     ]
-    evaluate(backbone, Fusion(attention=tuple(watcher(s, n, site) for s, n in order)))
+    evaluate(backbone, Fusion(edits=tuple(watcher(s, n, site) for s, n in order)))
     assert seen == ["q1", "q2", "e", "b", "p", "o"]
 
 
@@ -153,7 +153,7 @@ def test_an_edit_sees_its_own_site_and_the_conditioning(backbone: Backbone) -> N
     sites = attention(backbone)
     with (
         torch.no_grad(),
-        Attachment(backbone, Fusion(attention=tuple(Spy(s) for s in sites))) as net,
+        Attachment(backbone, Fusion(edits=tuple(Spy(s) for s in sites))) as net,
     ):
         evaluate_attached(net, PROMPTS, [0, 1])
     assert set(shapes) == {s.name for s in sites}
@@ -178,13 +178,13 @@ def test_an_edit_overrides_exactly_one_stage(
     stages: dict[str, Callable[..., AttnState]] = dict.fromkeys(methods, keep)
     edit = type("Wrong", (AttnEdit,), stages)(attention(backbone)[0])
     with pytest.raises(TypeError, match=f"exactly one of .* it overrides {word}"):
-        evaluate(backbone, Fusion(attention=(edit,)))
+        evaluate(backbone, Fusion(edits=(edit,)))
 
 
 def test_a_failed_attach_leaves_nothing(backbone: Backbone) -> None:
     before = Snapshot(backbone)
     bad = type("Wrong", (AttnEdit,), {})(attention(backbone)[0])
-    with pytest.raises(TypeError), Attachment(backbone, Fusion(attention=(bad,))):
+    with pytest.raises(TypeError), Attachment(backbone, Fusion(edits=(bad,))):
         pass
     before.assert_unchanged()
 

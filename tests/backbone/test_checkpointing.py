@@ -40,8 +40,8 @@ def fusion_of(backbone: Backbone, id: str) -> Fusion:
 def gradients(backbone: Backbone, id: str, *, checkpointed: bool, base: bool) -> dict[str, Tensor]:
     """Two evaluations under different conditionings, times and models, then one backward."""
     fusion = fusion_of(backbone, id)
-    rows = [0, 1] if fusion.edits()[0].stacked else [0, 0]
-    params = {f"{e.owner}/{e.name}/{k}": p for e in fusion.edits() for k, p in e.owned().items()}
+    rows = [0, 1] if fusion.edits[0].stacked else [0, 0]
+    params = {f"{e.owner}/{e.name}/{k}": p for e in fusion.edits for k, p in e.owned().items()}
     with Attachment(backbone, fusion, fitting=True) as net:
         if checkpointed:
             net.use_checkpointing()

@@ -10,7 +10,15 @@ import torch
 from torch import Tensor
 
 from pcs_core.backbone import Attachment, Backbone, select_sites
-from pcs_core.data import AttnEdit, AttnState, Conditioning, Fusion, LayerEdit, SwapEdit, WeightEdit
+from pcs_core.data import (
+    AttnEdit,
+    AttnState,
+    Conditioning,
+    Fusion,
+    LayerEdit,
+    ReplaceEdit,
+    WeightEdit,
+)
 from pcs_core.engine import open_backbone
 from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject, perturb
 from pcs_testing.fixtures import build_fusion
@@ -40,14 +48,16 @@ def every_kind(backbone: Backbone) -> dict[str, Fusion]:
     linear = select_sites(backbone.sites, "mid_block*.to_k")[0]
     attention = select_sites(backbone.sites, "mid_block*", kind="cross")
     path = "mid_block.resnets.0.conv1.weight"
-    swap = SwapEdit("denoiser", {path: dict(backbone.parts["denoiser"].named_parameters())[path]})
+    swap = ReplaceEdit(
+        "denoiser", {path: dict(backbone.parts["denoiser"].named_parameters())[path]}
+    )
     with torch.no_grad():
         next(iter(swap.targets().values())).mul_(2)
     return {
-        "layers": Fusion(layers=(Louder(resnet),)),
-        "weights": Fusion(weights=(More(linear),)),
-        "attention": Fusion(attention=tuple(Values(s) for s in attention)),
-        "swaps": Fusion(swaps=(swap,)),
+        "layers": Fusion(edits=(Louder(resnet),)),
+        "weights": Fusion(edits=(More(linear),)),
+        "attention": Fusion(edits=tuple(Values(s) for s in attention)),
+        "swaps": Fusion(edits=(swap,)),
     }
 
 
@@ -56,11 +66,11 @@ def test_a_compiled_network_sees_edits_that_come_later() -> None:
     torch._dynamo.reset()
     backbone: Any = open_backbone("tiny")
     kinds = every_kind(backbone)
-    together = Fusion(**{k: getattr(f, k) for k, f in kinds.items()})
+    together = Fusion(edits=tuple(e for f in kinds.values() for e in f.edits))
     plain = evaluate(backbone, prompts=PROMPTS)
     eager = evaluate(backbone, together, PROMPTS)
     for kind in kinds:  # each kind matters to the eager answer
-        rest = Fusion(**{k: getattr(f, k) for k, f in kinds.items() if k != kind})
+        rest = Fusion(edits=tuple(e for k, f in kinds.items() if k != kind for e in f.edits))
         assert (evaluate(backbone, rest, PROMPTS) - eager).abs().max() > 1e-4, kind
     block = backbone.unet.mid_block  # a resnet, self and cross attention, another resnet
     block.compile(backend="aot_eager")
@@ -83,7 +93,7 @@ def test_a_copy_of_an_attached_network_has_its_own_edits(backbone: Backbone) -> 
     unet: Any = backbone.parts["denoiser"]
     fusion = build_fusion(make_recipe([Probe()]), [make_subject()], backbone)
     layer = More(select_sites(backbone.sites, "*.to_k")[0])
-    fusion = Fusion(attention=fusion.attention, weights=(layer,))
+    fusion = Fusion(edits=(*fusion.of(AttnEdit), layer))
     perturb(fusion, scale=0.5)
     rng = torch.Generator().manual_seed(0)
     x, text = torch.randn(1, 4, 16, 16, generator=rng), torch.randn(1, 24, 32, generator=rng)

@@ -68,7 +68,7 @@ def test_before_and_after_act_and_come_off(
     backbone: Backbone, edit: type[LayerEdit], glob: str, kind: str
 ) -> None:
     before, plain = Snapshot(backbone), evaluate(backbone)
-    fusion = Fusion(layers=(edit(pick(backbone, glob, kind)),))
+    fusion = Fusion(edits=(edit(pick(backbone, glob, kind)),))
     assert (evaluate(backbone, fusion) - plain).abs().max() > 1e-5
     assert torch.equal(evaluate(backbone), plain)
     before.assert_unchanged()
@@ -76,7 +76,7 @@ def test_before_and_after_act_and_come_off(
 
 def test_injection_leaves_the_first_row_and_moves_the_others(backbone: Backbone) -> None:
     plain = evaluate(backbone)
-    fusion = Fusion(layers=(FirstRow(pick(backbone, "mid_block*", "resnet")),))
+    fusion = Fusion(edits=(FirstRow(pick(backbone, "mid_block*", "resnet")),))
     moved = evaluate(backbone, fusion)
     assert torch.equal(moved[0], plain[0])
     assert (moved[1] - plain[1]).abs().max() > 1e-3
@@ -87,18 +87,18 @@ def test_weight_call_and_residual_agree_on_a_doubled_layer(backbone: Backbone, g
     site = pick(backbone, glob)
     module = backbone.parts["denoiser"].get_submodule(site.name)
     bias: Any = module.bias
-    called = evaluate(backbone, Fusion(weights=(Call(site),)))
-    residual = evaluate(backbone, Fusion(weights=(Residual(site),)))
+    called = evaluate(backbone, Fusion(edits=(Call(site),)))
+    residual = evaluate(backbone, Fusion(edits=(Residual(site),)))
     assert (called - evaluate(backbone)).abs().max() > 1e-4
     torch.testing.assert_close(called, residual, rtol=1e-5, atol=1e-6)
-    weight = evaluate(backbone, Fusion(weights=(Weight(site),)))
+    weight = evaluate(backbone, Fusion(edits=(Weight(site),)))
     if bias is None:
         torch.testing.assert_close(weight, called, rtol=1e-5, atol=1e-6)
     else:  # W' = f(W) leaves the bias alone
         kept = bias.detach().clone()
         with torch.no_grad():
             bias.zero_()
-            zeroed = [evaluate(backbone, Fusion(weights=(e(site),))) for e in (Weight, Call)]
+            zeroed = [evaluate(backbone, Fusion(edits=(e(site),))) for e in (Weight, Call)]
             bias.copy_(kept)
         torch.testing.assert_close(*zeroed, rtol=1e-5, atol=1e-6)
 
@@ -123,17 +123,14 @@ def test_stages_of_a_layer_run_in_order(backbone: Backbone) -> None:
     edits = [spy(*s) for s in stages]
     evaluate(
         backbone,
-        Fusion(
-            layers=tuple(e for e in edits if isinstance(e, LayerEdit)),
-            weights=tuple(e for e in edits if isinstance(e, WeightEdit)),
-        ),
+        Fusion(edits=tuple(edits)),
     )
     assert seen == ["before", "weight", "residual", "after"]
 
 
 def test_weights_of_other_layers_cannot_be_rewritten(backbone: Backbone) -> None:
     before = Snapshot(backbone)
-    fusion = Fusion(weights=(Weight(pick(backbone, "*", "embedding", "text")),))
+    fusion = Fusion(edits=(Weight(pick(backbone, "*", "embedding", "text")),))
     with pytest.raises(CapabilityError, match="only linear, 2-d convolution, group and layer norm"):
         evaluate(backbone, fusion)
     before.assert_unchanged()
@@ -142,7 +139,7 @@ def test_weights_of_other_layers_cannot_be_rewritten(backbone: Backbone) -> None
 @pytest.mark.parametrize("glob", ["conv_norm_out", "*.norm2"])
 def test_the_weight_of_a_norm_can_be_rewritten(backbone: Backbone, glob: str) -> None:
     site = pick(backbone, glob, "norm")
-    ours = evaluate(backbone, Fusion(weights=(Weight(site),)))
+    ours = evaluate(backbone, Fusion(edits=(Weight(site),)))
     module = backbone.parts["denoiser"].get_submodule(site.name)
     kept = module.weight.data
     module.weight.data = 2 * kept
@@ -161,7 +158,7 @@ def test_layers_of_the_text_encoder_see_the_rows_subjects(backbone: Backbone) ->
             return torch.zeros_like(y)
 
     site = pick(backbone, "*.fc1", part="text")
-    with torch.no_grad(), Attachment(backbone, Fusion(weights=(Spy(site),))) as net:
+    with torch.no_grad(), Attachment(backbone, Fusion(edits=(Spy(site),))) as net:
         evaluate_attached(net, PROMPTS, [1, 0])
     assert [s.tolist() for s in seen] == [[1, 0]]
 
@@ -178,7 +175,7 @@ class Invert(PixelEdit):
 
 def test_pixel_edits_act_at_their_own_stage(backbone: Backbone) -> None:
     image = make_picture()[None]
-    with Attachment(backbone, Fusion(pixels=(Darken("p"), Invert("q")))) as net:
+    with Attachment(backbone, Fusion(edits=(Darken("p"), Invert("q")))) as net:
         assert torch.equal(net.pixels(image, "input"), image * 0.5)
         assert torch.equal(net.pixels(image, "decoded"), 1 - image)
 
@@ -206,11 +203,11 @@ def test_token_edits_of_the_table_and_of_the_output(backbone: Backbone) -> None:
     table: Any = backbone.embedding
     ids = backbone.tokenizer.encode("dog")
     same = Rows(table.weight[ids][None].detach().clone())
-    assert torch.equal(evaluate(backbone, Fusion(tokens=(same,)), prompts), host)
+    assert torch.equal(evaluate(backbone, Fusion(edits=(same,)), prompts), host)
     other = Rows(torch.ones(1, 1, 32))
-    assert not torch.equal(evaluate(backbone, Fusion(tokens=(other,)), prompts), host)
+    assert not torch.equal(evaluate(backbone, Fusion(edits=(other,)), prompts), host)
     # two edits of one placeholder: the row in the table, and the encoder's output at its place
     shift = Shift(["<x>"], count=1, hosts=["dog"])
-    both = evaluate(backbone, Fusion(tokens=(same, shift)), prompts)
+    both = evaluate(backbone, Fusion(edits=(same, shift)), prompts)
     assert (both - host).abs().max() > 1e-4
-    assert torch.equal(evaluate(backbone, Fusion(tokens=(shift,)), prompts), both)
+    assert torch.equal(evaluate(backbone, Fusion(edits=(shift,)), prompts), both)

@@ -9,7 +9,7 @@ import torch
 
 from pcs_core.backbone import Attachment, Backbone, suspended
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Fusion
+from pcs_core.data import Fusion, InjectEdit
 from pcs_testing import (
     Snapshot,
     build_fusion,
@@ -50,7 +50,7 @@ def test_the_inner_run_sees_the_bare_network(backbone: Backbone, outer: str, inn
 
 def test_what_trains_and_checkpointing_survive_a_suspension(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, "weights.peft", sites="*.to_v")
-    values = list(fusion.injections[0].owned().values())
+    values = list(fusion.of(InjectEdit)[0].owned().values())
     with Attachment(backbone, fusion, fitting=True) as net:
         net.use_checkpointing()
         values[0].requires_grad_(False)

@@ -158,7 +158,7 @@ def test_a_repeated_placeholder_is_the_token_every_time(backbone: Backbone) -> N
     assert tokens.spans["0"][1].tolist()[2:] == [-1, -1]
     # the table holds the rows at both mentions, and nothing else moves
     table = backbone.embedding(tokens.ids)
-    with torch.no_grad(), Attachment(backbone, Fusion(tokens=(edit,))) as net:
+    with torch.no_grad(), Attachment(backbone, Fusion(edits=(edit,))) as net:
         net.context.spans, net.context.subject = tokens.spans, torch.zeros(2, dtype=torch.long)
         changed = backbone.embedding(tokens.ids)
         net.context.spans = {}
@@ -201,7 +201,7 @@ def test_rows_of_subjects_have_tokens_and_values_of_their_own(backbone: Backbone
     tokens = tokenise(prompts, backbone.tokenizer, tokens=[edit], subjects=owners)
     assert tokens.spans["0"].tolist()[:2] == [[2, 3], [2, 3]]
     assert tokens.spans["0"][2].tolist() == [2, 3]  # "<a>" is no token of subject 1
-    with torch.no_grad(), Attachment(backbone, Fusion(tokens=(edit,))) as net:
+    with torch.no_grad(), Attachment(backbone, Fusion(edits=(edit,))) as net:
         net.context.spans, net.context.subject = tokens.spans, torch.tensor(owners)
         table = backbone.embedding(tokens.ids)
         net.context.spans = {}
@@ -218,7 +218,7 @@ def test_the_pooled_position_does_not_move(backbone: Backbone) -> None:
     ids = tokenise(["a photo of dog on the beach"], backbone.tokenizer).ids
     with torch.no_grad():
         text, pooled = backbone.encode_ids(ids)
-        with Attachment(backbone, Fusion(tokens=(edit,))) as net:
+        with Attachment(backbone, Fusion(edits=(edit,))) as net:
             tokens = tokenise(["a photo of <x> on the beach"], backbone.tokenizer, tokens=[edit])
             cond = net.encode_text(tokens, torch.tensor([0]))
             ours, ours_pooled = cond.text, cond.pooled
@@ -236,7 +236,7 @@ def test_rows_in_the_table_equal_a_table_that_was_resized(backbone: Backbone) ->
     table: Any = backbone.embedding
     host = backbone.tokenizer.encode("dog")
     prompts = ("a photo of <x> on the beach",)
-    with Attachment(backbone, Fusion(tokens=(edit,)), fitting=True) as net:
+    with Attachment(backbone, Fusion(edits=(edit,)), fitting=True) as net:
         ours = evaluate_attached(net, prompts).output
         ours.square().mean().backward()
     kept = table.weight.detach().clone()
@@ -258,6 +258,6 @@ def test_rows_in_the_table_equal_a_table_that_was_resized(backbone: Backbone) ->
 
 def test_removal_is_exact(backbone: Backbone) -> None:
     before, plain = Snapshot(backbone), evaluate(backbone)
-    evaluate(backbone, Fusion(tokens=(Rows(["<x>"]),)), ("a photo of <x>",))
+    evaluate(backbone, Fusion(edits=(Rows(["<x>"]),)), ("a photo of <x>",))
     before.assert_unchanged()
     assert torch.equal(evaluate(backbone), plain)

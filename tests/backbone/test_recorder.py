@@ -63,7 +63,7 @@ def test_gradients_reach_every_site_through_the_tape(
 ) -> None:
     def grads(checkpointing: bool) -> tuple[list[torch.Tensor], list[str], list[str]]:
         edits = tuple(Keys(s) for s in cross(backbone))
-        with Attachment(backbone, Fusion(attention=edits), fitting=True) as net:
+        with Attachment(backbone, Fusion(edits=edits), fitting=True) as net:
             if checkpointing:
                 net.use_checkpointing()
             tape = evaluate_attached(net, PROMPTS, record=("cross",)).tape
@@ -90,7 +90,7 @@ def test_the_gradient_is_the_derivative(backbone: Backbone) -> None:
     def value(factor: float) -> torch.Tensor:
         with torch.no_grad():
             edit.factor.fill_(factor)
-        with Attachment(backbone, Fusion(attention=(edit,))) as net:
+        with Attachment(backbone, Fusion(edits=(edit,))) as net:
             tape = evaluate_attached(net, PROMPTS, record=(edit.site.name,)).tape
             return tape[edit.site.name].double().square().mean()
 

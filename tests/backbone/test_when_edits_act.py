@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pcs_core.backbone import Attachment, Backbone, select_sites
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Conditioning, Fusion, WeightEdit
+from pcs_core.data import Conditioning, Fusion, InjectEdit, WeightEdit
 from pcs_core.merge import merge_fusions
 from pcs_testing import (
     Snapshot,
@@ -32,7 +32,7 @@ class Double(WeightEdit):
 
 def doubled(backbone: Backbone, **options: Any) -> Fusion:
     site = select_sites(backbone.sites, "mid_block*.conv1")[0]
-    return merge_fusions([("double", Fusion(weights=(Double(site, **options),)))])
+    return merge_fusions([("double", Fusion(edits=(Double(site, **options),)))])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_glob_chooses_among_uses_of_every_kind(backbone: Backbone) -> None:
     fusion = of_kinds(backbone, "weights.lora", "weights.kv")
     alone = of_kinds(backbone, "weights.lora")
     with torch.no_grad():
-        for target, source in zip(alone.weights, fusion.weights, strict=True):
+        for target, source in zip(alone.of(WeightEdit), fusion.of(WeightEdit), strict=True):
             target.load_state_dict(source.state_dict())
     assert torch.equal(
         evaluate(backbone, fusion, prompts, edits="weights.lora"),
@@ -142,7 +142,7 @@ def test_an_unknown_model_is_refused(backbone: Backbone) -> None:
 
 def test_the_base_keeps_what_trains_and_what_does_not(backbone: Backbone) -> None:
     fusion = of_kinds(backbone, "weights.peft")
-    values = list(fusion.injections[0].owned().values())
+    values = list(fusion.of(InjectEdit)[0].owned().values())
     with Attachment(backbone, fusion, fitting=True) as net:
         values[0].requires_grad_(False)
         evaluate_attached(net, PROMPTS, model="base")
@@ -153,7 +153,7 @@ def test_the_base_keeps_what_trains_and_what_does_not(backbone: Backbone) -> Non
 def test_a_base_evaluation_between_forward_and_backward_is_safe(backbone: Backbone) -> None:
     def grads(id: str, with_base: bool) -> list[Tensor]:
         fusion = of_kinds(backbone, id)
-        params = [p for e in fusion.edits() for p in e.owned().values()]
+        params = [p for e in fusion.edits for p in e.owned().values()]
         with Attachment(backbone, fusion, fitting=True) as net:
             loss = evaluate_attached(net, PROMPTS).output.square().mean()
             if with_base:
@@ -170,4 +170,4 @@ def test_an_edit_is_in_training_mode_in_fits_only(backbone: Backbone) -> None:
     fusion = doubled(backbone)
     for fitting in (True, False, True):
         with Attachment(backbone, fusion, fitting=fitting):
-            assert fusion.weights[0].training is fitting
+            assert fusion.of(WeightEdit)[0].training is fitting

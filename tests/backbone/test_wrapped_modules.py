@@ -39,7 +39,7 @@ def test_a_module_is_wrapped_with_all_its_arguments(kind: str) -> None:
     assert sites
     plain = evaluate(backbone, prompts=PROMPTS)
     edits = tuple(Kept(site) for site in sites)
-    fusion = merge_fusions([("kept", Fusion(weights=edits))])
+    fusion = merge_fusions([("kept", Fusion(edits=edits))])
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         first = evaluate_attached(net, PROMPTS).output
         again = evaluate_attached(net, PROMPTS, time=900).output

@@ -42,7 +42,7 @@ class Drawing(Technique):
     def fuse(self) -> Fusion:
         sheet = Sheet()
         law = lambda rng, shape, progress: (torch.full((shape[0],), 0.5), None)  # noqa: E731
-        return Fusion(heads=(sheet,), source=sheet, noise_law=law)
+        return Fusion(edits=(sheet,), source=sheet, timestep_sampler=law)
 
     @hookimpl
     def regularize(self, step: Any) -> Loss:

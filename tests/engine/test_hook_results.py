@@ -168,7 +168,7 @@ class Layered(Technique):
 
     @hookimpl
     def fuse(self, run: Any) -> Fusion:
-        return Fusion(layers=(Breaking(run.sites("*", "resnet")[0]),))
+        return Fusion(edits=(Breaking(run.sites("*", "resnet")[0]),))
 
 
 def test_an_exception_in_an_edit_names_use_site_and_stage() -> None:

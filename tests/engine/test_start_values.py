@@ -37,7 +37,7 @@ class RandomDirection(Technique):
         direction = torch.randn(site.width, generator=run.init_rng(0, self.id))
         with run.seeded("module"):
             DRAWN.append(torch.cat([direction, torch.randn(3)]))
-        return Fusion(attention=(Projected(site, direction),))
+        return Fusion(edits=(Projected(site, direction),))
 
 
 def test_sampling_starts_where_the_fit_started_whatever_its_seed() -> None:

@@ -41,7 +41,7 @@ class Windowed(Technique):
 
     @hookimpl
     def fuse(self, run: Any) -> Fusion:
-        return Fusion(layers=(Late(run.sites("*", "resnet")[0], start=0.5),))
+        return Fusion(edits=(Late(run.sites("*", "resnet")[0], start=0.5),))
 
 
 def test_without_terms_the_positive_branch_is_the_prediction() -> None:

@@ -74,7 +74,7 @@ def per_subject_loss(output: Tensor, owners: Sequence[int]) -> Tensor:
 def slice_of(fusion: Fusion, subject: int) -> dict[str, Tensor]:
     return {
         f"{e.owner}/{e.key(subject)}/{k}": t.detach()[subject].clone()
-        for e in fusion.edits()
+        for e in fusion.edits
         for k, t in e.owned().items()
     }
 
@@ -198,7 +198,7 @@ class Sharing(Technique):
 
     @hookimpl
     def fuse(self, run: Any) -> Fusion:
-        return Fusion(attention=tuple(Shared(site) for site in run.sites("cross")))
+        return Fusion(edits=tuple(Shared(site) for site in run.sites("cross")))
 
 
 class Confusing(Technique):
@@ -209,7 +209,7 @@ class Confusing(Technique):
     @hookimpl
     def fuse(self, run: Any, features: Features) -> Fusion:
         sites = run.sites("cross")
-        return Fusion(attention=tuple(First(site, features.subjects) for site in sites))
+        return Fusion(edits=tuple(First(site, features.subjects) for site in sites))
 
 
 def test_parameters_that_subjects_would_share_are_refused_by_name(backbone: Backbone) -> None:

@@ -21,10 +21,10 @@ from pcs_core.data import (
     HeadEdit,
     Loss,
     Masks,
+    ReplaceEdit,
     Row,
     Site,
     StreamEdit,
-    SwapEdit,
     TokenEdit,
     WeightEdit,
     Word,
@@ -39,6 +39,7 @@ from pcs_core.merge import (
 )
 
 SITE = Site("block.to_k", "denoiser", "linear", shape=(4, 4))
+DRAW = lambda *_: (None, None)  # noqa: E731
 ATTENTION = Site("block", "denoiser", "cross", width=4, context=4)
 
 
@@ -114,37 +115,37 @@ class Rows(TokenEdit):
         return torch.zeros(1, 1, 4)
 
 
-def swap() -> SwapEdit:
-    return SwapEdit("denoiser", {"block.to_k.weight": nn.Parameter(torch.zeros(4, 4))})
+def swap() -> ReplaceEdit:
+    return ReplaceEdit("denoiser", {"block.to_k.weight": nn.Parameter(torch.zeros(4, 4))})
 
 
 def test_edits_concatenate_in_recipe_order_with_their_owner() -> None:
     merged = merge_fusions(
         [
-            ("one", Fusion(weights=(Add(SITE),))),
-            ("two", Fusion(weights=(Add(SITE), Replace(SITE)), tokens=(Rows("<a>"),))),
+            ("one", Fusion(edits=(Add(SITE),))),
+            ("two", Fusion(edits=(Add(SITE), Replace(SITE), Rows("<a>")))),
         ]
     )
-    assert [e.owner for e in merged.weights] == ["one", "two", "two"]
-    assert [e.owner for e in merged.edits()] == ["two", "one", "two", "two"]
+    assert [e.owner for e in merged.of(WeightEdit)] == ["one", "two", "two"]
+    assert [e.owner for e in merged.edits] == ["two", "one", "two", "two"]
 
 
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
-        (Fusion(weights=(Replace(SITE),)), Fusion(weights=(Replace(SITE),)), "weight of denoiser:block.to_k"),
-        (Fusion(weights=(Wrap(SITE),)), Fusion(weights=(Wrap(SITE),)), "call of denoiser:block.to_k"),
-        (Fusion(weights=(Replace(SITE),)), Fusion(swaps=(swap(),)), "weight of denoiser:block.to_k"),
-        (Fusion(attention=(Rewrite(ATTENTION),)), Fusion(attention=(Rewrite(ATTENTION),)), "probs"),
+        (Fusion(edits=(Replace(SITE),)), Fusion(edits=(Replace(SITE),)), "weight of denoiser:block.to_k"),
+        (Fusion(edits=(Wrap(SITE),)), Fusion(edits=(Wrap(SITE),)), "call of denoiser:block.to_k"),
+        (Fusion(edits=(Replace(SITE),)), Fusion(edits=(swap(),)), "weight of denoiser:block.to_k"),
+        (Fusion(edits=(Rewrite(ATTENTION),)), Fusion(edits=(Rewrite(ATTENTION),)), "probs"),
         (Fusion(source=object()), Fusion(source=object()), "source"),
-        (Fusion(noise_law=lambda *_: None), Fusion(noise_law=lambda *_: None), "noise_law"),
-        (Fusion(streams=(StreamEdit("ip", ()),)), Fusion(streams=(StreamEdit("ip", ()),)), "stream 'ip'"),
-        (Fusion(heads=(HeadEdit("h"),)), Fusion(heads=(HeadEdit("h"),)), "head 'h'"),
+        (Fusion(timestep_sampler=DRAW), Fusion(timestep_sampler=DRAW), "timestep_sampler"),
+        (Fusion(edits=(StreamEdit("ip", ()),)), Fusion(edits=(StreamEdit("ip", ()),)), "stream 'ip'"),
+        (Fusion(edits=(HeadEdit("h"),)), Fusion(edits=(HeadEdit("h"),)), "head 'h'"),
         (Fusion(rows=(Row("ref"),)), Fusion(rows=(Row("ref"),)), "row 'ref'"),
         (Fusion(strengths={"s": 1.0}), Fusion(strengths={"s": 0.5}), "'s'"),
-        (Fusion(tokens=(Rows("<a>"),)), Fusion(tokens=(Rows("<a>"),)), "token '<a>'"),
+        (Fusion(edits=(Rows("<a>"),)), Fusion(edits=(Rows("<a>"),)), "token '<a>'"),
         (Fusion(words=(Word("<a>", "sks"),)), Fusion(words=(Word("<a>", "xyz"),)), "token '<a>'"),
-        (Fusion(words=(Word("<a>", "sks"),)), Fusion(tokens=(Rows("<a>"),)), "token '<a>'"),
+        (Fusion(words=(Word("<a>", "sks"),)), Fusion(edits=(Rows("<a>"),)), "token '<a>'"),
     ],
 )  # fmt: skip
 def test_exclusive_claims_conflict_by_both_names(first: Fusion, second: Fusion, what: str) -> None:
@@ -156,9 +157,9 @@ def test_exclusive_claims_conflict_by_both_names(first: Fusion, second: Fusion, 
 @pytest.mark.parametrize(
     ("first", "second"),
     [
-        (Fusion(weights=(Add(SITE),)), Fusion(weights=(Add(SITE),))),
-        (Fusion(weights=(Replace(SITE),)), Fusion(weights=(Add(SITE),))),
-        (Fusion(tokens=(Rows("<a>"),)), Fusion(tokens=(Rows("<b>"),))),
+        (Fusion(edits=(Add(SITE),)), Fusion(edits=(Add(SITE),))),
+        (Fusion(edits=(Replace(SITE),)), Fusion(edits=(Add(SITE),))),
+        (Fusion(edits=(Rows("<a>"),)), Fusion(edits=(Rows("<b>"),))),
         (
             Fusion(words=(Word("<a>", "sks", subject=0),)),
             Fusion(words=(Word("<a>", "xyz", subject=1),)),
@@ -170,9 +171,9 @@ def test_what_adds_up_does_not_conflict(first: Fusion, second: Fusion) -> None:
 
 
 def test_one_use_may_hold_several_edits_of_one_place() -> None:
-    merge_fusions([("only", Fusion(weights=(Replace(SITE), Replace(SITE))))])
+    merge_fusions([("only", Fusion(edits=(Replace(SITE), Replace(SITE))))])
     # two subjects of one fit may have chosen the same placeholder
-    merge_fusions([("only", Fusion(tokens=(Rows("<a>", "<a>"),)))])
+    merge_fusions([("only", Fusion(edits=(Rows("<a>", "<a>"),)))])
 
 
 def test_guidance_terms_concatenate() -> None:

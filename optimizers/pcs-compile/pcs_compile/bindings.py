@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from pcs_core.backbone import AttentionChain
     from pcs_core.data import Edit
 
-LAYER_STAGES = ("before", "weight", "call", "residual", "after")
-
 
 class Acting(Context):
     """A context in which every edit that is still in a list acts, and no map is recorded."""
@@ -53,15 +51,16 @@ class Bindings:
         self.layers: list[tuple[nn.Module, Any]] = [
             (module, bound)
             for module in denoiser.modules()
-            if all(hasattr(bound := vars(module).get("forward"), s) for s in LAYER_STAGES)
+            if hasattr(bound := vars(module).get("forward"), "stages")
         ]
-        chained = [own for chain in chains.values() for own in chain.stages.values()]
-        layered = [getattr(bound, s) for _, bound in self.layers for s in LAYER_STAGES]
+        self._holders: list[Any] = [*chains.values(), *(bound for _, bound in self.layers)]
         self.lists: list[tuple[list[Any], tuple[Edit, ...]]] = [
-            (held, tuple(held)) for held in (*chained, *layered) if held
+            (edits, tuple(edits))
+            for holder in self._holders
+            for edits in holder.stages.values()
+            if edits
         ]
         self.edits = [edit for _, whole in self.lists for edit in whole]
-        self._holders: list[Any] = [*chains.values(), *(bound for _, bound in self.layers)]
         for module, bound in self.layers:
             object.__setattr__(module, "forward", bound.__call__)
         for holder in self._holders:

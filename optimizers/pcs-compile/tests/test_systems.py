@@ -100,7 +100,7 @@ def test_what_is_kept_between_steps_is_refused(engine, backbone: Backbone) -> No
     edit.owner = "kept"
     with (
         pytest.raises(CapabilityError, match="'kept' keeps what the network said in one step"),
-        Attachment(engine, Fusion(attention=(edit,))),
+        Attachment(engine, Fusion(edits=(edit,))),
     ):
         pass
     with Attachment(engine, Fusion()):  # nothing of it is left
@@ -165,7 +165,7 @@ def test_edits_of_a_part_of_the_sampling(backbone: Backbone, engine, trajectory,
     for on in (backbone, engine):
         edit = Halved(site, start=0.5)
         edit.owner = "halved"
-        with Attachment(on, Fusion(attention=(edit,))) as net, torch.no_grad():
+        with Attachment(on, Fusion(edits=(edit,))) as net, torch.no_grad():
             cond = net.encode_text(tokenise(["a dog"], backbone.tokenizer))
             for progress in (0.0, 0.6, 0.1, 0.9):
                 output = net.evaluate(latents, level, cond, progress=progress).output

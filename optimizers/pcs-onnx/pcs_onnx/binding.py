@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pcs_core.data import BranchEdit, InjectEdit, ReplaceEdit, StreamEdit
 from pcs_core.errors import CapabilityError
 from pcs_onnx.edits import swap_digest
 from pcs_onnx.stand_ins import StreamStandIn
@@ -11,7 +12,7 @@ from pcs_onnx.stand_ins import StreamStandIn
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pcs_core.data import Edit, Fusion, StreamEdit
+    from pcs_core.data import Edit, Fusion
     from pcs_onnx.runtime import OnnxBackbone
 
 
@@ -24,23 +25,21 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
         A graph does not fit, or something is plugged in that no graph holds.
     """
     graphs = backbone.graphs
-    for injection in fusion.injections:
+    for injection in fusion.of(InjectEdit):
         raise graphs["denoiser"].other(
             f"{injection.owner!r} lets another library change its layers"
         )
     _check_swaps(backbone, fusion)
-    layered: list[Any] = [*fusion.weights, *fusion.layers]
     wanted: dict[str, list[Edit]] = {
-        "denoiser": [*fusion.attention, *(e for e in layered if e.site.part == "denoiser")],
-        "text": [e for e in layered if e.site.part == "text"],
-        "decoder": [e for e in layered if e.site.part == "vae"],
+        graph: list(fusion.inside(part))
+        for graph, part in (("denoiser", "denoiser"), ("text", "text"), ("decoder", "vae"))
     }
     if "control" in graphs:
-        wanted["control"] = list(fusion.branches)
-    elif fusion.branches:
+        wanted["control"] = list(fusion.of(BranchEdit))
+    elif fusion.of(BranchEdit):
         raise CapabilityError(
             f"{backbone.folder}: this deployment holds no graph of the control branch of "
-            f"{fusion.branches[0].owner!r}"
+            f"{fusion.of(BranchEdit)[0].owner!r}"
         )
     before = {name: graphs[name].edits for name in wanted}
     streams: list[StreamEdit] = []
@@ -57,7 +56,7 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
     except BaseException:
         undo()
         raise
-    for edit in fusion.streams:
+    for edit in fusion.of(StreamEdit):
         graph = graphs.get(f"stream/{edit.name}")
         if graph is not None and graph.unlike([edit]) is None:  # else torch runs its own weights
             edit.stream = StreamStandIn(graph)  # type: ignore[method-assign, assignment]
@@ -69,9 +68,9 @@ def _check_swaps(backbone: OnnxBackbone, fusion: Fusion) -> None:
     """Refuse replaced weights other than those that the graphs hold as constants."""
     held: dict[str, str] = backbone.manifest["swaps"]
     graph = backbone.graphs["denoiser"]
-    for swap in fusion.swaps:
+    for swap in fusion.of(ReplaceEdit):
         own = {f"{swap.owner}/{swap.part}/{k}": v - swap.base[k] for k, v in swap.owned().items()}
         if held.get(f"{swap.owner}/{swap.part}") != swap_digest(own):
             raise graph.other(f"{swap.owner!r} replaces weights of the {swap.part} by others")
-    if held and not fusion.swaps:
+    if held and not fusion.of(ReplaceEdit):
         raise graph.other(f"the graph holds weights of {min(held)!r}, and nothing else does")

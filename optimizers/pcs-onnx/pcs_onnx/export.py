@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from pcs_core.data import BranchEdit, ReplaceEdit
 from pcs_core.errors import CapabilityError, InputError, nearest
 from pcs_onnx import manifest
 from pcs_onnx.arguments import Size
@@ -108,7 +109,7 @@ def export(
     graphs |= {**parts.text(), **parts.denoiser(), **parts.decoder()}
     if light_decoder:
         graphs |= parts.light(light)
-    if net.fusion.branches:
+    if net.fusion.of(BranchEdit):
         graphs |= parts.control()
     graphs |= {**parts.streams(), **parts.encoders(encoders or {})}
     backbone: Any = net.backbone
@@ -133,7 +134,7 @@ def export(
             "projections": _projections(net),
             "parameters": {
                 part: {k: list(p.shape) for k, p in backbone.parts[part].named_parameters()}
-                for part in {swap.part for swap in net.fusion.swaps}
+                for part in {swap.part for swap in net.fusion.of(ReplaceEdit)}
             },
             "swaps": _swaps(net, adapter),
             "adapter": None if adapter is None else adapter.extra["sha256"],
@@ -160,7 +161,7 @@ def _swaps(net: Attachment, adapter: Personalization | None) -> dict[str, str]:
     """Return the digest of each use's changes of the network's own weights, which are constants."""
     given = {} if adapter is None else adapter.tensors
     found = {}
-    for swap in net.fusion.swaps:
+    for swap in net.fusion.of(ReplaceEdit):
         prefix = f"{swap.owner}/{swap.part}/"
         found[prefix[:-1]] = swap_digest({k: v for k, v in given.items() if k.startswith(prefix)})
     return found

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import tokenise
+from pcs_core.data import BranchEdit, StreamEdit, TokenEdit
 from pcs_core.errors import CapabilityError
 from pcs_onnx.arguments import conditioning, lift, plain
 from pcs_onnx.graphs import CallRoot, ControlRoot, DenoiserRoot, StreamRoot, TextRoot
@@ -53,7 +54,7 @@ class Parts:
                 f"backbone {self.net.backbone.card.id!r} is told more of a picture than its latents: "
                 "its graphs take one size, leave out size=dynamic"
             )
-        for branch in self.net.fusion.branches:
+        for branch in self.net.fusion.of(BranchEdit):
             called(branch, latents, time, cond)
         if light is not None:
             self.net.backbone.light_decoder(light)  # type: ignore[attr-defined]
@@ -83,10 +84,10 @@ class Parts:
             for k, v in kinds.items()
             if k in seen or not k.startswith(("stream/", "strength/", "pooled"))
         }
-        if any(edit.stage() == "layer" for edit in net.fusion.tokens):
+        if any(edit.stage() == "layer" for edit in net.fusion.of(TokenEdit)):
             kinds["layered"] = random(2, net.layers, *kinds["text"].shape[1:])
         side = net.backbone.latent_shape[-2]
-        for branch in net.fusion.branches:
+        for branch in net.fusion.of(BranchEdit):
             down, middle = branch.residuals(kinds["latents"], kinds["time"], cond)
             for index, value in enumerate((*down, middle)):
                 kinds[f"residual/{index}"] = 0.1 * random(*value.shape)
@@ -110,7 +111,7 @@ class Parts:
 
     def control(self) -> dict[str, Any]:
         """Write the network of the one control branch."""
-        (edit,) = self.net.fusion.branches
+        (edit,) = self.net.fusion.of(BranchEdit)
         kinds, _ = self.kinds()
         network, given = called(edit, kinds["latents"], kinds["time"], self.cond(kinds))
         latents, time, text, image = given
@@ -131,7 +132,7 @@ class Parts:
         In fp32 always: it runs once per subject, and ONNX Runtime's CPU crashes on a resampler in fp16.
         """
         found: dict[str, Any] = {}
-        for edit in self.net.fusion.streams:
+        for edit in self.net.fusion.of(StreamEdit):
             own = {f"{edit.owner}/{edit.name}/{key}" for key in edit.owned()}
             if own and own <= set(self.writer.baked):
                 shapes = [self.features[name].shape[1:] for name in edit.reads]
@@ -197,9 +198,4 @@ class Parts:
 
     def edits(self, part: str) -> list[Edit]:
         """Return the edits inside ``part`` that act in sampling."""
-        fusion = self.net.fusion
-        layered: list[Any] = [*fusion.weights, *fusion.layers]
-        found: list[Edit] = [e for e in layered if e.site.part == part]
-        if part == "denoiser":
-            found = [*fusion.attention, *found]
-        return [e for e in found if e.mode != "fit"]
+        return [edit for edit in self.net.fusion.inside(part) if edit.mode != "fit"]

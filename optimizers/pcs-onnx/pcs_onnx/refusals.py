@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pcs_core.data import BranchEdit, InjectEdit, ReplaceEdit, TokenEdit
 from pcs_core.errors import CapabilityError
 from pcs_onnx.edits import input_name, tensors
 
@@ -32,33 +33,33 @@ def reasons(net: Attachment, baked: Collection[str] = ()) -> Iterator[str]:
     fusion, shape = net.fusion, net.backbone.latent_shape
     if len(shape) != 3 or not net.backbone.process.continuous:
         yield f"backbone {net.backbone.card.id!r} does not draw pictures from noise"
-    for swap in fusion.swaps:
+    for swap in fusion.of(ReplaceEdit):
         if {f"{swap.owner}/{swap.part}/{path}" for path in swap.paths} <= set(baked):
             continue  # pre-trained: the same weights for every subject
         yield (
             f"{swap.owner!r} replaces weights of the {swap.part} itself, which a graph for every "
             "subject holds as constants: weights.lora trains what can be an input"
         )
-    for injection in fusion.injections:
+    for injection in fusion.of(InjectEdit):
         yield f"{injection.owner!r} lets another library change the layers of the {injection.part}"
-    for token in fusion.tokens:
+    for token in fusion.of(TokenEdit):
         if token.timed:
             yield f"{token.owner!r} says another word at each noise level (a timed token)"
-    for branch in fusion.branches[1:]:
+    for branch in fusion.of(BranchEdit)[1:]:
         yield f"{branch.owner!r} is a second control branch, and one has a graph"
-    for branch in fusion.branches:
+    for branch in fusion.of(BranchEdit):
         if not {input_name(branch, path) for path in tensors(branch)} <= set(baked):
             yield f"{branch.owner!r} trains a control network of its own for each subject"
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         if edit.ACROSS_STEPS:
             yield across_steps(edit)
     for row in fusion.rows:
         yield f"the added picture {row.role!r} shares attention with the others of its batch"
-    for edit in (*fusion.attention, *fusion.weights, *fusion.layers):
-        yield from _windowed(edit)
-    for layered in (*fusion.weights, *fusion.layers):
-        if layered.site.part == "vae":
-            yield f"{layered.owner!r} edits the VAE"
+    for part in net.backbone.parts:
+        for edit in fusion.inside(part):
+            yield from _windowed(edit)
+    for edit in fusion.inside("vae"):
+        yield f"{edit.owner!r} edits the VAE"
     if net.backbone.dtype.itemsize != 4:
         yield f"backbone {net.backbone.card.id!r} runs in {net.backbone.dtype}: only fp32 is exported"
 

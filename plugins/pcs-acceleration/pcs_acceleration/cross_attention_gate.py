@@ -58,7 +58,7 @@ class CrossAttentionGate(Technique):
         if not sites:
             raise CapabilityError(f"{self.id}: no cross-attention site matches {self.sites!r}")
         kept = tuple(KeptAttention(site, head.memory) for site in sites)
-        return Fusion(weights=kept, heads=(head,))
+        return Fusion(edits=(*kept, head))
 
     @hookimpl(wrapper=True)
     def sample(

@@ -54,7 +54,7 @@ class FeatureCache(Technique):
                 "use another scale, or leave the technique out"
             )
         kept = tuple(KeptModule(site, head.memory) for site in sites)
-        return Fusion(weights=kept, heads=(head,))
+        return Fusion(edits=(*kept, head))
 
     @hookimpl(wrapper=True)
     def sample(

@@ -64,4 +64,4 @@ class LoraFile(Technique):
             return None
         sites = [*run.sites("*"), *run.sites("*", part="text")]
         found = read_residuals(find_file(self.file), sites)
-        return Fusion(weights=tuple(FileResidual(r, self.strength) for r in found))
+        return Fusion(edits=tuple(FileResidual(r, self.strength) for r in found))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pcs_core import fit, installed, load_preset, open_backbone, sample
-from pcs_core.data import Personalization, Phase, SampleSettings
+from pcs_core.data import HeadEdit, Personalization, Phase, SampleSettings
 from pcs_testing import make_recipe, make_subject
 
 PATHS: dict[str, tuple[str, ...]] = {
@@ -85,7 +85,7 @@ def test_image_tokens_are_alive_in_cached_steps(people: Any) -> None:
     backbone = open_backbone("tiny")
     fusion, features = build(make_recipe([*uses, FeatureCache()]), [make_subject()], backbone)
     import_tensors(fusion, dict(people[0].tensors))
-    (head,) = fusion.heads
+    (head,) = fusion.of(HeadEdit)
     memory: Any = head.memory  # type: ignore[attr-defined]
     other = features.__class__(
         tensors={k: -v for k, v in features.tensors.items()}, concepts=features.concepts

@@ -60,7 +60,7 @@ class Late(Technique):
             edit.start = 0.5
             torch.nn.init.constant_(edit.scale, self.size)
             edit.scale.requires_grad_(False)
-        return Fusion(attention=edits)
+        return Fusion(edits=edits)
 
 
 def test_an_adapter_that_begins_after_the_gate_is_not_lost(draw: Any, asked: Any) -> None:

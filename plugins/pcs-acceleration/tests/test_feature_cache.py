@@ -11,6 +11,7 @@ from pcs_acceleration.feature_cache import FeatureCache
 from pcs_acceleration.guidance_interval import GuidanceInterval
 from pcs_core import open_backbone
 from pcs_core.backbone import Attachment
+from pcs_core.data import HeadEdit
 from pcs_core.errors import CapabilityError
 from pcs_testing import build_fusion, evaluate_attached, make_recipe, make_subject, perturb
 from pcs_testing.probe import Probe
@@ -55,7 +56,7 @@ def test_adapters_of_shallow_blocks_are_alive_in_cached_steps(sites: str) -> Non
     backbone = open_backbone("tiny")
     recipe = make_recipe([Probe(sites=f"*{sites}attn2"), FeatureCache()])
     fusion = build_fusion(recipe, [make_subject()], backbone)
-    (head,) = fusion.heads
+    (head,) = fusion.of(HeadEdit)
     memory: Any = head.memory  # type: ignore[attr-defined]
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         memory.begin("record")

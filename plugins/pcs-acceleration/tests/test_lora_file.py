@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from pcs_acceleration.lora_file import LoraFile
 from pcs_core import open_backbone
+from pcs_core.data import WeightEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 
@@ -80,7 +81,7 @@ def test_every_way_of_writing_it(
     save_file(tensors, tmp_path / "few.safetensors")
     technique = LoraFile(file=str(tmp_path / "few.safetensors"))
     fusion = build_fusion(make_recipe([technique]), [make_subject()], backbone)
-    assert len(fusion.weights) == len(LAYERS)
+    assert len(fusion.of(WeightEdit)) == len(LAYERS)
     said = evaluate(backbone, fusion)
     torch.testing.assert_close(said, merged, rtol=1e-4, atol=1e-4)
     assert (said - evaluate(backbone)).abs().max() > 1e-2
@@ -95,8 +96,8 @@ def test_processors_keys_without_alpha(backbone: Any, tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "old.safetensors")
     technique = LoraFile(file=str(tmp_path / "old.safetensors"), strength=0.5)
     fusion = build_fusion(make_recipe([technique]), [make_subject()], backbone)
-    assert {e.name.rpartition("attn2.")[2] for e in fusion.weights} == {"to_k", "to_out.0"}
-    assert [float(e.scale) for e in fusion.weights] == [0.5, 0.5]  # type: ignore[attr-defined]
+    assert {e.name.rpartition("attn2.")[2] for e in fusion.of(WeightEdit)} == {"to_k", "to_out.0"}
+    assert [float(e.scale) for e in fusion.of(WeightEdit)] == [0.5, 0.5]  # type: ignore[attr-defined]
 
 
 def test_a_subjects_picture_changes_with_it_and_still_with_the_subject(

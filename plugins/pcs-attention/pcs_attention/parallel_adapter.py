@@ -118,6 +118,4 @@ class ParallelAdapter(Technique):
                 )
                 for site in sites
             )
-        return Fusion(
-            streams=(stream,), attention=edits, strengths={f"{self.key}.scale": self.strength}
-        )
+        return Fusion(edits=(stream, *edits), strengths={f"{self.key}.scale": self.strength})

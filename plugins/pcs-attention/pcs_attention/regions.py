@@ -82,4 +82,4 @@ class RegionalAttention(Technique):
             return None
         options: dict[str, Any] = {"start": self.start, "stop": self.stop, "mode": "sample"}
         found = [s for s in run.sites(self.sites) if s.kind == "cross"]
-        return Fusion(attention=tuple(Rewritten(s, self.ratio, **options) for s in found))
+        return Fusion(edits=tuple(Rewritten(s, self.ratio, **options) for s in found))

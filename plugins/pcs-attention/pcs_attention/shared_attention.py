@@ -69,8 +69,7 @@ class SharedAttention(Technique):
             attention += [Shifted(site, shift, **options)] if shift and not self.replace else []
         norms = run.sites(self.norms, "norm") if "norm" in self.share else ()
         return Fusion(
-            attention=tuple(attention),
-            weights=tuple(SharedNorm(site, **options) for site in norms),
+            edits=(*attention, *(SharedNorm(site, **options) for site in norms)),
             rows=(self._row(features, inverted),),
         )
 

@@ -7,6 +7,7 @@ import torch
 
 from pcs_attention.parallel_adapter import LinearTokens, ParallelAdapter, Resampler
 from pcs_core.backbone import Attachment, Backbone
+from pcs_core.data import AttnEdit
 from pcs_core.errors import RecipeError
 from pcs_testing import build_fusion, make_recipe, make_subject
 
@@ -55,6 +56,6 @@ def test_an_adapter_that_starts_at_zero_changes_nothing_until_it_trains(
     encoder = catalogue().get("techniques", "encoders.image").from_settings({"model": "tiny.image"})
     adapter = ParallelAdapter.from_settings({"start": start})
     fusion = build_fusion(make_recipe([encoder, adapter]), [make_subject()], backbone)
-    for edit in fusion.attention:
+    for edit in fusion.of(AttnEdit):
         assert edit.to_k.weight.any()
         assert bool(edit.to_v.weight.any()) == (start == "text")

@@ -54,7 +54,7 @@ def outputs(
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(2))
     level = backbone.process.level(torch.tensor([500]))
     cond = Conditioning(text=text, extra=regions, masks=masks(*boxes))
-    with torch.no_grad(), Attachment(backbone, Fusion(attention=tuple(edits))) as net:
+    with torch.no_grad(), Attachment(backbone, Fusion(edits=tuple(edits))) as net:
         net.evaluate(latents, level, cond)
     return seen
 

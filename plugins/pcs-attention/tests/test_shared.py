@@ -11,7 +11,7 @@ from pcs_attention.reference_rows import adain
 from pcs_attention.shared_attention import SharedAttention
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Attachment, Backbone
-from pcs_core.data import Conditioning, Features, Subject
+from pcs_core.data import AttnEdit, Conditioning, Features, Subject
 from pcs_testing import build_fusion, make_recipe, make_subject
 
 BEHIND = 1  # the engine puts added rows behind the pictures
@@ -94,7 +94,7 @@ def test_an_inverted_reference_is_shown_with_the_noun_and_a_shift(backbone: Back
         "ddim.trajectory",
         "a picture of a dog",
     )
-    shifts = [e.shift for e in fusion.attention if e.stage() == "bias"]  # type: ignore[attr-defined]
+    shifts = [e.shift for e in fusion.of(AttnEdit) if e.stage() == "bias"]  # type: ignore[attr-defined]
     assert shifts == pytest.approx([0.6931472] * len(backbone_selves(backbone)))
     (person,) = fit(recipe, make_subject(), backbone)
     shared = sample(person, backbone, "a <fido>", steps=3, scheduler="ddim")

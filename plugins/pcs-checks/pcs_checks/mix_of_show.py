@@ -45,7 +45,7 @@ class Witness(Technique):
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:
         """Look there."""
-        return Fusion(attention=(Look(run.sites("cross")[0]),))
+        return Fusion(edits=(Look(run.sites("cross")[0]),))
 
 
 def check(neutral: bool = False) -> CheckReport:

@@ -11,6 +11,7 @@ from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.backbone import Attachment, import_tensors, select_sites, tokenise
+from pcs_core.data import TokenEdit
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import build_fusion
 
@@ -42,7 +43,7 @@ def check(neutral: bool = False) -> CheckReport:
     seen = [_look(backbone, fusion, names, level) for level in LEVELS]
     contexts = torch.stack([s["context"] for s in seen]).flatten(0, 1)  # [levels * layers, l d]
     apart = torch.cdist(contexts, contexts) + torch.eye(len(contexts)) * 1e9
-    (edit,) = fusion.tokens
+    (edit,) = fusion.of(TokenEdit)
     words = (
         edit.eval().layer(torch.tensor(LEVELS) / 1000, len(names), torch.zeros(3).long()).detach()
     )
@@ -82,7 +83,9 @@ def check(neutral: bool = False) -> CheckReport:
 @torch.no_grad()
 def _look(backbone: Any, fusion: Any, names: list[str], level: int) -> dict[str, Any]:
     """Return each layer's text, and by how much edits move its keys and values at each position."""
-    prompts = tokenise([PROMPT], backbone.tokenizer, tokens=fusion.tokens, concepts=[["<thing>"]])
+    prompts = tokenise(
+        [PROMPT], backbone.tokenizer, tokens=fusion.of(TokenEdit), concepts=[["<thing>"]]
+    )
     at = backbone.process.level(torch.tensor([level]))
     unet = backbone.parts["denoiser"]
     found: dict[str, list[torch.Tensor]] = {k: [] for k in ("context", "k", "v")}

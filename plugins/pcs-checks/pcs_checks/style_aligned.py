@@ -36,7 +36,7 @@ def check(neutral: bool = False) -> CheckReport:
     to_reference = (_look(backbone, fusion, second)[0] - both[0]).abs().max()
     drawn = sample(person, backbone, PROMPTS[1], count=2)
     plain = sample(None, backbone, PROMPTS[1], count=2, steps=2, scale=recipe.sample.scale)
-    owned = [p for e in fusion.edits() for p in e.parameters()]
+    owned = [p for e in fusion.edits for p in e.parameters()]
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

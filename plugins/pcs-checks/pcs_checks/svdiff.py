@@ -12,7 +12,7 @@ from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
 from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
 from pcs_core.backbone import import_tensors
-from pcs_core.data import FitStep, Subject, Use
+from pcs_core.data import FitStep, Subject, Use, WeightEdit
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import build_fusion
 
@@ -61,7 +61,7 @@ def check(neutral: bool = False) -> CheckReport:
     fusion = build_fusion(recipe, [subject], backbone)
     import_tensors(fusion, dict(person.tensors))
     slanted, lowest, least, expected = 0.0, float("inf"), float("inf"), 0
-    for edit in fusion.weights:
+    for edit in fusion.of(WeightEdit):
         base = backbone.parts[edit.site.part].get_submodule(edit.site.name).weight.detach()
         old = base.reshape(1, -1) if base.dim() == 1 else base.flatten(1)
         new = edit.weight(base).detach().reshape(old.shape)

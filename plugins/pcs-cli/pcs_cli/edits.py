@@ -50,7 +50,7 @@ def _words(fusion: Fusion) -> list[EditRow]:
 
 def _rows(fusion: Fusion) -> list[EditRow]:
     groups: dict[tuple[str, str, str], list[Edit]] = {}
-    for edit in fusion.edits():
+    for edit in fusion.edits:
         groups.setdefault((edit.owner, _kind(edit), edit.stage()), []).append(edit)
     return [
         EditRow(

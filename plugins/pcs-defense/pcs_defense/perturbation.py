@@ -80,7 +80,7 @@ class Perturbation(Technique):
         if not self.eps:  # an edit before the encoder alone would change how latents are drawn
             return None
         count = int(features.tensors[COUNT][0, 0])
-        return Fusion(pixels=(Delta(count, run.image_size, self.eps / 2),))
+        return Fusion(edits=(Delta(count, run.image_size, self.eps / 2),))
 
     @hookimpl
     def regularize(self, step: FitStep) -> Loss | None:

@@ -81,7 +81,7 @@ def test_sites_say_what_is_there(backbone: Any) -> None:
 def test_the_picture_stands_in_front_and_the_text_behind(backbone: Any) -> None:
     edit = Values(first_joint(backbone), slice(0, 0), 1.0)
     plain = evaluate(backbone)
-    assert torch.equal(evaluate(backbone, Fusion(attention=(edit,))), plain)
+    assert torch.equal(evaluate(backbone, Fusion(edits=(edit,))), plain)
     shapes = {name: t.shape[1] for name, t in edit.seen.items()}
     assert shapes["x"] == PICTURE
     assert shapes["context"] == TEXT
@@ -97,13 +97,13 @@ def test_the_picture_stands_in_front_and_the_text_behind(backbone: Any) -> None:
 @pytest.mark.parametrize("rows", [slice(0, PICTURE), slice(PICTURE, None)], ids=["picture", "text"])
 @pytest.mark.parametrize("kind", [Values, Output])
 def test_each_half_can_be_changed(backbone: Any, kind: Any, rows: slice) -> None:
-    changed = evaluate(backbone, Fusion(attention=(kind(first_joint(backbone), rows, 3.0),)))
+    changed = evaluate(backbone, Fusion(edits=(kind(first_joint(backbone), rows, 3.0),)))
     assert (changed - evaluate(backbone)).abs().max() > 1e-4
 
 
 def test_the_last_block_gives_no_text(backbone: Any) -> None:
     last = select_sites(backbone.sites, "joint")[-1]
-    text = evaluate(backbone, Fusion(attention=(Output(last, slice(PICTURE, None), 3.0),)))
+    text = evaluate(backbone, Fusion(edits=(Output(last, slice(PICTURE, None), 3.0),)))
     assert torch.equal(text, evaluate(backbone))
 
 
@@ -124,7 +124,7 @@ def test_key_and_value_deltas_are_those_of_the_text(backbone: Any) -> None:
         .from_settings({"sites": "joint", "parts": ["q", "k", "v"]})
     )
     fusion, _ = build(make_recipe([delta]), [make_subject()], backbone)
-    edit: Any = fusion.attention[0]
+    edit: Any = fusion.of(AttnEdit)[0]
     rng = torch.Generator().manual_seed(0)
     changes = {part: 0.2 * torch.randn(1, 64, 64, generator=rng) for part in "qkv"}
     with torch.no_grad():
@@ -151,7 +151,7 @@ def test_an_edit_that_knows_no_joint_sites_is_refused_by_name(backbone: Any) -> 
     edit.owner = "my.use"
     with (
         pytest.raises(CapabilityError, match=r"'my\.use' cannot act on .*blocks\.0\.attn.* joint"),
-        Attachment(backbone, Fusion(attention=(edit,))),
+        Attachment(backbone, Fusion(edits=(edit,))),
     ):
         pass
     evaluate(backbone)  # what was bound came off again

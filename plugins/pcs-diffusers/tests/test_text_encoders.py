@@ -32,7 +32,7 @@ class Rows(TokenEdit):
 
 def said(backbone: Any, prompt: str, edit: TokenEdit | None = None) -> Any:
     tokens = () if edit is None else (edit,)
-    with torch.no_grad(), Attachment(backbone, Fusion(tokens=tokens)) as net:
+    with torch.no_grad(), Attachment(backbone, Fusion(edits=tokens)) as net:
         cond = net.encode_text(tokenise([prompt], backbone.tokenizer, tokens=tokens))
     return cond.text, cond.pooled
 
@@ -71,7 +71,7 @@ def test_a_placeholder_stands_once_more_for_each_tokenizer(backbone: Any) -> Non
 
 def test_gradients_reach_the_columns_of_every_encoder(backbone: Any) -> None:
     edit = Rows(backbone.embedding.words("dog")[None])
-    with Attachment(backbone, Fusion(tokens=(edit,))) as net:
+    with Attachment(backbone, Fusion(edits=(edit,))) as net:
         cond = net.encode_text(tokenise(["a <x>"], backbone.tokenizer, tokens=(edit,)))
         (cond.text.square().sum() + cond.pooled.square().sum()).backward()
     assert edit.rows.grad is not None

@@ -71,7 +71,7 @@ def test_edits_see_one_row_of_conditioning_a_frame(backbone: TextToVideo) -> Non
             return state
 
     sites = [s for s in backbone.sites if s.kind in ("temporal", "cross", "self")]
-    fusion = Fusion(attention=tuple(Look(s, stacked=True) for s in sites))
+    fusion = Fusion(edits=tuple(Look(s, stacked=True) for s in sites))
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         evaluate_attached(net, PROMPTS, [0, 1])
     assert seen["cross"] == seen["self"] == (8, 8)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
-from pcs_core.data import Concept, Fusion, Recipe, Subject
+from pcs_core.data import Concept, Fusion, HeadEdit, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
 from pcs_core.engine.opening import resolve_backbone
 from pcs_core.engine.prepare import extract
@@ -94,7 +94,7 @@ def _unfitted(
     run = EngineRun(recipe, backbone, names=("subject",), concepts=(subject.concepts,))
     run.features, _ = extract(run, [subject])
     fusion = merge_fusions(run.call("fuse", features=run.features))
-    run.heads = {e.name: e for e in fusion.heads}
+    run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     shared = find_adapter(recipe, backbone, adapter)[0] if needs_adapter(recipe) else None
     own = {} if shared is None else shared.tensors
     import_tensors(fusion, {**export_tensors(fusion), **own})

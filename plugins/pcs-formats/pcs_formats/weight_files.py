@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import save_file
 
+from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -101,11 +102,11 @@ def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, 
     fusion = net.fusion
     others: dict[str, str] = {
         edit.owner: type(edit).__name__
-        for edit in fusion.edits()
-        if edit not in fusion.weights and edit not in fusion.tokens
+        for edit in fusion.edits
+        if not isinstance(edit, WeightEdit | TokenEdit)
     }
-    others |= {e.owner: e.stage() for e in fusion.tokens if e.stage() != "vocabulary"}
-    for edit in fusion.weights:
+    others |= {e.owner: e.stage() for e in fusion.of(TokenEdit) if e.stage() != "vocabulary"}
+    for edit in fusion.of(WeightEdit):
         owned: Any = edit.owned()
         if edit.mode == "fit":  # not there when pictures are drawn
             continue
@@ -117,7 +118,7 @@ def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, 
             f"{owner!r} cannot be written for {to}: low-rank updates and learned words can, "
             f"and its {what} is neither"
         )
-    for edit in fusion.weights:
+    for edit in fusion.of(WeightEdit):
         if edit.mode == "fit":
             continue
         owned = edit.owned()
@@ -148,7 +149,7 @@ def _write(
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     words: dict[str, dict[str, Tensor]] = {}
-    for edit in net.fusion.tokens:
+    for edit in net.fusion.of(TokenEdit):
         rows: Any = edit.vocabulary()[0].detach().float().cpu().contiguous()  # type: ignore[attr-defined]
         name = re.sub(r"[^\w-]+", "", edit.tokens[0]) or "word"
         name = name if f"{name}.safetensors" not in words else f"{name}_{len(words)}"

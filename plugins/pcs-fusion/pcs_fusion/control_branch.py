@@ -115,4 +115,4 @@ class ControlBranch(Technique):
         if points is not None and bool((points < -1).all()):  # none were given
             points = None
         branch = PointBranch("control", network, self.stream, run.image_size, self.radius, points)
-        return Fusion(branches=(branch,), strengths={"control.scale": self.strength})
+        return Fusion(edits=(branch,), strengths={"control.scale": self.strength})

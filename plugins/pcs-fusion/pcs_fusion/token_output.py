@@ -94,7 +94,6 @@ class TokenOutput(Technique):
         with run.seeded(f"{self.id}/{self.key}"):
             edit = FusedWords(f"{self.key}.feature", width, feature, self.hidden, scale, self.start)
         return Fusion(
-            tokens=(edit,),
-            streams=(Passed(f"{self.key}.feature", (self.key,)),),
+            edits=(edit, Passed(f"{self.key}.feature", (self.key,))),
             strengths={scale: self.strength},
         )

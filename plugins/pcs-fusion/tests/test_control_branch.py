@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from pcs_core.data import Conditioning, Features
+from pcs_core.data import BranchEdit, Conditioning, Features
 from pcs_core.errors import InputError
 from pcs_fusion.control_branch import COLOURS, ControlBranch, PointBranch, draw_points
 from pcs_testing import make_subject
@@ -79,7 +79,7 @@ def test_references_without_points_count_as_none() -> None:
         fusion = technique.fuse(
             run, Features(tensors={k: v[None] for k, v in kept.tensors.items()})
         )
-        return fusion.branches[0].points
+        return fusion.of(BranchEdit)[0].points
 
     assert points_of() is None
     found = points_of(points=POINTS[0].tolist())

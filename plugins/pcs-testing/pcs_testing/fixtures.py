@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, tokenise, trainable
-from pcs_core.data import Concept, Features, Fusion, Phase, Recipe, SampleSettings, Subject, Use
+from pcs_core.data import (
+    Concept,
+    Features,
+    Fusion,
+    Phase,
+    Recipe,
+    SampleSettings,
+    Subject,
+    TokenEdit,
+    Use,
+)
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.merge import merge_fusions
@@ -132,7 +142,7 @@ def evaluate_attached(
         prompts,
         backbone.tokenizer,
         words=fusion.words,
-        tokens=fusion.tokens,
+        tokens=fusion.of(TokenEdit),
         subjects=owners,
         concepts=[[c.token for c in own] for own in known.concepts],
     )

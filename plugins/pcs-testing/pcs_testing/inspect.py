@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, suspended
-from pcs_core.data import AttnEdit, Branch, SampleSettings
+from pcs_core.data import AttnEdit, Branch, BranchEdit, SampleSettings
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.restoring import restore
 
@@ -54,7 +54,7 @@ def opened(
     if spies is not None:
         sites = [s for s in backbone.sites if s.part == "denoiser" and s.kind in ("self", "cross")]
         seen: Any = spies
-        fusion = replace(fusion, attention=(*fusion.attention, *(_Spy(s, seen) for s in sites)))
+        fusion = replace(fusion, edits=(*fusion.edits, *(_Spy(s, seen) for s in sites)))
     with suspended(backbone), Attachment(backbone, fusion) as net, torch.no_grad():
         level = backbone.process.level(
             torch.full((len(prompts),), time, device=backbone.device, dtype=torch.long)
@@ -108,7 +108,7 @@ def control_residuals(
         rng = torch.Generator().manual_seed(7)
         latents = torch.randn(1, *backbone.latent_shape, generator=rng).to(backbone.device)
         found: list[Tensor] = []
-        for edit in net.fusion.branches:
+        for edit in net.fusion.of(BranchEdit):
             down, middle = edit.residuals(latents, level.time, cond)
             found += [*down, middle]
         return found

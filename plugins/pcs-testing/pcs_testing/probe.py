@@ -42,5 +42,5 @@ class Probe(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put one scale on each matching site."""
         return Fusion(
-            attention=tuple(OutputScale(site, features.subjects) for site in run.sites(self.sites))
+            edits=tuple(OutputScale(site, features.subjects) for site in run.sites(self.sites))
         )

@@ -27,6 +27,7 @@ from pcs_core.data import (
     Layout,
     Phase,
     Subject,
+    TokenEdit,
     Use,
 )
 from pcs_core.engine import fit, sample
@@ -60,17 +61,15 @@ CLOSE = 1e-4
 
 def edits_of(case: Case, fusion: Fusion) -> list[Edit]:
     """Return the edits of the technique itself."""
-    return [edit for edit in fusion.edits() if edit.owner == case.technique.id]
+    return [edit for edit in fusion.edits if edit.owner == case.technique.id]
 
 
 def everything_is_registered(case: Case) -> None:
     """What trains or must move to a device is a parameter, a submodule or a buffer, not a plain value."""
     fusion = case.fusion()
     base = {id(p) for part in case.open().parts.values() for p in part.parameters()}
-    registered = {id(t) for e in fusion.edits() for t in (*e.parameters(), *e.buffers())}
-    registered |= {
-        id(t) for e in fusion.edits() for t in e.owned().values()
-    }  # of a borrowed module
+    registered = {id(t) for e in fusion.edits for t in (*e.parameters(), *e.buffers())}
+    registered |= {id(t) for e in fusion.edits for t in e.owned().values()}  # of a borrowed module
     for edit in edits_of(case, fusion):
         for path, module in edit.named_modules():
             for name, value in vars(module).items():
@@ -110,7 +109,7 @@ def nothing_is_hidden(case: Case) -> None:
     """Every parameter of an edit is owned by it or by another edit: what is not owned never trains."""
     fusion = case.fusion()
     base = {id(p) for part in case.open().parts.values() for p in part.parameters()}
-    owned = {id(t) for edit in fusion.edits() for t in edit.owned().values()}
+    owned = {id(t) for edit in fusion.edits for t in edit.owned().values()}
     for edit in edits_of(case, fusion):
         for name, param in edit.named_parameters():
             assert id(param) in owned or id(param) in base, (
@@ -369,7 +368,7 @@ def _encoded(net: Attachment, prompts: list[str], features: Features) -> tuple[C
         prompts,
         backbone.tokenizer,
         words=net.fusion.words,
-        tokens=net.fusion.tokens,
+        tokens=net.fusion.of(TokenEdit),
         concepts=[[c.token for c in concepts] for concepts in features.concepts],
     )
     cond = net.encode_text(
@@ -406,12 +405,8 @@ def rows_are_apart(case: Case) -> None:
 def other_texts_stay(case: Case) -> None:
     """A prompt that does not name the subject, as a negative one, reads as the base reads it."""
     backbone, fusion = case.open(), case.fusion()
-    sites = [e.site for e in fusion.weights] + [e.site for e in fusion.layers]
-    if not fusion.tokens or any(site.part == "text" for site in sites):
-        return
-    if any(e.part == "text" for e in fusion.swaps) or any(
-        e.part == "text" for e in fusion.injections
-    ):
+    others = [edit for edit in fusion.edits if not isinstance(edit, TokenEdit)]
+    if len(others) == len(fusion.edits) or any(edit.touches_text() for edit in others):
         return
     perturb(fusion)
     texts = []

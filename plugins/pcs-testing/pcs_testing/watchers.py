@@ -37,14 +37,14 @@ def prompt_latents(backbone: Backbone, rows: int) -> Tensor:
 def glance(net: Attachment, features: Features) -> Tensor:
     """Return the output of an attached network on fixed latents, as in a sampling."""
     fitting, net.context.fitting = net.context.fitting, False
-    for edit in net.fusion.edits():
+    for edit in net.fusion.edits:
         edit.train(False)
     try:
         with torch.no_grad():
             return evaluate_attached(net, PROMPTS, features=features).output
     finally:
         net.context.fitting = fitting
-        for edit in net.fusion.edits():
+        for edit in net.fusion.edits:
             edit.train(fitting)
 
 

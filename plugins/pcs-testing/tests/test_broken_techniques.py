@@ -49,7 +49,7 @@ class Scaling(Technique):
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion:
-        return Fusion(attention=tuple(self.edit(s, features.subjects) for s in run.sites("cross")))
+        return Fusion(edits=tuple(self.edit(s, features.subjects) for s in run.sites("cross")))
 
 
 def with_edit(kind: type[Scale], name: str) -> type[Technique]:
@@ -142,7 +142,7 @@ class DoubledLayers(Technique):
 
     @hookimpl
     def fuse(self, run: Run) -> Fusion:
-        return Fusion(layers=(Doubled(run.sites("*", "resnet")[0]),))
+        return Fusion(edits=(Doubled(run.sites("*", "resnet")[0]),))
 
 
 class StartingAway(Scaling):
@@ -157,7 +157,7 @@ class StartingAway(Scaling):
             edit = Scale(site, features.subjects)
             edit.scale.data.fill_(0.5)
             edits.append(edit)
-        return Fusion(attention=tuple(edits))
+        return Fusion(edits=tuple(edits))
 
 
 class FromTheRunsSeed(Scaling):
@@ -175,7 +175,7 @@ class FromTheRunsSeed(Scaling):
             edit.register_buffer("way", torch.rand(site.width, generator=rng), persistent=False)
             edits.append(edit)
             edit.out = lambda state, cond, e=edit: _along(state, e)  # type: ignore[method-assign]
-        return Fusion(attention=tuple(edits))
+        return Fusion(edits=tuple(edits))
 
 
 def _along(state: Any, edit: Any) -> Any:
@@ -195,7 +195,7 @@ class Unkept(Technique):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion:
         features.get("mean", self.id)
-        return Fusion(attention=tuple(Scale(s, features.subjects) for s in run.sites("cross")))
+        return Fusion(edits=tuple(Scale(s, features.subjects) for s in run.sites("cross")))
 
 
 def _fresh() -> float:
@@ -230,7 +230,7 @@ class Drawing(Scaling):
             }[self.source]()
             edit.scale.data.fill_(value)
             edits.append(edit)
-        return Fusion(attention=tuple(edits))
+        return Fusion(edits=tuple(edits))
 
 
 def losing(name: str, value: Callable[[Any], Any]) -> type[Technique]:
@@ -345,7 +345,7 @@ class Everywhere(Technique):
     def fuse(self, run: Any, features: Features) -> Fusion:
         concept = features.concepts[0][0]
         width = run.embed_words(concept.noun).shape[-1]
-        return Fusion(tokens=(EverywhereEdit(concept.token, concept.noun, width),))
+        return Fusion(edits=(EverywhereEdit(concept.token, concept.noun, width),))
 
 
 BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [

@@ -133,7 +133,7 @@ class Canvas(Technique):
         named = concept.token if concept is not None and known else f"a {noun}"
         prompt = self.prompt.replace("{subject}", named)
         renderer = Renderer(field, self, prompt, run.image_size)
-        return Fusion(heads=(field,), source=renderer)
+        return Fusion(edits=(field,), source=renderer)
 
     def field(self, rng: Generator | None = None) -> Field:
         """Return a field at its start: a grey ball, its colours slightly mixed by ``rng``."""

@@ -48,7 +48,7 @@ class ScoreDistillation(Technique):
     @hookimpl
     def fuse(self) -> Fusion | None:
         """Draw noise levels from ``levels``."""
-        return Fusion(noise_law=self.law) if self.weight else None
+        return Fusion(timestep_sampler=self.law) if self.weight else None
 
     def law(
         self, rng: Generator, shape: tuple[int, ...], progress: float

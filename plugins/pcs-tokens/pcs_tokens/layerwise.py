@@ -80,7 +80,7 @@ class LayerwiseToken(LearnableToken):
             )
             start = start[:, None, None].expand(-1, self.stages, layers, -1, -1)
             edits.append(kind(start, [c.token for c in concepts], [c.noun for c in concepts]))
-        return Fusion(words=self._nouns(features) if self.with_noun else (), tokens=tuple(edits))
+        return Fusion(words=self._nouns(features) if self.with_noun else (), edits=tuple(edits))
 
 
 def mix_layers(

@@ -70,7 +70,7 @@ class LearnableToken(Technique):
             edits.append(
                 LearnedRows(start, [c.token for c in concepts], [c.noun for c in concepts])
             )
-        return Fusion(words=self._nouns(features) if self.with_noun else (), tokens=tuple(edits))
+        return Fusion(words=self._nouns(features) if self.with_noun else (), edits=tuple(edits))
 
     def _nouns(self, features: Features) -> tuple[Word, ...]:
         return tuple(

@@ -132,7 +132,7 @@ class MappedToken(Technique):
             names = [c.token for c in concepts], [c.noun for c in concepts]
             tokens.append(MappedRows(mapper, norm, *names))
             edits += self._bypasses(run, sites, slot, mapper)
-        return Fusion(tokens=tuple(tokens), attention=tuple(edits))
+        return Fusion(edits=(*tokens, *edits))
 
     def _bypasses(
         self, run: Run, sites: Sequence[Site], slot: int, mapper: Mapper

@@ -9,7 +9,7 @@ import torch
 
 from pcs_core import fit, merge_personalizations, recipe_from_document, sample
 from pcs_core.backbone import Attachment, Backbone, select_sites, tokenise
-from pcs_core.data import Phase, Subject
+from pcs_core.data import Phase, Subject, TokenEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_tokens.layerwise import LayerwiseToken
@@ -20,7 +20,7 @@ PROMPT = "a photo of <fido> on the beach"
 
 def texts(backbone: Backbone, fusion: Any, time: float | None = None) -> torch.Tensor:
     """Return the text [b layers l d] that each layer reads."""
-    prompts = tokenise([PROMPT, PROMPT], backbone.tokenizer, tokens=fusion.tokens)
+    prompts = tokenise([PROMPT, PROMPT], backbone.tokenizer, tokens=fusion.of(TokenEdit))
     level = None if time is None else torch.tensor([time, time])
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         layered = net.encode_text(prompts, torch.tensor([0, 0]), time=level).layered
@@ -36,11 +36,11 @@ def fusion_of(backbone: Backbone, subjects: Any = None, **settings: Any) -> Any:
 def test_a_row_changes_its_own_layer_alone(backbone: Backbone) -> None:
     layers = len(select_sites(backbone.sites, "cross"))
     fusion = fusion_of(backbone)
-    assert fusion.tokens[0].rows.shape == (1, 1, layers, 1, 32)
+    assert fusion.of(TokenEdit)[0].rows.shape == (1, 1, layers, 1, 32)
     before = texts(backbone, fusion)
     for layer in range(layers):
         with torch.no_grad():
-            fusion.tokens[0].rows[:, :, layer] += 1.0
+            fusion.of(TokenEdit)[0].rows[:, :, layer] += 1.0
         after = texts(backbone, fusion)
         moved = [not torch.equal(before[:, i], after[:, i]) for i in range(layers)]
         assert moved == [i == layer for i in range(layers)]

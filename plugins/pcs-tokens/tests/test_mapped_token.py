@@ -10,7 +10,7 @@ import torch
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone, select_sites
-from pcs_core.data import AttnState, Conditioning, Phase
+from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase
 from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_tokens.mapper import MappedToken
 from pcs_tokens.mapper_network import Mapper
@@ -68,7 +68,7 @@ def test_nested_dropout_keeps_a_beginning_and_repeats(backbone: Backbone) -> Non
 
 def test_the_bypass_changes_values_at_the_word_alone(backbone: Backbone) -> None:
     fusion = fusion_of(backbone)
-    for edit in fusion.attention:
+    for edit in fusion.of(AttnEdit):
         text = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1))
         weight = edit.borrowed[1].detach()
         x, value = torch.zeros(2, 4, 64), text @ weight.T

@@ -33,7 +33,7 @@ def test_the_network_reads_plain_text(
     backbone: Backbone, settings: dict[str, Any], prompt: str, plain: str
 ) -> None:
     fusion = build_fusion(make_recipe([RareToken(**settings)]), [make_subject()], backbone)
-    assert not fusion.edits()
+    assert not fusion.edits
     assert torch.equal(evaluate(backbone, fusion, (prompt,)), evaluate(backbone, prompts=(plain,)))
 
 

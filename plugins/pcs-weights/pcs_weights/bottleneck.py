@@ -80,4 +80,4 @@ class BottleneckAdapter(Technique):
                 ]
             )
             edits.append(Bottleneck(site, start, self.strength, self.activation))
-        return Fusion(weights=tuple(edits))
+        return Fusion(edits=tuple(edits))

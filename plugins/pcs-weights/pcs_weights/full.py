@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Fusion, SwapEdit
+from pcs_core.data import Fusion, ReplaceEdit
 
 if TYPE_CHECKING:
     from pcs_core.data import Run
@@ -32,5 +32,7 @@ class FullFinetune(Technique):
     def fuse(self, run: Run) -> Fusion | None:
         """Own a copy of every matching parameter."""
         return Fusion(
-            swaps=tuple(SwapEdit(part, run.parameters(part, self.pattern)) for part in self.parts)
+            edits=tuple(
+                ReplaceEdit(part, run.parameters(part, self.pattern)) for part in self.parts
+            )
         )

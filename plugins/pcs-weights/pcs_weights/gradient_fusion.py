@@ -56,7 +56,7 @@ class GradientFusion(Technique):
         """Put one delta on each layer."""
         found = [*run.sites(self.sites, "linear", "denoiser")]
         found += run.sites(self.text_sites, "linear", "text") if self.text_sites else []
-        return Fusion(weights=tuple(LayerDelta(site, self.strength) for site in found))
+        return Fusion(edits=tuple(LayerDelta(site, self.strength) for site in found))
 
 
 def solve(gram: Sequence[Tensor], deltas: Sequence[Tensor], iterations: int) -> Tensor:

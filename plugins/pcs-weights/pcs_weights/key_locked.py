@@ -99,4 +99,4 @@ class KeyLocking(Technique):
             pair = [run.projection(site, part).weight for part in "kv"]
             edits.append(KeyLocked(site, pair, inputs, gate))
         strengths = {"key_locked.beta": self.sample_beta, "key_locked.tau": self.sample_tau}
-        return Fusion(tokens=tuple(inputs), attention=tuple(edits), strengths=strengths)
+        return Fusion(edits=(*inputs, *edits), strengths=strengths)

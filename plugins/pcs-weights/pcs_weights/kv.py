@@ -69,7 +69,7 @@ class KVDelta(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put one delta on each matching attention site."""
         return Fusion(
-            attention=tuple(
+            edits=tuple(
                 ProjectionDelta(site, self.parts, features.subjects, self.strength)
                 for site in run.sites(self.sites)
                 if site.kind in ("self", "cross", "joint")

@@ -106,4 +106,4 @@ class LoRA(Technique):
                 ]
             )
             edits.append(LowRank(site, start, scale, self.mode))
-        return Fusion(weights=tuple(edits))
+        return Fusion(edits=tuple(edits))

@@ -31,7 +31,7 @@ class ClosedFormMerge(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put the merged deltas where the originals were."""
         return Fusion(
-            attention=tuple(
+            edits=tuple(
                 ProjectionDelta(site, ("k", "v"), 1, self.strength)
                 for site in run.sites(self.sites)
                 if site.kind == "cross"

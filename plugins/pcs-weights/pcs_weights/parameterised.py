@@ -67,7 +67,7 @@ class Peft(Technique):
             )
         root = run.backbone.parts[self.part]  # type: ignore[attr-defined]
         seed = run.init_rng(0, self.id).initial_seed() % 2**31
-        return Fusion(injections=(Injected(self.part, sites, root, self._config(sites), seed),))
+        return Fusion(edits=(Injected(self.part, sites, root, self._config(sites), seed),))
 
     def _config(self, sites: tuple[Site, ...]) -> Any:
         import peft

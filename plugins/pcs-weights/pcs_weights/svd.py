@@ -91,4 +91,4 @@ class SpectralShifts(Technique):
         for edit in edits:  # two parts may have a layer of one name
             if names.count(edit.name) > 1:
                 edit.name = str(edit.site)
-        return Fusion(weights=tuple(edits))
+        return Fusion(edits=tuple(edits))

@@ -7,7 +7,7 @@ import torch
 
 from pcs_core import fit
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase
+from pcs_core.data import Phase, WeightEdit
 from pcs_core.errors import RecipeError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.bottleneck import BottleneckAdapter
@@ -16,14 +16,14 @@ from pcs_weights.bottleneck import BottleneckAdapter
 def test_a_fresh_adapter_is_the_base_bit_for_bit(backbone: Backbone) -> None:
     fusion = build_fusion(make_recipe([BottleneckAdapter()]), [make_subject()], backbone)
     assert torch.equal(evaluate(backbone), evaluate(backbone, fusion))
-    assert all(e.up.abs().max() == 0 and e.down.abs().max() > 0 for e in fusion.weights)
+    assert all(e.up.abs().max() == 0 and e.down.abs().max() > 0 for e in fusion.of(WeightEdit))
 
 
 def test_it_adapts_the_output_of_the_layer(backbone: Backbone) -> None:
     recipe = make_recipe([BottleneckAdapter(hidden=3, sites="*.attn2.to_out.0", strength=0.5)])
     fusion = build_fusion(recipe, [make_subject()], backbone)
     perturb(fusion)
-    edit = fusion.weights[0]
+    edit = fusion.of(WeightEdit)[0]
     y = torch.randn(2, 5, edit.site.shape[0])
     expected = 0.5 * torch.nn.functional.gelu(y @ edit.down[0].T) @ edit.up[0].T
     torch.testing.assert_close(edit.residual(torch.zeros(2, 5, 7), y, None), expected)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone
-from pcs_core.data import AttnState, Conditioning, Phase
+from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, TokenEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_weights.key_locked import KeyLocking
@@ -23,10 +23,10 @@ def fusion_of(backbone: Backbone, **settings: Any) -> Any:
     fusion = build_fusion(make_recipe([KeyLocking(**settings)]), [make_subject()], backbone)
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():  # any training state: another word, other values
-        for concept in fusion.tokens:
+        for concept in fusion.of(TokenEdit):
             concept.input += 0.3 * torch.randn(concept.input.shape, generator=rng)
             concept.point()
-        for edit in fusion.attention:
+        for edit in fusion.of(AttnEdit):
             edit.value += torch.randn(edit.value.shape, generator=rng)
     return fusion
 
@@ -45,8 +45,8 @@ def moved(edit: Any, text: torch.Tensor, **numbers: float) -> tuple[torch.Tensor
 @pytest.mark.parametrize("training", [True, False])
 def test_the_key_is_the_super_categorys(backbone: Backbone, training: bool) -> None:
     fusion = fusion_of(backbone)
-    (concept,) = fusion.tokens
-    for edit in fusion.attention:
+    (concept,) = fusion.of(TokenEdit)
+    for edit in fusion.of(AttnEdit):
         edit.train(training)
         key, value = moved(edit, concept.input)
         locked = concept.superclass @ edit.weights[0].detach().T
@@ -57,9 +57,9 @@ def test_the_key_is_the_super_categorys(backbone: Backbone, training: bool) -> N
 
 def test_ungated_it_is_a_rank_one_edit(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, gated=False)
-    (concept,) = fusion.tokens
+    (concept,) = fusion.of(TokenEdit)
     eye = torch.eye(concept.input.shape[1])
-    for edit in fusion.attention:
+    for edit in fusion.of(AttnEdit):
         for after, weight, target in zip(
             moved(edit, eye),
             edit.weights,
@@ -73,7 +73,7 @@ def test_ungated_it_is_a_rank_one_edit(backbone: Backbone) -> None:
 
 def test_raising_beta_lets_go_of_the_subject(backbone: Backbone) -> None:
     fusion = fusion_of(backbone)
-    edit, concept = fusion.attention[0].eval(), fusion.tokens[0]
+    edit, concept = fusion.of(AttnEdit)[0].eval(), fusion.of(TokenEdit)[0]
     size = [
         moved(edit, concept.input, **{"key_locked.beta": beta})[1].norm().item()
         for beta in (0.2, 0.6, 0.9, 1.3, 3.0)

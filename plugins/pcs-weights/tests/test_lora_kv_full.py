@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
-from pcs_core.data import Fusion, Phase
+from pcs_core.data import AttnEdit, Fusion, Phase, WeightEdit
 from pcs_core.errors import ConflictError
 from pcs_testing import Snapshot, build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.full import FullFinetune
@@ -45,10 +45,10 @@ def merged(backbone: Any, fusion: Fusion, deltas: dict[str, Tensor]) -> Tensor:
 )
 def test_lora_is_w_plus_scaled_b_a(backbone: Backbone, sites: str, kind: Any) -> None:
     fusion = fusion_of(backbone, LoRA(rank=2, alpha=3.0, sites=sites, kind=kind))
-    assert fusion.weights
+    assert fusion.of(WeightEdit)
     if kind == "conv":  # strided and pointwise ones are among them
-        assert any("downsamplers" in e.name for e in fusion.weights)
-    deltas = {e.name: 3.0 / 2 * (e.B[0] @ e.A[0]).detach() for e in fusion.weights}
+        assert any("downsamplers" in e.name for e in fusion.of(WeightEdit))
+    deltas = {e.name: 3.0 / 2 * (e.B[0] @ e.A[0]).detach() for e in fusion.of(WeightEdit)}
     plain = evaluate(backbone)
     ours = evaluate(backbone, fusion)
     assert (ours - plain).abs().max() > 1e-3
@@ -57,7 +57,7 @@ def test_lora_is_w_plus_scaled_b_a(backbone: Backbone, sites: str, kind: Any) ->
 
 def test_lora_sizes_and_default_scale(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, LoRA(rank=1000, sites="mid_block*.to_q"), moved=False)
-    (q1, _) = fusion.weights
+    (q1, _) = fusion.of(WeightEdit)
     assert q1.A.shape == (1, 64, 64)  # no larger than the layer
     assert q1.scale == 1.0
     assert not q1.B.detach().any()
@@ -85,10 +85,10 @@ def test_deltas_are_added_to_the_projections(
     fusion = fusion_of(backbone, KVDelta(sites=sites, parts=parts, strength=0.5))
     deltas = {
         f"{e.name}.to_{part}": 0.5 * getattr(e, part)[0].detach()
-        for e in fusion.attention
+        for e in fusion.of(AttnEdit)
         for part in parts
     }
-    assert all(k == sites for k in {e.site.kind for e in fusion.attention})
+    assert all(k == sites for k in {e.site.kind for e in fusion.of(AttnEdit)})
     ours = evaluate(backbone, fusion)
     assert (ours - evaluate(backbone)).abs().max() > 1e-3
     torch.testing.assert_close(ours, merged(backbone, fusion, deltas), rtol=1e-4, atol=2e-5)

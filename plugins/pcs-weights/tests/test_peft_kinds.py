@@ -10,7 +10,7 @@ import torch
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Attachment, Backbone, trainable
-from pcs_core.data import Fusion, Phase
+from pcs_core.data import Fusion, Phase, WeightEdit
 from pcs_core.errors import CapabilityError, ConflictError
 from pcs_testing import (
     Snapshot,
@@ -133,7 +133,7 @@ def test_a_lora_beside_it_on_the_same_layers_acts(backbone: Backbone, kind: str)
     alone = fusion_of(backbone, {"lora": LoRA(sites="*.to_v")})
     for fusion in (both, alone):
         with torch.no_grad():
-            for edit in fusion.weights:
+            for edit in fusion.of(WeightEdit):
                 rng = torch.Generator().manual_seed(1)
                 edit.B.copy_(torch.randn(edit.B.shape, generator=rng) * 0.2)
     # peft is at its start, a no-op: what moves the output is the LoRA alone

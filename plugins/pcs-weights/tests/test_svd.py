@@ -9,7 +9,7 @@ import torch
 
 from pcs_core import open_backbone
 from pcs_core.backbone import Backbone, trainable
-from pcs_core.data import Fusion
+from pcs_core.data import Fusion, WeightEdit
 from pcs_core.errors import CapabilityError, ConflictError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.kv import KVDelta
@@ -25,8 +25,8 @@ def fusion_of(backbone: Backbone, **settings: Any) -> Fusion:
 def test_directions_stay_and_values_are_not_negative(backbone: Backbone, kind: Any) -> None:
     fusion = fusion_of(backbone, kinds=(kind,), sites="mid_block*|conv_in|conv_norm_out")
     perturb(fusion, scale=0.3)
-    assert fusion.weights
-    for edit in fusion.weights:
+    assert fusion.of(WeightEdit)
+    for edit in fusion.of(WeightEdit):
         base = backbone.parts["denoiser"].get_submodule(edit.name).weight.detach()
         moved = matrix(edit.weight(base).detach())
         left, values, right = torch.linalg.svd(matrix(base), full_matrices=False)
@@ -40,7 +40,7 @@ def test_directions_stay_and_values_are_not_negative(backbone: Backbone, kind: A
 
 def test_a_large_negative_shift_stops_at_zero(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, sites="conv_in")
-    (edit,) = fusion.weights
+    (edit,) = fusion.of(WeightEdit)
     with torch.no_grad():
         edit.shift.fill_(-1e3)
     base = backbone.parts["denoiser"].get_submodule("conv_in").weight.detach()
@@ -56,8 +56,8 @@ def test_the_network_computes_with_it(backbone: Backbone, kind: Any) -> None:
     ours = evaluate(backbone, fusion)
     assert (ours - plain).abs().max() > 1e-3
     unet = backbone.parts["denoiser"]
-    kept = {e.name: unet.get_submodule(e.name).weight.data for e in fusion.weights}
-    for edit in fusion.weights:
+    kept = {e.name: unet.get_submodule(e.name).weight.data for e in fusion.of(WeightEdit)}
+    for edit in fusion.of(WeightEdit):
         unet.get_submodule(edit.name).weight.data = edit.weight(kept[edit.name]).detach()
     merged = evaluate(backbone)
     for name, weight in kept.items():
@@ -67,9 +67,9 @@ def test_the_network_computes_with_it(backbone: Backbone, kind: Any) -> None:
 
 def test_both_parts_and_names(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, parts=("denoiser", "text"), sites="*norm*", kinds=("norm",))
-    assert {e.site.part for e in fusion.weights} == {"denoiser", "text"}
+    assert {e.site.part for e in fusion.of(WeightEdit)} == {"denoiser", "text"}
     assert all(name.endswith("/shift") for name in trainable(fusion))
-    assert len(trainable(fusion)) == len(fusion.weights)
+    assert len(trainable(fusion)) == len(fusion.of(WeightEdit))
 
 
 def test_half_precision_stays_half(backbone: Backbone) -> None:

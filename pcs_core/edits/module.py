@@ -1,4 +1,4 @@
-"""The chain of edits on one layer: before -> weight -> call -> residual -> after.
+"""Edits of one module, and the chain on it: before -> weight -> call -> residual -> after.
 
 Bound as the instance's ``forward``. Not a forward hook: hooks added after a first compile are
 silently ignored by Dynamo, an instance ``forward`` is always seen.
@@ -6,12 +6,12 @@ silently ignored by Dynamo, an instance ``forward`` is always seen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import nn
 
-from pcs_core.data.edits import LayerEdit, WeightEdit
+from pcs_core.edits.edit import Edit
 from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -19,10 +19,36 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from pcs_core.backbone.attach import Attachment
     from pcs_core.backbone.context import Context
-    from pcs_core.data.edits import Edit
+    from pcs_core.edits.site import Site
 
 
+class ModuleEdit(Edit):
+    """An edit of one module's call: what weight and layer edits share."""
+
+    BOUND: ClassVar[int] = 30
+
+    def __init__(self, site: Site, **options: object) -> None:
+        super().__init__(site.name, **options)  # type: ignore[arg-type]
+        self.site, self.part = site, site.part
+
+    @classmethod
+    def bind(cls, edits: Sequence[ModuleEdit], net: Attachment) -> None:
+        """Put one chain on each module. An injected layer stands where the layer was by now.
+
+        Edits bound inside an injected layer would not be called by some kinds of it.
+        """
+        chains: dict[str, tuple[nn.Module, list[ModuleEdit]]] = {}
+        for edit in edits:
+            module = net.backbone.parts[edit.part].get_submodule(edit.site.name)
+            chains.setdefault(str(edit.site), (module, []))[1].append(edit)
+        for module, here in chains.values():
+            net.undo(stand_in(module, BoundModule(module, here, net.context)))
+
+
+CHAIN = ("before", "weight", "call", "residual", "after")
+"""Stages of a module's chain, in order: those of all kinds of edits of a module."""
 REWRITABLE = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 """Layers whose weight may be another's function."""
 
@@ -40,22 +66,19 @@ def with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     return module._conv_forward(x, weight, bias)
 
 
-class BoundLayer:
+class BoundModule:
     """A plain object (so that deepcopy rebinds to the copy) that stands in for ``module.forward``."""
 
-    def __init__(self, module: nn.Module, edits: Sequence[Edit], context: Context) -> None:
+    def __init__(self, module: nn.Module, edits: Sequence[ModuleEdit], context: Context) -> None:
         self.module, self.context = module, context
         self.inner = vars(module).get("forward")
-        stages: dict[str, list[Any]] = {
-            stage: [] for stage in (*LayerEdit.STAGES, *WeightEdit.STAGES)
-        }
+        self.stages: dict[str, list[Any]] = {stage: [] for stage in CHAIN}
         for edit in edits:
-            stages[edit.stage()].append(edit)
-        self.before, self.after = stages["before"], stages["after"]
-        self.weight, self.call, self.residual = (stages[s] for s in WeightEdit.STAGES)
-        if self.weight and not isinstance(module, REWRITABLE):
+            self.stages[edit.stage()].append(edit)
+        rewriting = self.stages["weight"]
+        if rewriting and not isinstance(module, REWRITABLE):
             raise CapabilityError(
-                f"{self.weight[0].owner!r} rewrites the weight of {self.weight[0].site}, a "
+                f"{rewriting[0].owner!r} rewrites the weight of {rewriting[0].site}, a "
                 f"{type(module).__name__}: only linear, 2-d convolution, group and layer norm layers "
                 "can be rewritten"
             )
@@ -75,35 +98,35 @@ class BoundLayer:
             args = (kwargs.pop(next(iter(kwargs))),)
         x, args = args[0], args[1:]
         cond = context.cond
-        for edit in self.before:
+        for edit in self.stages["before"]:
             if context.acts(edit):
                 x = edit.before(x, cond)
         y = self._weighted(x, args, kwargs)
-        for edit in self.residual:
+        for edit in self.stages["residual"]:
             if context.acts(edit):
                 y = y + edit.residual(x, y, cond)
-        for edit in self.after:
+        for edit in self.stages["after"]:
             if context.acts(edit):
                 y = edit.after(y, cond)
         return y
 
     def _weighted(self, x: Tensor, args: Any, kwargs: Any) -> Any:
-        for edit in self.call:
+        for edit in self.stages["call"]:
             if self.context.acts(edit):
                 return edit.call(
                     lambda given: self.base(given, *args, **kwargs), x, self.context.cond
                 )
-        for edit in self.weight:
+        for edit in self.stages["weight"]:
             if self.context.acts(edit):
                 return with_weight(self.module, edit.weight(self.module.weight), x)
         return self.base(x, *args, **kwargs)
 
 
-def bind_layer(module: nn.Module, edits: Sequence[Edit], context: Context) -> Callable[[], None]:
-    """Bind ``edits`` on ``module``; return what undoes it."""
+def stand_in(module: nn.Module, forward: Callable[..., Any]) -> Callable[[], None]:
+    """Let ``forward`` stand in for ``module.forward``; return what undoes it exactly."""
     before = vars(module).get("forward")
     # object.__setattr__: nn.Module would look for parameters and modules in it
-    object.__setattr__(module, "forward", BoundLayer(module, edits, context))
+    object.__setattr__(module, "forward", forward)
 
     def undo() -> None:
         if before is None:

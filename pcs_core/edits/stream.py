@@ -1,0 +1,38 @@
+"""Edits that give conditioning tokens of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from pcs_core.edits.edit import Edit
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class StreamEdit(Edit):
+    """Conditioning tokens computed once per batch, inside autograd, from features of `extract`.
+
+    ``reads`` names the features; ``name`` the stream (``cond.streams[name]``). A branch that drops
+    the stream gets what it says to features of zeros.
+    """
+
+    STAGES = ("stream",)
+    LISTED = 70
+
+    def __init__(self, name: str, reads: Sequence[str], **options: object) -> None:
+        super().__init__(name, **options)  # type: ignore[arg-type]
+        self.reads = tuple(reads)
+
+    def sole_names(self) -> Iterable[tuple[str, str]]:
+        """Return the stream."""
+        return [("stream", self.name)]
+
+    def shapes_conditioning(self) -> bool:
+        """Return True."""
+        return True
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens [b n d] from one [b ...] tensor per name in ``reads``."""
+        raise NotImplementedError
