@@ -34,7 +34,7 @@ class Run:
 
 features = Features(concepts=((Concept(name="dog", token="<dog>", noun="dog"),),))
 technique = kv.from_settings({"parts": ["k"]})
-edit = technique.fuse(run=Run(), features=features).attention[0]
+edit = technique.fuse(run=Run(), features=features).edits[0]
 print(json.dumps({
     "plugins": sorted(p.distribution for p in held.plugins()),
     "techniques": held.ids("techniques"),

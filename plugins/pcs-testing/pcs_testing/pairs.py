@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.backbone import Attachment, trainable
+from pcs_core.data import TokenEdit
 from pcs_core.errors import ConflictError
 from pcs_testing.fixtures import build, evaluate_attached, make_recipe, make_subject
 
@@ -47,7 +48,7 @@ def check_pair(first: Case, second: Case) -> bool:
             assert len(named) == 2, f"the conflict does not name both uses: {error}"
             return False
         # a word with another meaning is no disturbance: prompts then leave the subject out
-        speaks = any(e.owner == quiet.id for e in together.tokens) or together.words
+        speaks = any(e.owner == quiet.id for e in together.of(TokenEdit)) or together.words
         prompts = PROMPTS if speaks else (*PROMPTS, at_work.prompt())
         plain, heard = _output(at_work, alone)
         before = _look(at_work, plain, heard, prompts)

@@ -10,7 +10,7 @@ import torch
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone, select_sites
-from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase
+from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, TokenEdit
 from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_tokens.mapper import MappedToken
 from pcs_tokens.mapper_network import Mapper
@@ -26,7 +26,7 @@ def fusion_of(backbone: Backbone, **settings: Any) -> Any:
 
 def test_the_norm_is_the_nouns_and_every_cell_differs(backbone: Any) -> None:
     layers = len(select_sites(backbone.sites, "cross"))
-    (edit,) = fusion_of(backbone).tokens
+    (edit,) = fusion_of(backbone).of(TokenEdit)
     said = edit.eval().layer(TIMES, layers, torch.zeros(3, dtype=torch.long))
     assert said.shape == (3, layers, 1, 32)
     noun = backbone.embedding.weight[backbone.tokenizer.encode("dog")].mean(0).norm()

@@ -83,7 +83,7 @@ def test_raising_beta_lets_go_of_the_subject(backbone: Backbone) -> None:
 
 
 def test_the_similarity_of_the_input_with_itself_is_one(backbone: Backbone) -> None:
-    (concept,) = fusion_of(backbone).tokens
+    (concept,) = fusion_of(backbone).of(TokenEdit)
     torch.testing.assert_close((concept.direction * concept.input).sum(1), torch.ones(1))
 
 
