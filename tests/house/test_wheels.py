@@ -1,118 +1,167 @@
-"""Wheels work without the checkout: built, installed into a venv of their own, and used there."""
+"""Wheels work without the checkout: nothing is left out, and in an empty venv each plugin loads and runs."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+from hatchling.builders.wheel import WheelBuilder
+
+from pcs_core import write_png
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILT = (".", "plugins/pcs-tokens", "plugins/pcs-weights")
+FOLDERS = [
+    ROOT,
+    *(p.parent for p in sorted(ROOT.glob("plugins/*/pyproject.toml"))),
+    *(p.parent for p in sorted(ROOT.glob("optimizers/*/pyproject.toml"))),
+]
 
-USE = """
-import json, sys
-import torch
-import pcs_core, pcs_tokens, pcs_weights
-from pcs_core.catalogue import catalogue
-from pcs_core.data import Concept, Features, Site
+LOADS = """
+import importlib, json, sys
+from importlib.metadata import distributions
+import pcs_core
+from pcs_core.catalogue import NOUNS, catalogue
 
+packages = json.loads(sys.argv[1])
 held = catalogue()
-assert not held.broken, held.broken
-learnable = held.get("techniques", "tokens.learnable")
-kv = held.get("techniques", "weights.kv")
-
-
-class Run:
-    def sites(self, glob, kind="*", part="denoiser"):
-        return [Site("mid.attn2", "denoiser", "cross", width=8, context=4)]
-
-
-features = Features(concepts=((Concept(name="dog", token="<dog>", noun="dog"),),))
-technique = kv.from_settings({"parts": ["k"]})
-edit = technique.fuse(run=Run(), features=features).edits[0]
+failed = {}
+for noun in NOUNS:
+    for id in held.ids(noun):
+        try:
+            held.get(noun, id)
+        except Exception as error:
+            failed[f"{noun} {id}"] = repr(error)
 print(json.dumps({
-    "plugins": sorted(p.distribution for p in held.plugins()),
-    "techniques": held.ids("techniques"),
-    "settings": learnable.from_settings({"vectors": 2}).settings()["vectors"],
-    "shape": list(edit.k.shape),
-    "files": [m.__file__ for m in (pcs_core, pcs_tokens, pcs_weights)],
+    "broken": [b.error for b in held.broken] + held.conflicts,
+    "failed": failed,
+    "plugins": sorted({p.distribution for p in held.plugins()}),
+    "recipes": len(held.recipe_files()),
+    "files": [importlib.import_module(p).__file__ for p in packages],
     "path": sys.path,
 }))
 """
 
 
-def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False
+def package_of(folder: Path) -> str:
+    return "pcs_core" if folder == ROOT else folder.name.replace("-", "_")
+
+
+def with_package(folders: list[Path]) -> list[Path]:
+    """Leave out a distribution that is a list of others."""
+    return [f for f in folders if (f / package_of(f)).is_dir()]
+
+
+@pytest.mark.parametrize("folder", with_package(FOLDERS), ids=lambda f: f.name)
+def test_every_tracked_file_is_in_the_wheel(folder: Path) -> None:
+    """What git has in the package is what is installed: hatchling leaves out what .gitignore names."""
+    package = package_of(folder)
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", package], cwd=folder, capture_output=True, check=False
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    if listed.returncode:
+        pytest.skip("no git here to ask for the files")
+    names = listed.stdout.decode().split("\0")
+    tracked = {name for name in names if name and (folder / name).is_file()}
+    builder = WheelBuilder(str(folder))
+    wheel = {file.distribution_path for file in builder.recurse_included_files()}
+    assert tracked <= wheel, f"not in the wheel: {sorted(tracked - wheel)}"
+    assert not [name for name in wheel if "__pycache__" in name]
+    assert {name.split("/")[0] for name in wheel} == {package}
+
+
+def run(*command: object, cwd: Path, code: int = 0, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, (done.stdout[-1500:], done.stderr[-3000:])
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Build three wheels from the checkout, without network."""
+    """Build every wheel of the checkout, without network."""
     out = tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet"]
-    folders = [ROOT / f for f in BUILT]
-    run(*pip, "--no-deps", "--no-index", "--no-build-isolation", "-w", out, *folders, cwd=out)
+    for folder in FOLDERS:
+        list(WheelBuilder(str(folder)).build(directory=str(out)))
     return sorted(out.glob("*.whl"))
 
 
-def test_contents(wheels: list[Path]) -> None:
-    assert [w.name.split("-")[0] for w in wheels] == ["pcs_core", "pcs_tokens", "pcs_weights"]
-    for wheel in wheels:
-        names = zipfile.ZipFile(wheel).namelist()
-        tops = {n.split("/")[0] for n in names}
-        package = wheel.name.split("-")[0]
-        assert {t for t in tops if not t.endswith(".dist-info")} == {package}
-        assert any(n.endswith("licenses/LICENSE") for n in names)
-        assert not [n for n in names if "__pycache__" in n]
-    core = zipfile.ZipFile(wheels[0]).namelist()
-    assert "pcs_core/py.typed" in core
-    assert any(n.endswith("licenses/NOTICE") for n in core)
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, wheels: list[Path]) -> Path:
+    """Return an empty venv into which the wheels are installed, and nothing is editable.
 
-
-def test_used_from_another_venv(wheels: list[Path], tmp_path: Path) -> None:
-    import json
-
-    home = tmp_path / "venv"
+    Third parties are seen through a path entry. Entries of a .pth file are not searched for further
+    .pth files, so the editable installs of this environment stay out of sight.
+    """
+    home = tmp_path_factory.mktemp("home") / "venv"
     venv.create(home, with_pip=False, symlinks=True)
-    python = home / ("Scripts" if sys.platform == "win32" else "bin") / "python"
-    site = Path(
-        run(
-            python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
-        ).strip()
-    )
+    python = home / "bin" / "python"
+    site = run(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=home
+    ).strip()
     # pip of this environment installs into the other one; a wheel needs nothing built
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
-    run(*pip, "install", "--quiet", "--no-deps", "--no-index", *wheels, cwd=tmp_path)
-    # Third parties are seen through a path entry. Entries of a .pth file are not searched for further
-    # .pth files, so the editable installs of this environment stay out of sight. Their metadata does
-    # not: the plugins are limited to those installed here.
-    outer = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    (site / "third-party.pth").write_text("".join(f"{p}\n" for p in sorted(outer)), "utf-8")
-    found = json.loads(
-        subprocess.run(
-            [str(python), "-I", "-c", USE],
-            cwd=tmp_path,
-            env={"PCS_PLUGINS": "pcs-tokens,pcs-weights"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-    )
-    assert all(Path(f).resolve().is_relative_to(site.resolve()) for f in found["files"])
+    run(*pip, "install", "--quiet", "--no-deps", "--no-index", *wheels, cwd=home)
+    outer = [p for p in sys.path if p.endswith("site-packages")]
+    (Path(site) / "third-party.pth").write_text("".join(f"{p}\n" for p in outer), "utf-8")
+    return home
+
+
+def test_licences_and_types_are_in_them(wheels: list[Path]) -> None:
+    assert len(wheels) == len(FOLDERS)
+    for wheel in wheels:
+        names = zipfile.ZipFile(wheel).namelist()
+        assert any(name.endswith("licenses/LICENSE") for name in names)
+    (core,) = [zipfile.ZipFile(w).namelist() for w in wheels if w.name.startswith("pcs_core-")]
+    assert {"pcs_core/py.typed", "pcs_core/__init__.pyi"} <= set(core)
+    assert any(name.endswith("licenses/NOTICE") for name in core)
+
+
+def test_every_plugin_loads_from_its_wheel(home: Path, tmp_path: Path) -> None:
+    packages = [package_of(f) for f in with_package(FOLDERS)]
+    python = home / "bin" / "python"
+    found = json.loads(run(python, "-I", "-c", LOADS, json.dumps(packages), cwd=tmp_path))
+    assert all(Path(file).resolve().is_relative_to(home.resolve()) for file in found["files"])
+    assert not [p for p in found["path"] if Path(p).resolve().is_relative_to(ROOT / "plugins")]
     assert str(ROOT) not in found["path"]
-    assert not any(Path(p).resolve().is_relative_to(ROOT / "plugins") for p in found["path"])
-    assert found["plugins"] == ["pcs-tokens", "pcs-weights"]
-    assert {"tokens.learnable", "tokens.rare", "weights.kv", "weights.lora"} <= set(
-        found["techniques"]
-    )
-    assert found["settings"] == 2
-    assert found["shape"] == [1, 8, 4]
+    assert not found["broken"]
+    assert not found["failed"]
+    assert found["recipes"] >= 20
+    assert {"pcs-tokens", "pcs-weights", "pcs-mini", "pcs-formats"} <= set(found["plugins"])
+
+
+@pytest.mark.slow
+def test_the_command_works_from_wheels(home: Path, tmp_path: Path) -> None:
+    """Doctor, listings, a brief fit, a picture, and a cell of the benchmark on Mini."""
+    pcs = home / "bin" / "pcs"
+    offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+
+    def command(*words: str) -> str:
+        return run(pcs, *words, cwd=tmp_path, **offline)
+
+    assert "nothing is broken" in command("doctor")
+    assert "dreambooth" in command("systems")
+    (tmp_path / "rex").mkdir()
+    write_png(torch.rand(3, 64, 64), tmp_path / "rex" / "a.png")
+    fit = ["fit", "textual-inversion", "rex", "--noun", "dog", "--token", "<rex>", "--out", "out"]
+    command(*fit, "--backbone", "tiny", "--set", "token.steps=2", "--no-preview")
+    draw = ["sample", "out", "a <rex>", "--backbone", "tiny", "-n", "1", "--steps", "2"]
+    command(*draw, "--out", "pictures")
+    assert (tmp_path / "pictures" / "000.png").is_file()
+    bench = ["bench", "run", "mini-object", "--systems", "textual-inversion", "--limit", "1"]
+    bench += ["--prompts", "1", "--seeds", "1", "--set", "token.steps=2", "--workers", "1"]
+    bench += ["--metrics", "mini.clip-t"]
+    command(*bench, "--out", "bench")
+    assert (tmp_path / "bench" / "cells.jsonl").read_text("utf-8").count('"done"') >= 1
