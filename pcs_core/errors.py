@@ -32,6 +32,14 @@ class UnknownNameError(PcsError):
     """A system, technique, backbone or setting that does not exist; names the nearest one."""
 
 
+class NotInstalledError(UnknownNameError):
+    """Something known that is not here: ``distribution`` is what to install for it."""
+
+    def __init__(self, message: str, distribution: str) -> None:
+        super().__init__(message)
+        self.distribution = distribution
+
+
 class ConflictError(PcsError):
     """Two techniques claim the same thing; the message names both and the place."""
 
@@ -48,6 +56,21 @@ class PluginError(PcsError):
     """Code of a plugin failed or broke what a hook promises; names distribution, use, technique, hook."""
 
     exit_code = 1
+
+
+def missing_distribution(error: BaseException | None) -> str:
+    """Return what is not installed where that is why ``error`` was raised, else an empty string.
+
+    A distribution of this project, or the module of a third party that does not import.
+    """
+    while error is not None:
+        if isinstance(error, NotInstalledError):
+            return error.distribution
+        if isinstance(error, ModuleNotFoundError):
+            module = (error.name or "").partition(".")[0]
+            return "" if module.startswith("pcs_") else module
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def distribution_of(module: str) -> str:

@@ -157,7 +157,8 @@ class CatalogueSpecs:
     def diagnoses(self) -> Mapping[str, str]:
         """Subject -> a function of no argument: lines for ``pcs doctor``.
 
-        Each is a state, "ok", "note" or "broken", and a text, which says what to do where it is not "ok".
+        Each is a state, "ok", "note", "not installed" or "broken", and a text, which says what to do where
+        it is not "ok".
         """
         raise NotImplementedError
 

@@ -135,8 +135,8 @@ class Catalogue:
         if (RECIPES, id) in self._clashes:
             raise ConflictError(self._clashes[RECIPES, id])
         if id not in entries:
-            raise UnknownNameError(
-                absent(self, "system", id) or f"no system {id!r}{_hint(id, list(entries))}"
+            raise absent(self, "system", id) or UnknownNameError(
+                f"no system {id!r}{_hint(id, list(entries))}"
             )
         file: Traversable = entries[id].where
         return file
@@ -151,9 +151,8 @@ class Catalogue:
         if (noun, id) in self._clashes:
             raise ConflictError(self._clashes[noun, id])
         if id not in table:
-            raise UnknownNameError(
-                absent(self, _singular(noun), id)
-                or f"no {_singular(noun)} {id!r}{_hint(id, list(table))}"
+            raise absent(self, _singular(noun), id) or UnknownNameError(
+                f"no {_singular(noun)} {id!r}{_hint(id, list(table))}"
             )
         return table[id]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pcs_core.errors import PcsError
+from pcs_core.errors import NotInstalledError, PcsError, UnknownNameError
 from pcs_core.facade import services
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def facts(catalogue: Catalogue, dataset: str) -> list[object]:
     return list(catalogue.get("datasets", dataset)())
 
 
-def absent(catalogue: Catalogue, what: str, id: str) -> str:
-    """Return the message for a technique or system that is known but not there, else ``""``."""
+def absent(catalogue: Catalogue, what: str, id: str) -> UnknownNameError | None:
+    """Return the error about a service, technique or system that is known but not there, else None."""
     try:
         if what == "service":
             return _service(id)
@@ -32,24 +32,22 @@ def absent(catalogue: Catalogue, what: str, id: str) -> str:
             return _system(catalogue, id)
     except PcsError:
         # the facts only improve a message that is being written already: without them it is shorter
-        return ""
-    return ""
+        return None
+    return None
 
 
-def _not_installed(what: str, distribution: str) -> str:
+def _not_installed(what: str, distribution: str) -> NotInstalledError:
     # a local path: a name not owned on the public index must not be installed from it
-    return (
-        f"{what} is not installed: it belongs to {distribution} "
-        f"(pip install ./plugins/{distribution})"
-    )
+    text = f"belongs to {distribution} (pip install ./plugins/{distribution})"
+    return NotInstalledError(f"{what} is not installed: it {text}", distribution)
 
 
-def _service(id: str) -> str:
+def _service(id: str) -> UnknownNameError | None:
     distribution = services().get(id)
-    return _not_installed(repr(id), distribution) if distribution else ""
+    return _not_installed(repr(id), distribution) if distribution else None
 
 
-def _technique(catalogue: Catalogue, id: str) -> str:
+def _technique(catalogue: Catalogue, id: str) -> UnknownNameError | None:
     for entry in facts(catalogue, KNOWN_TECHNIQUES):
         codes = tuple(getattr(entry, "codes", ()))
         distribution = getattr(entry, "distribution", "")
@@ -57,11 +55,15 @@ def _technique(catalogue: Catalogue, id: str) -> str:
             return _not_installed(f"technique {id!r}", distribution)
         if id == getattr(entry, "id", "") and codes:
             written = " or ".join(repr(code) for code in codes)
-            return f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
-    return ""
+            return UnknownNameError(
+                f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
+            )
+    return None
 
 
-def _system(catalogue: Catalogue, id: str) -> str:
+def _system(catalogue: Catalogue, id: str) -> UnknownNameError | None:
     if any(id == getattr(entry, "id", "") for entry in facts(catalogue, KNOWN_SYSTEMS)):
-        return f"system {id!r} is planned, without a recipe yet: see `pcs systems`"
-    return ""
+        return UnknownNameError(
+            f"system {id!r} is planned, without a recipe yet: see `pcs systems`"
+        )
+    return None

@@ -1,4 +1,8 @@
-"""``pcs doctor``: whether this installation can work."""
+"""``pcs doctor``: whether this installation can work.
+
+What is not installed is no fault: a part of PCS, or an optional library, that somebody may add. What is
+installed and does not work is broken.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ import typer
 
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
+from pcs_core.errors import ConflictError, missing_distribution
 
 if TYPE_CHECKING:
     from pcs_core.catalogue import Catalogue
@@ -24,7 +29,7 @@ LEAST_DISK = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``state`` is "ok", "note" or "broken"."""
+    """One thing that was looked at. ``state`` is "ok", "note", "not installed" or "broken"."""
 
     subject: str
     state: str
@@ -52,6 +57,7 @@ def examine() -> Iterator[Finding]:
     yield from _torch()
     yield from _plugins(known)
     yield from _backbones(known)
+    yield from _targets(known)
     yield from _recipes(known)
     yield from _diagnoses(known)
     yield _disk(Path.cwd())
@@ -74,6 +80,7 @@ def _plugins(known: Catalogue) -> Iterator[Finding]:
         holds = ", ".join(f"{n} {noun.replace('_', ' ')}" for noun, n in plugin.counts.items())
         yield Finding(plugin.distribution, "ok", f"{plugin.version}: {holds or 'nothing'}")
     for broken in known.broken:
+        # its plugin module is import-cheap: one that needs what is not there is broken
         yield Finding(broken.distribution or broken.name, "broken", broken.error)
     for conflict in known.conflicts:
         yield Finding("conflict", "broken", conflict)
@@ -93,9 +100,30 @@ def _backbones(known: Catalogue) -> Iterator[Finding]:
                 yield Finding(f"backbone {id}", "broken", f"its folder {found} is missing")
                 continue
         except Exception as error:
-            yield Finding(f"backbone {id}", "broken", _line(error))
+            yield _failed(f"backbone {id}", error)
             continue
         yield Finding(f"backbone {id}", "ok", where)
+
+
+def _targets(known: Catalogue) -> Iterator[Finding]:
+    """Import whatever the plugins name, as the first use of it would."""
+    from pcs_core.catalogue import NOUNS
+
+    imported = 0
+    for noun in NOUNS:
+        for id in known.ids(noun):
+            try:
+                target = known.get(noun, id)
+            except ConflictError:
+                continue  # a line of its own
+            except Exception as error:
+                yield _failed(f"{noun} {id}", error)
+                continue
+            imported += 1
+            if not callable(target) and noun not in ("presets", "services"):
+                what = f"{known.where(noun, id)} is {type(target).__name__}, nothing to call"
+                yield Finding(f"{noun} {id}", "broken", what)
+    yield Finding("imports", "ok", f"{imported} of what the plugins name")
 
 
 def _recipes(known: Catalogue) -> Iterator[Finding]:
@@ -106,7 +134,7 @@ def _recipes(known: Catalogue) -> Iterator[Finding]:
         try:
             load_recipe(id, catalogue=known)
         except Exception as error:
-            yield Finding(f"recipe {id}", "broken", _line(error))
+            yield _failed(f"recipe {id}", error)
         else:
             loaded += 1
     yield Finding("recipes", "ok", f"{loaded} load")
@@ -117,7 +145,7 @@ def _diagnoses(known: Catalogue) -> Iterator[Finding]:
         try:
             found = list(known.get("diagnoses", id)())
         except Exception as error:
-            yield Finding(id, "broken", _line(error))
+            yield _failed(id, error)
             continue
         for state, text in found:
             yield Finding(id, state, text)
@@ -128,6 +156,13 @@ def _disk(folder: Path) -> Finding:
     state = "ok" if free >= LEAST_DISK else "note"
     few = "" if state == "ok" else ": a fit may not find room for its checkpoints"
     return Finding("disk", state, f"{free / 1e9:.1f} GB free at {folder}{few}")
+
+
+def _failed(subject: str, error: Exception) -> Finding:
+    """Return "not installed" where ``error`` comes of that, else "broken"."""
+    if missing := missing_distribution(error):
+        return Finding(subject, "not installed", f"needs {missing}: {_line(error)}")
+    return Finding(subject, "broken", _line(error))
 
 
 def _line(error: BaseException) -> str:

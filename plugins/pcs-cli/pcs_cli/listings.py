@@ -41,7 +41,15 @@ def systems(
         emit_json([system_facts(row) for row in shown])
         return
     table = [
-        (row.id, row.status, where(row), row.framework, ",".join(row.scope), row.ref, row.name)
+        (
+            row.id,
+            "absent" if row.missing else row.status,
+            where(row),
+            row.framework,
+            ",".join(row.scope),
+            row.ref,
+            row.name,
+        )
         for row in shown
     ]
     emit(columns(("system", "status", "on", "framework", "scope", "ref", "name"), table))
@@ -64,6 +72,7 @@ def system_facts(row: SystemRow) -> dict[str, Any]:
         "uses": list(row.uses),
         "backbones": list(row.backbones),
         "status": row.status,
+        "missing": row.missing,
         "on": {backbone: plain(standing) for backbone, standing in row.on.items()},
         "paper": row.paper,
     }

@@ -140,6 +140,61 @@ def test_doctor(pcs: Callable, plugged: Callable) -> None:
     assert {"python", "torch", "threads", "disk"} <= {f["subject"] for f in told["findings"]}
 
 
+def findings(pcs: Callable) -> dict[str, tuple[str, str]]:
+    told = json.loads(pcs("doctor", "--json").out)
+    return {f["subject"]: (f["state"], f["text"]) for f in told["findings"]}
+
+
+def test_doctor_imports_what_plugins_name(pcs: Callable, plugged: Callable, tmp_path: Path) -> None:
+    (tmp_path / "extra_targets.py").write_text("text = 'no function'\n")
+    (tmp_path / "extra_needing.py").write_text("import no_such_library\n")
+    plugged(
+        {
+            "metrics": {
+                "gone": "extra_targets:gone",
+                "text": "extra_targets:text",
+                "optional": "extra_needing:score",
+                "moved": "pcs_core.nothing_here:score",
+            }
+        }
+    )
+    told = findings(pcs)
+    assert told["metrics gone"][0] == "broken"
+    assert "no attribute 'gone'" in told["metrics gone"][1]
+    assert told["metrics text"][0] == "broken"
+    assert told["metrics moved"][0] == "broken"
+    # a library that a plugin can do without until it is asked
+    assert told["metrics optional"][0] == "not installed"
+    assert "needs no_such_library" in told["metrics optional"][1]
+
+
+PARTS = """
+import json
+from pcs_cli.main import main
+
+assert main(["systems"]) == 0
+assert main(["doctor"]) == 0
+"""
+
+
+def test_what_is_not_installed_is_no_fault_and_stays_visible(tmp_path: Path) -> None:
+    """With two plugins alone, systems that need others are listed with the name of what they need."""
+    done = subprocess.run(
+        [sys.executable, "-c", PARTS],
+        env={**os.environ, "PCS_PLUGINS": "pcs-recipes,pcs-tokens"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "absent" in lines["svdiff"]
+    assert "not installed: pcs-" in lines["svdiff"]
+    assert "absent" not in lines["textual-inversion"]
+    assert "not installed  recipe svdiff" in done.stdout
+    assert "nothing is broken" in done.stdout
+
+
 COMMANDS = """
 import typer
 

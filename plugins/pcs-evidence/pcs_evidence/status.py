@@ -10,7 +10,7 @@ from pcs_core.assembly.load import load_recipe
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.recipe import Recipe
-from pcs_core.errors import PcsError
+from pcs_core.errors import PcsError, missing_distribution
 from pcs_evidence.evidence import (
     Evidence,
     Standing,
@@ -30,7 +30,8 @@ class SystemRow:
 
     ``ref`` is the survey's number, ``techniques`` catalogue ids, ``uses`` code ids of the recipe's
     techniques. ``backbones`` are those the recipe is meant for, or the paper's where there is none.
-    ``status`` is the furthest over all backbones, ``on`` what is known of each of them.
+    ``status`` is the furthest over all backbones, ``on`` what is known of each of them. ``missing`` is the
+    distribution that the recipe needs and that is not installed, empty where nothing is missing.
     """
 
     id: str
@@ -45,6 +46,7 @@ class SystemRow:
     status: Status
     paper: str
     on: Mapping[str, Standing] = field(default_factory=dict)
+    missing: str = ""
 
 
 def system_status(
@@ -109,7 +111,7 @@ def where(row: SystemRow) -> str:
     As "mini", "mini (weights cc12378421c6)" where the evidence was made with earlier weights, "mini (other
     mechanism: weights.lora)" where the backbone's overlay adds or leaves out a use.
     """
-    parts = []
+    parts = [f"not installed: {row.missing}"] if row.missing else []
     for standing in row.on.values():
         if standing.status != row.status and not standing.outdated:
             continue
@@ -143,7 +145,19 @@ def _row(
         status=highest(on) if recipe else "planned",
         paper=getattr(fact, "paper", "") or (recipe.paper if recipe else ""),
         on=on,
+        missing="" if recipe else _missing(id, catalogue),
     )
+
+
+def _missing(id: str, catalogue: Catalogue) -> str:
+    """Return what is not installed where that is why the recipe of ``id`` does not load."""
+    if id not in catalogue.recipe_files():
+        return ""
+    try:
+        load_recipe(id, catalogue=catalogue)
+    except PcsError as error:
+        return missing_distribution(error)
+    return ""
 
 
 def _loaded(id: str, catalogue: Catalogue, backbone: str | None = None) -> Recipe | None:
