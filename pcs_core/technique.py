@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self, dataclass_transform, get_origin
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from pcs_core.data.words import Words
 from pcs_core.errors import RecipeError, nearest
 from pcs_core.hookspecs import RUN_HOOKS, RUN_PROJECT
 
@@ -44,6 +45,10 @@ class Technique:
         True when it does something with boxes or points that are given with a prompt.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
+    reads, writes
+        Words by which it meets other techniques ("feature:image", "role:prior": see
+        :data:`pcs_core.data.words.KINDS`), checked when a recipe loads. Where they depend on settings,
+        override :meth:`words`.
     starts_away
         Why the network differs from the base before anything is trained; "" where it does not (the
         contract test proves it).
@@ -67,6 +72,8 @@ class Technique:
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     reads_layout: ClassVar[bool] = False
+    reads: ClassVar[tuple[str, ...]] = ()
+    writes: ClassVar[tuple[str, ...]] = ()
     starts_away: ClassVar[str] = ""
     tiny: ClassVar[Mapping[str, Any]] = {}
     tiny_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -103,6 +110,10 @@ class Technique:
                     f"{prefix}{cls.id}: settings are not plain data ({error})"
                 ) from error
             raise RecipeError(f"{prefix}{cls.id}: {explain(error, cls.setting_names())}") from error
+
+    def words(self) -> Words:
+        """Return the words that a use with these settings reads and writes."""
+        return Words(reads=self.reads, writes=self.writes)
 
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:

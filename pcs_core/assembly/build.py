@@ -19,6 +19,7 @@ from pcs_core.assembly.schema import (
     read_table,
 )
 from pcs_core.assembly.tables import Layer, Table, layer_of
+from pcs_core.assembly.words import check_words
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
@@ -58,6 +59,7 @@ def build(layer: Layer, catalogue: Catalogue, *, source: str, path: str = "") ->
     if not layer.uses:
         raise RecipeError(f"{recipe.place}: recipe {head.id!r} uses no technique: add a [[use]]")
     uses = tuple(make_use(table, catalogue) for table in layer.uses)
+    check_words(uses, [table.where("technique") for table in layer.uses])
     phases = [_table(PhaseTable, p, f"phase {phase_name(p)!r}") for p in layer.phases]
     fit = _table(FitTable, layer.fit, "[fit]")
     sample = _table(SampleTable, layer.sample, "[sample]")

@@ -23,6 +23,7 @@ from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
 from pcs_core.data.subject import Concept, Example, Record, Subject
+from pcs_core.data.words import Words
 from pcs_core.edits import (
     AttnEdit,
     AttnState,
@@ -91,6 +92,7 @@ __all__ = [
     "Use",
     "WeightEdit",
     "Word",
+    "Words",
     "concatenate",
     "mask_at",
     "region_name",

@@ -41,6 +41,7 @@ class CrossAttentionGate(Technique):
     """
 
     id = "acceleration.cross_attention_gate"
+    writes = ("head:acceleration.cross_attention_gate",)
     neutral = {"gate": 1.0}
 
     gate: Annotated[float, Field(ge=0.0, le=1.0)] = 0.4

@@ -30,6 +30,7 @@ class FeatureCache(Technique):
     """
 
     id = "acceleration.feature_cache"
+    writes = ("head:acceleration.feature_cache",)
     neutral = {"every": 1}
 
     every: Annotated[int, Field(ge=1, le=1000)] = 3

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Fusion, Loss
+from pcs_core.data import Fusion, Loss, Words
 from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class LocalizationLoss(Technique):
     finest. Maps of 16 x 16 in Stable Diffusion have scale 4."""
     regions: str = "mask.concept."
     """What the names of the regions begin with; the concept's number follows."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(reads=(f"region:{self.regions}*", "place:concept.*"))
 
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:

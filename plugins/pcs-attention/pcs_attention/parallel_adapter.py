@@ -11,7 +11,7 @@ from torch import nn
 
 from pcs_attention.image_tokens import LinearTokens, Resampler
 from pcs_core import Technique, hookimpl
-from pcs_core.data import AttnEdit, AttnState, Fusion
+from pcs_core.data import AttnEdit, AttnState, Fusion, Words
 from pcs_core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -89,6 +89,13 @@ class ParallelAdapter(Technique):
     """Which attention sites read the tokens."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Factor of the image attention; sampling may set another under ``"<key>.scale"``."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(
+            reads=(f"feature:{self.key}",),
+            writes=(f"stream:{self.key}", f"strength:{self.key}.scale"),
+        )
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:

@@ -62,6 +62,7 @@ class RegionalAttention(Technique):
     """
 
     id = "attention.regions"
+    reads = ("place:box.*", "place:region.*")
     catalogue = ("attention-region-control",)
     reads_layout = True
     neutral = {"ratio": 0.0}

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pcs_attention.reference_rows import ROLE, Aligned, Appended, SharedNorm, Shifted
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Fusion, Row
+from pcs_core.data import Fusion, Row, Words
 
 if TYPE_CHECKING:
     from pcs_core.data import AttnEdit, Features, Run
@@ -53,6 +53,10 @@ class SharedAttention(Technique):
     """Part of the sampling at which the sharing begins, 0 = pure noise."""
     stop: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Part of the sampling at which it ends."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(writes=(f"row:{ROLE}",), may_read=(f"feature:{self.trajectory}",))
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:

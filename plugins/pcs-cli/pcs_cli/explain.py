@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +10,11 @@ import typer
 
 from pcs_cli.options import Json, Settings
 from pcs_cli.output import columns, emit, emit_json, notice
-from pcs_core.errors import PcsError
+from pcs_core.errors import PcsError, PluginError, RecipeError
 
 if TYPE_CHECKING:
     from pcs_cli.edits import EditRow
-    from pcs_cli.hook_order import HookCall, HookOrder
+    from pcs_cli.hook_order import HookCall, HookOrder, WordRow
     from pcs_core.data import Recipe
 
 MEANINGS = {
@@ -73,6 +73,7 @@ def explain(
     by_name = {hook.hook: hook for hook in explained.hooks}
     for hook in ORDER:
         lines += hook_lines(by_name[hook])
+    lines += ["", "Words, by which they meet", *word_lines(explained.words)]
     lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
     lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
     emit("\n".join(lines))
@@ -98,6 +99,9 @@ def edits_of(recipe: Recipe, backbone: str, *, asked: bool) -> tuple[list[EditRo
         return None, "the backbone does not open"
     try:
         return overview(recipe, opened), ""
+    except (RecipeError, PluginError):
+        # the words of the recipe were checked when it was loaded: what is missing, a subject gives
+        return None, "known once a subject is there"
     except PcsError:
         raise
     except Exception:
@@ -120,6 +124,17 @@ def uses(recipe: Recipe) -> list[str]:
         named = "" if use.name == use.technique.id else use.technique.id
         rows.append((f"  {use.name}", named, settings or "no settings"))
     return columns((), rows).splitlines()
+
+
+def word_lines(words: Sequence[WordRow]) -> list[str]:
+    """Return a line per word: its kind and name, who writes it, who reads it."""
+    if not words:
+        return ["  (none)"]
+    rows = [
+        (f"  {row.kind}", row.name, ", ".join(row.writers), ", ".join(row.readers) or "itself")
+        for row in words
+    ]
+    return columns(("  kind", "name", "written by", "read by"), rows).splitlines()
 
 
 def hook_lines(hook: HookOrder) -> list[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pluggy import PluginValidationError
 
+from pcs_core.assembly import meetings
 from pcs_core.data.recipe import Recipe, Use
 from pcs_core.errors import RecipeError
 from pcs_core.hookspecs import RUN_HOOKS, run_manager
@@ -36,6 +37,16 @@ class HookOrder:
 
 
 @dataclass(frozen=True, slots=True)
+class WordRow:
+    """A word by which uses meet: its kind and name, who writes it, who reads it."""
+
+    kind: str
+    name: str
+    writers: tuple[str, ...]
+    readers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """What a recipe does at each hook. Plain data: ``dataclasses.asdict`` gives JSON."""
 
@@ -43,6 +54,7 @@ class Explanation:
     name: str
     uses: tuple[str, ...]
     hooks: tuple[HookOrder, ...]
+    words: tuple[WordRow, ...] = ()
 
 
 def explain(recipe: Recipe, builtin: Sequence[Technique] = ()) -> Explanation:
@@ -71,7 +83,10 @@ def explain(recipe: Recipe, builtin: Sequence[Technique] = ()) -> Explanation:
         implementations = reversed(getattr(manager.hook, hook).get_hookimpls())
         calls = tuple(_call(impl, names[impl.plugin_name]) for impl in implementations)
         hooks.append(HookOrder(hook, calls))
-    return Explanation(recipe.id, recipe.name, tuple(use.name for use in recipe.uses), tuple(hooks))
+    words = tuple(WordRow(*row) for row in meetings(recipe.uses))
+    return Explanation(
+        recipe.id, recipe.name, tuple(use.name for use in recipe.uses), tuple(hooks), words
+    )
 
 
 def _call(impl: object, technique: Technique) -> HookCall:

@@ -35,6 +35,8 @@ class Augment(Technique):
     """Add augmented variants of the references to the pool."""
 
     id = "data.augment"
+    reads = ("role:subject", "region:mask.concept.*")
+    writes = ("role:subject",)
     catalogue = ("reference-augmentation",)
     neutral = {"variants": 0}
     tiny = {"variants": 2, "crop": 0.2, "rescale": [0.5, 1.3]}

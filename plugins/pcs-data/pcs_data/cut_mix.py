@@ -39,6 +39,8 @@ class CutMix(Technique):
     """
 
     id = "data.cut_mix"
+    reads = ("role:subject", "region:mask.concept.*")
+    writes = ("role:subject", "region:mask.concept.*")
     catalogue = ("cut-mix",)
     neutral = {"share": 0.0}
 

@@ -28,6 +28,8 @@ class UnionSampling(Technique):
     """
 
     id = "data.union_sampling"
+    reads = ("role:subject", "region:mask.concept.*")
+    writes = ("role:subject", "region:mask.concept.*")
     catalogue = ("disentangled-tokens",)
     neutral = {"subsets": False, "flip": False}
 

@@ -56,6 +56,8 @@ class ColourCast(Technique):
     """
 
     id = "defense.cast"
+    reads = ("role:subject",)
+    writes = ("feature:defense.cast", "feature:defense.clean")
     catalogue = ("perturbation-defense",)
     neutral = {"weight": 0.0}
     tiny = {

@@ -56,6 +56,8 @@ class Perturbation(Technique):
     """
 
     id = "defense.perturbation"
+    reads = ("role:subject",)
+    writes = ("feature:defense.references",)
     catalogue = ("perturbation-defense",)
     neutral = {"eps": 0.0}
     tiny = {"weight": 2.0}

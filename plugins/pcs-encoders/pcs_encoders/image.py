@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, fit_image, hookimpl
-from pcs_core.data import Features
+from pcs_core.data import Features, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,10 @@ class ImageFeatures(Technique):
     """What stands behind a masked subject."""
     normalise: bool = False
     """Whether pooled features are scaled to unit length before they are averaged."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(may_read=("region:mask.concept.*",), writes=(f"feature:{self.key}",))
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, masks: Masks, moment: str) -> Features | None:

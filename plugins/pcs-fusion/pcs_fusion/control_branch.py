@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import BranchEdit, Features, Fusion
+from pcs_core.data import BranchEdit, Features, Fusion, Words
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -94,6 +94,14 @@ class ControlBranch(Technique):
     """Radius of a drawn point, as a share of the picture's height."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Factor of its residuals; sampling may set another under ``"control.scale"``."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(
+            reads=(f"stream:{self.stream}",),
+            may_read=("place:points",),
+            writes=("feature:control.points", "strength:control.scale"),
+        )
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:

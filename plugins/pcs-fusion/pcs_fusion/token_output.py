@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Fusion, StreamEdit, TokenEdit
+from pcs_core.data import Fusion, StreamEdit, TokenEdit, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +84,13 @@ class TokenOutput(Technique):
     """Part of the sampling that reads plain text first (delayed subject conditioning)."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Factor of the change; sampling may set another under ``"<key>.words"``."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(
+            reads=(f"feature:{self.key}", "place:concept.*"),
+            writes=(f"stream:{self.key}.feature", f"strength:{self.key}.words"),
+        )
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:

@@ -60,6 +60,7 @@ class LayoutGuidance(Technique):
     """
 
     id = "guidance.layout"
+    reads = ("place:phrase.*", "place:box.*")
     catalogue = ("gradient-guidance",)
     reads_layout = True
     neutral = {"weight": 0.0}

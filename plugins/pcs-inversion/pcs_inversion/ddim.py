@@ -23,6 +23,8 @@ class DDIMInversion(Technique):
     """
 
     id = "inversion.ddim"
+    reads = ("role:subject",)
+    writes = ("feature:ddim.trajectory",)
     catalogue = ("ddim-inversion",)
     tiny = {"steps": 3}
 

@@ -34,6 +34,7 @@ class GivenMasks(Technique):
     """
 
     id = "masks.given"
+    writes = ("region:mask.concept.*",)
     catalogue = ("subject-mask",)
     tiny_unseen = (
         "masks that the user laid beside the pictures reach a fit without it; it can demand them"

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import LOSS, Masks
+from pcs_core.data import LOSS, Masks, Words
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,6 +44,10 @@ class MaskedLoss(Technique):
     """Whether the error counts outside the regions instead."""
     probability: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the rows that are masked; FastComposer (arXiv:2305.10431) masks half of them."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(reads=(f"region:{self.regions}",), writes=("mask:loss",))
 
     @hookimpl
     def mask(self, run: Run, query: MaskQuery) -> Masks | None:

@@ -30,8 +30,9 @@ from pcs_core.data import (
     TokenEdit,
     Use,
 )
+from pcs_core.data.words import meet
 from pcs_core.engine import fit, sample
-from pcs_core.engine.prepare import extract
+from pcs_core.engine.prepare import extract, references, subject_masks
 from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Recipe
+    from pcs_core.technique import Technique
     from pcs_testing.case import Case
 
 PLAIN = ("a photo of a dog", "")
@@ -506,6 +508,75 @@ def works_in_half_precision(case: Case) -> None:
     )
 
 
+class _Noticed(dict[str, Any]):
+    """A mapping that keeps which keys were asked for."""
+
+    def __init__(self, values: Mapping[str, Any], asked: set[str]) -> None:
+        super().__init__(values)
+        self.asked = asked
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def __contains__(self, key: object) -> bool:
+        self.asked.add(str(key))
+        return super().__contains__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of ``key``, noticed too."""
+        self.asked.add(key)
+        return super().get(key, default)
+
+
+def words_are_declared(case: Case) -> None:
+    """What it gives under a name, and what it reads by name, stands in its `reads` and `writes`."""
+    technique, subject = case.make(), _masked(case.subject(), case)
+    recipe = make_recipe([*case.others(), technique])
+    run = EngineRun(recipe, case.open(), names=[subject.name], concepts=[subject.concepts])
+    run.features, _ = extract(run, [subject])
+    asked: set[str] = set()
+    given = _given_by_extract(run, technique, subject)
+    noticed = replace(run.features, tensors=_Noticed(run.features.tensors, asked))
+    run.features = noticed
+    for _, fusion in run.call_at("fuse", lambda one, _: one is technique, features=noticed):
+        given |= {f"stream:{e.name}" for e in fusion.streams} | {
+            f"row:{r.role}" for r in fusion.rows
+        }
+        given |= {f"head:{e.name}" for e in fusion.heads}
+        given |= {f"strength:{name}" for name in fusion.strengths}
+        asked |= {name for e in fusion.streams for name in e.reads}
+    words = technique.words()
+    unsaid = [w for w in sorted(given) if not any(meet(w, written) for written in words.writes)]
+    assert not unsaid, (
+        f"it gives {', '.join(unsaid)} without saying so: add it to `writes`, or return it from `words()`"
+    )
+    known = (*words.reads, *words.may_read, *words.writes)
+    unread = [key for key in sorted(asked) if not any(meet(f"feature:{key}", w) for w in known)]
+    assert not unread, (
+        f"it reads the feature {', '.join(map(repr, unread))} without saying so: add 'feature:<name>' to "
+        "`reads` (a recipe that lacks it is then refused when it loads)"
+    )
+
+
+def _given_by_extract(run: EngineRun, technique: Technique, subject: Subject) -> set[str]:
+    base = references(subject, 0, run.image_size, subject_masks(run, subject), run.frames)
+    before, run.features = run.features, replace(run.features, examples=base)
+    masks = subject_masks(run, subject)
+    given: set[str] = set()
+    for _, features in run.call_at(
+        "extract",
+        lambda one, _: one is technique,
+        subject=subject,
+        masks=masks,
+        moment="start",
+    ):
+        given |= {f"feature:{key}" for key in features.tensors}
+        given |= {f"role:{example.role}" for example in features.examples}
+    run.features = before
+    return given
+
+
 PROMISES = (
     everything_is_registered,
     nothing_is_hidden,
@@ -521,4 +592,5 @@ PROMISES = (
     subjects_leave_no_trace,
     constants_follow_the_device,
     works_in_half_precision,
+    words_are_declared,
 )

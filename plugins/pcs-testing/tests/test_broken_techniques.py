@@ -348,6 +348,28 @@ class Everywhere(Technique):
         return Fusion(edits=(EverywhereEdit(concept.token, concept.noun, width),))
 
 
+class Unsaid(Technique):
+    """Broken."""
+
+    id = "test.unsaid"
+
+    @hookimpl
+    def extract(self, moment: str) -> Features | None:
+        return (
+            Features(tensors={"mean": torch.ones(1)}, keep=("mean",)) if moment == "start" else None
+        )
+
+
+class Unasked(Technique):
+    """Broken."""
+
+    id = "test.unasked"
+
+    @hookimpl
+    def fuse(self, features: Features) -> None:
+        features.tensors.get("face")
+
+
 BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
     (
         with_edit(ListedEdit, "listed"),
@@ -419,6 +441,8 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
         "makes a tensor without saying",
         {},
     ),
+    (Unsaid, "words_are_declared", "it gives feature:mean without saying so", {}),
+    (Unasked, "words_are_declared", "it reads the feature 'face' without saying so", {}),
     (DoubledLayers, "works_in_half_precision", "in half precision", {}),
 ]
 

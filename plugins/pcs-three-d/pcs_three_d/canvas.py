@@ -76,6 +76,13 @@ class Canvas(Technique):
     """
 
     id = "three_d.canvas"
+    writes = (
+        "feature:three_d.pictures",
+        "head:field",
+        "role:canvas",
+        "extra:three_d.opacity",
+        "extra:three_d.orientation",
+    )
     catalogue = ("renderable-canvas",)
     tiny = {"size": 16, "cells": 6, "samples": 8, "random_background": 0.0}
     tiny_batch = {"canvas": 1}

@@ -80,6 +80,7 @@ class MappedToken(Technique):
     """Replace the placeholder by a word computed from noise level and cross-attention layer."""
 
     id = "tokens.mapper"
+    reads = ("place:concept.*",)
     catalogue = ("mapper-token",)
 
     frequencies: Annotated[int, Field(ge=1, le=65536)] = 1024

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Loss
+from pcs_core.data import Loss, Words
 from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -50,6 +50,10 @@ class MotionResidual(Technique):
     """Factor of the term."""
     role: str = "subject"
     """Role of the rows it speaks about."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(reads=(f"role:{self.role}",))
 
     @hookimpl
     def regularize(self, run: Run, step: FitStep) -> Loss | None:

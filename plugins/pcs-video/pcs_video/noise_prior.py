@@ -29,6 +29,8 @@ class NoisePrior(Technique):
     """Mix the first latents of a sampling before its first step. Trains nothing."""
 
     id = "video.noise_prior"
+    reads = ("role:subject",)
+    writes = ("feature:noise_prior.inverted",)
     catalogue = ("noise-prior", "ddim-inversion")
     neutral = {"inverted": 0.0, "correlation": 0.0}
     tiny = {"steps": 2}

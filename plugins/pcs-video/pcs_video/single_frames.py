@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Features, Loss
+from pcs_core.data import Features, Loss, Words
 
 if TYPE_CHECKING:
     from pcs_core.data import FitStep, Run, Subject
@@ -33,6 +33,10 @@ class SingleFrames(Technique):
     """Which frames are given: every first, second, ..."""
     role: str = ROLE
     """Role of the examples, as phases ask for it."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        return Words(reads=("role:subject",), writes=(f"role:{self.role}",))
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:

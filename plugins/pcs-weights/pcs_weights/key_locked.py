@@ -30,6 +30,12 @@ class KeyLocking(Technique):
     """Give the concept's word the keys of its super-category and values of its own."""
 
     id = "weights.key_locked"
+    writes = (
+        "feature:key_locked.superclass",
+        "feature:key_locked.inverse",
+        "strength:key_locked.beta",
+        "strength:key_locked.tau",
+    )
     catalogue = ("key-locked-edit",)
     neutral = {"strength": 0.0}
     starts_away = "the concept's key is locked to its noun's from the first step on"
