@@ -24,8 +24,10 @@ from pcs_core.data import (
     Edit,
     Features,
     Fusion,
+    HeadEdit,
     Layout,
     Phase,
+    StreamEdit,
     Subject,
     TokenEdit,
     Use,
@@ -540,12 +542,12 @@ def words_are_declared(case: Case) -> None:
     noticed = replace(run.features, tensors=_Noticed(run.features.tensors, asked))
     run.features = noticed
     for _, fusion in run.call_at("fuse", lambda one, _: one is technique, features=noticed):
-        given |= {f"stream:{e.name}" for e in fusion.streams} | {
+        given |= {f"stream:{e.name}" for e in fusion.of(StreamEdit)} | {
             f"row:{r.role}" for r in fusion.rows
         }
-        given |= {f"head:{e.name}" for e in fusion.heads}
+        given |= {f"head:{e.name}" for e in fusion.of(HeadEdit)}
         given |= {f"strength:{name}" for name in fusion.strengths}
-        asked |= {name for e in fusion.streams for name in e.reads}
+        asked |= {name for e in fusion.of(StreamEdit) for name in e.reads}
     words = technique.words()
     unsaid = [w for w in sorted(given) if not any(meet(w, written) for written in words.writes)]
     assert not unsaid, (
