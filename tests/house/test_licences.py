@@ -54,6 +54,8 @@ def test_scheme(folder: Path) -> None:
     table = project(folder)
     package = folder.name.replace("-", "_")
     assert table["name"] == folder.name
+    if "dependencies" in table.get("dynamic", ()):
+        return  # a list of the others, without code: test_meta
     assert (folder / package / "__init__.py").is_file()
     assert any(line.startswith("pcs-core") for line in table["dependencies"])
     if points := plugin_points(folder):
