@@ -75,11 +75,10 @@ def sdxl(*, device: str = "cpu", dtype: torch.dtype = torch.float32, side: int =
             UNet2DConditionModel, device, dtype, **SDXL_UNET | {"sample_size": side}
         ),
         vae=random_weights(AutoencoderKL, device, dtype, **VAE, scaling_factor=0.13025),
-        text_encoders=[
-            text_encoder(tokenizers[0], device, dtype, **CLIP_L),
-            text_encoder(tokenizers[1], device, dtype, **CLIP_G),
-        ],
-        tokenizers=tokenizers,
+        text_encoder=text_encoder(tokenizers[0], device, dtype, **CLIP_L),
+        text_encoder_2=text_encoder(tokenizers[1], device, dtype, **CLIP_G),
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
         scheduler_config=scheduler_config("epsilon"),
         id="random-sdxl",
         device=device,

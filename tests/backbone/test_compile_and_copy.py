@@ -72,7 +72,7 @@ def test_a_compiled_network_sees_edits_that_come_later() -> None:
     for kind in kinds:  # each kind matters to the eager answer
         rest = Fusion(edits=tuple(e for k, f in kinds.items() if k != kind for e in f.edits))
         assert (evaluate(backbone, rest, PROMPTS) - eager).abs().max() > 1e-4, kind
-    block = backbone.unet.mid_block  # a resnet, self and cross attention, another resnet
+    block = backbone.denoiser.mid_block  # a resnet, self and cross attention, another resnet
     block.compile(backend="aot_eager")
     try:
         assert torch.allclose(evaluate(backbone, prompts=PROMPTS), plain, atol=1e-6)

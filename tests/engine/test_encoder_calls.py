@@ -50,7 +50,7 @@ def count(events: list[tuple[str, bool]]) -> dict[str, int]:
 def counting(backbone: Any) -> Iterator[Counter]:
     """Count forwards of the real modules by instance attributes, taken off again after."""
     counter = Counter()
-    encode, text, unet = backbone.vae.encode, backbone.text_encoder, backbone.unet
+    encode, text, unet = backbone.vae.encode, backbone.text_encoder, backbone.denoiser
 
     def encode_counted(x: Any, *args: Any, **kwargs: Any) -> Any:
         counter.note("vae")

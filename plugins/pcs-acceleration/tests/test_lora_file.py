@@ -29,7 +29,7 @@ LAYERS = (
 def factors(backbone: Any) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]:
     rng, found = torch.Generator().manual_seed(0), {}
     for part, layer in LAYERS:
-        root = backbone.unet if part == "unet" else backbone.text_encoder
+        root = backbone.denoiser if part == "unet" else backbone.text_encoder
         shape = root.get_submodule(layer).weight.shape
         down = torch.randn(RANK, *shape[1:], generator=rng) * 0.3
         up = torch.randn(shape[0], RANK, *[1] * (len(shape) - 2), generator=rng) * 0.3
@@ -59,7 +59,7 @@ def merged() -> torch.Tensor:
     backbone: Any = open_backbone("tiny")
     with torch.no_grad():
         for (part, layer), (down, up) in factors(backbone).items():
-            root = backbone.unet if part == "unet" else backbone.text_encoder
+            root = backbone.denoiser if part == "unet" else backbone.text_encoder
             added = (up.flatten(1) @ down.flatten(1)) * (1.0 / RANK)
             root.get_submodule(layer).weight.add_(
                 added.view(root.get_submodule(layer).weight.shape)

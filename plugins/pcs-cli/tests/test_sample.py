@@ -116,8 +116,8 @@ def test_a_backbone_folder_is_found_again(
     from pcs_core import open_backbone
 
     tiny, model = open_backbone("tiny"), tmp_path / "model"
-    for part in ("unet", "vae", "text_encoder"):
-        getattr(tiny, part).save_pretrained(model / part)
+    for folder, part in (("unet", "denoiser"), ("vae", "vae"), ("text_encoder", "text")):
+        tiny.parts[part].save_pretrained(model / folder)
     tiny.tokenizer.inner.save_pretrained(model / "tokenizer")
     (model / "scheduler").mkdir()
     (model / "scheduler" / "scheduler_config.json").write_text(json.dumps(tiny.scheduler_config))

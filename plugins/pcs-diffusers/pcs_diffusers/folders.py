@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ HUB_PARTS = (
     *(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
 )
 """Folders of a hub id that a loader may read."""
-KEPT = (
+SCHEDULE_KEYS = (
     "prediction_type",
     "num_train_timesteps",
     "trained_betas",
@@ -35,8 +35,10 @@ KEPT = (
 """What of a scheduler's configuration says which noise the network knows, beside the betas."""
 
 
-def find_folder(location: str | Path, denoiser: str, parts: Sequence[str]) -> Path | None:
-    """Return the folder of ``location`` (a folder or hub id) if its denoiser is a ``denoiser``, else None.
+def find_folder(
+    location: str | Path, knows: Callable[[Path], bool], parts: Sequence[str]
+) -> Path | None:
+    """Return the folder of ``location`` (a folder or hub id) if the family ``knows`` it, else None.
 
     Raises
     ------
@@ -48,7 +50,7 @@ def find_folder(location: str | Path, denoiser: str, parts: Sequence[str]) -> Pa
         if folder.exists() or str(location).count("/") != 1:
             return None
         folder = from_hub(str(location))
-    if denoiser_class(folder) != denoiser:
+    if not knows(folder):
         return None
     for part in parts:
         if not (folder / part).is_dir():
@@ -63,22 +65,20 @@ def read_json(file: Path) -> Any:
 
 def read_scheduler(folder: Path) -> dict[str, Any]:
     """Return the configuration of a model folder's scheduler."""
-    found: dict[str, Any] = read_json(folder / "scheduler" / "scheduler_config.json")
-    return found
+    config: dict[str, Any] = read_json(folder / "scheduler" / "scheduler_config.json")
+    return config
 
 
-def denoiser_class(folder: Path) -> str:
-    """Return the class that the denoiser's configuration in ``folder`` names, or "" if none does.
+def part_config(folder: Path) -> Mapping[str, Any]:
+    """Return the configuration of the part in ``folder``, or an empty one if none can be read.
 
-    The layouts of pictures, clips and tokens are told apart by it.
+    The families are told apart by the entry ``_class_name`` of their denoiser's.
     """
-    for part in ("unet", "transformer"):
-        try:
-            config = json.loads((folder / part / "config.json").read_text())
-        except (OSError, ValueError):  # the loader that opens it says what is wrong
-            continue
-        return str(config.get("_class_name", "")) if isinstance(config, dict) else ""
-    return ""
+    try:
+        config = read_json(folder / "config.json")
+    except (OSError, ValueError):  # the loader that opens it says what is wrong
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def damaged(location: str | Path, error: Exception) -> InputError:
@@ -94,12 +94,12 @@ def whole(cls: Any, folder: Path, **options: Any) -> Any:
 
     disable_progress_bar()  # the caller has a progress display of its own
     try:
-        model, found = cls.from_pretrained(
+        model, report = cls.from_pretrained(
             folder, use_safetensors=True, output_loading_info=True, **options
         )
     except (ValueError, RuntimeError, SafetensorError) as error:
         raise OSError(f"{folder.name}: {str(error).splitlines()[0]}") from error
-    if missing := sorted(found["missing_keys"]):
+    if missing := sorted(report["missing_keys"]):
         raise OSError(
             f"the weights in {str(folder)!r} lack {missing[0]!r}"
             + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
@@ -109,14 +109,15 @@ def whole(cls: Any, folder: Path, **options: Any) -> Any:
 
 def schedule_digest(config: Mapping[str, Any]) -> Any:
     """Begin a digest with what the network predicts and under which noise: it is part of what it is."""
-    kept = {k: v for k, v in sorted(config.items()) if k in KEPT or k.startswith("beta_")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
+    schedule = {
+        k: v for k, v in sorted(config.items()) if k in SCHEDULE_KEYS or k.startswith("beta_")
+    }
+    return hashlib.sha256(json.dumps(schedule, sort_keys=True).encode())
 
 
-def folder_digest(folder: Path, parts: Sequence[str] = ("text_encoder", "unet", "vae")) -> str:
+def folder_digest(folder: Path, parts: Sequence[str]) -> str:
     """Return sha256 over the weight files of ``parts``, by relative name, and the noise schedule."""
-    file = folder / "scheduler" / "scheduler_config.json"
-    digest = schedule_digest(json.loads(file.read_text()))
+    digest = schedule_digest(read_scheduler(folder))
     for part in parts:
         for file in sorted((folder / part).glob("*.safetensors")):
             digest.update(f"{part}/{file.name}".encode())

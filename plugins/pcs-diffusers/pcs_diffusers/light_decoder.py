@@ -16,13 +16,13 @@ from pcs_core.errors import CapabilityError, InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_diffusers.stable_diffusion import StableDiffusion
+    from pcs_diffusers.family import DiffusersBackbone
 
 FOLDER = "light_decoder"
 """Where a backbone's folder holds its own."""
 
 
-def open_light_decoder(backbone: StableDiffusion, location: str = "") -> LightDecoder:
+def open_light_decoder(backbone: DiffusersBackbone, location: str = "") -> LightDecoder:
     """Open the light decoder at ``location`` (a folder or hub id), or the one in the backbone's folder.
 
     Raises
@@ -66,7 +66,7 @@ class LightDecoder:
         return decoded
 
 
-def check(backbone: StableDiffusion, model: Any, name: str) -> None:
+def check(backbone: DiffusersBackbone, model: Any, name: str) -> None:
     """Refuse a decoder of other latents or pictures.
 
     Raises
@@ -85,7 +85,7 @@ def check(backbone: StableDiffusion, model: Any, name: str) -> None:
         )
 
 
-def _moved(model: Any, backbone: StableDiffusion) -> Any:
+def _moved(model: Any, backbone: DiffusersBackbone) -> Any:
     model = model.to(backbone.device)
     # diffusers warns of every cast, also of one that changes nothing
     return model if model.dtype == backbone.dtype else model.to(backbone.dtype)

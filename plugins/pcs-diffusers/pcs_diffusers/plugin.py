@@ -12,11 +12,11 @@ def loaders() -> Mapping[str, str]:
     """Folder layouts this plugin opens."""
     return {
         "single-file": "pcs_diffusers.single_file:load",
-        "stable-diffusion": "pcs_diffusers.stable_diffusion:load",
-        "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:load",
-        "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:load",
-        "text-to-video": "pcs_diffusers.video:load",
-        "masked-tokens": "pcs_diffusers.masked_tokens:load",
+        "stable-diffusion": "pcs_diffusers.stable_diffusion:StableDiffusion.load",
+        "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:StableDiffusion3.load",
+        "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:StableDiffusionXL.load",
+        "text-to-video": "pcs_diffusers.video:TextToVideo.load",
+        "masked-tokens": "pcs_diffusers.masked_tokens:TokenTransformer.load",
     }
 
 

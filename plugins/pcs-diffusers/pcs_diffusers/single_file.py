@@ -8,12 +8,13 @@ encoders or the autoencoder) comes from a folder in diffusers' layout beside it,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from pcs_core.errors import InputError
-from pcs_diffusers.folders import damaged, file_digest, schedule_digest, whole
+from pcs_diffusers.family import DiffusersBackbone
+from pcs_diffusers.folders import damaged, file_digest, schedule_digest
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
@@ -28,7 +29,7 @@ def load(
     id: str = "",
     device: str = "cpu",
     dtype: torch.dtype | None = None,
-) -> StableDiffusion | StableDiffusion3 | None:
+) -> DiffusersBackbone | None:
     """Open a file ``*.safetensors`` of SD 1.x, 2.x, XL or 3, or return None if it is no such file.
 
     Raises
@@ -39,115 +40,120 @@ def load(
     file = Path(location)
     if file.suffix != ".safetensors" or not file.is_file():
         return None
-    import diffusers
+    names = tensor_names(file)
+    original = original_of(names)
+    if original is None:
+        raise InputError(
+            f"backbone {str(file)!r} holds no denoiser of SD 1.x, 2.x, XL or 3 that is known here"
+        )
+    family, weights_type = original.family, dtype or torch.float32
+    given = missing_parts(file.with_suffix(""), family, names, weights_type)
+    pipeline = read_pipeline(file, original.pipeline, given, weights_type)
+    config = dict(pipeline.scheduler.config)
+    return family(
+        **{name: getattr(pipeline, name) for name in family.layout.parts},
+        **family.options(pipeline.config),
+        scheduler_config=config,
+        id=id or str(location),
+        location=str(location),
+        device=device,
+        digest=file_digest(file, schedule_digest(config)),
+    )
+
+
+class Original(NamedTuple):
+    """A family that releases single files: what its denoiser's tensors begin with, and its pipeline."""
+
+    marker: str
+    pipeline: str
+    family: type[DiffusersBackbone]
+
+
+ORIGINALS = (
+    Original("joint_blocks.", "StableDiffusion3Pipeline", StableDiffusion3),
+    Original("label_emb.", "StableDiffusionXLPipeline", StableDiffusionXL),
+    Original("input_blocks.", "StableDiffusionPipeline", StableDiffusion),
+)
+"""The first whose marker a file has is its family: SDXL's files have input blocks too."""
+TEXTS = ("conditioner.", "cond_stage_model.", "text_encoders.")
+"""What the names of a file's text encoders begin with."""
+PICTURES = ("first_stage_model.", "vae.")
+"""What the names of a file's autoencoder begin with."""
+
+
+def tensor_names(file: Path) -> tuple[str, ...]:
+    """Return the names of the tensors in a file.
+
+    Raises
+    ------
+    InputError
+        It is no safetensors file.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, "pt") as opened:
-            names = tuple(opened.keys())
+            return tuple(opened.keys())
     except SafetensorError as error:
         raise InputError(f"backbone {str(file)!r} is no safetensors file: {error}") from error
-    family = family_of(names)
-    if family is None:
-        raise InputError(
-            f"backbone {str(file)!r} holds no denoiser of SD 1.x, 2.x, XL or 3 that is known here"
-        )
-    kind, wanted = getattr(diffusers, PIPELINES[family]), dtype or torch.float32
+
+
+def original_of(names: Collection[str]) -> Original | None:
+    """Return the family of a file by what its denoiser's tensors are called, or None."""
+    for original in ORIGINALS:
+        if any(n.startswith(f"model.diffusion_model.{original.marker}") for n in names):
+            return original
+    return None
+
+
+def read_pipeline(file: Path, name: str, given: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Return diffusers' pipeline of a file; ``given`` are parts and files that are at hand.
+
+    Raises
+    ------
+    InputError
+        It does not load.
+    """
+    import diffusers
+
     beside = file.with_suffix("")
-    given: dict[str, Any] = (
-        {"config": str(beside), "local_files_only": True} if beside.is_dir() else {}
-    )
-    if family == "sd":
-        given |= {"safety_checker": None, "feature_extractor": None}
-    if not any(n.startswith(TEXTS) for n in names):
-        given |= text_encoders(beside, family, wanted)
-    if not any(n.startswith(PICTURES) for n in names):
-        given["vae"] = part_of(beside, "vae", diffusers.AutoencoderKL, torch_dtype=wanted)
+    if beside.is_dir():
+        given = given | {"config": str(beside), "local_files_only": True}
+    if name == "StableDiffusionPipeline":
+        given = given | {"safety_checker": None, "feature_extractor": None}
     try:
-        pipeline = kind.from_single_file(str(file), torch_dtype=wanted, **given)
+        return getattr(diffusers, name).from_single_file(str(file), torch_dtype=dtype, **given)
     except Exception as error:  # of the hub, the converter, the configurations
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"backbone {str(file)!r} does not load ({reason}): a folder {beside.name!r} beside it may hold "
             "what it lacks (model_index.json, configurations, tokenizers, scheduler)"
         ) from error
-    config = dict(pipeline.scheduler.config)
-    facts: dict[str, Any] = {
-        "vae": pipeline.vae,
-        "scheduler_config": config,
-        "id": id or str(location),
-        "location": str(location),
-        "device": device,
-        "digest": file_digest(file, schedule_digest(config)),
-    }
-    if family == "sd":
-        return StableDiffusion(
-            unet=pipeline.unet,
-            text_encoder=pipeline.text_encoder,
-            tokenizer=pipeline.tokenizer,
-            **facts,
-        )
-    facts["text_encoders"] = (pipeline.text_encoder, pipeline.text_encoder_2)
-    facts["tokenizers"] = (pipeline.tokenizer, pipeline.tokenizer_2)
-    if family == "sdxl":
-        zeros = bool(pipeline.config.get("force_zeros_for_empty_prompt", True))
-        return StableDiffusionXL(unet=pipeline.unet, empty_is_zero=zeros, **facts)
-    return StableDiffusion3(
-        transformer=pipeline.transformer,
-        t5=pipeline.text_encoder_3,
-        t5_tokenizer=pipeline.tokenizer_3,
-        **facts,
-    )
 
 
-TEXTS = ("conditioner.", "cond_stage_model.", "text_encoders.")
-"""What the names of a file's text encoders begin with."""
-PICTURES = ("first_stage_model.", "vae.")
-"""What the names of a file's autoencoder begin with."""
-PIPELINES = {
-    "sd": "StableDiffusionPipeline",
-    "sdxl": "StableDiffusionXLPipeline",
-    "sd3": "StableDiffusion3Pipeline",
-}
-
-
-def family_of(keys: Collection[str]) -> str | None:
-    """Return the family of a file by what its denoiser's tensors are called, or None."""
-    denoiser = "model.diffusion_model."
-    if any(k.startswith(f"{denoiser}joint_blocks.") for k in keys):
-        return "sd3"
-    if any(k.startswith(f"{denoiser}label_emb.") for k in keys):
-        return "sdxl"
-    return "sd" if any(k.startswith(f"{denoiser}input_blocks.") for k in keys) else None
-
-
-def text_encoders(folder: Path, family: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the text encoders of a folder, for a file that holds none.
+def missing_parts(
+    folder: Path, family: type[DiffusersBackbone], names: Collection[str], dtype: torch.dtype
+) -> dict[str, Any]:
+    """Return text encoders and autoencoder from ``folder`` where a file has no tensors of them.
 
     Raises
     ------
     InputError
-        One does not load.
+        One is not there, or does not load.
     """
-    import transformers
-
-    projected = "CLIPTextModelWithProjection"
-    classes = {
-        "sd": ("CLIPTextModel",),
-        "sdxl": ("CLIPTextModel", projected),
-        "sd3": (projected, projected, "T5EncoderModel"),
-    }[family]
-    found: dict[str, Any] = {}
-    for number, name in enumerate(classes, start=1):
-        part = "text_encoder" if number == 1 else f"text_encoder_{number}"
-        if number == 3 and not (folder / part).is_dir():  # SD 3 draws without T5
-            found |= {part: None, "tokenizer_3": None}
-            continue
-        found[part] = part_of(folder, part, getattr(transformers, name), dtype=dtype)
-    return found
+    layout, parts = family.layout, dict[str, Any]()
+    if not any(n.startswith(TEXTS) for n in names):
+        for part in layout.parts:
+            if part in layout.optional and not (folder / part).is_dir():
+                parts[part] = None
+            elif part.startswith("text_encoder"):
+                parts[part] = part_of(folder, part, family, dtype)
+    if not any(n.startswith(PICTURES) for n in names):
+        parts[layout.autoencoder] = part_of(folder, layout.autoencoder, family, dtype)
+    return parts
 
 
-def part_of(folder: Path, part: str, kind: Any, **options: Any) -> Any:
+def part_of(folder: Path, part: str, family: type[DiffusersBackbone], dtype: torch.dtype) -> Any:
     """Return a part that the file lacks, from the folder beside it.
 
     Raises
@@ -156,6 +162,6 @@ def part_of(folder: Path, part: str, kind: Any, **options: Any) -> Any:
         It is not there, or does not load.
     """
     try:
-        return whole(kind, folder / part, **options)
+        return family.layout.read_part(part, folder / part, dtype)
     except (OSError, ValueError) as error:
         raise damaged(folder, error) from error

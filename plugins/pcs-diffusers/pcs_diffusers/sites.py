@@ -1,8 +1,8 @@
-"""Where edits may go in a Stable-Diffusion-family UNet and its text encoder."""
+"""Where edits may go in a denoiser, a text encoder and an autoencoder."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -26,22 +26,89 @@ def unet_sites(unet: Any) -> Iterator[Site]:
     scales = block_scales(unet)
     for prefix, scale in scales.items():
         yield Site(prefix.removesuffix("."), "denoiser", "block", scale)
-    for name, module in unet.named_modules():
-        scale = next((s for prefix, s in scales.items() if name.startswith(prefix)), 1)
-        if hasattr(module, "to_q") and hasattr(module, "is_cross_attention"):
-            yield Site(
-                name=name,
-                part="denoiser",
-                kind="cross" if module.is_cross_attention else "self",
-                scale=scale,
-                width=module.query_dim,
-                context=module.cross_attention_dim,
-                heads=module.heads,
-            )
+    yield from denoiser_sites(unet, lambda name: scale_in(scales, name))
+
+
+def video_sites(unet: Any) -> Iterator[Site]:
+    """Yield attention, layer and resnet sites of a UNet3DConditionModel with their grid scale.
+
+    Attention over time is of kind "temporal".
+    """
+    scales = block_scales(unet)
+    over_time = temporal_modules(unet)
+
+    def kind_of(name: str, attention: Any) -> str:
+        return "temporal" if name.startswith(over_time) else attention_kind(name, attention)
+
+    yield from denoiser_sites(unet, lambda name: scale_in(scales, name), kind_of)
+
+
+def temporal_modules(network: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the modules that act along a clip."""
+    return tuple(
+        f"{name}."
+        for name, m in network.named_modules()
+        if type(m).__name__ == "TransformerTemporalModel"
+    )
+
+
+def joint_sites(transformer: Any) -> Iterator[Site]:
+    """Yield attention and layer sites of an SD3Transformer2DModel; the grid is one of patches.
+
+    Attention that reads the text too is of kind "joint", ``context`` the width of the text there.
+    """
+    scale = int(transformer.config.patch_size)
+
+    def kind_of(name: str, attention: Any) -> str:
+        return "self" if attention.added_kv_proj_dim is None else "joint"
+
+    return denoiser_sites(transformer, lambda name: scale, kind_of)
+
+
+def denoiser_sites(
+    network: nn.Module,
+    scale_of: Callable[[str], int],
+    kind_of: Callable[[str, Any], str] | None = None,
+) -> Iterator[Site]:
+    """Yield attention, resnet and layer sites of a denoiser, in the order of its modules.
+
+    ``scale_of`` a module's name is the downsampling of the grid there; ``kind_of`` the name and module
+    of an attention is its kind: "cross" or "self" (default), "joint" or "temporal".
+    """
+    kind_of = kind_of or attention_kind
+    for name, module in network.named_modules():
+        scale = scale_of(name)
+        if hasattr(module, "to_q"):
+            yield attention_site(name, module, kind_of(name, module), scale)
         elif type(module).__name__ == "ResnetBlock2D":
-            yield Site(name, "denoiser", "resnet", scale, width=module.out_channels)
+            width: Any = module.out_channels
+            yield Site(name, "denoiser", "resnet", scale, width=width)
         else:
             yield from layer_site(name, module, "denoiser", scale)
+
+
+def attention_kind(name: str, attention: Any) -> str:
+    """Return "cross" for attention to the text, "self" for the other."""
+    return "cross" if attention.is_cross_attention else "self"
+
+
+def attention_site(name: str, attention: Any, kind: str, scale: int) -> Site:
+    """Return the site of a module of diffusers' class ``Attention``."""
+    context = {"joint": attention.added_kv_proj_dim, "self": attention.query_dim}
+    return Site(
+        name=name,
+        part="denoiser",
+        kind=kind,
+        scale=scale,
+        width=attention.query_dim,
+        context=context.get(kind, attention.cross_attention_dim),
+        heads=attention.heads,
+    )
+
+
+def scale_in(scales: Mapping[str, int], name: str) -> int:
+    """Return the downsampling at a module by the prefixes of blocks, 1 outside of them."""
+    return next((s for prefix, s in scales.items() if name.startswith(prefix)), 1)
 
 
 def layer_sites(root: nn.Module, part: str) -> Iterator[Site]:

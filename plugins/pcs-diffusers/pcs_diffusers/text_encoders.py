@@ -7,7 +7,7 @@ as all tables together, and each encoder reads its own columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from pcs_core.errors import CapabilityError, InputError
+from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,25 +24,27 @@ if TYPE_CHECKING:
 
 
 class TextEncoders(nn.Module):
-    """The encoders under the names of their folders: ``text_encoder``, ``text_encoder_2``, ``_3``."""
+    """The encoders under the names of their folders; ``t5`` is the one of that kind, or None."""
 
-    def __init__(self, clips: Sequence[nn.Module], t5: nn.Module | None = None) -> None:
+    def __init__(self, encoders: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        for number, clip in enumerate(clips):
-            self.add_module("text_encoder" if not number else f"text_encoder_{number + 1}", clip)
-        self.count = len(clips)
-        if t5 is not None:
-            self.add_module("text_encoder_3", t5)
+        for folder, encoder in encoders.items():
+            self.add_module(folder, encoder)
 
     @property
     def clips(self) -> tuple[Any, ...]:
         """The CLIP encoders in order."""
-        return tuple(self.children())[: self.count]
+        return tuple(e for e in self.children() if not is_t5(e))
 
     @property
     def t5(self) -> Any:
         """The T5 encoder, or None."""
-        return getattr(self, "text_encoder_3", None)
+        return next((e for e in self.children() if is_t5(e)), None)
+
+
+def is_t5(encoder: Any) -> bool:
+    """Return whether an encoder is a T5."""
+    return bool(encoder.config.model_type == "t5")
 
 
 class JoinedTable(nn.Module):
@@ -160,28 +162,17 @@ def _fed(table: nn.Module, rows: Tensor) -> Iterator[None]:
             object.__setattr__(table, "forward", before)
 
 
-def check_vocabularies(
-    id: str, encoders: TextEncoders, tokenizers: Sequence[ClipTokenizer]
-) -> None:
-    """Refuse CLIP encoders that do not read the same ids.
-
-    Raises
-    ------
-    InputError
-        Names what differs.
-    """
-    mixed = f"backbone {id!r}: the folder mixes two models: "
+def vocabulary_misfits(
+    encoders: TextEncoders, tokenizers: Sequence[ClipTokenizer]
+) -> Iterator[str]:
+    """Yield what says that CLIP encoders do not read the same ids."""
     first = tokenizers[0]
     for number, (clip, tokenizer) in enumerate(_paired(encoders, tokenizers), start=1):
-        own = "" if number == 1 else f"_{number}"
+        suffix = "" if number == 1 else f"_{number}"
         words, rows = len(tokenizer.inner), clip.config.vocab_size
         if words > rows:
-            raise InputError(
-                f"{mixed}tokenizer{own} has {words} entries, text_encoder{own} {rows} rows"
-            )
+            yield f"tokenizer{suffix} has {words} entries, text_encoder{suffix} {rows} rows"
         if tokenizer.inner.get_vocab() != first.inner.get_vocab() or tokenizer.end != first.end:
-            raise InputError(f"{mixed}tokenizer and tokenizer{own} have other vocabularies")
+            yield f"tokenizer and tokenizer{suffix} have other vocabularies"
         if tokenizer.length != first.length:
-            raise InputError(
-                f"{mixed}tokenizer reads {first.length} tokens, tokenizer{own} {tokenizer.length}"
-            )
+            yield f"tokenizer reads {first.length} tokens, tokenizer{suffix} {tokenizer.length}"

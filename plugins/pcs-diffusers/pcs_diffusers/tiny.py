@@ -40,7 +40,7 @@ def build(
     device: str = "cpu",
 ) -> StableDiffusion:
     """Build a network of about a million parameters. ``size`` is the side of the latents."""
-    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from diffusers import AutoencoderTiny, UNet2DConditionModel
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -57,15 +57,7 @@ def build(
             attention_head_dim=4,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=2 * size,
-        )
+        vae = build_vae(side=2 * size)
         text = build_text_encoder(tokenizer)
         light = AutoencoderTiny(
             encoder_block_out_channels=(8, 8),
@@ -159,7 +151,7 @@ def build_t5_tokenizer() -> Any:
 
 def tiny_video(*, seed: int = 0, device: str = "cpu") -> TextToVideo:
     """Return a tiny text-to-video network: 4 frames of 8 px latents, 16 px pictures."""
-    from diffusers import AutoencoderKL, UNet3DConditionModel
+    from diffusers import UNet3DConditionModel
 
     tokenizer = build_tokenizer()
     with torch.random.fork_rng(devices=[]):
@@ -174,15 +166,7 @@ def tiny_video(*, seed: int = 0, device: str = "cpu") -> TextToVideo:
             attention_head_dim=4,
             norm_num_groups=8,
         )
-        vae = AutoencoderKL(
-            block_out_channels=(16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            latent_channels=4,
-            layers_per_block=1,
-            norm_num_groups=8,
-            sample_size=16,
-        )
+        vae = build_vae(side=16)
         text = build_text_encoder(tokenizer)
     return TextToVideo(
         frames=4,
@@ -273,8 +257,10 @@ def tiny_sdxl(*, seed: int = 0, device: str = "cpu") -> StableDiffusionXL:
     return StableDiffusionXL(
         unet=unet,
         vae=vae,
-        text_encoders=texts,
-        tokenizers=tokenizers,
+        text_encoder=texts[0],
+        text_encoder_2=texts[1],
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
         scheduler_config={
             **scheduler_config("epsilon"),
             "_class_name": "EulerDiscreteScheduler",
@@ -331,10 +317,12 @@ def tiny_sd3(*, seed: int = 0, device: str = "cpu", with_t5: bool = True) -> Sta
     return StableDiffusion3(
         transformer=transformer,
         vae=vae,
-        text_encoders=texts,
-        tokenizers=tokenizers,
-        t5=t5,
-        t5_tokenizer=t5_tokenizer,
+        text_encoder=texts[0],
+        text_encoder_2=texts[1],
+        text_encoder_3=t5,
+        tokenizer=tokenizers[0],
+        tokenizer_2=tokenizers[1],
+        tokenizer_3=t5_tokenizer,
         t5_length=16,
         scheduler_config={
             "_class_name": "FlowMatchEulerDiscreteScheduler",
@@ -346,8 +334,8 @@ def tiny_sd3(*, seed: int = 0, device: str = "cpu", with_t5: bool = True) -> Sta
     )
 
 
-def build_vae(*, channels: int, **options: Any) -> Any:
-    """Return a random autoencoder of 32 px pictures with latents half as large."""
+def build_vae(*, channels: int = 4, side: int = 32, **options: Any) -> Any:
+    """Return a random autoencoder of ``side`` px pictures with latents half as large."""
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -357,6 +345,6 @@ def build_vae(*, channels: int, **options: Any) -> Any:
         latent_channels=channels,
         layers_per_block=1,
         norm_num_groups=8,
-        sample_size=32,
+        sample_size=side,
         **options,
     )

@@ -23,11 +23,11 @@ def write(backbone: Any, folder: Path) -> Path:
         tokenizer.inner.save_pretrained(folder / "tokenizer_3")
     backbone.vae.save_pretrained(folder / "vae")
     if backbone.card.family == "sdxl":
-        backbone.unet.save_pretrained(folder / "unet")
+        backbone.denoiser.save_pretrained(folder / "unet")
         scheduler = DiffusersSampler("euler", backbone.scheduler_config, 1, torch.device("cpu"))
         scheduler.scheduler.save_pretrained(folder / "scheduler")
     else:
-        backbone.transformer.save_pretrained(folder / "transformer")
+        backbone.denoiser.save_pretrained(folder / "transformer")
         config = FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config)
         config.save_pretrained(folder / "scheduler")
     return folder

@@ -65,7 +65,7 @@ def test_sites_say_what_is_there(backbone: Any) -> None:
         ("transformer_blocks.1.attn", "joint"),
         ("transformer_blocks.2.attn", "joint"),
     ]
-    assert {f"{s.name}.processor" for s in sites} == set(backbone.transformer.attn_processors)
+    assert {f"{s.name}.processor" for s in sites} == set(backbone.denoiser.attn_processors)
     for site in sites:
         for part in "qkv":
             assert backbone.projection(site, part).weight.shape == (site.width, site.width)
@@ -86,7 +86,7 @@ def test_the_picture_stands_in_front_and_the_text_behind(backbone: Any) -> None:
     assert shapes["x"] == PICTURE
     assert shapes["context"] == TEXT
     assert shapes["q"] == shapes["k"] == shapes["v"] == PICTURE + TEXT
-    attn = backbone.transformer.transformer_blocks[0].attn
+    attn = backbone.denoiser.transformer_blocks[0].attn
     with torch.no_grad():
         torch.testing.assert_close(edit.seen["v"][:, :PICTURE], attn.to_v(edit.seen["x"]))
         torch.testing.assert_close(

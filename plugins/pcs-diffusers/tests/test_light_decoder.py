@@ -47,8 +47,9 @@ def test_a_folder_decodes_as_diffusers_does(backbone: Any, tmp_path: Path) -> No
 
 
 def test_a_backbones_folder_may_hold_its_own(backbone: Any, tmp_path: Path) -> None:
-    for part in ("unet", "vae", "text_encoder"):
-        getattr(backbone, part).save_pretrained(tmp_path / part)
+    networks = {"unet": "denoiser", "vae": "vae", "text_encoder": "text"}
+    for folder, part in networks.items():
+        backbone.parts[part].save_pretrained(tmp_path / folder)
     backbone.tokenizer.inner.save_pretrained(tmp_path / "tokenizer")
     (tmp_path / "scheduler").mkdir()
     import json

@@ -26,7 +26,7 @@ WEIGHTS = {
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "whole"
     backbone = tiny()
-    backbone.unet.save_pretrained(folder / "unet")
+    backbone.denoiser.save_pretrained(folder / "unet")
     backbone.vae.save_pretrained(folder / "vae")
     backbone.text_encoder.save_pretrained(folder / "text_encoder")
     backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
@@ -127,7 +127,7 @@ def test_parts_of_two_models_are_named(folder: Path) -> None:
 def test_an_inpainting_network_is_refused(folder: Path) -> None:
     from diffusers import UNet2DConditionModel
 
-    config = dict(tiny().unet.config)
+    config = dict(tiny().denoiser.config)
     UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(folder / "unet")
     assert "inpainting" in refused(folder)
 

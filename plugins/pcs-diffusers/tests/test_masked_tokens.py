@@ -45,7 +45,7 @@ def test_an_empty_chain_is_the_bare_network(backbone: TokenTransformer) -> None:
     with torch.no_grad():
         text, pooled = backbone.encode_ids(ids)
         told = torch.tensor([[16.0, 16.0, 0.0, 0.0, 6.0]] * 2)
-        plain = backbone.transformer(latents[:, 0].long(), text, pooled, told)
+        plain = backbone.denoiser(latents[:, 0].long(), text, pooled, told)
     assert torch.equal(found.output, plain)
     assert torch.equal(found.x0, plain)
 
@@ -59,7 +59,7 @@ def test_a_picture_is_tokens_and_back(backbone: TokenTransformer) -> None:
     assert len(ids.unique()) > 3
     with torch.no_grad():
         shape = (2, 8, 8, 4)
-        reference = backbone.vqvae.decode(ids[:, 0].long(), force_not_quantize=True, shape=shape)
+        reference = backbone.vae.decode(ids[:, 0].long(), force_not_quantize=True, shape=shape)
     assert torch.equal(backbone.decode(ids), reference.sample.clamp(0, 1))
 
 
@@ -115,8 +115,8 @@ def test_what_needs_continuous_latents_says_so(backbone: TokenTransformer) -> No
 
 
 def test_a_saved_folder_is_the_same_backbone(backbone: TokenTransformer, tmp_path: Path) -> None:
-    backbone.transformer.save_pretrained(tmp_path / "transformer")
-    backbone.vqvae.save_pretrained(tmp_path / "vqvae")
+    backbone.denoiser.save_pretrained(tmp_path / "transformer")
+    backbone.vae.save_pretrained(tmp_path / "vqvae")
     backbone.text_encoder.save_pretrained(tmp_path / "text_encoder")
     backbone.tokenizer.inner.save_pretrained(tmp_path / "tokenizer")
     AmusedScheduler(mask_token_id=32).save_pretrained(tmp_path / "scheduler")

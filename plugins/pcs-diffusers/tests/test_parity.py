@@ -27,7 +27,7 @@ def drawn_by_diffusers(backbone: Any, name: str, *, seed: int, steps: int, **opt
         vae=backbone.vae,
         text_encoder=backbone.text_encoder,
         tokenizer=backbone.tokenizer.inner,
-        unet=backbone.unet,
+        unet=backbone.denoiser,
         scheduler=type(ours).from_config(ours.config),
         safety_checker=None,
         feature_extractor=None,

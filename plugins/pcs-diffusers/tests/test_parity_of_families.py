@@ -60,7 +60,7 @@ def xl_pipeline(backbone: Any, name: str) -> Any:
         text_encoder_2=backbone.text_encoder.text_encoder_2,
         tokenizer=first.inner,
         tokenizer_2=second.inner,
-        unet=backbone.unet,
+        unet=backbone.denoiser,
         scheduler=type(ours).from_config(ours.config),
         add_watermarker=False,
     )
@@ -70,7 +70,7 @@ def three_pipeline(backbone: Any) -> Any:
     first, second = (t for _, t in backbone.embedding.reads)
     beside = backbone.tokenizer.beside
     return StableDiffusion3Pipeline(
-        transformer=backbone.transformer,
+        transformer=backbone.denoiser,
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config),
         vae=backbone.vae,
         text_encoder=backbone.text_encoder.text_encoder,
@@ -120,7 +120,7 @@ def test_texts_are_those_of_the_pipelines(sdxl: Any, sd3: Any) -> None:
         ours = evaluate_attached(net, PROMPTS)
     theirs = xl_pipeline(sdxl, "ddim").encode_prompt(PROMPTS, device="cpu")
     latents = _latents(sdxl)
-    plain = sdxl.unet(
+    plain = sdxl.denoiser(
         latents,
         400,
         encoder_hidden_states=theirs[0],
@@ -136,7 +136,7 @@ def test_texts_are_those_of_the_pipelines(sdxl: Any, sd3: Any) -> None:
         *(PROMPTS, PROMPTS, PROMPTS), device="cpu", max_sequence_length=sd3.t5_length
     )
     level = sd3.process.level(torch.tensor([400, 400]))
-    plain = sd3.transformer(
+    plain = sd3.denoiser(
         _latents(sd3), encoder_hidden_states=text, pooled_projections=pooled, timestep=level.time
     ).sample
     assert torch.equal(ours.output, plain)

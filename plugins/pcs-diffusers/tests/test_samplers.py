@@ -96,7 +96,7 @@ def test_epsilon_with_zero_snr_is_refused_and_v_is_not() -> None:
         parts = make()
         config = {**parts.scheduler_config, "rescale_betas_zero_snr": True}
         given = {
-            "unet": parts.unet,
+            "unet": parts.denoiser,
             "vae": parts.vae,
             "text_encoder": parts.text_encoder,
             "tokenizer": parts.tokenizer.inner,

@@ -45,9 +45,9 @@ def file(
     """The denoiser under its original names; what the file lacks stands beside it."""
     path = tmp_path_factory.mktemp("files") / "model.safetensors"
     held = {}
-    for name, tensor in backbone.unet.state_dict().items():
+    for name, tensor in backbone.denoiser.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        held[f"model.diffusion_model.{original_path(layer, backbone.unet)}.{kind}"] = tensor
+        held[f"model.diffusion_model.{original_path(layer, backbone.denoiser)}.{kind}"] = tensor
     save_file(held, path)
     folder = write_folder(backbone, path.with_suffix(""))
     (folder / "model_index.json").write_text(INDEX)

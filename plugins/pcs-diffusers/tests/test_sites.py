@@ -60,7 +60,7 @@ def test_sites_say_what_is_there() -> None:
             assert module.to_q.weight.shape == (site.width, site.width)
             assert module.to_k.weight.shape == (site.width, site.context)
     attention = {s.name + ".processor" for s in backbone.sites if s.kind in ("self", "cross")}
-    assert attention == set(backbone.unet.attn_processors)
+    assert attention == set(backbone.denoiser.attn_processors)
 
 
 def test_tiny_is_the_same_network_every_time() -> None:

@@ -55,7 +55,7 @@ def test_an_empty_chain_is_the_bare_network(backbone: TextToVideo) -> None:
         list(PROMPTS), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
-        plain = backbone.unet(latents, 400, backbone.encode_ids(ids)[0]).sample
+        plain = backbone.denoiser(latents, 400, backbone.encode_ids(ids)[0]).sample
     assert torch.equal(found.output, plain)
     assert found.x0.shape == latents.shape
 
@@ -111,7 +111,7 @@ def test_clips_on_a_backbone_of_pictures_are_refused() -> None:
 
 def test_a_saved_folder_is_the_same_backbone(backbone: TextToVideo, tmp_path: Path) -> None:
     folder = tmp_path / "whole"
-    backbone.unet.save_pretrained(folder / "unet")
+    backbone.denoiser.save_pretrained(folder / "unet")
     backbone.vae.save_pretrained(folder / "vae")
     backbone.text_encoder.save_pretrained(folder / "text_encoder")
     backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")

@@ -69,7 +69,7 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
     ranks = []
     for site, down, up, scale in _low_rank(net, "kohya"):
         if site.part == "denoiser":
-            path = original_path(site.name, backbone.unet) if xl else site.name
+            path = original_path(site.name, backbone.denoiser) if xl else site.name
             name = f"lora_unet_{path}"
         else:
             encoder, _, path = _text_path(net, site).partition(".")

@@ -50,7 +50,7 @@ def pipeline(backbone: Any) -> Any:
             vae=backbone.vae,
             text_encoder=backbone.text_encoder,
             tokenizer=backbone.tokenizer.inner,
-            unet=backbone.unet,
+            unet=backbone.denoiser,
             scheduler=make_scheduler("ddim", backbone.scheduler_config),
             safety_checker=None,
             feature_extractor=None,
@@ -65,12 +65,12 @@ def pipeline(backbone: Any) -> Any:
             text_encoder_2=texts.text_encoder_2,
             tokenizer=first,
             tokenizer_2=second,
-            unet=backbone.unet,
+            unet=backbone.denoiser,
             scheduler=make_scheduler("euler", backbone.scheduler_config),
             add_watermarker=False,
         )
     return StableDiffusion3Pipeline(
-        transformer=backbone.transformer,
+        transformer=backbone.denoiser,
         scheduler=FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config),
         vae=backbone.vae,
         text_encoder=texts.text_encoder,

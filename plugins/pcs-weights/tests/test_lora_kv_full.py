@@ -28,7 +28,7 @@ def fusion_of(backbone: Backbone, technique: Any, *, moved: bool = True) -> Fusi
 
 def merged(backbone: Any, fusion: Fusion, deltas: dict[str, Tensor]) -> Tensor:
     """The network's answer with the deltas added to its weights, restored after."""
-    weights = {n: backbone.unet.get_submodule(n).weight for n in deltas}
+    weights = {n: backbone.denoiser.get_submodule(n).weight for n in deltas}
     kept = {n: w.detach().clone() for n, w in weights.items()}
     with torch.no_grad():
         for name, delta in deltas.items():
@@ -68,7 +68,7 @@ def test_lora_sizes_and_default_scale(backbone: Backbone) -> None:
 def test_a_half_precision_network(technique: Any) -> None:
     backbone: Any = open_backbone("tiny")
     exact = evaluate(backbone, fusion_of(backbone, technique))
-    backbone.unet.to(torch.bfloat16)
+    backbone.denoiser.to(torch.bfloat16)
     backbone.dtype = torch.bfloat16
     fusion = fusion_of(backbone, technique)
     assert {p.dtype for p in trainable(fusion).values()} == {torch.float32}

@@ -179,7 +179,7 @@ def test_a_half_precision_network_gets_fp32_adapters() -> None:
     from pcs_core import open_backbone
 
     backbone: Any = open_backbone("tiny")
-    backbone.unet.to(torch.bfloat16)
+    backbone.denoiser.to(torch.bfloat16)
     fusion = fusion_of(backbone, Peft(kind="lora", sites="*.to_v"))
     assert {p.dtype for p in trainable(fusion).values()} == {torch.float32}
 

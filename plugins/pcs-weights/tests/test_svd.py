@@ -74,7 +74,7 @@ def test_both_parts_and_names(backbone: Backbone) -> None:
 
 def test_half_precision_stays_half(backbone: Backbone) -> None:
     half: Any = open_backbone("tiny")
-    half.unet.to(torch.bfloat16)
+    half.denoiser.to(torch.bfloat16)
     half.dtype = torch.bfloat16
     fusion = fusion_of(half, sites="mid_block*")
     perturb(fusion)

@@ -1,0 +1,84 @@
+"""What a family's model folder holds, part by part, and how the parts are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pcs_diffusers.folders import whole
+from pcs_diffusers.tokenizers import read_t5_tokenizer, read_tokenizer
+
+TOKENIZERS: Mapping[str, Callable[[Path], Any]] = {
+    "transformers.CLIPTokenizer": read_tokenizer,
+    "transformers.T5Tokenizer": read_t5_tokenizer,
+}
+
+
+@dataclass(frozen=True)
+class FolderLayout:
+    """The parts of a model folder beside its scheduler, as its ``model_index.json`` lists them.
+
+    ``parts``: name of a folder -> library and class of what it holds, the denoiser first and the
+    autoencoder second. A folder may lack those in ``optional``.
+    """
+
+    parts: Mapping[str, str]
+    optional: frozenset[str] = frozenset()
+
+    @property
+    def denoiser(self) -> str:
+        """The folder of the network that denoises."""
+        return next(iter(self.parts))
+
+    @property
+    def autoencoder(self) -> str:
+        """The folder of the network between pictures and latents."""
+        return list(self.parts)[1]
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The folders that hold weights, in the order in which they are hashed."""
+        return tuple(sorted(n for n, kind in self.parts.items() if kind not in TOKENIZERS))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The folders that must be there, the scheduler's too."""
+        return (*(n for n in self.parts if n not in self.optional), "scheduler")
+
+    def class_name(self, part: str) -> str:
+        """Return the name of the class that ``part`` holds."""
+        return self.parts[part].rpartition(".")[2]
+
+    def check(self, parts: Mapping[str, Any]) -> None:
+        """Refuse parts of other names than the layout's.
+
+        Raises
+        ------
+        TypeError
+            Names the parts that are missing or unknown.
+        """
+        missing = set(self.parts) - self.optional - set(parts)
+        unknown = set(parts) - set(self.parts)
+        if missing or unknown:
+            raise TypeError(f"parts missing: {sorted(missing)}, unknown: {sorted(unknown)}")
+
+    def read_part(self, part: str, folder: Path, dtype: torch.dtype) -> Any:
+        """Return one part read from its own ``folder``, weights in ``dtype``.
+
+        Raises
+        ------
+        OSError
+            A file is missing, or the weights are not whole.
+        """
+        kind = self.parts[part]
+        if kind in TOKENIZERS:
+            return TOKENIZERS[kind](folder)
+        library, _, name = kind.rpartition(".")
+        # transformers calls the weights' type `dtype`, diffusers `torch_dtype`
+        option = "torch_dtype" if library == "diffusers" else "dtype"
+        return whole(getattr(import_module(library), name), folder, **{option: dtype})
