@@ -71,6 +71,20 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def profiles(self) -> Mapping[str, str]:
+        """Backbone id or family -> its :class:`~pcs_core.data.Profile`: numbers and words it wants."""
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def families(self) -> Mapping[str, str]:
+        """Layout name -> a function that says which family a location is of, without its weights.
+
+        ``(folder, file or hub id) -> family | None``; ``None`` means "not my layout". Nothing is
+        downloaded.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def feature_models(self) -> Mapping[str, str]:
         """Id -> a function of no argument that loads a frozen, shared model."""
         raise NotImplementedError

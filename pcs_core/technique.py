@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self, dataclass_transform, get_origin
@@ -43,6 +44,9 @@ class Technique:
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
+    profiled
+        Setting -> the field of a backbone's :class:`~pcs_core.data.Profile` that may fill it, where a
+        recipe was published on another backbone. A setting that is empty there stays empty.
     mask_moments
         Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
     reads, writes
@@ -75,6 +79,7 @@ class Technique:
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
     starts_away: ClassVar[str] = ""
+    profiled: ClassVar[Mapping[str, str]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
     tiny_beside: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     tiny_unseen: ClassVar[str] = ""
@@ -148,7 +153,11 @@ def explain(error: ValidationError, known: tuple[str, ...]) -> str:
     if first["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         listing = ", ".join(known) or "none"
         return f"unknown setting {key!r}{nearest(key, known) or f' (known: {listing})'}"
-    return f"setting {key!r}: {first['msg'].lower()}, got {first.get('input')!r}"
+    message, value = str(first["msg"]), first.get("input")
+    hint = ""
+    if first["type"] == "literal_error" and isinstance(value, str):
+        hint = nearest(value, re.findall(r"'([^']*)'", message))
+    return f"setting {key!r}: {message[:1].lower()}{message[1:]}, got {value!r}{hint}"
 
 
 _ADAPTERS: dict[type, TypeAdapter[Any]] = {}

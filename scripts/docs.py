@@ -114,7 +114,9 @@ def coverage(rows: Sequence[SystemRow]) -> str:
     codes = set(held.ids("techniques"))
     facts = {t.id: t for t in held.get("datasets", "catalogue.techniques")()}
     seams = held.get("datasets", "catalogue.seams")()
-    reasons = held.get("datasets", "catalogue.impossible")()
+    heads = held.heads()
+    reasons = {id: h.table["impossible"] for id, h in heads.items() if "impossible" in h.table}
+    asking = Counter(need for head in heads.values() for need in head.table.get("needs", ()))
     built = {id: [c for c in t.codes if c in codes] for id, t in facts.items()}
     here = sum(bool(found) for found in built.values())
     text = "# Coverage\n\nHow each of the catalogued systems is, or will be, a recipe. "
@@ -126,7 +128,7 @@ def coverage(rows: Sequence[SystemRow]) -> str:
     text += "| seam | what it is | in the code | how far | systems |\n|---|---|---|---|---|\n"
     for seam in seams:
         where = f"`{seam.code}`" if seam.code else "planned"
-        text += _row(seam.name, seam.what, where, _escape(seam.note) or "-", len(seam.systems))
+        text += _row(seam.name, seam.what, where, _escape(seam.note) or "-", asking[seam.id])
     text += (
         "\n## Systems\n\nA technique in **bold** is built, the code ids in brackets; others and "
     )
@@ -134,7 +136,8 @@ def coverage(rows: Sequence[SystemRow]) -> str:
     text += "| system | status | techniques | needs |\n|---|---|---|---|\n"
     for row in rows:
         named = [_coverage_of(facts.get(id), id, built) for id in row.techniques]
-        needs = [s.name if s.code else f"*{s.name}*" for s in seams if row.id in s.systems]
+        asked = heads[row.id].table.get("needs", ())
+        needs = [s.name if s.code else f"*{s.name}*" for s in seams if s.id in asked]
         if row.id in reasons:
             named, needs = ["-"], [reasons[row.id]]
         text += _row(f"`{row.id}`", row.status, ", ".join(named), ", ".join(needs) or "-")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.assembly.build import document_hash, recipe_from_document
-from pcs_core.assembly.load import load_recipe, system_hash
+from pcs_core.assembly.load import load_recipe
 from pcs_core.assembly.presets import load_preset
 from pcs_core.assembly.words import meetings
 
@@ -13,5 +13,4 @@ __all__ = [
     "load_recipe",
     "meetings",
     "recipe_from_document",
-    "system_hash",
 ]

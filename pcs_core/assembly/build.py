@@ -13,6 +13,7 @@ from pcs_core.assembly.layers import phase_name, use_name
 from pcs_core.assembly.schema import (
     USE_KEYS,
     FitTable,
+    HeadTable,
     PhaseTable,
     RecipeTable,
     SampleTable,
@@ -41,11 +42,13 @@ def recipe_from_document(
     RecipeError
         The document is no recipe, or names a technique that is not installed.
     """
-    return build(layer_of(document, place), catalogue or installed(), source=source)
+    return build(layer_of(document, place), catalogue or installed(), source=source, stored=True)
 
 
-def build(layer: Layer, catalogue: Catalogue, *, source: str, path: str = "") -> Recipe:
-    """Build a recipe from tables that are merged already.
+def build(
+    layer: Layer, catalogue: Catalogue, *, source: str, path: str = "", stored: bool = False
+) -> Recipe:
+    """Build a recipe from tables that are merged already; ``stored`` ones are a document's.
 
     Raises
     ------
@@ -53,9 +56,14 @@ def build(layer: Layer, catalogue: Catalogue, *, source: str, path: str = "") ->
         Anything that is wrong with it, at its place.
     """
     recipe = layer.recipe
-    head = read_table(
-        RecipeTable, recipe.values, title="[recipe]", places=recipe.places, place=recipe.place
+    table = read_table(
+        HeadTable if stored else RecipeTable,
+        recipe.values,
+        title="[recipe]",
+        places=recipe.places,
+        place=recipe.place,
     )
+    head = HeadTable(**{name: getattr(table, name) for name in HeadTable.model_fields})
     if not layer.uses:
         raise RecipeError(f"{recipe.place}: recipe {head.id!r} uses no technique: add a [[use]]")
     uses = tuple(make_use(table, catalogue) for table in layer.uses)
@@ -83,7 +91,22 @@ def build(layer: Layer, catalogue: Catalogue, *, source: str, path: str = "") ->
         document=document,
         hash=document_hash(document),
         path=path,
+        origins=origins(layer),
+        check=layer.check,
     )
+
+
+def origins(layer: Layer) -> dict[str, str]:
+    """Return where each number of merged tables was written: see :attr:`Recipe.origins`."""
+    tables = [(use_name(use), use) for use in layer.uses]
+    tables += [(phase_name(phase), phase) for phase in layer.phases]
+    tables += [("fit", layer.fit), ("sample", layer.sample)]
+    return {
+        f"{name}.{key}": table.where(key)
+        for name, table in tables
+        for key in table.values
+        if key not in (*USE_KEYS, "pretrain")
+    }
 
 
 def document_hash(document: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pcs_core.assembly.schema import USE_KEYS
+from pcs_core.assembly.schema import FACTS, USE_KEYS
 from pcs_core.assembly.tables import Layer, Table
 from pcs_core.errors import RecipeError, nearest
 
@@ -54,6 +54,9 @@ def extend(parent: Layer, child: Layer) -> Layer:
     _check_names(child)
     recipe = parent.recipe.merged(child.recipe)
     recipe.values.pop("extends", None)
+    for fact in FACTS:  # those of the parent's paper are not the child's
+        if fact not in child.recipe.values:
+            recipe.values.pop(fact, None)
     merged = Layer(
         recipe=recipe,
         uses=_merge_uses(parent.uses, child.uses),
@@ -64,21 +67,31 @@ def extend(parent: Layer, child: Layer) -> Layer:
     )
     for id in dict.fromkeys((*parent.backbones, *child.backbones)):
         below, above = parent.backbones.get(id, Layer()), child.backbones.get(id, Layer())
-        keep = not (child.phases or above.phases)
-        merged.backbones[id] = Layer(
-            uses=_merge_uses(below.uses, above.uses),
-            phases=above.phases or (below.phases if keep else []),
-            fit=below.fit.merged(above.fit),
-            sample=below.sample.merged(above.sample),
-            use_changes=_merge_changes(below.use_changes, above.use_changes),
-            phase_changes=_merge_changes(below.phase_changes if keep else {}, above.phase_changes),
-            file=child.file,
-        )
+        merged.backbones[id] = merge_overlays(below, above, keep_phases=not child.phases)
+    merged.check = child.check or parent.check
     return merged
 
 
-def for_backbone(layer: Layer, backbone: str | None) -> Layer:
-    """Return ``layer`` with its ``[backbone.<id>]`` table applied, where it has one of that id.
+def merge_overlays(below: Layer, above: Layer, *, keep_phases: bool = True) -> Layer:
+    """Return what differs on a backbone by two sources, ``above`` over ``below``.
+
+    Without ``keep_phases``, or where ``above`` lists phases itself, what ``below`` says of phases goes.
+    """
+    keep = keep_phases and not above.phases
+    return Layer(
+        uses=_merge_uses(below.uses, above.uses),
+        phases=above.phases or (below.phases if keep else []),
+        fit=below.fit.merged(above.fit),
+        sample=below.sample.merged(above.sample),
+        use_changes=_merge_changes(below.use_changes, above.use_changes),
+        phase_changes=_merge_changes(below.phase_changes if keep else {}, above.phase_changes),
+        removed=tuple(dict.fromkeys((*below.removed, *above.removed))),
+        file=above.file or below.file,
+    )
+
+
+def for_backbone(layer: Layer, *targets: str) -> Layer:
+    """Return ``layer`` with what differs on each of ``targets`` applied in order, where it has any.
 
     All backbone tables are checked for names that do not exist, applied or not.
 
@@ -88,8 +101,13 @@ def for_backbone(layer: Layer, backbone: str | None) -> Layer:
         Two uses or phases of one name, or a change of one that is not there.
     """
     _check_names(layer)
-    results = {id: _apply(layer, id, above) for id, above in layer.backbones.items()}
-    return results.get(backbone or "", layer)
+    for id, above in layer.backbones.items():
+        _apply(layer, id, above)
+    applied = layer
+    for target in dict.fromkeys(targets):
+        if target in layer.backbones:
+            applied = _apply(applied, target, layer.backbones[target])
+    return applied
 
 
 def all_uses(layer: Layer) -> list[Table]:
@@ -131,6 +149,7 @@ def _apply(layer: Layer, id: str, above: Layer) -> Layer:
         phases=_change(phases, [phase_name(p) for p in phases], above.phase_changes, "phase", id),
         fit=layer.fit.merged(above.fit),
         sample=layer.sample.merged(above.sample),
+        check=layer.check,
         file=layer.file,
     )
     _check_names(changed)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +9,21 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from pcs_core.assembly.build import build, check_keys, technique_class
-from pcs_core.assembly.layers import all_phases, all_uses, extend, for_backbone, use_name
+from pcs_core.assembly.layers import (
+    all_phases,
+    all_uses,
+    extend,
+    for_backbone,
+    merge_overlays,
+    use_name,
+)
 from pcs_core.assembly.overrides import override
 from pcs_core.assembly.schema import USE_KEYS, FitTable, PhaseTable, RecipeTable, SampleTable
-from pcs_core.assembly.tables import Layer, layer_of, read_layer
+from pcs_core.assembly.tables import Layer, layer_of, read_layer, read_overlay
+from pcs_core.assembly.target import Target, id_and_family, profile_of, with_profile
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
+from pcs_core.catalogue.holdings import TUNING
 from pcs_core.data.recipe import Recipe
 from pcs_core.errors import InputError, RecipeError, UnknownNameError, nearest
 
@@ -33,15 +41,18 @@ class _Source:
 def load_recipe(
     source: str | Path | Recipe,
     *,
-    backbone: str | None = None,
+    backbone: Target = None,
     overrides: Sequence[str] = (),
     catalogue: Catalogue | None = None,
 ) -> Recipe:
     """Return a resolved recipe.
 
     ``source`` is a system id, a ``.toml`` file, or a resolved recipe (``overrides`` apply to it,
-    ``backbone`` no longer does). ``backbone`` is a catalogue id: the ``[backbone.<id>]`` table of
-    that id is applied after ``extends`` and before ``overrides`` (``"KEY=VALUE"``).
+    ``backbone`` no longer does). ``backbone`` is an opened backbone or its card, or what would be
+    opened: an installed id, a folder, a hub id. Each of these is laid over what is before it: the
+    recipe, the backbone's profile, what differs in its family, what differs on its id, ``overrides``
+    (``"KEY=VALUE"``). What differs stands in ``tuning/<family or id>/<system>.toml`` beside the recipes, or
+    in a ``[backbone.<family or id>]`` table of the file.
 
     Raises
     ------
@@ -59,8 +70,11 @@ def load_recipe(
         layer = layer_of(source.document, source.path or source.id)
         return build(override(layer, overrides, held), held, source=source.source, path=source.path)
     found = _find(source, held)
+    _check_built(found, held)
     layer = _resolve(found, held)
-    applied = for_backbone(layer, backbone)
+    id, family = id_and_family(backbone, held)
+    profiled = with_profile(layer, profile_of(id, family, held), held)
+    applied = for_backbone(profiled, *(name for name in (family, id) if name))
     _check_all_keys(layer, held)
     layer = override(applied, overrides, held)
     recipe = build(layer, held, source=found.text, path=found.file)
@@ -72,41 +86,38 @@ def load_recipe(
     return recipe
 
 
-def system_hash(id: str, *, catalogue: Catalogue | None = None) -> str:
-    """Return the sha256 (hex) of a system's recipe. Evidence recorded under another hash is void.
-
-    It covers the recipe's text, that of the recipe it extends, and the technique ids in order.
-
-    Raises
-    ------
-    UnknownNameError, RecipeError
-        As :func:`load_recipe`, but techniques are not imported and settings not checked.
-    """
-    held = catalogue or installed()
-    found = _find(id, held)
-    layer = read_layer(found.text, found.file)
-    parent = _parent(layer, found, held)
-    texts = [found.text, *([parent.text] if parent else [])]
-    merged = _resolve(found, held)
-    parts = [text.replace("\r\n", "\n") for text in texts]
-    parts += [str(use.values.get("technique")) for use in merged.uses]
-    # lengths keep two lists of parts with one concatenation apart
-    joined = "".join(f"{len(part)}:{part}" for part in parts)
-    return hashlib.sha256(joined.encode()).hexdigest()
+def _check_built(source: _Source, catalogue: Catalogue) -> None:
+    """Refuse a system of which only facts are known."""
+    if source.system and not catalogue.heads()[source.system].built:
+        raise UnknownNameError(
+            f"system {source.system!r} is planned, without a recipe yet: see `pcs systems`"
+        )
 
 
 def _resolve(source: _Source, catalogue: Catalogue) -> Layer:
-    layer = read_layer(source.text, source.file)
+    layer = _tuned(read_layer(source.text, source.file), catalogue)
     parent = _parent(layer, source, catalogue)
     if parent is None:
         return layer
-    below = read_layer(parent.text, parent.file)
+    below = _tuned(read_layer(parent.text, parent.file), catalogue)
     if "extends" in below.recipe.values:
         raise RecipeError(
             f"{layer.recipe.where('extends')}: {parent.file} extends another recipe itself: "
             "one level only, extend that one instead"
         )
     return extend(below, layer)
+
+
+def _tuned(layer: Layer, catalogue: Catalogue) -> Layer:
+    """Return ``layer`` with the files of what differs on a backbone under its own tables of that."""
+    id = layer.recipe.values.get("id")
+    if not isinstance(id, str):
+        return layer  # told where the recipe is read
+    for target, file in catalogue.tuning_files(id).items():
+        name = f"{TUNING}/{target}/{file.name}"
+        overlay = read_overlay(_read(file, name), name, target)
+        layer.backbones[target] = merge_overlays(overlay, layer.backbones.get(target, Layer()))
+    return layer
 
 
 def _parent(layer: Layer, source: _Source, catalogue: Catalogue) -> _Source | None:

@@ -15,6 +15,7 @@ from pcs_core.assembly.overrides import override
 from pcs_core.assembly.schema import USE_KEYS, SampleTable, read_table
 from pcs_core.assembly.schema import Table as Shape
 from pcs_core.assembly.tables import Layer, Table, layer_of
+from pcs_core.assembly.target import Target, id_and_family
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.preset import Preset
@@ -36,7 +37,7 @@ class PresetTable(Shape):
 def load_preset(
     source: str | Path | None = None,
     *,
-    backbone: str | None = None,
+    backbone: Target = None,
     techniques: Sequence[str] = (),
     overrides: Sequence[str] = (),
     catalogue: Catalogue | None = None,
@@ -44,8 +45,8 @@ def load_preset(
     """Return a resolved preset.
 
     ``source`` is an installed preset's id, a ``.toml`` file, or None for none. ``techniques`` are ids that
-    are used behind it; ``backbone`` is the id whose ``[backbone.<id>]`` table applies; ``overrides`` are
-    ``"KEY=VALUE"`` on the uses and on ``sample``.
+    are used behind it; ``backbone`` is what the ``[backbone.<family or id>]`` tables are chosen by, as for
+    `load_recipe`; ``overrides`` are ``"KEY=VALUE"`` on the uses and on ``sample``.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def load_preset(
     above = [*layer.uses, *(use for b in layer.backbones.values() for use in b.uses)]
     for use in above:
         check_keys(use, (*technique_class(use, held).setting_names(), *USE_KEYS), use_name(use))
-    layer = override(for_backbone(layer, backbone), overrides, held)
+    layer = override(for_backbone(layer, *_targets(backbone, held)), overrides, held)
     if layer.phases or layer.fit.values:
         raise RecipeError(f"{file}: a preset draws: phases and [fit] belong into a recipe")
     uses = tuple(make_use(table, held) for table in layer.uses)
@@ -86,6 +87,11 @@ def load_preset(
         hash=document_hash(document),
         path="" if source is None else file,
     )
+
+
+def _targets(backbone: Target, catalogue: Catalogue) -> tuple[str, ...]:
+    id, family = id_and_family(backbone, catalogue)
+    return tuple(name for name in (family, id) if name)
 
 
 def _read(source: str | Path, catalogue: Catalogue) -> tuple[str, str]:

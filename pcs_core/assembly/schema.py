@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -28,16 +28,69 @@ class Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class RecipeTable(Table):
-    """``[recipe]``: what the recipe is. ``extends`` is resolved before this is read."""
+Framework = Literal["TTF", "PTA", "hybrid"]
+"""Test-time fine-tuning, a pre-trained adapter, or a pre-trained one that is tuned shortly."""
+Scope = Literal[
+    "object",
+    "style",
+    "face",
+    "multiple-subjects",
+    "high-level-semantic",
+    "extra-conditions",
+    "video",
+    "3d",
+    "attack-and-defense",
+    "others",
+]
+"""What is personalised, in the survey's order. "high-level-semantic" is relations, actions and the
+like, "extra-conditions" layouts, garments, views and other spatial inputs, "others" what has no
+group of its own, such as vector graphics and panoramas."""
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+FRAMEWORKS: tuple[Framework, ...] = get_args(Framework)
+
+
+class HeadTable(Table):
+    """What a resolved recipe says of itself, kept with every artifact. See `RecipeTable`.
+
+    Artifacts of earlier versions have scopes of other spellings: what is stored is read as it is.
+    """
 
     id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
     name: str = ""
     paper: str = ""
     scope: Words = ()
-    framework: Literal["TTF", "PTA", "hybrid"] = "TTF"
+    framework: Framework = "TTF"
     backbones: Words = ()
     notes: str = ""
+
+
+class RecipeTable(HeadTable):
+    """``[recipe]``: what the recipe is, and the facts of a surveyed system.
+
+    ``extends`` is resolved before this is read. ``backbones`` are the families the recipe is meant for,
+    the first one that its numbers are of. The facts: ``survey`` is the survey's number of the paper,
+    ``year`` when the system appeared, ``title`` the paper's, ``summary`` the mechanism in a sentence,
+    ``techniques`` the survey's words for it (catalogue ids), ``published_on`` the base models as the
+    survey names them, ``code`` the address of the authors' code, ``needs`` what it asks of the design
+    beyond the plain flow of a fit, ``impossible`` why it cannot be expressed, ``note`` what a reader of
+    the entry should know.
+    """
+
+    scope: tuple[Scope, ...] = ()
+    title: str = ""
+    summary: str = ""
+    note: str = ""
+    code: Annotated[str, Field(pattern=r"^(https://\S+)?$")] = ""
+    survey: Annotated[int, Field(ge=1)] | None = None
+    year: Annotated[int, Field(ge=1990, le=2100)] | None = None
+    techniques: Words = ()
+    published_on: Words = ()
+    needs: Words = ()
+    impossible: str = ""
+
+
+FACTS = tuple(name for name in RecipeTable.model_fields if name not in HeadTable.model_fields)
+"""Keys of ``[recipe]`` that are facts of one published system."""
 
 
 class PhaseTable(Table):

@@ -12,7 +12,18 @@ from typing import Any, NoReturn
 from pcs_core.assembly.lines import Path, line_numbers
 from pcs_core.errors import RecipeError, nearest
 
-TOP = ("recipe", "use", "pretrain", "phase", "fit", "sample", "backbone")
+TOP = (
+    "recipe",
+    "use",
+    "pretrain",
+    "phase",
+    "fit",
+    "sample",
+    "backbone",
+    "check",
+    "left_out",
+    "beyond",
+)
 BACKBONE = ("use", "pretrain", "phase", "fit", "sample", "remove")
 
 
@@ -55,6 +66,7 @@ class Layer:
     phase_changes: dict[str, Table] = field(default_factory=dict)
     removed: tuple[str, ...] = ()
     backbones: dict[str, Layer] = field(default_factory=dict)
+    check: dict[str, Any] = field(default_factory=dict)
     file: str = ""
 
 
@@ -71,6 +83,21 @@ def read_layer(text: str, file: str) -> Layer:
     except tomllib.TOMLDecodeError as error:
         raise RecipeError(_syntax(error, text, file)) from error
     return _Reader(file, line_numbers(text)).layer(data)
+
+
+def read_overlay(text: str, file: str, target: str) -> Layer:
+    """Read what differs from a recipe on ``target``, the form of a ``[backbone.<id>]`` table.
+
+    Raises
+    ------
+    RecipeError
+        As `read_layer`.
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(_syntax(error, text, file)) from error
+    return _Reader(file, line_numbers(text)).overlay(data, (), target)
 
 
 def layer_of(document: Mapping[str, Any], file: str, text: str = "") -> Layer:
@@ -95,16 +122,22 @@ class _Reader:
         if not layer.recipe.values:
             self.refuse((), "no [recipe] table: it needs at least an id")
         for id, tables in self.names(data.get("backbone", {}), ("backbone",)).items():
-            path: Path = ("backbone", id)
-            for key in tables:
-                if key not in BACKBONE:
-                    hint = nearest(key, BACKBONE) or f" (known: {', '.join(BACKBONE)})"
-                    self.refuse((*path, key), f"[backbone.{id}]: unknown table {key!r}{hint}")
-            layer.backbones[id] = self.body(tables, path)
-            names = tables.get("remove", [])
-            if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-                self.refuse((*path, "remove"), f"[backbone.{id}]: remove must be a list of names")
-            layer.backbones[id].removed = tuple(names)
+            layer.backbones[id] = self.overlay(tables, ("backbone", id), id)
+        layer.check = self.table(data.get("check", {}), ("check",)).values
+        return layer
+
+    def overlay(self, data: dict[str, Any], path: Path, target: str) -> Layer:
+        """Return what differs from a recipe on a backbone or family, ``target`` in messages."""
+        title = f"[backbone.{target}]" if path else target
+        for key in data:
+            if key not in BACKBONE:
+                hint = nearest(key, BACKBONE) or f" (known: {', '.join(BACKBONE)})"
+                self.refuse((*path, key), f"{title}: unknown table {key!r}{hint}")
+        layer = self.body(data, path)
+        names = data.get("remove", [])
+        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+            self.refuse((*path, "remove"), f"{title}: remove must be a list of names")
+        layer.removed = tuple(names)
         return layer
 
     def body(self, data: dict[str, Any], path: Path) -> Layer:

@@ -11,6 +11,7 @@ from importlib.resources.abc import Traversable
 from typing import Any, Self
 
 from pcs_core.catalogue.discovery import BrokenPlugin, find_plugins, one_line
+from pcs_core.catalogue.heads import Head, read_head
 from pcs_core.catalogue.holdings import NOUNS, Holdings, read_holdings
 from pcs_core.catalogue.known import absent
 from pcs_core.errors import ConflictError, PcsError, UnknownNameError, nearest
@@ -53,6 +54,8 @@ class Catalogue:
         self._entries: dict[str, dict[str, _Entry]] = {noun: {} for noun in (*NOUNS, RECIPES)}
         self._clashes: dict[tuple[str, str], str] = {}
         self._evidence = {key: file for h in reversed(held) for key, file in h.evidence.items()}
+        self._tuning = {key: file for h in reversed(held) for key, file in h.tuning.items()}
+        self._heads: dict[str, Head] | None = None
         for holdings in held:
             for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
                 for id, where in ids.items():
@@ -113,21 +116,43 @@ class Catalogue:
             title = f"{_singular(noun)} {id!r} of {entry.distribution} ({entry.where})"
             raise PcsError(f"{title} does not import: {one_line(error)}") from error
 
-    def recipe_files(self) -> dict[str, Traversable]:
-        """Return system id -> recipe file, of all plugins. Of two with one id the first is here."""
+    def system_files(self) -> dict[str, Traversable]:
+        """Return system id -> its file, of all plugins, whether it says how to build it or only what it is.
+
+        Of two with one id the first is here.
+        """
         return {id: entry.where for id, entry in sorted(self._entries[RECIPES].items())}
+
+    def heads(self) -> dict[str, Head]:
+        """Return system id -> the ``[recipe]`` table of its file, read once per process."""
+        if self._heads is None:
+            self._heads = {id: read_head(file) for id, file in self.system_files().items()}
+        return self._heads
+
+    def recipe_files(self) -> dict[str, Traversable]:
+        """Return system id -> file of those that can be built: with a use, or extending another."""
+        heads = self.heads()
+        return {id: file for id, file in self.system_files().items() if heads[id].built}
+
+    def tuning_files(self, system: str) -> dict[str, Traversable]:
+        """Return backbone id or family -> the file of what differs there for ``system``."""
+        return {target: file for (target, id), file in sorted(self._tuning.items()) if id == system}
+
+    def tuned_systems(self) -> list[tuple[str, str]]:
+        """Return every (backbone id or family, system id) that a file of differences is for."""
+        return sorted(self._tuning)
 
     def evidence_files(self) -> dict[tuple[str, str], Traversable]:
         """Return (backbone id, system id) -> evidence file, of all plugins; of two the first."""
         return dict(sorted(self._evidence.items()))
 
     def recipe_file(self, id: str) -> Traversable:
-        """Return the recipe file of system ``id``.
+        """Return the file of system ``id``.
 
         Raises
         ------
         UnknownNameError
-            No installed plugin has a recipe for it; names the nearest one.
+            No installed plugin knows it; names the nearest one.
         ConflictError
             Two plugins have one; names both.
         """
@@ -135,9 +160,7 @@ class Catalogue:
         if (RECIPES, id) in self._clashes:
             raise ConflictError(self._clashes[RECIPES, id])
         if id not in entries:
-            raise absent(self, "system", id) or UnknownNameError(
-                f"no system {id!r}{_hint(id, list(entries))}"
-            )
+            raise UnknownNameError(f"no system {id!r}{_hint(id, list(entries))}")
         file: Traversable = entries[id].where
         return file
 

@@ -16,6 +16,8 @@ from pcs_core.hookspecs import catalogue_manager
 NOUNS: tuple[str, ...] = (
     "techniques",
     "backbones",
+    "profiles",
+    "families",
     "loaders",
     "feature_models",
     "adapters",
@@ -35,8 +37,10 @@ NOUNS: tuple[str, ...] = (
 )
 """The nouns whose ids map to ``"module:attribute"``. Recipes are files, kept apart."""
 
-# facts about systems lie beside the recipes and are no recipes
-NO_RECIPE_FOLDERS = frozenset({"catalogue", "__pycache__"})
+TUNING, EVIDENCE = "tuning", "evidence"
+"""Folders of a package with recipes: ``tuning/<backbone id or family>/<system>.toml`` holds what differs
+there, ``evidence/<backbone id>/<system>.json`` what was observed."""
+NO_RECIPE_FOLDERS = frozenset({"catalogue", "__pycache__", TUNING, EVIDENCE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,8 @@ class Holdings:
     recipes: Mapping[str, Traversable] = field(default_factory=dict)
     evidence: Mapping[tuple[str, str], Traversable] = field(default_factory=dict)
     """``evidence[backbone, system]``: the file that says what was observed."""
+    tuning: Mapping[tuple[str, str], Traversable] = field(default_factory=dict)
+    """``tuning[backbone id or family, system]``: what differs there from the system's recipe."""
 
 
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
@@ -76,7 +82,14 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
             if stem in recipes:
                 raise ValueError(f"two recipes are called {stem}.toml in {package}")
             recipes[stem] = file
-    return Holdings(found, nouns, recipes, dict(_evidence_files(_packages(manager, name))))
+    packages = _packages(manager, name)
+    return Holdings(
+        found,
+        nouns,
+        recipes,
+        dict(_by_backbone(packages, EVIDENCE, ".json")),
+        dict(_by_backbone(packages, TUNING, ".toml")),
+    )
 
 
 def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
@@ -123,15 +136,17 @@ def _recipe_files(folder: Traversable) -> Iterator[Traversable]:
             yield entry
 
 
-def _evidence_files(packages: list[str]) -> Iterator[tuple[tuple[str, str], Traversable]]:
-    """Yield ``(backbone, system)`` and the file of each ``evidence/<backbone>/<system>.json``."""
+def _by_backbone(
+    packages: list[str], folder: str, suffix: str
+) -> Iterator[tuple[tuple[str, str], Traversable]]:
+    """Yield ``(backbone, system)`` and the file of each ``<folder>/<backbone>/<system><suffix>``."""
     for package in packages:
-        folder = importlib.resources.files(package) / "evidence"
-        if not folder.is_dir():
+        root = importlib.resources.files(package) / folder
+        if not root.is_dir():
             continue
-        for backbone in sorted(folder.iterdir(), key=lambda entry: entry.name):
-            for file in (
-                sorted(backbone.iterdir(), key=lambda e: e.name) if backbone.is_dir() else ()
-            ):
-                if file.name.endswith(".json"):
-                    yield (backbone.name, file.name.removesuffix(".json")), file
+        for backbone in sorted(root.iterdir(), key=lambda entry: entry.name):
+            if not backbone.is_dir():
+                continue
+            for file in sorted(backbone.iterdir(), key=lambda entry: entry.name):
+                if file.name.endswith(suffix):
+                    yield (backbone.name, file.name.removesuffix(suffix)), file

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from pcs_core.catalogue.catalogue import Catalogue
 
 KNOWN_TECHNIQUES = "catalogue.techniques"
-KNOWN_SYSTEMS = "catalogue.systems"
 
 
 def facts(catalogue: Catalogue, dataset: str) -> list[object]:
@@ -28,8 +27,6 @@ def absent(catalogue: Catalogue, what: str, id: str) -> UnknownNameError | None:
             return _service(id)
         if what == "technique":
             return _technique(catalogue, id)
-        if what == "system":
-            return _system(catalogue, id)
     except PcsError:
         # the facts only improve a message that is being written already: without them it is shorter
         return None
@@ -60,10 +57,3 @@ def _technique(catalogue: Catalogue, id: str) -> UnknownNameError | None:
             )
     return None
 
-
-def _system(catalogue: Catalogue, id: str) -> UnknownNameError | None:
-    if any(id == getattr(entry, "id", "") for entry in facts(catalogue, KNOWN_SYSTEMS)):
-        return UnknownNameError(
-            f"system {id!r} is planned, without a recipe yet: see `pcs systems`"
-        )
-    return None

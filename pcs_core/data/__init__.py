@@ -19,6 +19,7 @@ from pcs_core.data.layout import Box, Layout
 from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.preset import Preset
+from pcs_core.data.profile import Profile
 from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
@@ -75,6 +76,7 @@ __all__ = [
     "PixelEdit",
     "Prediction",
     "Preset",
+    "Profile",
     "Recipe",
     "Record",
     "Rendered",

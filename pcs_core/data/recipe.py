@@ -74,6 +74,9 @@ class Recipe:
     is meant for), ``notes`` (what is known about the paper's numbers). ``uses``, ``phases``, ``sample``
     are what the engine runs. ``source`` is the TOML as given, ``document`` the resolved tables
     (JSON-able), from which the recipe can be built again; ``hash`` sha256 over the document.
+    ``origins`` says where each number was written, ``"<use>.<setting>"``, ``"<phase>.<field>"`` or
+    ``"sample.<field>"`` -> ``"file:line"``, a profile or ``--set``; what is not there is a default.
+    ``check`` is the ``[check]`` table as written.
     """
 
     id: str
@@ -91,3 +94,5 @@ class Recipe:
     document: Mapping[str, Any] = field(default_factory=dict)
     hash: str = ""
     path: str = ""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    check: Mapping[str, Any] = field(default_factory=dict)

@@ -105,7 +105,7 @@ def fit(
     if not isinstance(recipe, Recipe):
         from pcs_core.assembly import load_recipe
 
-        recipe = load_recipe(recipe, backbone=opened.card.id)
+        recipe = load_recipe(recipe, backbone=opened)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts

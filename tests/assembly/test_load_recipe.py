@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core.assembly import load_recipe, recipe_from_document, system_hash
+from pcs_core.assembly import load_recipe, recipe_from_document
 from pcs_core.catalogue import Catalogue
 
 Make = Callable[..., Catalogue]
@@ -250,17 +250,14 @@ def test_extends_takes_a_file_beside_the_recipe(make: Make, tmp_path: Path) -> N
     assert len(load_recipe(file, catalogue=catalogue).uses) == 2
 
 
-def test_the_hash_is_of_meaning_and_the_system_hash_of_text(make: Make, tmp_path: Path) -> None:
+def test_the_hash_is_of_meaning(make: Make, tmp_path: Path) -> None:
     catalogue = make({"base": BASE, "child": CHILD})
-    before = load_recipe("base", catalogue=catalogue).hash, system_hash("base", catalogue=catalogue)
-    child = system_hash("child", catalogue=catalogue)
+    before = load_recipe("base", catalogue=catalogue).hash
     file = tmp_path / "recipes" / "base.toml"
     file.write_text(file.read_text().replace("# a comment", "# another"), encoding="utf-8")
-    assert load_recipe("base", catalogue=catalogue).hash == before[0]
-    assert system_hash("base", catalogue=catalogue) != before[1]
-    assert system_hash("child", catalogue=catalogue) != child
+    assert load_recipe("base", catalogue=catalogue).hash == before
     file.write_text(file.read_text().replace("rank = 8", "rank = 9"), encoding="utf-8")
-    assert load_recipe("base", catalogue=catalogue).hash != before[0]
+    assert load_recipe("base", catalogue=catalogue).hash != before
 
 
 def test_written_defaults_and_absent_ones_have_one_hash(make: Make) -> None:

@@ -24,7 +24,7 @@ PHASE = HEAD + '[[phase]]\nname = "p"\nsteps = 1\n'
         ("[recipe\n", "r.toml:1: not valid TOML: "),
         ('[recipe]\nid = "r"\nid = "s"\n', "r.toml:3: not valid TOML: "),
         ("", "r.toml: no [recipe] table"),
-        ('[recipe]\nid = "r"\n', "r.toml:1: recipe 'r' uses no technique"),
+        ('use = []\n[recipe]\nid = "r"\n', "r.toml:2: recipe 'r' uses no technique"),
         ('[recipe]\nid = "R r"\n' + HEAD[18:], "r.toml:2: [recipe]: setting 'id'"),
         ('[recipe]\nid = "q"\n' + HEAD[18:], "r.toml:2: id 'q' is not the name of its file, 'r'"),
         ('[recipe]\nname = "x"\n' + HEAD[18:], "r.toml:1: [recipe]: setting 'id': field required"),

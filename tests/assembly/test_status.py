@@ -14,7 +14,7 @@ from pcs_core.assembly import load_recipe
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue.discovery import FoundPlugin
 from pcs_core.catalogue.holdings import Holdings
-from pcs_core.errors import RecipeError
+from pcs_core.errors import RecipeError, UnknownNameError
 from pcs_evidence import system_status, systems
 from pcs_evidence.evidence import (
     Effect,
@@ -45,25 +45,20 @@ rank = 2
 rank = 0
 """
 FACTS = """
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class System:
-    id: str
-    name: str = "Known"
-    ref: str = "7"
-    year: int = 2022
-    framework: str = "TTF"
-    scope: tuple = ("Object",)
-    backbones: tuple = ("LDM",)
-    techniques: tuple = ("learnable-token",)
-    paper: str = "arXiv:2"
-
-def systems():
-    return [System("known"), System("good"), System("missing")]
-
 def weights():
     return "these"
+"""
+KNOWN = """
+[recipe]
+id = "known"
+name = "Known"
+survey = 7
+year = 2022
+scope = ["object"]
+framework = "TTF"
+published_on = ["LDM"]
+techniques = ["learnable-token"]
+paper = "arXiv:2"
 """
 MISSING = GOOD.replace('"good"', '"missing"').replace("toy.wrap", "toy.nowhere")
 
@@ -73,10 +68,14 @@ def catalogue(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     monkeypatch.delitem(sys.modules, "x_status_facts", raising=False)
     (tmp_path / "x_status_facts.py").write_text(FACTS, encoding="utf-8")
     return make(
-        {"good": GOOD, "missing": MISSING, "mine": GOOD.replace('"good"', '"mine"')},
+        {
+            "known": KNOWN,
+            "good": GOOD,
+            "missing": MISSING,
+            "mine": GOOD.replace('"good"', '"mine"'),
+        },
         {
             "datasets": {
-                "catalogue.systems": "x_status_facts:systems",
                 "mini.weights": "x_status_facts:weights",
             }
         },
@@ -192,19 +191,20 @@ def catalogue_holdings(catalogue: Catalogue, files: dict[tuple[str, str], Path])
     return [Holdings(found, evidence=files)]
 
 
-def test_rows_of_known_systems_and_of_others(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_rows_of_surveyed_systems_come_first(catalogue: Catalogue) -> None:
     rows = {row.id: row for row in systems(catalogue)}
-    assert list(rows) == ["known", "good", "missing", "mine"]
-    known, good, mine = rows["known"], rows["good"], rows["mine"]
+    assert list(rows) == ["known", "good", "mine", "missing"]
+    known, good = rows["known"], rows["good"]
     assert (known.name, known.ref, known.year, known.paper) == ("Known", "7", 2022, "arXiv:2")
     assert (known.status, known.uses, known.backbones) == ("planned", (), ("LDM",))
-    assert (good.techniques, good.uses) == (("learnable-token",), ("toy.shift", "toy.wrap"))
-    assert (good.status, good.backbones, good.name) == ("loads", ("sd", "mini"), "Known")
-    assert (mine.name, mine.ref, mine.year, mine.paper) == ("Good", "", None, "arXiv:1")
-    assert mine.techniques == ("shift", "offset")
+    assert known.techniques == ("learnable-token",)
+    assert (good.techniques, good.uses) == (("shift", "offset"), ("toy.shift", "toy.wrap"))
+    assert (good.status, good.backbones, good.name) == ("loads", ("sd", "mini"), "Good")
+    assert (good.ref, good.year, good.paper) == ("", None, "arXiv:1")
     assert good.on == {}
+    assert rows["missing"].status == "planned"
 
 
-def test_without_facts_only_recipes_are_listed(make: Make) -> None:
-    (row,) = systems(make({"good": GOOD}))
-    assert (row.id, row.status) == ("good", "loads")
+def test_a_system_of_which_only_facts_are_known_is_planned(catalogue: Catalogue) -> None:
+    with pytest.raises(UnknownNameError, match="'known' is planned, without a recipe"):
+        load_recipe("known", catalogue=catalogue)

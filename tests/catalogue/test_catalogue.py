@@ -64,7 +64,7 @@ def test_plugin_info(install: Install) -> None:
 def test_recipe_files_are_found_in_folders_but_not_among_the_facts(install: Install) -> None:
     install("x-good", GOOD, TOYS)
     catalogue = load("x-good")
-    assert list(catalogue.recipe_files()) == ["first", "second"]
+    assert list(catalogue.system_files()) == ["first", "second"]
     assert catalogue.recipe_file("second").name == "second.toml"
     with pytest.raises(UnknownNameError, match=r"no system 'frist', did you mean 'first'\?"):
         catalogue.recipe_file("frist")
@@ -176,7 +176,6 @@ FACTS = """
     def datasets():
         return {
             "catalogue.techniques": "x_facts.facts:techniques",
-            "catalogue.systems": "x_facts.facts:systems",
         }
 """
 ENTRIES = """
@@ -188,15 +187,8 @@ ENTRIES = """
         distribution: str
         codes: tuple[str, ...]
 
-    @dataclass(frozen=True)
-    class System:
-        id: str
-
     def techniques():
         return [Technique("kv-delta", "pcs-weights", ("weights.kv",))]
-
-    def systems():
-        return [System("far-away")]
 """
 
 
@@ -207,8 +199,6 @@ def test_known_but_not_installed_names_the_distribution(install: Install) -> Non
         catalogue.get("techniques", "weights.kv")
     with pytest.raises(UnknownNameError, match=r"a recipe names it 'weights\.kv'"):
         catalogue.get("techniques", "kv-delta")
-    with pytest.raises(UnknownNameError, match="'far-away' is planned"):
-        catalogue.recipe_file("far-away")
 
 
 def test_broken_facts_only_shorten_the_message(install: Install) -> None:

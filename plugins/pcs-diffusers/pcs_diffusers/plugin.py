@@ -21,6 +21,24 @@ def loaders() -> Mapping[str, str]:
 
 
 @catalogue_hookimpl
+def families() -> Mapping[str, str]:
+    """What tells the families apart without their weights."""
+    return {"diffusers": "pcs_diffusers.recognise:family_of_location"}
+
+
+@catalogue_hookimpl
+def profiles() -> Mapping[str, str]:
+    """Numbers that suit a family."""
+    return {
+        "sd": "pcs_diffusers.profiles:SD",
+        "sd3": "pcs_diffusers.profiles:SD3",
+        "sdxl": "pcs_diffusers.profiles:SDXL",
+        "tokens": "pcs_diffusers.profiles:TOKENS",
+        "video": "pcs_diffusers.profiles:VIDEO",
+    }
+
+
+@catalogue_hookimpl
 def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {

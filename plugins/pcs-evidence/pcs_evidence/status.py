@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pcs_core.assembly.load import load_recipe
+from pcs_core.assembly.schema import SCOPES, Scope
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
+from pcs_core.catalogue.heads import Head
 from pcs_core.data.recipe import Recipe
 from pcs_core.errors import PcsError, missing_distribution
 from pcs_evidence.evidence import (
@@ -20,8 +22,6 @@ from pcs_evidence.evidence import (
     judge,
     read_evidence,
 )
-
-FACTS = "catalogue.systems"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,17 @@ def systems(catalogue: Catalogue | None = None) -> list[SystemRow]:
     """Return a row per known system, and one per recipe of a plugin that is none of them."""
     held = catalogue or installed()
     evidence = read_evidence(held)
-    entries = list(held.get("datasets", FACTS)()) if FACTS in held.ids("datasets") else []
-    known = {entry.id for entry in entries}
-    rows = [_row(entry.id, entry, held, evidence) for entry in entries]
-    return rows + [_row(id, None, held, evidence) for id in held.recipe_files() if id not in known]
+    heads = held.heads()
+    surveyed = [id for id, head in heads.items() if "survey" in head.table]
+    others = [id for id in heads if id not in set(surveyed)]
+    surveyed.sort(key=lambda id: (SCOPES.index(_scopes(heads[id])[0]), heads[id].table["survey"]))
+    return [_row(id, heads[id].table, held, evidence) for id in (*surveyed, *others)]
+
+
+def _scopes(head: Head) -> tuple[Scope, ...]:
+    """Return the known scopes that a head names, "others" where it names none."""
+    written = head.table.get("scope") or ()
+    return tuple(scope for scope in SCOPES if scope in written) or ("others",)
 
 
 def where(row: SystemRow) -> str:
@@ -125,25 +132,27 @@ def where(row: SystemRow) -> str:
 
 
 def _row(
-    id: str, fact: Any, catalogue: Catalogue, evidence: Mapping[str, Mapping[str, Evidence]]
+    id: str,
+    facts: Mapping[str, Any],
+    catalogue: Catalogue,
+    evidence: Mapping[str, Mapping[str, Evidence]],
 ) -> SystemRow:
     recipe = _loaded(id, catalogue)
     uses = tuple(dict.fromkeys(use.technique.id for use in recipe.uses)) if recipe else ()
     words = [word for use in recipe.uses for word in use.technique.catalogue] if recipe else []
-    year = getattr(fact, "year", None)
     on = standings(id, catalogue, evidence.get(id, {})) if recipe else {}
     return SystemRow(
         id=id,
-        name=getattr(fact, "name", "") or (recipe.name if recipe else "") or id,
-        ref=str(getattr(fact, "ref", "")),
-        year=int(year) if year else None,
-        framework=getattr(fact, "framework", "") or (recipe.framework if recipe else ""),
-        scope=tuple(getattr(fact, "scope", ()) or (recipe.scope if recipe else ())),
-        techniques=tuple(getattr(fact, "techniques", ())) if fact else tuple(dict.fromkeys(words)),
+        name=str(facts.get("name") or (recipe.name if recipe else "") or id),
+        ref=str(facts.get("survey", "")),
+        year=facts.get("year"),
+        framework=str(facts.get("framework") or (recipe.framework if recipe else "")),
+        scope=tuple(facts.get("scope") or (recipe.scope if recipe else ())),
+        techniques=tuple(facts.get("techniques") or dict.fromkeys(words)),
         uses=uses,
-        backbones=(recipe.backbones if recipe else ()) or tuple(getattr(fact, "backbones", ())),
+        backbones=(recipe.backbones if recipe else ()) or tuple(facts.get("published_on", ())),
         status=highest(on) if recipe else "planned",
-        paper=getattr(fact, "paper", "") or (recipe.paper if recipe else ""),
+        paper=str(facts.get("paper") or (recipe.paper if recipe else "")),
         on=on,
         missing="" if recipe else _missing(id, catalogue),
     )

@@ -49,6 +49,12 @@ def backbones() -> Mapping[str, str]:
 
 
 @catalogue_hookimpl
+def profiles() -> Mapping[str, str]:
+    """What Mini wants of a recipe that was published on another backbone."""
+    return {"mini": "pcs_mini.profile:MINI"}
+
+
+@catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
     """What measures pictures of the world, and what adapters read of references."""
     return {

@@ -15,10 +15,8 @@ def recipes() -> Sequence[str]:
 
 @catalogue_hookimpl
 def datasets() -> Mapping[str, str]:
-    """Facts about all catalogued systems and techniques."""
+    """Facts about the catalogued techniques, and what systems need of the design."""
     return {
-        "catalogue.systems": "pcs_recipes.catalogue:systems",
         "catalogue.techniques": "pcs_recipes.catalogue:techniques",
         "catalogue.seams": "pcs_recipes.catalogue:seams",
-        "catalogue.impossible": "pcs_recipes.catalogue:impossible",
     }

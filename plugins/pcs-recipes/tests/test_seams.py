@@ -7,7 +7,8 @@ from functools import reduce
 
 import pytest
 
-from pcs_recipes.catalogue import SeamFacts, impossible, seams, systems
+from pcs_core.catalogue import catalogue
+from pcs_recipes.catalogue import SeamFacts, seams
 
 
 @pytest.mark.parametrize("seam", [s for s in seams() if s.code], ids=lambda s: s.id)
@@ -17,8 +18,8 @@ def test_a_built_seam_is_in_the_code(seam: SeamFacts) -> None:
     reduce(getattr, path.split("."), importlib.import_module(module))
 
 
-def test_every_system_named_is_catalogued() -> None:
-    known = {s.id for s in systems()}
-    named = {id for seam in seams() for id in seam.systems} | set(impossible())
-    assert named <= known
-    assert len({s.id for s in seams()}) == len(seams())
+def test_what_systems_need_is_described() -> None:
+    described = {seam.id for seam in seams()}
+    needed = {need for head in catalogue().heads().values() for need in head.table.get("needs", ())}
+    assert needed <= described
+    assert described - needed == set()

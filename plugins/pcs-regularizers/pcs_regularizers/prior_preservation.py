@@ -25,6 +25,7 @@ class PriorPreservation(Technique):
     writes = ("role:prior",)
     catalogue = ("prior-preservation",)
     neutral = {"weight": 0.0}
+    profiled = {"prompt": "class_prompt"}
     tiny = {"count": 2, "steps": 2}
     tiny_batch = {"subject": 1, "prior": 1}
 

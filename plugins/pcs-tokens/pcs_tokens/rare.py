@@ -17,6 +17,7 @@ class RareToken(Technique):
 
     id = "tokens.rare"
     catalogue = ("rare-token",)
+    profiled = {"identifier": "rare_word"}
 
     identifier: str = "sks"
     """A string the model hardly knows. No new embedding is made for it. Empty: the noun alone."""

@@ -18,7 +18,7 @@ from pcs_bench.report.statistics import Interval, holm, interval, pareto_front, 
 from pcs_bench.run.plan import BASELINES
 from pcs_bench.run.sources import read_fits
 from pcs_bench.run.store import SETS, Store
-from pcs_core.errors import InputError, PcsError
+from pcs_core.errors import InputError
 
 FEW_SUBJECTS = 6
 """Below this many subjects the unit is a prompt of a subject: means then speak of these subjects only."""
@@ -224,12 +224,11 @@ def _sets(store: Store) -> list[dict[str, Any]]:
     return []
 
 
-def _system_facts() -> dict[str, Any]:
+def _system_facts() -> Mapping[str, Mapping[str, Any]]:
+    """Return what the installed plugins say of each system: the ``[recipe]`` table of its file."""
     from pcs_core import installed
 
-    with contextlib.suppress(PcsError):
-        return {fact.id: fact for fact in installed().get("datasets", "catalogue.systems")()}
-    return {}
+    return {id: head.table for id, head in installed().heads().items()}
 
 
 def _values(
@@ -252,7 +251,7 @@ def _row(
     fits: Mapping[str, Mapping[str, Any]],
     sets: Sequence[Mapping[str, Any]],
     unit: str,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, Mapping[str, Any]],
 ) -> Row:
     own = [line for line in lines if line["system"] == system]
     done = [line for line in own if line["state"] == "done"]
@@ -273,14 +272,14 @@ def _row(
     timed = [f["seconds"] for f in ran if not f.get("resumed")]
     peaks = [f["peak_bytes"] for f in ran if f.get("peak_bytes")]
     drawn = [line["seconds"] for line in done if line.get("seconds") is not None]
-    fact = facts.get(system)
+    fact = facts.get(system, {})
     return Row(
         system=system,
-        name=getattr(fact, "name", "") or system,
+        name=fact.get("name") or system,
         type=_type(fact, protocol) if system not in BASELINES else "Baseline",
-        framework=getattr(fact, "framework", "") or "",
+        framework=fact.get("framework", ""),
         backbone=protocol["backbone"],
-        paper=getattr(fact, "paper", "") or "",
+        paper=fact.get("paper", ""),
         scores=scores,
         done=len(done),
         failed=len(own) - len(done),
@@ -292,8 +291,8 @@ def _row(
     )
 
 
-def _type(fact: Any, protocol: Mapping[str, Any]) -> str:
-    scope = (getattr(fact, "scope", ()) or (protocol.get("suite_kind", ""),))[0]
+def _type(fact: Mapping[str, Any], protocol: Mapping[str, Any]) -> str:
+    scope = (fact.get("scope") or (protocol.get("suite_kind", ""),))[0]
     return str(scope).replace("-", " ").capitalize()
 
 

@@ -1,0 +1,33 @@
+"""What a system's file says of itself, without the rest of it being understood. Import-cheap."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources.abc import Traversable
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The ``[recipe]`` table of a system's file, and whether the file says how the system is built.
+
+    A file without such a table, or that is no TOML, counts as built: loading it says what is wrong.
+    """
+
+    file: str
+    table: Mapping[str, Any] = field(default_factory=dict)
+    built: bool = True
+
+
+def read_head(file: Traversable) -> Head:
+    """Return the head of a system's file."""
+    try:
+        data = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return Head(file.name)
+    table = data.get("recipe")
+    if not isinstance(table, dict):
+        return Head(file.name)
+    return Head(file.name, table, built="use" in data or "extends" in table)

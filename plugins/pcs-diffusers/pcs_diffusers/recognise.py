@@ -1,0 +1,80 @@
+"""Which family a folder, a file or a hub id is of: from its configuration alone, nothing heavy imported."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+OF_CLASS = {
+    "UNet2DConditionModel": "sd",
+    "SD3Transformer2DModel": "sd3",
+    "UNet3DConditionModel": "video",
+    "UVit2DModel": "tokens",
+}
+"""Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
+LARGEST_HEADER = 100_000_000
+"""Bytes: what the safetensors library itself accepts."""
+
+
+def family_of_location(location: str | Path) -> str | None:
+    """Return "sd", "sdxl", "sd3", "video" or "tokens", or None where it is of none of these layouts.
+
+    A hub id is looked for in the local cache; nothing is downloaded.
+    """
+    path = Path(location)
+    if path.is_file():
+        return _of_file(path)
+    for part in ("unet", "transformer"):
+        config = _config(path, str(location), part)
+        if config is not None:
+            family = OF_CLASS.get(str(config.get("_class_name")))
+            if family == "sd" and config.get("addition_embed_type") == "text_time":
+                return "sdxl"
+            return family
+    return None
+
+
+def _config(folder: Path, location: str, part: str) -> dict[str, Any] | None:
+    file = folder / part / "config.json"
+    if not folder.is_dir():
+        if location.count("/") != 1 or location.startswith((".", "/")):
+            return None
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(location, f"{part}/config.json")
+        if not isinstance(cached, str):
+            return None
+        file = Path(cached)
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):  # the loader that opens it says what is wrong
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _of_file(path: Path) -> str | None:
+    """Return the family of a single safetensors file, by the names in its header."""
+    if path.suffix != ".safetensors":
+        return None
+    with path.open("rb") as file:
+        start = file.read(8)
+        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < size < LARGEST_HEADER:
+            return None
+        try:
+            names = json.loads(file.read(size))
+        except ValueError:
+            return None
+    return of_names(names) if isinstance(names, dict) else None
+
+
+def of_names(keys: Any) -> str | None:
+    """Return the family of a file by what its denoiser's tensors are called, or None."""
+    denoiser = "model.diffusion_model."
+    if any(k.startswith(f"{denoiser}joint_blocks.") for k in keys):
+        return "sd3"
+    if any(k.startswith(f"{denoiser}label_emb.") for k in keys):
+        return "sdxl"
+    return "sd" if any(k.startswith(f"{denoiser}input_blocks.") for k in keys) else None
