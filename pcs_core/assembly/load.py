@@ -70,7 +70,6 @@ def load_recipe(
         layer = layer_of(source.document, source.path or source.id)
         return build(override(layer, overrides, held), held, source=source.source, path=source.path)
     found = _find(source, held)
-    _check_built(found, held)
     layer = _resolve(found, held)
     id, family = id_and_family(backbone, held)
     profiled = with_profile(layer, profile_of(id, family, held), held)
@@ -84,14 +83,6 @@ def load_recipe(
             f"{place}: id {recipe.id!r} is not the name of its file, {found.system!r}"
         )
     return recipe
-
-
-def _check_built(source: _Source, catalogue: Catalogue) -> None:
-    """Refuse a system of which only facts are known."""
-    if source.system and not catalogue.heads()[source.system].built:
-        raise UnknownNameError(
-            f"system {source.system!r} is planned, without a recipe yet: see `pcs systems`"
-        )
 
 
 def _resolve(source: _Source, catalogue: Catalogue) -> Layer:

@@ -152,7 +152,7 @@ class Catalogue:
         Raises
         ------
         UnknownNameError
-            No installed plugin knows it; names the nearest one.
+            No installed plugin knows it (names the nearest one), or only facts of it are known.
         ConflictError
             Two plugins have one; names both.
         """
@@ -161,6 +161,10 @@ class Catalogue:
             raise ConflictError(self._clashes[RECIPES, id])
         if id not in entries:
             raise UnknownNameError(f"no system {id!r}{_hint(id, list(entries))}")
+        if not self.heads()[id].built:
+            raise UnknownNameError(
+                f"system {id!r} is planned, without a recipe yet: see `pcs systems`"
+            )
         file: Traversable = entries[id].where
         return file
 

@@ -56,9 +56,13 @@ def cost(recipe: Recipe, units: Units, subjects: int, pictures: int) -> Cost:
     )
     drawn = 0
     for use in recipe.uses:  # prior pictures, where a technique draws them
-        count, steps = getattr(use.technique, "count", 0), getattr(use.technique, "steps", 0)
-        if isinstance(count, int) and isinstance(steps, int):
-            drawn += count * steps * _sides(getattr(use.technique, "scale", 1.0))
+        settings = use.technique.settings()
+        count, steps = settings.get("count", 0), settings.get("steps", 0)
+        if isinstance(count, int) and (steps is None or isinstance(steps, int)):
+            # None: as the recipe draws
+            scale = settings.get("scale", 1.0)
+            scale = recipe.sample.scale if scale is None else scale
+            drawn += count * (recipe.sample.steps if steps is None else steps) * _sides(scale)
     steps = recipe.sample.steps * _sides(recipe.sample.scale)
     fit, picture = rows * units.train + drawn * units.draw, steps * units.draw
     whole = subjects * (fit + pictures * picture) / 60
