@@ -56,4 +56,3 @@ def _technique(catalogue: Catalogue, id: str) -> UnknownNameError | None:
                 f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
             )
     return None
-
