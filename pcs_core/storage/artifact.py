@@ -16,6 +16,7 @@ from pcs_core.data.recipe import Recipe
 from pcs_core.data.subject import Concept
 from pcs_core.errors import ArtifactError, InputError, PcsError
 from pcs_core.storage.durable import replacing_folder
+from pcs_core.storage.facts import ArtifactFacts, missing_techniques, told_missing
 from pcs_core.storage.manifest import (
     MANIFEST,
     SCHEMA,
@@ -73,9 +74,7 @@ def load(folder: str | Path, *, catalogue: Catalogue | None = None) -> Personali
         Not an artifact, damaged, made by a newer version, or of a technique not installed.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    for name, expected in manifest.files.items():
-        _check_file(folder, name, expected)
+    manifest = _checked(folder)
     recipe = _recipe(folder, manifest, catalogue)
     concepts = tuple(Concept(**concept.model_dump()) for concept in manifest.concepts)
     return Personalization(
@@ -90,6 +89,32 @@ def load(folder: str | Path, *, catalogue: Catalogue | None = None) -> Personali
         versions=manifest.versions,
         extra=manifest.extra,
     )
+
+
+def read_facts(folder: str | Path, *, catalogue: Catalogue | None = None) -> ArtifactFacts:
+    """Read what the artifact in ``folder`` says of itself, whether or not its plugins are installed.
+
+    Raises
+    ------
+    ArtifactError
+        Not an artifact, damaged, or made by a newer version.
+    """
+    folder = Path(folder)
+    manifest = _checked(folder)
+    return ArtifactFacts(
+        manifest=manifest,
+        tensors=_tensors(folder, WEIGHTS, manifest),
+        features=_tensors(folder, FEATURES, manifest),
+        missing=missing_techniques(manifest, catalogue),
+    )
+
+
+def _checked(folder: Path) -> Manifest:
+    """Return the manifest of an artifact whose bytes are all as it says."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest.files.items():
+        _check_file(folder, name, expected)
+    return manifest
 
 
 def _write(person: Personalization, folder: Path, extra: Mapping[str, bytes]) -> None:
@@ -126,6 +151,11 @@ def _recipe(folder: Path, manifest: Manifest, catalogue: Catalogue | None) -> Re
             manifest.recipe, catalogue=catalogue, source=source, place=place
         )
     except PcsError as error:
+        if missing := missing_techniques(manifest, catalogue):
+            raise ArtifactError(
+                f"{folder} cannot be drawn here: it uses {told_missing(missing)}, which is not installed "
+                f"(pip install it; `pcs show {folder}` shows what the artifact says)"
+            ) from error
         raise ArtifactError(str(error)) from error
 
 

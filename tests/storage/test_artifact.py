@@ -160,7 +160,9 @@ def test_a_newer_schema_says_upgrade(artifact: Path, catalogue: Catalogue) -> No
 
 
 def test_a_technique_that_is_not_installed(artifact: Path) -> None:
-    with pytest.raises(ArtifactError, match=r"manifest\.json: no technique 'toy\.shift'"):
+    with pytest.raises(
+        ArtifactError, match=r"cannot be drawn here: it uses technique 'toy\.shift' of"
+    ):
         load(artifact, catalogue=Catalogue([]))
 
 

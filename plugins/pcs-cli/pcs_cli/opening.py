@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,8 +100,21 @@ def open_artifact(folder: Path) -> Personalization:
     from pcs_core.storage import load
 
     folder = folder.expanduser()
-    try:
+    with refuse_several(folder):
         return load(folder)
+
+
+@contextmanager
+def refuse_several(folder: Path) -> Iterator[None]:
+    """Name the artifacts in a folder of several, where one was to be read.
+
+    Raises
+    ------
+    InputError
+        It holds several.
+    """
+    try:
+        yield
     except PcsError as error:
         held = sorted(p.parent.name for p in folder.glob("*/manifest.json"))
         if held and not (folder / "manifest.json").exists():

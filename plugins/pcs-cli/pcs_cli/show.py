@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +11,22 @@ from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
 
 if TYPE_CHECKING:
-    from pcs_core.data import Personalization
+    from pcs_core.storage.facts import ArtifactFacts
 
 
 def show(
     artifact: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact.")],
     json: Json = False,
 ) -> None:
-    """Show an artifact's facts, every byte of it checked."""
-    from pcs_cli.opening import open_artifact
+    """Show an artifact's facts, every byte of it checked, also where its plugins are not installed."""
+    from pcs_cli.opening import refuse_several
+    from pcs_core.storage import read_facts
+    from pcs_core.storage.facts import told_missing
 
     folder = artifact.expanduser()
-    facts = artifact_facts(open_artifact(folder), folder)
+    with refuse_several(folder):
+        known = read_facts(folder)
+    facts = artifact_facts(known, folder)
     if json:
         emit_json(facts)
         return
@@ -42,22 +45,25 @@ def show(
     ]
     if facts["extra"]:
         rows.append(("more", ", ".join(f"{k}: {v}" for k, v in facts["extra"].items())))
+    if known.missing:
+        rows.append(("missing", f"{told_missing(known.missing)}: install it to draw"))
     emit(columns((), rows))
 
 
-def artifact_facts(person: Personalization, folder: Path) -> dict[str, Any]:
+def artifact_facts(facts: ArtifactFacts, folder: Path) -> dict[str, Any]:
     """Return what ``folder`` holds as JSON-able data."""
-    card = person.backbone
+    manifest = facts.manifest
+    card = manifest.backbone
     return {
         "path": str(folder.resolve()),
-        "subject": person.subject,
+        "subject": manifest.subject,
         "concepts": [
             {"name": c.name, "token": c.token, "noun": c.noun, "kind": c.kind}
-            for c in person.concepts
+            for c in manifest.concepts
         ],
-        "recipe": person.recipe.id,
-        "recipe_hash": person.recipe.hash,
-        "uses": [use.technique.id for use in person.recipe.uses],
+        "recipe": str(manifest.recipe.get("recipe", {}).get("id", "")),
+        "recipe_hash": manifest.recipe_hash,
+        "uses": list(facts.techniques),
         "backbone": {
             "id": card.id,
             "hash": card.hash,
@@ -66,15 +72,15 @@ def artifact_facts(person: Personalization, folder: Path) -> dict[str, Any]:
             "prediction": card.prediction,
             "location": card.location,
         },
-        "seed": person.seed,
-        # JSON has no nan
-        "losses": {k: v if math.isfinite(v) else None for k, v in person.losses.items()},
-        "tensors": len(person.tensors),
-        "numbers": sum(t.numel() for t in person.tensors.values()),
-        "features": sorted(person.features),
+        "seed": manifest.seed,
+        "losses": dict(manifest.losses),
+        "tensors": len(facts.tensors),
+        "numbers": sum(t.numel() for t in facts.tensors.values()),
+        "features": sorted(facts.features),
         "files": {f.name: f.stat().st_size for f in sorted(folder.iterdir()) if f.is_file()},
-        "versions": dict(person.versions),
-        "extra": dict(person.extra),
+        "versions": dict(manifest.versions),
+        "extra": dict(manifest.extra),
+        "missing": {id: list(names) for id, names in facts.missing.items()},
     }
 
 

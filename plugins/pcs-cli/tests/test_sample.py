@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from pcs_core.storage.manifest import read_manifest, render
 
 
 def names(folder: Path) -> set[str]:
@@ -89,6 +92,7 @@ def test_refused(pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], 
 
 OTHER = """
 from pcs_diffusers.tiny import build
+from pcs_core.storage.manifest import read_manifest, render
 
 def other():
     return build(seed=1, id="other")
@@ -181,6 +185,32 @@ def test_show(pcs: Callable, fitted: Path) -> None:
     assert told["backbone"]["id"] == "tiny"
     assert told["concepts"][0]["token"] == "<rex>"
     assert set(told["files"]) == names(fitted)
+
+
+def test_an_artifact_of_a_plugin_that_is_not_there_is_shown(
+    pcs: Callable, fitted: Path, tmp_path: Path
+) -> None:
+    manifest = read_manifest(fitted)
+    uses = [{**use, "technique": "scale.channels"} for use in manifest.recipe["use"]]
+    changed = manifest.model_copy(
+        update={
+            "recipe": {**manifest.recipe, "use": uses},
+            "versions": {**manifest.versions, "pcs-scale": "0.1.0"},
+        }
+    )
+    foreign = tmp_path / "foreign"
+    shutil.copytree(fitted, foreign)
+    (foreign / "manifest.json").write_bytes(render(changed))
+    done = pcs("show", foreign)
+    assert done.code == 0, done.err
+    assert "<rex> (dog)" in done.out
+    assert "technique 'scale.channels' of pcs-scale: install it to draw" in done.out
+    told = json.loads(pcs("show", foreign, "--json").out)
+    assert told["missing"] == {"scale.channels": ["pcs-scale"]}
+    assert told["numbers"] > 0
+    drawn = pcs("sample", foreign, "<rex>", "--out", tmp_path / "out")
+    assert drawn.code == 2
+    assert "uses technique 'scale.channels' of pcs-scale, which is not installed" in drawn.err
 
 
 def test_merge(pcs: Callable, subject: Callable, tmp_path: Path) -> None:
