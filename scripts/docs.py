@@ -25,6 +25,7 @@ if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
 from pages.choose import answers_part, figures_part, published_part, scopes_part
 from pages.commands import commands_page
+from pages.cost import cost_page
 from pages.index import decisions_part, pages_part, plugins_page
 from pages.readmes import technique_lists
 from pages.systems import counts_part
@@ -179,6 +180,7 @@ def gate_part(_: Sequence[SystemRow]) -> str:
 Rows = Sequence[SystemRow]
 FILES: dict[str, Callable[[Rows], str]] = {
     "docs/commands.md": lambda _: commands_page(),
+    "docs/cost-of-a-system.md": lambda _: cost_page(),
     "docs/coverage.md": coverage,
     "docs/hooks.md": lambda _: hooks(),
     "docs/plugins.md": lambda _: plugins_page(),

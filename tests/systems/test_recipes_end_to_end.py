@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Box, Layout, Record
 from pcs_core.storage.pictures import write_png
-from pcs_testing import make_picture
+from pcs_testing import brief_settings, make_picture
 from pcs_testing.fixtures import FACE_POINTS
 
 SYSTEMS = sorted(catalogue().recipe_files())
@@ -83,14 +82,7 @@ def test_end_to_end(
     plain = load_recipe(system, backbone=table)
     moves = plain.backbones == ("video",)
     backbone = backbones["tiny-video" if moves else "tiny"]
-    few = [
-        f"{use.name}.{key}={json.dumps(value)}"
-        for use in plain.uses
-        for key, value in use.technique.tiny.items()
-    ]
-    few += [f"{p.name}.steps=3" for p in plain.phases] + ["sample.steps=2", "fit.cycles=1"]
-    few += [f"{p.name}.batch=2" for p in plain.phases if p.pretrain]
-    recipe = load_recipe(system, backbone=table, overrides=few)
+    recipe = load_recipe(system, backbone=table, overrides=brief_settings(plain))
     subject = load_subject(clips if moves else folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}
 

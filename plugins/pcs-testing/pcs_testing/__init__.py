@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pcs_testing.brief import brief_settings
 from pcs_testing.case import Case
 from pcs_testing.contract import CHECKS, check_technique
 from pcs_testing.fixtures import (
@@ -28,6 +29,7 @@ __all__ = [
     "Snapshot",
     "attention_outputs",
     "attention_states",
+    "brief_settings",
     "build_fusion",
     "check_pair",
     "check_technique",

@@ -1,0 +1,122 @@
+"""Try every built system on every family of backbones and keep what came of it in docs/families.json.
+
+    python scripts/families.py [SYSTEM...]      default: every system that has a recipe
+
+Each is fitted for two steps and draws a picture, on the family's small network of random weights (real classes,
+real layers): that shows whether the system runs there or by which refusal it does not, and nothing about
+pictures. `scripts/docs.py` makes the table of it. A few minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from pages.tree import DOCS
+
+from pcs_core import fit, load_recipe, load_subject, open_backbone, pretrain, sample, save
+from pcs_core.catalogue import catalogue
+from pcs_core.data import Box, Layout, Record
+from pcs_core.errors import PcsError
+from pcs_testing import brief_settings, make_picture
+from pcs_testing.fixtures import FACE_POINTS
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Recipe, Subject
+
+FAMILIES = {
+    "SD 1.x, 2.x": "tiny",
+    "SDXL": "tiny-sdxl",
+    "SD 3, 3.5": "tiny-sd3",
+    "clips": "tiny-video",
+    "masked tokens": "tiny-tokens",
+}
+"""Each family's heading, and the small network of its classes."""
+OUT = DOCS / "families.json"
+
+
+class Pictures:
+    """Two records of one subject each, with a mask and key points."""
+
+    def __len__(self) -> int:
+        """Return how many records there are."""
+        return 2
+
+    def __getitem__(self, index: int) -> Record:
+        """Return a record."""
+        picture = make_picture(index)
+        mask = torch.zeros(1, 32, 32)
+        mask[:, 8:24, 8:24] = 1.0
+        extra = {"points": torch.tensor(FACE_POINTS)}
+        return Record(picture, "a photo of a dog", ("dog",), ((picture,),), (mask,), extra)
+
+
+def subject(folder: Path, *, clips: bool) -> Subject:
+    """Write pictures with masks, or a clip, and read them as a subject."""
+    from pcs_core.storage.pictures import write_png
+
+    place = folder / "a" if clips else folder
+    place.mkdir(parents=True, exist_ok=True)
+    for index in range(5 if clips else 3):
+        write_png(make_picture(index, (40, 40)), place / f"{index}.png")
+        if not clips:
+            inside = torch.zeros(3, 40, 40)
+            inside[:, 8:30, 8:30] = 1.0
+            write_png(inside, place / f"{index}.mask.png")
+    return load_subject(folder, noun="dog", token="<thing>")
+
+
+def run(recipe: Recipe, backbone: Backbone, shown: Subject) -> None:
+    """Pre-train if the system does, fit, and draw."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapter = None
+        if any(phase.pretrain for phase in recipe.phases):
+            adapter = Path(folder) / "adapter"
+            save(pretrain(recipe, Pictures(), backbone), adapter)
+        artifact = fit(recipe, shown, backbone, seed=3, adapter=adapter)[0]
+        layout = None
+        if any(use.technique.reads_layout for use in recipe.uses):
+            points = tuple((x, y) for x, y in FACE_POINTS)
+            layout = Layout((Box("<thing>", (0.0, 0.0, 0.5, 1.0)),), points)
+        sample(artifact, backbone, "a photo of <thing> on the beach", seed=1, layout=layout)
+
+
+def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
+    """Return "" where ``system`` runs on ``backbone``, else the refusal."""
+    try:
+        plain = load_recipe(system, backbone=backbone.card.id)
+        changes = brief_settings(plain, steps=2)
+        run(load_recipe(system, backbone=backbone.card.id, overrides=changes), backbone, shown)
+    except PcsError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def main() -> int:
+    """Try, and write what changed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("systems", nargs="*", default=sorted(catalogue().recipe_files()))
+    systems = parser.parse_args().systems
+    known = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
+    for family, id in FAMILIES.items():
+        backbone = open_backbone(id)
+        with tempfile.TemporaryDirectory() as folder:
+            shown = subject(Path(folder) / "thing", clips=id == "tiny-video")
+            for system in systems:
+                known.setdefault(family, {})[system] = (said := attempt(system, backbone, shown))
+                print(f"{family}: {system}: {said or 'runs'}", file=sys.stderr, flush=True)
+                kept = {name: dict(sorted(known.get(name, {}).items())) for name in FAMILIES}
+                OUT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
