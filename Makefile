@@ -46,13 +46,14 @@ test: lint ## lint, then every test but the slow ones
 test-all: lint ## lint, then every test
 	$(PYTEST)
 
-lint: setup ## ruff, formatting, import floors, types
+lint: setup ## ruff, formatting, what may be imported, types, declared dependencies
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports
 	$(PY) scripts/import_contracts.py build/import-contracts.toml
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports build/import-contracts.toml
 	$(PY) -m mypy
+	$(PY) scripts/declared.py
 
 format: setup ## let ruff mend and format
 	$(PY) -m ruff check --fix .
