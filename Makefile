@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all lint format docs docs-check bench bench-inference results evidence adapters clean
+.PHONY: help setup demo test test-all test-lowest lint format docs docs-check bench bench-inference results evidence adapters clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,17 @@ test: lint ## lint, then every test but the slow ones
 
 test-all: lint ## lint, then every test
 	$(PYTEST)
+
+LOWEST := .venv-lowest
+LOWEST_TESTS := tests/storage tests/backbone tests/golden tests/contract/test_every_technique.py \
+	plugins/pcs-diffusers plugins/pcs-weights plugins/pcs-tokens plugins/pcs-formats
+
+test-lowest: ## the core, the families and two rooms of techniques on the lowest versions, in .venv-lowest
+	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip --quiet install -r requirements/lowest.txt
+	$(LOWEST)/bin/python -m pip --quiet install --no-deps --no-build-isolation \
+		-e . $(foreach p,$(filter-out pyproject.toml optimizers/%,$(PROJECTS)),-e ./$(patsubst %/pyproject.toml,%,$(p)))
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" $(LOWEST_TESTS)
 
 lint: setup ## ruff, formatting, what may be imported, types, declared dependencies
 	$(PY) -m ruff check .
@@ -86,6 +97,6 @@ bench-inference: OUT ?= docs/benchmarks/inference.json
 bench-inference: setup ## time the engines side by side (MODEL=mini|sd15, OUT=FILE; eight minutes)
 	$(PY) scripts/bench_inference.py --model $(MODEL) --out $(OUT)
 
-clean: ## remove caches and what was built; keeps .venv
+clean: ## remove caches and what was built; keeps .venv and .venv-lowest
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*/*' -prune -exec rm -rf {} +
