@@ -37,7 +37,8 @@ class Technique:
     id
         Code id, ``"<room>.<name>"``, e.g. ``"tokens.learnable"``. Required.
     catalogue
-        The catalogue's technique ids that this class implements.
+        The catalogue's technique ids that this class implements, a tuple of literals (it is read as text).
+        Where it depends on the settings, :meth:`implements` says which.
     neutral
         Settings under which the technique changes nothing (the contract test uses it).
     stacks_subjects
@@ -139,6 +140,10 @@ class Technique:
     def schema(cls) -> dict[str, Any]:
         """Return the JSON schema of the settings."""
         return _adapter(cls).json_schema()
+
+    def implements(self) -> tuple[str, ...]:
+        """Return which of ``catalogue`` these settings make of it; all, unless a class says otherwise."""
+        return self.catalogue
 
     def settings(self) -> dict[str, Any]:
         """Return the settings as plain JSON-able data, the inverse of :meth:`from_settings`."""

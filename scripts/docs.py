@@ -11,7 +11,6 @@ import inspect
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ if str(Path(__file__).parent) not in sys.path:
 from pages.choose import answers_part, figures_part, published_part, scopes_part
 from pages.commands import commands_page
 from pages.cost import cost_page
+from pages.coverage import coverage_page
 from pages.index import decisions_part, pages_part, plugins_page
 from pages.readmes import technique_lists
 from pages.systems import counts_part
@@ -110,49 +110,6 @@ def _effect(row: SystemRow) -> str:
     return "; ".join(parts)
 
 
-def coverage(rows: Sequence[SystemRow]) -> str:
-    """Return docs/coverage.md: the path of every catalogued system, from the catalogue and the code."""
-    held = catalogue()
-    codes = set(held.ids("techniques"))
-    facts = {t.id: t for t in held.get("datasets", "catalogue.techniques")()}
-    seams = held.get("datasets", "catalogue.seams")()
-    heads = held.heads()
-    reasons = {id: h.table["impossible"] for id, h in heads.items() if "impossible" in h.table}
-    asking = Counter(need for head in heads.values() for need in head.table.get("needs", ()))
-    built = {id: [c for c in t.codes if c in codes] for id, t in facts.items()}
-    here = sum(bool(found) for found in built.values())
-    text = "# Coverage\n\nHow each of the catalogued systems is, or will be, a recipe. "
-    text += (
-        f"Of {len(facts)} techniques {here} are built in part or in full, of {len(seams)} seams "
-    )
-    text += f"{sum(bool(s.code) for s in seams)}; {len(reasons)} system cannot be expressed.\n"
-    text += "\n## Seams\n\nWhat some systems need of the design beyond the plain flow of a fit.\n\n"
-    text += "| seam | what it is | in the code | how far | systems |\n|---|---|---|---|---|\n"
-    for seam in seams:
-        where = f"`{seam.code}`" if seam.code else "planned"
-        text += _row(seam.name, seam.what, where, _escape(seam.note) or "-", asking[seam.id])
-    text += (
-        "\n## Systems\n\nA technique in **bold** is built, the code ids in brackets; others and "
-    )
-    text += "seams in *italics* are planned.\n\n"
-    text += "| system | status | techniques | needs |\n|---|---|---|---|\n"
-    for row in rows:
-        named = [_coverage_of(facts.get(id), id, built) for id in row.techniques]
-        asked = heads[row.id].table.get("needs", ())
-        needs = [s.name if s.code else f"*{s.name}*" for s in seams if s.id in asked]
-        if row.id in reasons:
-            named, needs = ["-"], [reasons[row.id]]
-        text += _row(f"`{row.id}`", row.status, ", ".join(named), ", ".join(needs) or "-")
-    return text
-
-
-def _coverage_of(fact: Any, id: str, built: dict[str, list[str]]) -> str:
-    if found := built.get(id):
-        return f"**{id}** ({', '.join(f'`{code}`' for code in found)})"
-    where = f" ({fact.distribution})" if fact is not None else ""
-    return f"*{id}*{where}"
-
-
 def knows_part(_: Sequence[SystemRow]) -> str:
     """Return what the shipped weights of Mini know, from the record beside them."""
     from pcs_mini.plugin import folder
@@ -181,7 +138,7 @@ Rows = Sequence[SystemRow]
 FILES: dict[str, Callable[[Rows], str]] = {
     "docs/commands.md": lambda _: commands_page(),
     "docs/cost-of-a-system.md": lambda _: cost_page(),
-    "docs/coverage.md": coverage,
+    "docs/coverage.md": coverage_page,
     "docs/hooks.md": lambda _: hooks(),
     "docs/plugins.md": lambda _: plugins_page(),
     "docs/systems.md": systems_page,

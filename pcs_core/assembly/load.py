@@ -18,7 +18,15 @@ from pcs_core.assembly.layers import (
     use_name,
 )
 from pcs_core.assembly.overrides import override
-from pcs_core.assembly.schema import USE_KEYS, FitTable, PhaseTable, RecipeTable, SampleTable
+from pcs_core.assembly.schema import (
+    USE_KEYS,
+    DifferenceTable,
+    FitTable,
+    PhaseTable,
+    RecipeTable,
+    SampleTable,
+    read_table,
+)
 from pcs_core.assembly.tables import Layer, layer_of, read_layer, read_overlay
 from pcs_core.assembly.target import Target, id_and_family, profile_of, with_profile
 from pcs_core.catalogue import Catalogue
@@ -159,6 +167,15 @@ def _check_all_keys(layer: Layer, catalogue: Catalogue) -> None:
         check_keys(use, (*names, *USE_KEYS), use_name(use))
     for phase in all_phases(layer):
         check_keys(phase, tuple(PhaseTable.model_fields), "[[phase]]")
+    for key, tables in layer.differences.items():
+        for table in tables:
+            read_table(
+                DifferenceTable,
+                table.values,
+                title=f"[[{key}]]",
+                places=table.places,
+                place=table.place,
+            )
     for part in (layer, *layer.backbones.values()):
         check_keys(part.fit, tuple(FitTable.model_fields), "[fit]")
         check_keys(part.sample, tuple(SampleTable.model_fields), "[sample]")

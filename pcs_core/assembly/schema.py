@@ -93,6 +93,17 @@ FACTS = tuple(name for name in RecipeTable.model_fields if name not in HeadTable
 """Keys of ``[recipe]`` that are facts of one published system."""
 
 
+class DifferenceTable(Table):
+    """``[[left_out]]`` and ``[[beyond]]``: where the uses differ from the survey's words, and why.
+
+    ``technique`` is a word of the survey that no use implements, or one of a use that the survey does
+    not name.
+    """
+
+    technique: Annotated[str, Field(min_length=1)]
+    reason: Annotated[str, Field(min_length=1)]
+
+
 class PhaseTable(Table):
     """``[[phase]]``: see :class:`pcs_core.data.Phase`. A single number stands for all."""
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 Target = Any
 """A backbone's id, folder or hub id, an opened ``Backbone``, or its card; None for none."""
 
+PROFILE = "profile"
+"""First word of the place of a number that a profile gives."""
+
 
 def id_and_family(backbone: Target, catalogue: Catalogue) -> tuple[str, str]:
     """Return id and family of a backbone, "" for what is not known. Reads no weights."""
@@ -70,7 +73,7 @@ def with_profile(layer: Layer, profile: Profile | None, catalogue: Catalogue) ->
     families = layer.recipe.values.get("backbones") or []
     if families and families[0] == profile.id:
         return layer
-    place = f"profile {profile.id}"
+    place = f"{PROFILE} {profile.id}"
     guided = layer.sample.values.get("scale") != 1
     sample = {"steps": profile.steps, "scale": profile.scale if guided else None}
     return Layer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pcs_core.catalogue.catalogue import Catalogue, PluginInfo, catalogue, service
 from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin
+from pcs_core.catalogue.heads import Head
 from pcs_core.catalogue.holdings import NOUNS
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "BrokenPlugin",
     "Catalogue",
     "FoundPlugin",
+    "Head",
     "PluginInfo",
     "catalogue",
     "installed",

@@ -55,6 +55,7 @@ class Catalogue:
         self._clashes: dict[tuple[str, str], str] = {}
         self._evidence = {key: file for h in reversed(held) for key, file in h.evidence.items()}
         self._tuning = {key: file for h in reversed(held) for key, file in h.tuning.items()}
+        self._implements = {id: words for h in reversed(held) for id, words in h.implements.items()}
         self._heads: dict[str, Head] | None = None
         for holdings in held:
             for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
@@ -115,6 +116,21 @@ class Catalogue:
         except Exception as error:
             title = f"{_singular(noun)} {id!r} of {entry.distribution} ({entry.where})"
             raise PcsError(f"{title} does not import: {one_line(error)}") from error
+
+    def implements(self, technique: str) -> tuple[str, ...]:
+        """Return the catalogue's techniques that a technique's class says it implements, without import.
+
+        Empty where it says so, and for a technique that a plugin maps itself in place of a package.
+        """
+        return self._implements.get(technique, ())
+
+    def implementations(self) -> dict[str, list[str]]:
+        """Return a technique of the catalogue -> the sorted ids of the installed ones that implement it."""
+        by_word: dict[str, list[str]] = {}
+        for id in self.ids("techniques"):
+            for word in self.implements(id):
+                by_word.setdefault(word, []).append(id)
+        return by_word
 
     def system_files(self) -> dict[str, Traversable]:
         """Return system id -> its file, of all plugins, whether it says how to build it or only what it is.

@@ -19,6 +19,10 @@ class Head:
     file: str
     table: Mapping[str, Any] = field(default_factory=dict)
     built: bool = True
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Words of the survey that no use implements -> why."""
+    beyond: Mapping[str, str] = field(default_factory=dict)
+    """What a use implements and the survey does not name -> why."""
 
 
 def read_head(file: Traversable) -> Head:
@@ -30,4 +34,16 @@ def read_head(file: Traversable) -> Head:
     table = data.get("recipe")
     if not isinstance(table, dict):
         return Head(file.name)
-    return Head(file.name, table, built="use" in data or "extends" in table)
+    return Head(
+        file.name,
+        table,
+        built="use" in data or "extends" in table,
+        left_out=_reasons(data.get("left_out")),
+        beyond=_reasons(data.get("beyond")),
+    )
+
+
+def _reasons(entries: Any) -> dict[str, str]:
+    listed = entries if isinstance(entries, list) else []
+    tables = [entry for entry in listed if isinstance(entry, dict)]
+    return {str(table.get("technique")): str(table.get("reason")) for table in tables}

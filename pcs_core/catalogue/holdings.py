@@ -10,7 +10,7 @@ from importlib.resources.abc import Traversable
 from typing import Any
 
 from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin, one_line
-from pcs_core.catalogue.scan import techniques_in
+from pcs_core.catalogue.scan import ScannedTechnique, techniques_in
 from pcs_core.hookspecs import catalogue_manager
 
 NOUNS: tuple[str, ...] = (
@@ -54,6 +54,9 @@ class Holdings:
     """``evidence[backbone, system]``: the file that says what was observed."""
     tuning: Mapping[tuple[str, str], Traversable] = field(default_factory=dict)
     """``tuning[backbone id or family, system]``: what differs there from the system's recipe."""
+    implements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """``implements[technique id]``: the catalogue's techniques that its class says it implements. Known of
+    techniques that are found by searching a package, not of those a plugin maps itself."""
 
 
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
@@ -75,6 +78,8 @@ def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[Brok
 
 def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
     nouns = {noun: _answer(manager, noun, name) for noun in NOUNS}
+    scanned = _scanned(manager, name)
+    nouns["techniques"] |= {id: technique.where for id, technique in scanned.items()}
     recipes: dict[str, Traversable] = {}
     for package in _packages(manager, name):
         for file in _recipe_files(importlib.resources.files(package)):
@@ -89,6 +94,7 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
         recipes,
         dict(_by_backbone(packages, EVIDENCE, ".json")),
         dict(_by_backbone(packages, TUNING, ".toml")),
+        {id: technique.catalogue for id, technique in scanned.items()},
     )
 
 
@@ -96,8 +102,7 @@ def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
     held: dict[str, str] = {}
     for answer in _call(manager, noun, name):
         if noun == "techniques" and isinstance(answer, str):
-            held |= techniques_in(answer)
-            continue
+            continue  # a package to search: see _scanned
         if not isinstance(answer, Mapping):
             kind = type(answer).__name__
             raise TypeError(f"{noun}() returns {kind}, not ids mapped to 'module:attribute'")
@@ -106,6 +111,14 @@ def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
                 raise TypeError(f"{noun}() maps {id!r} to {where!r}, not to 'module:attribute'")
             held[id] = where
     return held
+
+
+def _scanned(manager: Any, name: str) -> dict[str, ScannedTechnique]:
+    techniques: dict[str, ScannedTechnique] = {}
+    for answer in _call(manager, "techniques", name):
+        if isinstance(answer, str):
+            techniques |= techniques_in(answer)
+    return techniques
 
 
 def _is_where(where: object) -> bool:

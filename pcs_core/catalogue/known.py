@@ -45,14 +45,15 @@ def _service(id: str) -> UnknownNameError | None:
 
 
 def _technique(catalogue: Catalogue, id: str) -> UnknownNameError | None:
-    for entry in facts(catalogue, KNOWN_TECHNIQUES):
-        codes = tuple(getattr(entry, "codes", ()))
-        distribution = getattr(entry, "distribution", "")
-        if id in codes:
-            return _not_installed(f"technique {id!r}", distribution)
-        if id == getattr(entry, "id", "") and codes:
-            written = " or ".join(repr(code) for code in codes)
-            return UnknownNameError(
-                f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
-            )
+    if codes := catalogue.implementations().get(id):
+        written = " or ".join(repr(code) for code in codes)
+        return UnknownNameError(
+            f"{id!r} is the catalogue's word for a technique: a recipe names it {written}"
+        )
+    # a technique's id begins with the name of its distribution: "tokens.rare" is of pcs-tokens
+    distribution = "pcs-" + id.partition(".")[0].replace("_", "-")
+    known = {getattr(entry, "distribution", "") for entry in facts(catalogue, KNOWN_TECHNIQUES)}
+    installed = {plugin.distribution for plugin in catalogue.plugins()}
+    if "." in id and distribution in known - installed:
+        return _not_installed(f"technique {id!r}", distribution)
     return None

@@ -6,31 +6,44 @@ import importlib.util
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 _ID = re.compile(r'^    id(?:: [\w\[\]]+)? = "([a-z0-9_]+\.[a-z0-9_.]+)"$', re.MULTILINE)
+_CATALOGUE = re.compile(r"^    catalogue(?:: [\w\[\]., ]+)? = \(([^)]*)\)", re.MULTILINE)
+_LITERAL = re.compile(r'"([^"]*)"')
 
 
-def techniques_in(package: str) -> Mapping[str, str]:
-    """Return technique id -> ``"module:class"`` of each top-level class with an ``id = "room.name"``.
+class ScannedTechnique(NamedTuple):
+    """Where a technique lies, ``"module:class"``, and what its class says it implements."""
 
-    The id is a literal, on a line of its own in the class's body. Modules are read as text, because
-    importing them would import torch.
+    where: str
+    catalogue: tuple[str, ...]
+
+
+def techniques_in(package: str) -> Mapping[str, ScannedTechnique]:
+    """Return the techniques of a package by id: each top-level class with an ``id = "room.name"``.
+
+    The id is a literal, on a line of its own in the class's body, and so is ``catalogue``, a tuple of
+    literals. Modules are read as text, because importing them would import torch.
 
     Raises
     ------
     ValueError
         The package is not installed as files, or two of its classes have one id.
     """
-    techniques: dict[str, str] = {}
+    techniques: dict[str, ScannedTechnique] = {}
     for module, text in _sources(package):
         for name, body in _classes(text):
             if (match := _ID.search(body)) is None:
                 continue
             where = f"{module}:{name}"
             if match[1] in techniques:
-                raise ValueError(f"{techniques[match[1]]} and {where} have one id, {match[1]!r}")
-            techniques[match[1]] = where
+                first = techniques[match[1]].where
+                raise ValueError(f"{first} and {where} have one id, {match[1]!r}")
+            words = _CATALOGUE.search(body)
+            literals = tuple(_LITERAL.findall(words[1])) if words else ()
+            techniques[match[1]] = ScannedTechnique(where, literals)
     return techniques
 
 

@@ -196,3 +196,20 @@ def test_what_is_wrong_is_told_with_its_place(
 def test_facts_are_checked(load: Callable[..., Any], key: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         load(recipe=RECIPE.replace('scope = ["object"]', key))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('technique = "lora"', r"method.toml:6: \[\[left_out\]\]: .*'reason'"),
+        ('technique = "lora"\nreason = ""', r"method.toml:8: \[\[left_out\]\]: .*'reason'"),
+        ('technique = "lora"\nreason = "Why."\nword = 1', r"method.toml:9: .*'word'"),
+    ],
+)
+def test_a_difference_says_what_and_why(load: Callable[..., Any], table: str, message: str) -> None:
+    recipe = RECIPE.replace("[[use]]", f"[[left_out]]\n{table}\n[[use]]", 1)
+    with pytest.raises(RecipeError, match=message):
+        load(recipe=recipe)
+    single = RECIPE.replace("[[use]]", "[left_out]\nlora = 1\n[[use]]", 1)
+    with pytest.raises(RecipeError, match=r"write \[\[left_out\]\]"):
+        load(recipe=single)

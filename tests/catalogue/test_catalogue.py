@@ -185,10 +185,9 @@ ENTRIES = """
     class Technique:
         id: str
         distribution: str
-        codes: tuple[str, ...]
 
     def techniques():
-        return [Technique("kv-delta", "pcs-weights", ("weights.kv",))]
+        return [Technique("kv-delta", "pcs-weights")]
 """
 
 
@@ -197,8 +196,8 @@ def test_known_but_not_installed_names_the_distribution(install: Install) -> Non
     catalogue = Catalogue.load("x-facts")
     with pytest.raises(UnknownNameError, match=r"pcs-weights \(pip install \./plugins/pcs-weights"):
         catalogue.get("techniques", "weights.kv")
-    with pytest.raises(UnknownNameError, match=r"a recipe names it 'weights\.kv'"):
-        catalogue.get("techniques", "kv-delta")
+    with pytest.raises(UnknownNameError, match=r"no technique 'other\.kv'"):
+        catalogue.get("techniques", "other.kv")  # of no distribution that the facts name
 
 
 def test_broken_facts_only_shorten_the_message(install: Install) -> None:

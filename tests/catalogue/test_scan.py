@@ -8,8 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from pcs_core.catalogue import Catalogue, catalogue
 from pcs_core.catalogue.scan import techniques_in
+from pcs_core.errors import UnknownNameError
 from pcs_core.technique import Technique
 
 PLUGIN = """
@@ -32,12 +35,17 @@ class Base(no_such_module.Technique):
 
 class Shift(Base):
     id = "toy.shift"
+    catalogue = (
+        "shifting",
+        "moving",
+    )
 
 
 class Turn(Base):
     """Says "id = " in prose too."""
 
     id: ClassVar[str] = "toy.turn"
+    catalogue: ClassVar[tuple[str, ...]] = ("moving",)
 '''
 
 
@@ -47,6 +55,13 @@ def test_ids_are_read_without_importing(install: Callable[..., Path]) -> None:
     assert held.broken == []
     assert held.ids("techniques") == ["toy.shift", "toy.turn"]
     assert held.where("techniques", "toy.turn") == "x_scan.deep.two:Turn"
+    assert held.implements("toy.shift") == ("shifting", "moving")
+    assert held.implementations() == {
+        "shifting": ["toy.shift"],
+        "moving": ["toy.shift", "toy.turn"],
+    }
+    with pytest.raises(UnknownNameError, match=r"a recipe names it 'toy\.shift' or 'toy\.turn'"):
+        held.get("techniques", "moving")
     assert "x_scan.deep.two" not in sys.modules
 
 
@@ -72,12 +87,16 @@ def test_every_technique_of_a_searched_package_is_found() -> None:
             importlib.import_module(package).__path__, f"{package}."
         ):
             importlib.import_module(module.name)
-    found = {id: where for package in packages for id, where in techniques_in(package).items()}
+    found = {
+        id: (technique.where, technique.catalogue)
+        for package in packages
+        for id, technique in techniques_in(package).items()
+    }
     waiting, classes = [Technique], {}
     while waiting:
         for cls in waiting.pop().__subclasses__():
             waiting.append(cls)
             if cls.id and cls.__module__.split(".")[0] in packages:
-                classes[cls.id] = f"{cls.__module__}:{cls.__qualname__}"
+                classes[cls.id] = (f"{cls.__module__}:{cls.__qualname__}", cls.catalogue)
     assert found == classes
     assert set(found) == set(known.ids("techniques"))

@@ -15,6 +15,7 @@ from pcs_core.errors import PcsError, PluginError, RecipeError
 if TYPE_CHECKING:
     from pcs_cli.edits import EditRow
     from pcs_cli.hook_order import HookCall, HookOrder, WordRow
+    from pcs_core.assembly.provenance import Number
     from pcs_core.data import Recipe
 
 MEANINGS = {
@@ -44,12 +45,13 @@ def explain(
 ) -> None:
     """Show what a system does, and in which order.
 
-    Per hook the call order with wrappers drawn around what they wrap, then the phases, and what is
-    plugged into the network.
+    Per hook the call order with wrappers drawn around what they wrap, then the phases, what is
+    plugged into the network, and where every number comes from.
     """
     from pcs_cli.hook_order import explain as order
     from pcs_cli.opening import backbone_name
     from pcs_core.assembly import load_recipe
+    from pcs_core.assembly.provenance import numbers
 
     name = backbone_name(backbone or DEFAULT)
     recipe = load_recipe(system, backbone=name, overrides=settings or ())
@@ -65,6 +67,7 @@ def explain(
                 "backbone": name,
                 "hash": recipe.hash,
                 "document": dict(recipe.document),
+                "numbers": [asdict(number) for number in numbers(recipe)],
                 "edits": None if edits is None else [asdict(row) for row in edits],
             }
         )
@@ -76,6 +79,7 @@ def explain(
     lines += ["", "Words, by which they meet", *word_lines(explained.words)]
     lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
     lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
+    lines += ["", "Numbers, and where each comes from", *number_lines(numbers(recipe))]
     emit("\n".join(lines))
 
 
@@ -202,6 +206,12 @@ def edit_lines(edits: list[EditRow] | None, missing: str) -> list[str]:
         for row in edits
     ]
     return columns(("  use", "stage", "edits", "numbers", "where"), rows).splitlines()
+
+
+def number_lines(numbers: Sequence[Number]) -> list[str]:
+    """Return a line per number: its key for ``--set``, its value, and its source."""
+    rows = [(f"  {n.name}", _value(n.value), n.place or n.source) for n in numbers]
+    return columns(("  number", "value", "from"), rows).splitlines()
 
 
 def _position(call: HookCall) -> str:

@@ -108,40 +108,33 @@ def techniques(
 
 
 def technique_rows(known: Catalogue) -> list[dict[str, Any]]:
-    """Return installed techniques, then those that the facts name and no plugin holds.
+    """Return installed techniques, then those of the catalogue that no installed one implements.
 
-    ``id`` is the code id, empty where a technique of the catalogue has no code yet.
+    ``id`` is the code id, empty where a technique of the catalogue has no code here.
     """
-    words: dict[str, list[str]] = {}
-    absent: dict[str, dict[str, Any]] = {}
-    installed = known.ids("techniques")
-    for entry in _facts(known):
-        codes = tuple(getattr(entry, "codes", ()))
-        for code in codes:
-            words.setdefault(code, []).append(entry.id)
-        for code in [code for code in codes if code not in installed] or ([] if codes else [""]):
-            row = absent.setdefault(
-                code or f" {entry.id}",
-                {
-                    "id": code,
-                    "installed": False,
-                    "distribution": getattr(entry, "distribution", ""),
-                    "where": "",
-                    "catalogue": [],
-                },
-            )
-            row["catalogue"].append(entry.id)
-    held = [
+    rows: list[dict[str, Any]] = [
         {
             "id": id,
             "installed": True,
             "distribution": known.distribution("techniques", id),
             "where": known.where("techniques", id),
-            "catalogue": words.get(id, []),
+            "catalogue": list(known.implements(id)),
         }
-        for id in installed
+        for id in known.ids("techniques")
     ]
-    return held + list(absent.values())
+    implemented = known.implementations()
+    for entry in _facts(known):
+        if entry.id not in implemented:
+            rows.append(
+                {
+                    "id": "",
+                    "installed": False,
+                    "distribution": getattr(entry, "distribution", ""),
+                    "where": "",
+                    "catalogue": [entry.id],
+                }
+            )
+    return rows
 
 
 def show_technique(known: Catalogue, id: str, json: bool) -> None:

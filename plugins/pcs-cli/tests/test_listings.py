@@ -70,6 +70,9 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
     told = json.loads(pcs("explain", recipe, "--backbone", "tiny", "--json").out)
     assert told["uses"] == ["tokens.learnable"]
     assert told["edits"][0]["numbers"] > 0
+    numbers = {number["name"]: number for number in told["numbers"]}
+    assert numbers["words.optimizer"]["source"] == "default"
+    assert numbers["words.steps"]["place"].startswith(f"{recipe}:")
     refused = pcs("explain", recipe, "--backbone", "tyni")
     assert refused.code == 2
     assert "tiny" in refused.err

@@ -92,6 +92,10 @@ class TokenOutput(Technique):
             writes=(f"stream:{self.key}.feature", f"strength:{self.key}.words"),
         )
 
+    def implements(self) -> tuple[str, ...]:
+        """Return what the settings make of it: plain text comes first where ``start`` is above 0."""
+        return self.catalogue if self.start > 0 else ("placeholder-fusion",)
+
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the network that fuses, and hand it the feature."""

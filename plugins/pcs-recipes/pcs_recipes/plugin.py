@@ -18,5 +18,5 @@ def datasets() -> Mapping[str, str]:
     """Facts about the catalogued techniques, and what systems need of the design."""
     return {
         "catalogue.techniques": "pcs_recipes.catalogue:techniques",
-        "catalogue.seams": "pcs_recipes.catalogue:seams",
+        "catalogue.needs": "pcs_recipes.catalogue:needs",
     }

@@ -20,7 +20,6 @@ SURVEYED = {
 FOLDER = {id: file.parent.name for id, file in catalogue().system_files().items()}
 
 ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-CODE = re.compile(r"[a-z][a-z_]*\.[a-z][a-z_]*")
 BACKBONES = frozenset(
     {
         "AnimateDiff",
@@ -47,8 +46,6 @@ BACKBONES = frozenset(
     }
 )
 WITHOUT_BACKBONE = frozenset({"lora-dreambooth", "emu3", "gemini-2-flash-editing"})
-WITHOUT_CODE = frozenset({"gradient-free-search"})
-"""An optimizer and a recipe's phases: nothing that a recipe names as a technique."""
 
 
 def test_every_surveyed_system_is_there_once() -> None:
@@ -98,18 +95,11 @@ def test_a_system_keeps_to_the_forms(id: str) -> None:
 def test_a_technique_keeps_to_the_forms(entry: TechniqueFacts) -> None:
     assert ID.fullmatch(entry.id)
     assert _are_some_of(entry.hooks, HOOKS)
-    assert all(CODE.fullmatch(code) for code in entry.codes)
-    assert len(set(entry.codes)) == len(entry.codes)
-    assert bool(entry.codes) is (entry.id not in WITHOUT_CODE)
     assert _is_sentence(entry.summary, 140)
 
 
-@pytest.mark.parametrize("entry", techniques(), ids=lambda entry: entry.id)
-def test_the_distribution_is_the_room_of_the_first_code(entry: TechniqueFacts) -> None:
-    assert entry.distribution.startswith("pcs-")
-    if entry.codes:
-        room = entry.codes[0].partition(".")[0]
-        assert entry.distribution == "pcs-" + room.replace("_", "-")
+def test_classes_implement_what_is_known() -> None:
+    assert set(catalogue().implementations()) <= {entry.id for entry in techniques()}
 
 
 def test_a_paper_is_not_younger_than_its_system() -> None:

@@ -58,12 +58,17 @@ class LayerwiseToken(LearnableToken):
     """Replace the placeholder by trained rows that differ from layer to layer."""
 
     id = "tokens.layerwise"
-    catalogue = ("layerwise-token", "timestep-token")
+    catalogue = ("learnable-token", "layerwise-token", "timestep-token")
 
     shared: bool = False
     """Whether all layers share one set of rows after all (a token as in Textual Inversion)."""
     stages: Annotated[int, Field(ge=1, le=1000)] = 1
     """Stretches of the noise level with rows of their own; above 1 the text is encoded every step."""
+
+    def implements(self) -> tuple[str, ...]:
+        """Return what the settings make of it: rows by layer, by noise level, both or neither."""
+        layers = () if self.shared else ("layerwise-token",)
+        return ("learnable-token", *layers, *(("timestep-token",) if self.stages > 1 else ()))
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:

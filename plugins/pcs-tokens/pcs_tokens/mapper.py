@@ -80,8 +80,12 @@ class MappedToken(Technique):
     """Replace the placeholder by a word computed from noise level and cross-attention layer."""
 
     id = "tokens.mapper"
+<<<<<<< HEAD
     reads = ("place:concept.*",)
     catalogue = ("mapper-token",)
+=======
+    catalogue = ("mapper-token", "layerwise-token", "timestep-token", "embedding-constraint")
+>>>>>>> cb4447f (What implements a technique is read from its class; a recipe says where and why it differs from the survey's words; each number tells where it is from)
 
     frequencies: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Random Fourier frequencies, each giving a sine and a cosine."""
@@ -101,6 +105,11 @@ class MappedToken(Technique):
     """Size of the bypass relative to the word's encoding; 0: there is none."""
     templates: tuple[str, ...] = TEMPLATES
     """Captions of references that have none; ``{token}`` stands for the subject."""
+
+    def implements(self) -> tuple[str, ...]:
+        """Return what the settings make of it: the word keeps to a norm under ``rescale`` alone."""
+        words = self.catalogue
+        return words if self.rescale else tuple(w for w in words if w != "embedding-constraint")
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:

@@ -26,6 +26,10 @@ class RareToken(Technique):
     templates: tuple[str, ...] = TEMPLATES
     """Captions of references that have none; ``{token}`` stands for the subject."""
 
+    def implements(self) -> tuple[str, ...]:
+        """Return nothing where the noun stands alone."""
+        return self.catalogue if self.identifier else ()
+
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
         """Give the references neutral captions."""

@@ -46,6 +46,10 @@ class NoisePrior(Technique):
     prompt: str = "{noun}"
     """What the network is told during inversion; ``{noun}`` is the subject's noun."""
 
+    def implements(self) -> tuple[str, ...]:
+        """Return what the settings make of it: nothing is inverted where ``inverted`` is 0."""
+        return self.catalogue if self.inverted > 0 else ("noise-prior",)
+
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
         """Invert the first reference and keep where it ends."""

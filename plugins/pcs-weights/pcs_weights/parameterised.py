@@ -26,7 +26,7 @@ class Peft(Technique):
     """One of peft's parameterisations on chosen linear layers."""
 
     id = "weights.peft"
-    catalogue = ("oft", "lokr-loha")
+    catalogue = ("lora", "oft", "lokr-loha")
     stacks_subjects = False
 
     kind: Kind = "dora"
@@ -50,6 +50,12 @@ class Peft(Technique):
     eps: Annotated[float, Field(ge=0.0)] = 6e-5
     """Largest norm of the skew-symmetric generator under ``coft``, before peft divides it by
     the square root of the number of blocks; 0 allows no rotation."""
+
+    def implements(self) -> tuple[str, ...]:
+        """Return the family of the parameterisation."""
+        if self.kind in ("oft", "boft"):
+            return ("oft",)
+        return ("lokr-loha",) if self.kind in ("lokr", "loha") else ("lora",)
 
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:

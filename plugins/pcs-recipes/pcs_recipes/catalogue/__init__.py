@@ -22,16 +22,14 @@ class TechniqueFacts:
 
     id: str
     distribution: str
-    """The plugin that holds it, or its first code where there are several."""
+    """The plugin that holds it or will hold it. What implements it says so: its class's ``catalogue``."""
     hooks: tuple[Hook, ...]
-    codes: tuple[str, ...]
-    """The ids that recipes write. Empty where a recipe's phases or an optimizer do the work."""
     summary: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeamFacts:
-    """Something of the design that some systems cannot do without."""
+class NeedFacts:
+    """Something that some systems need of the design, beyond the plain flow of a fit."""
 
     id: str
     name: str
@@ -58,7 +56,7 @@ def _frozen(entry: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def seams() -> tuple[SeamFacts, ...]:
+def needs() -> tuple[NeedFacts, ...]:
     """Return what systems need of the design, in the file's order."""
-    entries: list[dict[str, Any]] = tomllib.loads(_read("seams.toml"))["seam"]
-    return tuple(SeamFacts(**entry) for entry in entries)
+    entries: list[dict[str, Any]] = tomllib.loads(_read("needs.toml"))["need"]
+    return tuple(NeedFacts(**entry) for entry in entries)
