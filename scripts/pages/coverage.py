@@ -46,7 +46,7 @@ def coverage_page(rows: Sequence[SystemRow]) -> str:
             text += row(f"`{system.id}`", system.status, "-", head.table["impossible"])
             continue
         words = _built_words(system, head) if head.built else _planned_words(system, facts, built)
-        text += row(f"`{system.id}`", system.status, ", ".join(words), named or "-")
+        text += row(f"`{system.id}`", system.status, "; ".join(words), named or "-")
     return text
 
 
@@ -60,11 +60,11 @@ def _built_words(system: SystemRow, head: Head) -> list[str]:
     words = []
     for word in system.techniques:
         if word in head.left_out:
-            words.append(f"{word} left out: {escape(head.left_out[word])}")
+            words.append(f"left out: {word} ({_clause(head.left_out[word])})")
         else:
             words.append(f"**{word}**{_codes(uses.get(word, ()))}")
     for word, reason in head.beyond.items():
-        words.append(f"besides **{word}**{_codes(uses.get(word, ()))}: {escape(reason)}")
+        words.append(f"besides: **{word}**{_codes(uses.get(word, ()))} ({_clause(reason)})")
     return words
 
 
@@ -78,6 +78,10 @@ def _planned_words(
         else f"*{word}* ({facts[word].distribution})"
         for word in system.techniques
     ]
+
+
+def _clause(sentence: str) -> str:
+    return escape(sentence.rstrip("."))
 
 
 def _codes(ids: Iterable[str]) -> str:

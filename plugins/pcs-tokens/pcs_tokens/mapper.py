@@ -80,12 +80,8 @@ class MappedToken(Technique):
     """Replace the placeholder by a word computed from noise level and cross-attention layer."""
 
     id = "tokens.mapper"
-<<<<<<< HEAD
     reads = ("place:concept.*",)
-    catalogue = ("mapper-token",)
-=======
     catalogue = ("mapper-token", "layerwise-token", "timestep-token", "embedding-constraint")
->>>>>>> cb4447f (What implements a technique is read from its class; a recipe says where and why it differs from the survey's words; each number tells where it is from)
 
     frequencies: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Random Fourier frequencies, each giving a sine and a cosine."""
