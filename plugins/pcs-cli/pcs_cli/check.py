@@ -9,7 +9,7 @@ import typer
 
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
-from pcs_core.errors import InputError, UnknownNameError, nearest
+from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,12 +57,12 @@ def find_check(system: str) -> Callable[..., CheckReport]:
     try:
         known.recipe_file(system)
     except UnknownNameError as error:
+        if "did you mean" not in str(error) and "planned" in str(error):
+            raise
         hint = nearest(system, checks) or f" (with a check: {', '.join(checks) or 'none'})"
         raise UnknownNameError(f"no system {system!r}{hint}") from error
-    if not known.heads()[system].built:
-        raise UnknownNameError(
-            f"system {system!r} is planned, without a recipe yet: see `pcs systems`"
-        )
+    except PcsError:
+        raise
     raise InputError(f"system {system!r} has a recipe, but no installed plugin checks it")
 
 
