@@ -25,7 +25,7 @@ def id_and_family(backbone: Target, catalogue: Catalogue) -> tuple[str, str]:
     """Return id and family of a backbone, "" for what is not known. Reads no weights."""
     if backbone is None:
         return "", ""
-    card = getattr(backbone, "card", backbone)
+    card: Any = getattr(backbone, "card", backbone)
     if hasattr(card, "family"):
         return str(card.id), str(card.family)
     return str(backbone), family_of(str(backbone), catalogue)

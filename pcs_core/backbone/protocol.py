@@ -38,7 +38,9 @@ class Process(Protocol):
     ``continuous`` is False where latents are token ids: no inversion, no mixing of latents.
     """
 
-    continuous: bool
+    @property
+    def continuous(self) -> bool:
+        """Whether latents may be mixed and inverted."""
 
     @property
     def prediction(self) -> str:
@@ -114,12 +116,29 @@ class Backbone(Protocol):
     with, or None.
     """
 
-    card: BackboneCard
-    process: Process
-    tokenizer: Tokenizer
-    device: torch.device
-    dtype: torch.dtype
-    latent_shape: tuple[int, ...]
+    @property
+    def card(self) -> BackboneCard:
+        """Which network it is, by id and hash."""
+
+    @property
+    def process(self) -> Process:
+        """What its denoiser speaks."""
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns text into ids."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors live."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's dtype."""
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's latents [c h w], or of a clip's [c t h w]."""
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -139,7 +158,7 @@ class Backbone(Protocol):
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it exactly."""
 
-    def projection(self, site: Site, part: str) -> nn.Module:
+    def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the layer that makes the "q", "k", "v" or "out" of an attention site."""
 
     def control_network(self, channels: int, width: float) -> nn.Module:

@@ -64,7 +64,7 @@ class Run(Protocol):
         ("cross@up.1", "attention.*.q@scale=2"), or a glob over module names, several joined by ``|``.
         """
 
-    def projection(self, site: Site, part: str) -> nn.Module:
+    def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
 
     def control_network(self, channels: int, width: float = 1.0) -> nn.Module:

@@ -189,7 +189,7 @@ class EngineRun:
                 )
         return found
 
-    def projection(self, site: Site, part: str) -> nn.Module:
+    def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
         return self.backbone.projection(site, part)
 

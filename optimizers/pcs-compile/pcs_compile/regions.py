@@ -111,5 +111,5 @@ class Regions:
             ):
                 yield
         finally:
-            for module, call in zip(self.modules, before, strict=True):
-                module._compiled_call_impl = call
+            for module, original in zip(self.modules, before, strict=True):
+                module._compiled_call_impl = original

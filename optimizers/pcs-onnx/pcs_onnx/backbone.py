@@ -172,10 +172,12 @@ class OnnxBackbone(Holdings):
         """Do nothing: no attention runs here, and edits were bound with their fusion."""
         return lambda: None
 
-    def projection(self, site: Site, part: str) -> nn.Module:
+    def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a stand-in of the layer's shape: what it would start from is in the artifact."""
         path = self.manifest["projections"][site.name][part]
-        return self._parts["denoiser"].get_submodule(path)
+        layer: Any = self._parts["denoiser"].get_submodule(path)
+        stand_in: nn.Linear = layer
+        return stand_in
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return text [b l d] and pooled [b d]; rows of learned words come from the token table."""

@@ -45,7 +45,8 @@ class DeployedGraph:
         self.inputs: list[dict[str, Any]] = facts["inputs"]
         self.edits: list[Edit] = []
         self.asked = 0
-        self._start, self._session = start, None
+        self._start = start
+        self._session: Session | OpenVinoSession | None = None
         self._kept: list[tuple[list[Tensor], list[Tensor]]] | None = [] if remembers else None
 
     @property

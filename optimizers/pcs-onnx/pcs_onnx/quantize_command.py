@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pcs_core.data import Personalization
 
 CALLS_APART = 3
 """Every third step of the drawings calibrates: all noise levels, not all steps."""
@@ -55,12 +58,14 @@ def quantize(
     backbone = open_deployment(source)
     if backbone is None:
         raise InputError(f"{source} is no deployment: `pcs export SYSTEM --to onnx --out DIR`")
-    persons = [load(folder.expanduser()) for folder in artifact or ()] or [None]
+    artifacts: list[Personalization | None] = [load(f.expanduser()) for f in artifact or ()]
     with reporting("calibrating"):
         with int8.recording(backbone, every=CALLS_APART) as feeds:
-            for person in persons:
+            for personalization in artifacts or [None]:
                 for index, text in enumerate(prompt):
-                    sample(person, backbone, text, count=count, seed=1000 * index, steps=steps)
+                    sample(
+                        personalization, backbone, text, count=count, seed=1000 * index, steps=steps
+                    )
         with target.filling() as ready:
             facts = int8.quantize(source, ready, feeds)
     found = facts["graphs"]["denoiser"]

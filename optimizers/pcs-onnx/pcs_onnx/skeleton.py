@@ -54,7 +54,7 @@ def _place(parent: nn.Module, name: str, site: Site) -> None:
         elif site.kind == "conv":
             layer = nn.Conv2d(site.shape[1], site.shape[0], site.shape[2:], bias=False)  # type: ignore[arg-type]
         elif site.kind == "embedding":
-            layer = nn.Embedding(*site.shape)
+            layer = nn.Embedding(site.shape[0], site.shape[1])
         elif site.kind == "norm":
             layer = nn.LayerNorm(site.shape, bias=False)
         else:

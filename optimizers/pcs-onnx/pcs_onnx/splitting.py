@@ -111,7 +111,10 @@ def _measure_by(model: ir.Model, keys: Collection[ir.Value], kinds: dict[str, st
         if start < 1 or end != start + 1:
             continue
         for key in keys:
-            if len(key.shape or ()) > start and str(key.shape[start]) == str(source.shape[start]):
+            shape = key.shape
+            if shape is None or len(shape) <= start:
+                continue
+            if str(shape[start]) == str(source.shape[start]):
                 node.replace_input_with(0, key)
                 break
 

@@ -76,7 +76,12 @@ def check_preset(
     for member in members:
         token, noun = (getattr(member.person.concepts[0], k) for k in ("token", "noun"))
         told = [f"a picture of {token} {place}" for place in prompts]
-        given = {"backbone": backbone, "prompts": told, "count": seeds, "seed": SEED}
+        given: dict[str, Any] = {
+            "backbone": backbone,
+            "prompts": told,
+            "count": seeds,
+            "seed": SEED,
+        }
         plain = sample(member.person, **given)
         fast = sample(member.person, preset=preset, **given)
         said = [f"a picture of a {noun} {p}" for p in prompts for _ in range(seeds)]

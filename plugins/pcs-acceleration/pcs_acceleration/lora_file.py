@@ -24,6 +24,9 @@ class FileResidual(WeightEdit):
 
     PADDED = {"down": 0, "up": 1}
     FACTORS = ("scale", "down", "up")
+    scale: Tensor
+    down: Tensor
+    up: Tensor
 
     def __init__(self, residual: Residual, strength: float) -> None:
         super().__init__(residual.site, mode="sample")

@@ -98,7 +98,9 @@ def recognise(held: Sequence[Album], id: str) -> Recognition:
         scores = [[_scores(metric, own, of) for of in held] for own in held]
     except PcsError as error:
         return Recognition(id, metric.title, len(held), count, why=str(error))
-    same, other, kind = [], [], []
+    same: list[float] = []
+    other: list[float] = []
+    kind: list[float] = []
     nearest = 0
     for i, own in enumerate(held):
         for k in range(len(own.pictures)):

@@ -286,8 +286,9 @@ def both(studio: Any, things: Sequence[str], seed: int) -> Case:
         references = torch.cat(
             [_pictures(studio.references(_name(t), 4, seed=seed)) for t in (thing, second)]
         )
-        rows = (((thing, second), 2.0), ((thing, third), 1.0), ((third, second), 1.0))
-        rows = (*rows, ((third, fourth), 0.0)) if len(things) > 3 else rows
+        rows = [((thing, second), 2.0), ((thing, third), 1.0), ((third, second), 1.0)]
+        if len(things) > 3:
+            rows.append(((third, fourth), 0.0))
         pictures = [
             studio.picture([_name(a), _name(b)], seed=seed + 3, relation="next to", place="white")
             for (a, b), _ in rows

@@ -37,7 +37,7 @@ class Witness(Technique):
         return results
 
 
-SEEN: list[tuple[set[int], set[int], float]] = []
+SEEN: list[list[tuple[set[int], set[int], float]]] = []
 PULLS: list[float] = []
 
 

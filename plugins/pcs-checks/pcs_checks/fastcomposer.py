@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +14,9 @@ from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import conditioning
+
+if TYPE_CHECKING:
+    from pcs_core.engine import SampleProgress
 
 SYSTEM = "fastcomposer"
 PROMPT = "a photo of <first> on the beach"
@@ -49,7 +54,7 @@ def check(neutral: bool = False) -> CheckReport:
     paths: list[list[torch.Tensor]] = []
     for person in persons:
         path: list[torch.Tensor] = []
-        sample(person, backbone, PROMPT, watch=[lambda p, path=path: path.append(p.latents)])
+        sample(person, backbone, PROMPT, watch=[partial(_remember, path)])
         paths.append(path)
     (merge,) = (
         u.technique.settings()["start"] for u in recipe.uses if u.name == "fusion.token_output"
@@ -74,3 +79,9 @@ def check(neutral: bool = False) -> CheckReport:
         backbone=backbone.card.id,
         note="neutral: strength 0",
     )
+
+
+def _remember(path: list[torch.Tensor], progress: SampleProgress) -> None:
+    """Put the latents of a step behind those before it."""
+    assert progress.latents is not None
+    path.append(progress.latents)

@@ -39,7 +39,8 @@ def check(neutral: bool = False) -> CheckReport:
     turned, skew, angles, moved = {}, 0.0, 0.0, float("inf")
     for name, vector in person.tensors.items():
         layer = name.split("/")[2]
-        weight = backbone.parts["denoiser"].get_submodule(layer).weight.detach().double()
+        module: Any = backbone.parts["denoiser"].get_submodule(layer)
+        weight = module.weight.detach().double()
         blocks = rotations(zero * vector.double(), weight.shape[1])
         identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
         skew = max(skew, float((blocks.mT @ blocks - identity).abs().max()))

@@ -12,7 +12,7 @@ from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
 from pcs_core import fit, load_recipe, open_backbone
 from pcs_core.backbone import import_tensors, select_sites
-from pcs_core.data import AttnState, Conditioning
+from pcs_core.data import AttnEdit, AttnState, Conditioning, TokenEdit
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import build_fusion
 
@@ -41,14 +41,16 @@ def check(neutral: bool = False) -> CheckReport:
     )
     for fusion in (gated, linear):
         import_tensors(fusion, dict(person.tensors))
-    token: Any = next((e for e in gated.tokens if hasattr(e, "superclass")), None)
+    token: Any = next((e for e in gated.of(TokenEdit) if hasattr(e, "superclass")), None)
     same, other, rank, least = 1.0, -1.0, 0, float("inf")
     shrinking, shown = 0, []
-    if not gated.attention:
+    if not gated.of(AttnEdit):
         same, other, least, shown = 0.0, 1.0, 0.0, [1.0]
-    eye = torch.eye(backbone.embedding.weight.shape[1])
-    for one, flat in zip(gated.attention, linear.attention, strict=True):
-        key, value = (w.detach() for w in one.weights)  # type: ignore[attr-defined]
+    table: Any = backbone.embedding
+    eye = torch.eye(int(table.weight.shape[1]))
+    for one, flat in zip(gated.of(AttnEdit), linear.of(AttnEdit), strict=True):
+        locked: Any = one
+        key, value = (w.detach() for w in locked.weights)
         k, v = _moved(one, token.input, 0.6)
         same = min(same, float(F.cosine_similarity(k, token.superclass @ key.T)))
         other = max(other, float(F.cosine_similarity(v, token.input @ value.T)))

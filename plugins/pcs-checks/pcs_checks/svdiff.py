@@ -62,7 +62,8 @@ def check(neutral: bool = False) -> CheckReport:
     import_tensors(fusion, dict(person.tensors))
     slanted, lowest, least, expected = 0.0, float("inf"), float("inf"), 0
     for edit in fusion.of(WeightEdit):
-        base = backbone.parts[edit.site.part].get_submodule(edit.site.name).weight.detach()
+        module: Any = backbone.parts[edit.site.part].get_submodule(edit.site.name)
+        base = module.weight.detach()
         old = base.reshape(1, -1) if base.dim() == 1 else base.flatten(1)
         new = edit.weight(base).detach().reshape(old.shape)
         left, _, right = torch.linalg.svd(old, full_matrices=False)
@@ -90,8 +91,10 @@ def check(neutral: bool = False) -> CheckReport:
                 0,
             ),
             compare("rows that name both concepts", len(both), ">", 0),
-            compare("their regions' largest gap or overlap", max(cover, default=1.0), "<", 1e-6),
-            compare("their smaller region's least share", min(area, default=0.0), ">", 0.3),
+            compare(
+                "their regions' largest gap or overlap", float(max(cover, default=1.0)), "<", 1e-6
+            ),
+            compare("their smaller region's least share", float(min(area, default=0.0)), ">", 0.3),
             compare("largest unmix term of a row", max(unmix, default=0.0), ">", 0.0),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
@@ -23,7 +24,8 @@ def check(neutral: bool = False) -> CheckReport:
     person = fit(recipe, subject, backbone)[0]
     (name, rows), *others = person.tensors.items()
     moved = (rows != start.tensors[name]).any(dim=1).sum()
-    hidden = backbone.embedding.weight.shape[1]
+    table: Any = backbone.embedding
+    hidden = int(table.weight.shape[1])
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

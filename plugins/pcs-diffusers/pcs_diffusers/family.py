@@ -197,7 +197,7 @@ class DiffusersBackbone:
         """Put one chain on each named attention site; return what undoes it."""
         return bind(self.denoiser, chains, self.processor)
 
-    def projection(self, site: Site, part: str) -> nn.Module:
+    def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a projection of an attention site, one of ``projections``.
 
         Raises
@@ -210,7 +210,7 @@ class DiffusersBackbone:
             layer = getattr(layer, name, None) if not name.isdigit() else layer[int(name)]
         if layer is None:
             raise CapabilityError(f"{site} has no projection {part!r}")
-        projection: nn.Module = layer
+        projection: nn.Linear = layer
         return projection
 
     def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:

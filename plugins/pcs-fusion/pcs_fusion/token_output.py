@@ -34,11 +34,10 @@ class FusedWords(TokenEdit):
         super().__init__([f"<{stream}>"], count=1, hosts=["a"], start=start)
         self.source, self.scale = stream, scale
         self.before = nn.LayerNorm(width + feature)
-        self.mlp = nn.Sequential(
-            nn.Linear(width + feature, hidden), nn.GELU(), nn.Linear(hidden, width)
-        )
-        nn.init.zeros_(self.mlp[2].weight)
-        nn.init.zeros_(self.mlp[2].bias)
+        first, last = nn.Linear(width + feature, hidden), nn.Linear(hidden, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(first, nn.GELU(), last)
 
     def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
         """Return the text [b l d], changed at the concepts' positions only."""

@@ -121,7 +121,8 @@ def _asked(
     rng: np.random.Generator, cast: Cast, one: Member, place: str, pair: bool
 ) -> Asked | None:
     """The prompt of one subject, or of it and another core subject of its style."""
-    members, relation = (one,), ""
+    members: tuple[Member, ...] = (one,)
+    relation = ""
     if pair:
         others = [
             m

@@ -37,7 +37,8 @@ def weights() -> str:
 
 def places() -> dict[str, str]:
     """Name -> phrase of every place of the world, as in ``{"beach": "on the beach"}``."""
-    from pcs_mini.world.backdrops import COLOURS, SCENES, panoramas, phrase
+    from pcs_mini.world.backdrops import SCENES, panoramas, phrase
+    from pcs_mini.world.places import COLOURS
 
     return {place: phrase(place) for place in (*COLOURS, *SCENES, *panoramas())}
 

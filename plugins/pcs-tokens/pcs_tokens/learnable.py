@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,7 +34,7 @@ class LearnableToken(Technique):
     """Replace the placeholder by ``vectors`` trained embedding rows."""
 
     id = "tokens.learnable"
-    catalogue = ("learnable-token",)
+    catalogue: ClassVar[tuple[str, ...]] = ("learnable-token",)
 
     vectors: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of rows a placeholder takes."""

@@ -28,6 +28,7 @@ class MappedRows(TokenEdit):
     """The word [b, layers, 1, d] of each row's noise level, scaled to ``norm`` [S] where given."""
 
     timed = True
+    norm: Tensor | None
 
     def __init__(
         self, mapper: Mapper, norm: Tensor | None, tokens: list[str], nouns: list[str]

@@ -50,6 +50,8 @@ class StackedNorm(nn.Module):
 class Mapper(nn.Module):
     """M(t, l): a vector [width] and, if ``bypass``, another [bypass], for subjects of one stack."""
 
+    frequencies: Tensor
+
     def __init__(
         self,
         rngs: Sequence[Generator],

@@ -27,6 +27,7 @@ class LowRank(WeightEdit):
 
     PADDED = {"A": 1, "B": 2}
     FACTORS = ("scale",)
+    scale: Tensor
 
     def __init__(self, site: Site, start: Tensor, scale: float, mode: Mode = "both") -> None:
         super().__init__(site, stacked=True, mode=mode)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 class ConceptInput(TokenEdit):
     """i [S d] of one concept: a running mean of what the text encoder makes of its word, in fits."""
 
+    inverse: Tensor
+    superclass: Tensor
+    input: Tensor
+    direction: Tensor
+
     def __init__(
         self, start: Tensor, inverse: Tensor, decay: float, tokens: list[str], hosts: list[str]
     ) -> None:

@@ -37,7 +37,8 @@ class Reward:
     def __init__(self, vision: nn.Module, text: nn.Module, head: nn.Module, tokenizer: Any) -> None:
         self.vision, self.text, self.head = vision.eval(), text.eval(), head.eval()
         self.tokenizer = tokenizer
-        self.size: int = vision.config.image_size
+        config: Any = vision.config
+        self.size = int(config.image_size)
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         """[n]: shortest side to 224, centre crop, CLIP's mean and deviation; prompts cut at 35."""

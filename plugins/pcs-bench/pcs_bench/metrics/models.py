@@ -92,7 +92,8 @@ class Hps:
     """HPS v2: open_clip's ViT-H/14 tuned on human choices; the score is the cosine."""
 
     def __init__(self, net: nn.Module, tokenizer: Callable[[list[str]], Tensor], size: int) -> None:
-        self.net, self.tokenizer, self.size = net.eval(), tokenizer, size
+        self.net: Any = net.eval()
+        self.tokenizer, self.size = tokenizer, size
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         """[n] (arXiv:2306.09341, section 4)."""

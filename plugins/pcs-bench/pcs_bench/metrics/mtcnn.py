@@ -101,7 +101,9 @@ class Mtcnn:
 
     def _proposed(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        scale, rows, levels = 12 / SMALLEST, [], []
+        rows: list[Tensor] = []
+        levels: list[Tensor] = []
+        scale = 12 / SMALLEST
         while min(height, width) * scale >= 12:
             size = [int(height * scale + 1), int(width * scale + 1)]
             sure, edges = self.proposals(interpolate(x, size, mode="area"))

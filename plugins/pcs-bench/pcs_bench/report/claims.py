@@ -43,7 +43,7 @@ def _claim(text: str, verdict: str, answer: str, **numbers: Any) -> Claim:
 def _leaders(results: Results, points: Mapping[str, tuple[float, float]]) -> Claim:
     ids = (results.alignment, results.fidelity)
     names = [results.metric(id).title for id in ids]
-    lead = [max(points, key=lambda s, i=i: points[s][i]) for i in (0, 1)]
+    lead = [_leader(points, axis) for axis in (0, 1)]
     share, units = _share_without_leader(results, list(points), ids)
     verdict = "holds" if lead[0] != lead[1] else "does not hold"
     if share is not None and max(share, 1 - share) < SURE:
@@ -161,15 +161,20 @@ def _copying(results: Results, points: Mapping[str, tuple[float, float]]) -> Cla
     return _claim(COPYING, verdict, " ".join([answer, *notes]).strip(), **numbers)
 
 
+def _leader(points: Mapping[str, tuple[float, float]], axis: int) -> str:
+    """Return the system that is best in alignment (axis 0) or fidelity (1)."""
+    return max(points, key=lambda system: points[system][axis])
+
+
 def _scored(results: Results, systems: set[str]) -> list[tuple[Mapping[str, Any], float, float]]:
-    found = []
+    rows: list[tuple[Mapping[str, Any], float, float]] = []
     sign = 1 if results.metric(results.fidelity).higher else -1
     for line in results.lines:
         scores = line.get("scores", {})
         pair = scores.get(results.fidelity), scores.get(results.copying)
         if line["system"] in systems and pair[0] is not None and pair[1] is not None:
-            found.append((line, sign * pair[0], pair[1]))
-    return found
+            rows.append((line, sign * pair[0], pair[1]))
+    return rows
 
 
 def _correlation(
@@ -186,7 +191,8 @@ def _correlation(
         groups[line["system"], line["subject"]].append((unit, fidelity, copying))
     rows: dict[Unit, list[tuple[float, float]]] = defaultdict(list)
     for group in groups.values():
-        x, y = (_centred([row[i] for row in group]) for i in (1, 2))
+        x = _centred([fidelity for _, fidelity, _ in group])
+        y = _centred([copying for _, _, copying in group])
         for (unit, *_), a, b in zip(group, x, y, strict=True):
             rows[unit].append((a, b))
     count = sum(map(len, rows.values()))

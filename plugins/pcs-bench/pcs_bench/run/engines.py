@@ -221,9 +221,10 @@ def ray_cluster(
     room = int(ray.cluster_resources().get(device, 1)) or 1
     most = min(workers or room, room, len(jobs) or 1)
     started(most)
-    needs = {"num_cpus": 1, "num_gpus": int(device == "GPU")}
-    task = ray.remote(**needs, max_retries=TRIES)(remote_job)
-    waiting, pending = deque(jobs), {}
+    options: dict[str, Any] = {"num_gpus": int(device == "GPU"), "max_retries": TRIES}
+    task: Any = ray.remote(num_cpus=1, **options)(remote_job)
+    waiting = deque(jobs)
+    pending: dict[Any, Job] = {}
     try:
         while waiting or pending:
             while waiting and len(pending) < most:

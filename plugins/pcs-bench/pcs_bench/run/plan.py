@@ -47,9 +47,10 @@ class Protocol:
     def read(cls, document: Mapping[str, Any]) -> Protocol:
         """Return the protocol of such data; keys that it does not know are passed over."""
         names = cls.__dataclass_fields__
-        return cls(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in names}
-        )
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in document.items() if k in names
+        }
+        return cls(**values)
 
     def overrides(self, system: str) -> tuple[str, ...]:
         """Return the settings that ``system`` is loaded with."""

@@ -175,7 +175,9 @@ def _subject(
         "of": len(watching.points[name]),
         "seen": [[p.alignment, p.fidelity, p.merit] for p in watching.points[name]],
     }
-    judge = Watch([subject], place.backbone, *eyes, prompts=texts, seed=0, count=protocol.seeds)
+    alignment, fidelity = eyes
+    drawn: dict[str, Any] = {"prompts": texts, "seed": 0, "count": protocol.seeds}
+    judge = Watch([subject], place.backbone, alignment, fidelity, **drawn)
     for label, person in (("watched", kept), ("last", last[0])):
         point = judge.point(person, subject)
         found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "merit")}

@@ -114,7 +114,8 @@ def _fresh(
 ) -> tuple[CLIPTextModel, UNet2DConditionModel]:
     text_encoder, unet = build_text_encoder(tokenizer), build_unet()
     table = text_encoder.get_input_embeddings().weight
-    looks = word_looks(cache, *table.shape, seed=settings.seed)
+    words, width = table.shape
+    looks = word_looks(cache, words, width, seed=settings.seed)
     spread = float(table.detach().std())
     with torch.no_grad():
         known = looks.abs().sum(1, keepdim=True) > 0

@@ -8,7 +8,8 @@ than AdamW alone, at about a tenth more time per step.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -49,8 +50,12 @@ class Muon(torch.optim.Optimizer):
         self.process = dist.get_rank() if several else 0
 
     @torch.no_grad()
-    def step(self, closure: object = None) -> None:
-        """One step for every parameter that has a gradient."""
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One step for every parameter that has a gradient; return what ``closure`` says, if given."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for p in group["params"]:
@@ -72,21 +77,24 @@ class Muon(torch.optim.Optimizer):
                 for p, update in zip(by_shape[shape], matrices, strict=True):
                     p.mul_(1 - group["lr"] * group["decay"])
                     p.add_(update.reshape(p.shape), alpha=-group["lr"] * scale)
+        return loss
 
     def _nesterov(self, p: Tensor, momentum: float) -> Tensor:
         state = self.state[p]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(p)
-        moving = state["momentum"]
-        moving.lerp_(p.grad, 1 - momentum)
-        return p.grad.lerp(moving, momentum).reshape(p.shape[0], -1)
+        moving, gradient = state["momentum"], p.grad
+        assert gradient is not None
+        moving.lerp_(gradient, 1 - momentum)
+        return gradient.lerp(moving, momentum).reshape(p.shape[0], -1)
 
 
 def split_optimizers(
     modules: Iterable[nn.Module], lr: float, matrix_lr: float, not_matrices: tuple[str, ...]
 ) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices; AdamW for vectors and for names containing `not_matrices`."""
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for module in modules:
         for name, p in module.named_parameters():
             hidden = p.ndim >= 2 and not any(part in name for part in not_matrices)

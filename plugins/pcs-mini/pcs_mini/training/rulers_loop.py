@@ -43,7 +43,7 @@ class Run:
             if self.settings.init is not None and (self.settings.init / name).exists():
                 taken = stored.begin_from(module, self.settings.init / name)
                 self.report(f"{name}: {taken} tensors of {self.settings.init / name}")
-            module.to(self.device, memory_format=torch.channels_last).train()
+            module.to(self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.optimizers = split_optimizers(
             self.modules.values(), self.settings.lr, self.settings.matrix_lr, self.not_matrices
         )

@@ -155,8 +155,10 @@ class Assets:
     def words(self) -> tuple[str, ...]:
         """Every word that the archive's names bring, also of what a slice of it leaves out."""
         names: set[str] = set(self.index.get("words", ()))
-        for concept, about in (*self.drawn.items(), *self.solids.items()):
-            names |= {*concept.split(), *about.category.split()}
+        categories = {concept: about.category for concept, about in self.drawn.items()}
+        categories |= {concept: about.category for concept, about in self.solids.items()}
+        for concept in (*self.drawn, *self.solids):
+            names |= {*concept.split(), *categories[concept].split()}
         for drawing in self.drawn.values():
             names |= set(drawing.styles)
         if self.solids:

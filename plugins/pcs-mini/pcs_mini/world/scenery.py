@@ -232,8 +232,8 @@ def _space(easel: Easel) -> None:
             easel.disc(x, y, radius * 1.75, (206, 196, 170), 0.28)
             easel.disc(x, y, radius * 1.4, (24, 10, 40), 0.2)
         easel.disc(x, y, radius, shade)
-        dark = tuple(int(v * 0.8) for v in shade)
-        easel.disc(x + radius * 0.3, y + radius * 0.25, radius * 0.35, dark)
+        red, green, blue = (int(v * 0.8) for v in shade)
+        easel.disc(x + radius * 0.3, y + radius * 0.25, radius * 0.35, (red, green, blue))
 
 
 def _flowers(easel: Easel) -> None:

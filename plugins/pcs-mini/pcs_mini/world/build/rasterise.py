@@ -12,6 +12,7 @@ lies in its own shadow.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +111,9 @@ def _scan(xs: Floats, ys: Floats, inverse: Floats, width: int) -> _Fragments:
     return _Fragments(triangle, y * width + column, weights / total[:, None], 1 / total)
 
 
-def _barycentric(xs: Floats, ys: Floats, x: Floats, y: Floats) -> Floats:
+def _barycentric(
+    xs: Floats, ys: Floats, x: npt.NDArray[np.floating[Any]], y: npt.NDArray[np.floating[Any]]
+) -> Floats:
     """N x 3 weights of the corners at each point."""
     (x0, x1, x2), (y0, y1, y2) = xs.T, ys.T
     area = (y1 - y2) * (x0 - x2) + (x2 - x1) * (y0 - y2)
@@ -124,7 +127,7 @@ def _surface(mesh: Mesh, found: _Fragments) -> tuple[Floats, Floats]:
     """N x 3 colours and N alphas before light."""
     colour, alpha = np.empty((len(found.pixel), 3)), np.empty(len(found.pixel))
     materials = mesh.face_materials[found.triangle]
-    marked = (mesh.face_coordinates >= 0).all(1)[found.triangle]
+    marked = (mesh.face_coordinates.min(1) >= 0)[found.triangle]
     for number, material in enumerate(mesh.materials):
         here = materials == number
         colour[here], alpha[here] = material.colour, material.opacity

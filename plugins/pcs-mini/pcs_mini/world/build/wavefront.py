@@ -93,13 +93,13 @@ def _texture(path: str, fetch: Fetch) -> npt.NDArray[np.float32] | None:
     if data is None:
         return None
     try:
-        image = Image.open(io.BytesIO(data))
+        image: Image.Image = Image.open(io.BytesIO(data))
         alpha = "A" in image.getbands() or "transparency" in image.info
         image = image.convert("RGBA" if alpha else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path}: not a readable picture ({error}); mend or drop it") from error
     image.thumbnail((TEXTURE_PX, TEXTURE_PX), Image.Resampling.LANCZOS)
-    return np.asarray(image, np.float32) / 255
+    return np.asarray(image, np.float32) / np.float32(255)
 
 
 def read_materials(path: str, fetch: Fetch) -> tuple[dict[str, Material], list[str]]:
