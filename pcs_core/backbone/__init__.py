@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.backbone.attach import Attachment, suspended
+from pcs_core.backbone.base import BackboneBase, weights_hash
 from pcs_core.backbone.context import Context, Restore
 from pcs_core.backbone.process import FlowMatching, MaskedTokens, VariancePreserving
 from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
@@ -20,6 +21,7 @@ __all__ = [
     "Attachment",
     "AttentionChain",
     "Backbone",
+    "BackboneBase",
     "Context",
     "FlowMatching",
     "MaskedTokens",
@@ -40,4 +42,5 @@ __all__ = [
     "suspended",
     "tokenise",
     "trainable",
+    "weights_hash",
 ]

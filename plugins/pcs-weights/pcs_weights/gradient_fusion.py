@@ -44,7 +44,7 @@ class GradientFusion(Technique):
     stacks_subjects = False
     neutral = {"strength": 0.0}
 
-    sites: str = "*.to_q|*.to_k|*.to_v|*.to_out.0"
+    sites: str = "attention.*.q|attention.*.k|attention.*.v|attention.*.out"
     """Globs of the denoiser's linear layers that were fused."""
     text_sites: str = ""
     """Globs of the text encoder's; empty: none."""

@@ -80,7 +80,7 @@ class LoRA(Technique):
     """Rank r of the update."""
     alpha: Annotated[float, Field(ge=0.0)] | None = None
     """Numerator of the scale alpha / r; the rank itself when not given."""
-    sites: str = "*.to_q|*.to_k|*.to_v|*.to_out.0"
+    sites: str = "attention.*.q|attention.*.k|attention.*.v|attention.*.out"
     """Globs over layer names, joined by ``|``."""
     kind: Literal["linear", "conv", "*"] = "linear"
     """Kind of layers taken among the matches."""

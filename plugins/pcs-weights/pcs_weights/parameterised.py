@@ -35,7 +35,7 @@ class Peft(Technique):
     """Rank, or block size for oft and boft."""
     alpha: Annotated[float, Field(gt=0.0)] | None = None
     """Numerator of the scale, the rank when not given."""
-    sites: str = "*.to_q|*.to_k|*.to_v|*.to_out.0"
+    sites: str = "attention.*.q|attention.*.k|attention.*.v|attention.*.out"
     """Globs over layer names, joined by ``|``."""
     part: Literal["denoiser", "text"] = "denoiser"
     """Which network gets it."""
