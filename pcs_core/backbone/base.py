@@ -16,8 +16,8 @@ from pcs_core.errors import CapabilityError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.edits.attention import AttentionChain
     from pcs_core.data import BackboneCard, Conditioning, Site
+    from pcs_core.edits.attention import AttentionChain
 
 
 class BackboneBase(ABC):
