@@ -27,6 +27,8 @@ from pages.commands import commands_page
 from pages.cost import cost_page
 from pages.coverage import coverage_page
 from pages.index import decisions_part, pages_part, plugins_page
+from pages.matrix import matrix_part, reasons_part
+from pages.memory import memory_part
 from pages.readmes import technique_lists
 from pages.systems import counts_part
 from pages.tree import DOCS, ROOT
@@ -145,13 +147,18 @@ FILES: dict[str, Callable[[Rows], str]] = {
     "docs/techniques.md": lambda _: techniques(),
 }
 PARTS: dict[str, dict[str, Callable[[Rows], str]]] = {
-    "README.md": {"counts": counts_part},
+    "README.md": {
+        "counts": counts_part,
+        "matrix": lambda _: matrix_part(),
+        "memory": lambda _: memory_part(),
+    },
     "docs/choose.md": {
         "answers": lambda _: answers_part(),
         "figures": lambda _: figures_part(),
         "published": lambda _: published_part(),
         "scopes": scopes_part,
     },
+    "docs/families.md": {"matrix": lambda _: matrix_part(), "reasons": lambda _: reasons_part()},
     "docs/mini.md": {"knows": knows_part, "gate": gate_part},
 }
 

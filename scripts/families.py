@@ -68,7 +68,7 @@ def subject(folder: Path, *, clips: bool) -> Subject:
         if not clips:
             inside = torch.zeros(3, 40, 40)
             inside[:, 8:30, 8:30] = 1.0
-            write_png(inside, place / f"{index}.mask.png")
+            write_png(inside, folder / f"{index}.mask.png")
     return load_subject(folder, noun="dog", token="<thing>")
 
 
@@ -92,6 +92,10 @@ def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
     try:
         plain = load_recipe(system, backbone=backbone.card.id)
         changes = brief_settings(plain, steps=2)
+        if (
+            backbone.card.id == "tiny-tokens"
+        ):  # all of its layers are of one size, in the real ones too
+            changes = [c for c in changes if not c.startswith("attention.localization_loss.scale=")]
         run(load_recipe(system, backbone=backbone.card.id, overrides=changes), backbone, shown)
     except PcsError as error:
         return " ".join(str(error).split())
@@ -104,10 +108,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("systems", nargs="*", default=sorted(catalogue().recipe_files()))
-    systems = parser.parse_args().systems
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="default: all")
+    options = parser.parse_args()
+    systems = options.systems
     known = json.loads(OUT.read_text("utf-8")) if OUT.exists() else {}
-    for family, id in FAMILIES.items():
-        backbone = open_backbone(id)
+    for family in options.family or FAMILIES:
+        backbone = open_backbone(id := FAMILIES[family])
         with tempfile.TemporaryDirectory() as folder:
             shown = subject(Path(folder) / "thing", clips=id == "tiny-video")
             for system in systems:
