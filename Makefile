@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all test-lowest lint format docs docs-check bench bench-inference results evidence adapters clean
+.PHONY: help setup demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -72,6 +72,9 @@ format: setup ## let ruff mend and format
 
 docs: setup ## regenerate the generated parts of the docs
 	$(PY) scripts/docs.py
+
+changelog-draft: setup ## print what the coming version changes, from changelog.d
+	$(PY) -m towncrier build --draft --version next
 
 docs-check: setup ## fail if a generated part of the docs is out of date
 	$(PY) scripts/docs.py --check

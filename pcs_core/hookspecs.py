@@ -126,13 +126,7 @@ class CatalogueSpecs:
 
     @catalogue_hookspec
     def metrics(self) -> Mapping[str, str]:
-        """Id -> a function of no argument that returns a metric of pictures.
-
-        A metric has an ``id``, a ``title``, ``better`` ("higher" or "lower"), ``needs`` (of prompt,
-        references, masks, untuned), ``per`` ("picture", "set" or "suite"), and
-        ``score(pictures, *, prompts, references, masks, untuned) -> [n]`` on pictures [n 3 h w] in [0, 1]:
-        a number per picture, or one where ``per`` is not "picture".
-        """
+        """Id -> a function that scores pictures."""
         raise NotImplementedError
 
     @catalogue_hookspec
@@ -193,15 +187,10 @@ class RunSpecs:
 
     @hookspec
     def mask(self, run: Run, query: MaskQuery) -> Masks | None:
-        """Say where each concept lives. Same key: product; new key: union; the user's own masks win.
+        """Say where each concept lives. Same key: product; new key: union.
 
-        Called at the moments that the technique lists in ``mask_moments``. "subject": once, for all
-        pictures of a subject, [n 1 h w] in [0, 1] laid over the whole picture or over ``query.size``
-        (it is scaled to cover and centre-cropped as the picture is); under a concept's name it becomes
-        the region "mask.concept.<k>" of the fit's examples, under another key "mask.<key>". "batch": in
-        every step, [b 1 h w] at the size of the latents (``query.size``). The key ``"loss"`` weighs the
-        reconstruction error per element; values may exceed 1 there. Regions come down to the size of
-        the latents by the mean of the area.
+        The key ``"loss"`` weighs the reconstruction error per element. Called at the moments
+        that the technique lists in ``mask_moments``.
         """
 
     @hookspec
