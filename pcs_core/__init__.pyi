@@ -16,14 +16,14 @@ from pcs_core.errors import PcsError as PcsError
 from pcs_core.hookspecs import catalogue_hookimpl as catalogue_hookimpl
 from pcs_core.hookspecs import hookimpl as hookimpl
 from pcs_core.storage import load as load
-from pcs_core.storage import load_subject as load_subject
 from pcs_core.storage import save as save
-from pcs_core.storage import sheet as sheet
-from pcs_core.storage import write_png as write_png
-from pcs_core.storage.images import read_planes as read_planes
 from pcs_core.technique import Technique as Technique
 
-# services: what plugins of this project do under these names, where they are installed
+# beside the core, where they are installed: names of a library, and services of plugins
+from pcs_folders.images import read_planes as read_planes
+from pcs_folders.pictures import sheet as sheet
+from pcs_folders.pictures import write_png as write_png
+from pcs_folders.subjects import load_subject as load_subject
 from pcs_formats.exporting import export as export
 from pcs_merging.merging import merge_personalizations as merge_personalizations
 from pcs_pretrain.folder_records import FolderRecords as FolderRecords

@@ -2,8 +2,9 @@
 
 ``__init__.pyi`` says where every public name comes from, for type checkers and for this module alike:
 ``from pcs_core.engine import fit as fit``. A name of another distribution's (``from pcs_merging.merging
-import merge_personalizations as ...``) is one of its services: it is asked of the catalogue by that name, so
-that the core imports no plugin, and where nothing holds it, the message says what to install.
+import merge_personalizations as ...``) is a service of a plugin, which is asked of the catalogue by that name,
+or of a library that stands beside the core. The core imports neither before the name is used, and where
+nothing holds it, the message says what to install.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ def attach(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         if modules[name].partition(".")[0] != package:
             # the catalogue stands above this module: found when it is needed
-            return importlib.import_module("pcs_core.catalogue").service(name)
+            return importlib.import_module("pcs_core.catalogue").beside(name, modules[name])
         return getattr(importlib.import_module(modules[name]), name)
 
     return get, lambda: list(names), always
 
 
 def services() -> Mapping[str, str]:
-    """Return the services that the core knows of: name -> the distribution of this project that has it."""
+    """Return the names that stand beside the core: name -> the distribution of this project that has it."""
     import pcs_core
 
     return {

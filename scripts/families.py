@@ -59,7 +59,7 @@ class Pictures:
 
 def subject(folder: Path, *, clips: bool) -> Subject:
     """Write pictures with masks, or a clip, and read them as a subject."""
-    from pcs_core.storage.pictures import write_png
+    from pcs_folders.pictures import write_png
 
     place = folder / "a" if clips else folder
     place.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcs_core.catalogue.catalogue import Catalogue, PluginInfo, catalogue, service
+from pcs_core.catalogue.catalogue import Catalogue, PluginInfo, beside, catalogue, service
 from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin
 from pcs_core.catalogue.heads import Head
 from pcs_core.catalogue.holdings import NOUNS
@@ -14,6 +14,7 @@ __all__ = [
     "FoundPlugin",
     "Head",
     "PluginInfo",
+    "beside",
     "catalogue",
     "installed",
     "service",

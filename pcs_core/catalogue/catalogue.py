@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -225,6 +226,23 @@ def service(name: str) -> Any:
         No plugin holds it; names the distribution to install.
     """
     return catalogue().get("services", name)
+
+
+def beside(name: str, module: str) -> Any:
+    """Return what stands under ``name`` beside the core: a service, or ``module``'s own where it is a library.
+
+    A library has no plugin module, so that no catalogue lists it.
+
+    Raises
+    ------
+    NotInstalledError
+        Neither is installed.
+    """
+    library = module.partition(".")[0]
+    found = importlib.util.find_spec(library)
+    if found is not None and importlib.util.find_spec(f"{library}.plugin") is None:
+        return getattr(importlib.import_module(module), name)
+    return service(name)
 
 
 def _info(held: Holdings) -> PluginInfo:

@@ -1,4 +1,4 @@
-"""Real image files, friendly and hostile, and a fitted subject of a real technique."""
+"""A fitted subject of a real technique."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from pcs_core.assembly import load_recipe
 from pcs_core.catalogue import Catalogue, FoundPlugin
@@ -46,13 +45,6 @@ def folder(tmp_path: Path) -> Path:
     path = tmp_path / "rex"
     path.mkdir()
     return path
-
-
-@pytest.fixture
-def good(folder: Path) -> Path:
-    """Return the folder with one good image in it."""
-    Image.new("RGB", (8, 6), (10, 20, 30)).save(folder / "a.png")
-    return folder
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 
 from pcs_cli.main import main
 from pcs_core.storage import load
-from pcs_core.storage.pictures import write_png
+from pcs_folders.pictures import write_png
 
 BACKBONES = ("tiny-sdxl", "tiny-sd3")
 TRAINED = {

@@ -20,7 +20,7 @@ from pcs_core import (
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Box, Layout, Record
-from pcs_core.storage.pictures import write_png
+from pcs_folders.pictures import write_png
 from pcs_testing import brief_settings, make_picture
 from pcs_testing.fixtures import FACE_POINTS
 

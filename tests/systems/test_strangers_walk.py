@@ -12,7 +12,7 @@ import torch
 from pcs_cli.main import main
 from pcs_core import load, load_recipe
 from pcs_core.catalogue import Catalogue, catalogue
-from pcs_core.storage.pictures import write_png
+from pcs_folders.pictures import write_png
 from pcs_testing import brief_settings
 
 RECIPE = """

@@ -92,10 +92,10 @@ def read_subjects(
     InputError
         No folder for a system that learns from pictures, or only one of noun and token.
     """
+    from pcs_core import load_subject
     from pcs_core.data import CANVAS, Concept, Subject
     from pcs_core.engine.opening import needs_pictures
-    from pcs_core.storage import load_subject
-    from pcs_core.storage.concepts import check_concepts
+    from pcs_folders.concepts import check_concepts
 
     if folders:
         return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)

@@ -27,7 +27,7 @@ def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes
     points): what was fitted must not be lost for a picture.
     """
     from pcs_core.engine import sample
-    from pcs_core.storage.pictures import frame_sheet, png_bytes
+    from pcs_folders.pictures import frame_sheet, png_bytes
 
     try:
         picture = sample(person, backbone, default_prompt(person), count=1, seed=person.seed)

@@ -433,7 +433,7 @@ def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
     import json
 
     from pcs_core import clip_files
-    from pcs_core.storage.pictures import frame_sheet, sheet, write_png
+    from pcs_folders.pictures import frame_sheet, sheet, write_png
 
     columns, sheets = COLUMNS, list(pictures)
     with target.filling() as ready:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pcs_core.data.subject import Record
 from pcs_core.errors import InputError
-from pcs_core.storage.subjects import load_subject
+from pcs_folders.subjects import load_subject
 
 
 class FolderRecords:

@@ -17,9 +17,9 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from pcs_core.errors import InputError
-from pcs_core.storage.clips import frame_files
 from pcs_core.storage.durable import replacing_file
-from pcs_core.storage.images import MOST_PIXELS, read_picture
+from pcs_folders.clips import frame_files
+from pcs_folders.images import MOST_PIXELS, read_picture
 
 FRAMES_PER_SECOND = 8
 """Of the clips that are written: that of MotionDirector's."""

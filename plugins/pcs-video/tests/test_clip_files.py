@@ -11,8 +11,8 @@ from PIL import Image
 
 from pcs_core.catalogue import Catalogue
 from pcs_core.errors import InputError, UnknownNameError
-from pcs_core.storage import load_subject
-from pcs_core.storage.pictures import frame_sheet, write_png
+from pcs_folders.pictures import frame_sheet, write_png
+from pcs_folders.subjects import load_subject
 from pcs_video import clip_files as clips
 from pcs_video.clip_files import clip_suffix, read_clip, write_clip
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from pcs_core.catalogue import service
 from pcs_core.data.subject import Concept, Subject
 from pcs_core.errors import InputError, nearest
-from pcs_core.storage.clips import VIDEO_SUFFIXES, find_clips
-from pcs_core.storage.concepts import read_concepts
-from pcs_core.storage.images import SUFFIXES, UNREADABLE, Picture, read_mask, read_picture
+from pcs_folders.clips import VIDEO_SUFFIXES, find_clips
+from pcs_folders.concepts import read_concepts
+from pcs_folders.images import SUFFIXES, UNREADABLE, Picture, read_mask, read_picture
 
 EXTRA_KEYS = ("boxes", "points")
 _MASK = re.compile(r"^(?P<stem>.+)\.mask(?:\.(?P<concept>[^.]+))?$", re.IGNORECASE)

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from pcs_core.errors import InputError
-from pcs_core.storage import sheet, write_png
-from pcs_core.storage.images import read_picture
+from pcs_folders.images import read_picture
+from pcs_folders.pictures import sheet, write_png
 
 
 def test_png_rounds_clamps_and_reads_back(tmp_path: Path) -> None:

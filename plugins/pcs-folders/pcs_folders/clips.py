@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pcs_core.storage.images import SUFFIXES
+from pcs_folders.images import SUFFIXES
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi")
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pcs_core.errors import InputError
-from pcs_core.storage import load_subject
+from pcs_folders.subjects import load_subject
 
 TWO = """
 [[concept]]

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pcs_core.errors import InputError
-from pcs_core.storage.images import read_mask, read_picture
+from pcs_folders.images import read_mask, read_picture
 
 
 def gradient(height: int = 6, width: int = 8) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Subjects from folders of pictures, and pictures into files."""
