@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcs_cli.command_line import command_line
 from pcs_cli.options import Device, Json, Out, Overwrite, Seed, Settings
 from pcs_cli.output import complain, emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization
 
 
-def fit(
+def fit(  # long: its options
+    context: typer.Context,
     system: Annotated[
         str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")
     ],
@@ -106,20 +108,7 @@ def fit(
     place = open_workplace(plan.destination, known, resume=resume)
     if resume and not place.resumed:
         notice(f"nothing to resume at {place.folder}: starting anew")
-    again = resume_command(
-        system,
-        folders,
-        out,
-        noun,
-        token,
-        backbone,
-        settings or (),
-        seed,
-        device,
-        overwrite,
-        preview,
-        adapter,
-    )
+    again = command_line(context, "--resume")
     try:
         persons, failed = run(plan, place, preview, chosen)
         plan.destination.publish(place.result)
@@ -242,40 +231,6 @@ def tell(
     notice(f"  pcs sample {shlex.quote(str(paths[0]))} {prompt} -n 4 --out pictures")
     for path in paths:
         emit(str(path))
-
-
-def resume_command(
-    system: str,
-    folders: Sequence[Path],
-    out: Path,
-    noun: str | None,
-    token: str | None,
-    backbone: str,
-    settings: Sequence[str],
-    seed: int,
-    device: str,
-    overwrite: bool,
-    preview: bool,
-    adapter: Path | None = None,
-) -> str:
-    """Return the command that goes on with this fit."""
-    words = ["pcs", "fit", system, *map(str, folders)]
-    for option, value in (("--noun", noun), ("--token", token)):
-        if value is not None:
-            words += [option, value]
-    words += ["--backbone", backbone]
-    if adapter is not None:
-        words += ["--adapter", str(adapter)]
-    for setting in settings:
-        words += ["--set", setting]
-    words += ["--seed", str(seed)]
-    if device != "auto":
-        words += ["--device", device]
-    if overwrite:
-        words.append("--overwrite")
-    if not preview:
-        words.append("--no-preview")
-    return shlex.join([*words, "--resume", "--out", str(out)])
 
 
 def _leave(place: Workplace, error: BaseException, again: str) -> None:

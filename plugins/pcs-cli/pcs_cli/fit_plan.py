@@ -59,19 +59,15 @@ def plan_fit(
 
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
-    from pcs_core.engine.adapters import find_adapter, needs_adapter
-    from pcs_core.engine.opening import check_subjects, needs_pictures
+    from pcs_core.engine.adapters import needs_adapter
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=overrides)
     subjects = read_subjects(recipe, folders, target, noun=noun, token=token)
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
-    check_subjects(subjects, opened, trains=needs_pictures(recipe))
     if adapter is not None and not needs_adapter(recipe):
         raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
-    if needs_adapter(recipe):
-        find_adapter(recipe, opened, adapter)  # refused now, not after the pictures are read
     return FitPlan(recipe, subjects, opened, seed, chosen, target, adapter)
 
 

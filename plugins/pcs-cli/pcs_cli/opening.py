@@ -75,18 +75,14 @@ def remembered_backbone(person: Personalization) -> str:
 
 
 def open_for(person: Personalization, backbone: str | None, device: str) -> Backbone:
-    """Open the backbone of ``person``, or ``backbone`` in its place if it has the same weights.
+    """Open the backbone of ``person``, or ``backbone`` in its place.
 
-    Raises
-    ------
-    ArtifactError
-        It has other weights than the one ``person`` was made on.
+    What draws, merges or exports with it refuses one of other weights.
     """
     from pcs_core.engine import open_backbone
-    from pcs_core.engine.opening import resolve_backbone
 
     name = backbone_name(backbone or remembered_backbone(person))
-    return resolve_backbone(open_backbone(name, device=device_name(device)), person)
+    return open_backbone(name, device=device_name(device))
 
 
 def open_artifact(folder: Path) -> Personalization:

@@ -1,0 +1,102 @@
+"""The options of ``pcs sample``, as typer reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Words = Annotated[
+    list[str],
+    typer.Argument(metavar="DIR PROMPT", help="An artifact and what to draw; with --base, PROMPT."),
+]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, max=10_000, help="How many pictures.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        metavar="ID|PATH|HUB_ID",
+        help="Draw with this untuned backbone instead of an artifact.",
+        show_default=False,
+    ),
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")]
+Scale = Annotated[float | None, typer.Option("--scale", min=0.0, max=100.0, help="Guidance scale.")]
+Scheduler = Annotated[
+    str | None, typer.Option("--scheduler", help="ddim, dpm, euler ...", show_default=False)
+]
+Negative = Annotated[
+    str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
+]
+PresetName = Annotated[
+    str | None,
+    typer.Option(
+        "--preset",
+        metavar="ID|FILE",
+        help="Techniques and numbers put over the recipe: fast, balanced ... (pcs preset list).",
+        show_default=False,
+    ),
+]
+Added = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="TECHNIQUE",
+        help="Add a technique that trains nothing, by id. Repeatable.",
+        show_default=False,
+    ),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change a setting of what --preset and --with add: <technique>.<field>. Repeatable.",
+        show_default=False,
+    ),
+]
+LayoutFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--layout",
+        metavar="FILE.json",
+        help="Where things should stand: boxes of phrases, and points.",
+        show_default=False,
+    ),
+]
+Strengths = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--strength",
+        metavar="NAME=VALUE",
+        help="Change a strength of the artifact. Repeatable.",
+        show_default=False,
+    ),
+]
+BackboneName = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone",
+        metavar="ID|PATH|HUB_ID",
+        help="Where the artifact's backbone is now; it must have the same weights.",
+        show_default=False,
+    ),
+]
+EngineName = Annotated[
+    str | None,
+    typer.Option("--engine", help="What runs the networks: compile, onnx ...", show_default=False),
+]
+Deployment = Annotated[
+    Path | None,
+    typer.Option(
+        "--deployment",
+        metavar="DIR",
+        help="A folder that pcs export wrote, to draw with in place of the backbone.",
+        show_default=False,
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="KEY=VALUE", help="An option of the engine. Repeatable."),
+]

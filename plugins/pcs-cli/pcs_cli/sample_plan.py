@@ -1,0 +1,202 @@
+"""What ``pcs sample`` is asked for, read from its words and options; what is wrong is refused here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.data import Layout, Personalization, Preset, SampleSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What runs the networks: an engine by name, a deployment, both or neither."""
+
+    name: str | None
+    deployment: Path | None
+    options: Mapping[str, Any]
+    deployed: bool
+    """Whether a deployment is drawn with: it has a backbone of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplePlan:
+    """A drawing that nothing speaks against. ``artifact`` is None where the untuned base draws."""
+
+    artifact: Path | None
+    personalization: Personalization | None
+    prompt: str
+    count: int
+    seed: int
+    settings: SampleSettings
+    preset: Preset
+    layout: Layout | None
+    strengths: Mapping[str, float]
+
+
+def read_engine(
+    name: str | None,
+    deployment: Path | None,
+    words: Sequence[str],
+    *,
+    base: str | None,
+    backbone: str | None,
+) -> Engine:
+    """Return what runs the networks.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        A deployment beside another backbone; options that the engine does not have.
+    """
+    from pcs_core.engine.opening import runs_deployments
+
+    options = read_options(name, words)
+    deployed = deployment is not None or (name is not None and runs_deployments(name))
+    if deployed and (base is not None or backbone is not None):
+        raise InputError("--deployment holds its own backbone: leave out --base and --backbone")
+    return Engine(name, deployment, options, deployed)
+
+
+def read_numbers(
+    preset: Preset,
+    personalization: Personalization | None,
+    *,
+    steps: int | None,
+    scale: float | None,
+    scheduler: str | None,
+    negative: str | None,
+) -> SampleSettings:
+    """Return the numbers of the drawing: as given, else the preset's, else the recipe's."""
+    from pcs_core.data import SampleSettings
+
+    recipe = personalization.recipe.sample if personalization else SampleSettings()
+    usual = preset.over(recipe)
+    return SampleSettings(
+        steps=usual.steps if steps is None else steps,
+        scale=usual.scale if scale is None else scale,
+        scheduler=scheduler or usual.scheduler,
+        negative=usual.negative if negative is None else negative,
+    )
+
+
+def split_words(
+    words: Sequence[str], base: str | None, backbone: str | None
+) -> tuple[Path | None, str]:
+    """Return the artifact's folder (None with --base) and the prompt.
+
+    Raises
+    ------
+    InputError
+        One of the two is missing, or there is more.
+    """
+    if base is not None:
+        if backbone is not None:
+            raise InputError("--base names the backbone already: leave out --backbone")
+        if len(words) == 1:
+            return None, words[0]
+        if len(words) == 2 and Path(words[0]).is_dir():
+            raise InputError(
+                f"--base {base} draws untuned: leave out {words[0]!r}, "
+                "or leave out --base to draw with it"
+            )
+        raise InputError(f"--base takes one PROMPT, got {len(words)} words: put it in quotes")
+    if len(words) == 2:
+        return Path(words[0]), words[1]
+    if len(words) == 1:
+        what = "PROMPT" if Path(words[0]).is_dir() else "DIR"
+        raise InputError(
+            f"{what} is missing: pcs sample DIR PROMPT, or pcs sample --base mini PROMPT"
+        )
+    raise InputError(f"DIR and one PROMPT are wanted, got {len(words)} words: put it in quotes")
+
+
+def read_layout(
+    file: Path | None, prompt: str, personalization: Personalization | None
+) -> Layout | None:
+    """Return the layout in ``file``, its phrases found in ``prompt``, if ``personalization`` reads one."""
+    from pcs_cli.layouts import load_layout
+    from pcs_core.engine.opening import check_layout
+
+    if file is None:
+        return None
+    layout = load_layout(file.expanduser())
+    check_layout(layout, [prompt], personalization)
+    return layout
+
+
+def read_strengths(words: Sequence[str]) -> dict[str, float]:
+    """Return name -> value of the words ``NAME=VALUE``.
+
+    Raises
+    ------
+    InputError
+        Not of this form, no finite number, or a name given twice.
+    """
+    strengths: dict[str, float] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not name.strip() or not math.isfinite(value):
+            raise InputError(f"--strength {word}: write NAME=VALUE with a number, as style=0.5")
+        if name.strip() in strengths:
+            raise InputError(f"--strength {name.strip()} is given twice")
+        strengths[name.strip()] = value
+    return strengths
+
+
+def read_preset(
+    name: str | None,
+    added: Sequence[str],
+    changes: Sequence[str],
+    personalization: Personalization | None,
+    base: str | None,
+) -> Preset:
+    """Return the preset ``name`` with the techniques of ``--with`` behind it and ``--set`` applied.
+
+    Raises
+    ------
+    PcsError
+        No such preset, technique or setting; something wrong in its file.
+    """
+    from pcs_core.assembly import load_preset
+    from pcs_core.data import Preset
+
+    if name is None and not added:
+        if changes:
+            raise InputError(f"--set {changes[0]}: it changes what --preset and --with add")
+        return Preset("none")
+    backbone = personalization.backbone.id if personalization else base
+    return load_preset(name, backbone=backbone, techniques=added, overrides=changes)
+
+
+def read_options(engine: str | None, words: Sequence[str]) -> dict[str, Any]:
+    """Return the options of an engine from words ``KEY=VALUE``.
+
+    Raises
+    ------
+    InputError, UnknownNameError
+        No engine that has options, no such option, or another type than its default.
+    """
+    from pcs_cli.merge import read_settings
+    from pcs_core.catalogue import catalogue
+    from pcs_core.engine.opening import runs_deployments
+
+    if not words:
+        return {}
+    if engine is None:
+        raise InputError(f"--option {words[0]}: name its engine with --engine")
+    noun = "loaders" if runs_deployments(engine) else "engines"
+    function = catalogue().get(noun, engine)
+    return read_settings(
+        words, engine, function, option="--option", given=("id", "device", "dtype")
+    )
