@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pcs_core.backbone import select_sites
 from pcs_core.backbone.sites import attention_kind, is_selector
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import HeadEdit, Layout, Prediction, Recipe, SampleStep, Site, Subject
+    from pcs_core.engine.services import RunServices
 
 LOGGER = logging.getLogger("pcs")
 
@@ -56,6 +57,9 @@ class EngineRun:
     ``start_seed`` is the seed of start values (None: ``seed``): a fusion that is built again for
     sampling must start where its fit started, whatever the seed of the pictures is.
     """
+
+    services: ClassVar[RunServices]
+    """Who draws; :mod:`pcs_core.engine` says it once, as fitting and drawing themselves need runs."""
 
     def __init__(
         self,
@@ -229,10 +233,8 @@ class EngineRun:
         steps: int | None = None,
     ) -> Tensor:
         """Return pictures [n 3 h w] drawn by the frozen base, one per prompt."""
-        from pcs_core.engine.sample import draw_base
-
         settings = self.recipe.sample
-        return draw_base(
+        return self.services.draw_base(
             self.backbone,
             prompts,
             seed=seed,
@@ -245,11 +247,9 @@ class EngineRun:
         self, system: str, subject: Subject, prompts: Sequence[str], *, seed: int
     ) -> Tensor:
         """Return pictures [n 3 h w], one per prompt, of a personalization made by ``system`` for it."""
-        from pcs_core.engine.fit import fit
-        from pcs_core.engine.sample import sample
-
-        (person,) = fit(system, subject, self.backbone, seed=seed, memory=self._memory)
-        return sample(person, self.backbone, prompts, seed=seed)
+        return self.services.draw_personalized(
+            system, subject, self.backbone, prompts, seed=seed, memory=self._memory
+        )
 
     def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
         """Return the backbone's small decoder, or the one at ``location``."""

@@ -1,0 +1,32 @@
+"""Pictures of a personalization that is made for them and thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.engine.fit import fit
+from pcs_core.engine.sample import sample
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Subject
+
+
+def draw_personalized(
+    system: str,
+    subject: Subject,
+    backbone: Backbone,
+    prompts: Sequence[str],
+    *,
+    seed: int,
+    memory: dict[str, Any],
+) -> Tensor:
+    """Return pictures [n 3 h w], one per prompt, of a fit of ``system`` on ``subject``.
+
+    ``memory`` holds what fits of this run share, as class pictures.
+    """
+    (personalization,) = fit(system, subject, backbone, seed=seed, memory=memory)
+    return sample(personalization, backbone, prompts, seed=seed)
