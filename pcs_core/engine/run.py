@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pluggy import PluginValidationError
+
 from pcs_core.backbone import select_sites
 from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, Use
@@ -93,8 +95,12 @@ class EngineRun:
         core = CoreDenoise()
         for use in (Use(core.id, core), *reversed(self.recipe.uses)):
             check_moments(use)
-            self.manager.register(RegisteredUse(use, self), name=use.name)
-        self.manager.check_pending()
+            registered = RegisteredUse(use, self)
+            try:
+                self.manager.register(registered, name=use.name)
+                self.manager.check_pending()
+            except PluginValidationError as error:
+                raise registered.misfit(error) from error
 
     @contextmanager
     def calling(self, use: str) -> Iterator[tuple[Mapping[str, Any], dict[int, tuple[Any, str]]]]:
