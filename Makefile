@@ -50,7 +50,7 @@ LOWEST := .venv-lowest
 LOWEST_TESTS := plugins/pcs-folders tests/storage tests/backbone tests/golden tests/contract/test_every_technique.py \
 	plugins/pcs-diffusers plugins/pcs-weights plugins/pcs-tokens plugins/pcs-formats
 
-test-lowest: ## the core, the families and two rooms of techniques on the lowest versions, in .venv-lowest
+test-lowest: ## the core, the families and two groups of techniques on the lowest versions, in .venv-lowest
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip --quiet install -r requirements/lowest.txt
 	$(LOWEST)/bin/python -m pip --quiet install --no-deps --no-build-isolation \

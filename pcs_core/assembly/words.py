@@ -5,14 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pcs_core.data.recipe import Use
-from pcs_core.data.words import EXCLUSIVE, GIVEN, Words, meet
-from pcs_core.errors import (
-    ConflictError,
-    PluginError,
-    RecipeError,
-    distribution_of,
-    nearest,
-)
+from pcs_core.data.words import EXCLUSIVE, GIVEN, meet
+from pcs_core.errors import ConflictError, RecipeError, nearest
 
 
 def check_words(uses: Sequence[Use], places: Sequence[str]) -> None:
@@ -27,7 +21,7 @@ def check_words(uses: Sequence[Use], places: Sequence[str]) -> None:
     ConflictError
         Two uses write a word that has one writer; names both.
     """
-    spoken = {use.name: _words(use, place) for use, place in zip(uses, places, strict=True)}
+    spoken = {use.name: use.technique.words() for use in uses}
     writers: dict[str, str] = {}
     for use, place in zip(uses, places, strict=True):
         for word in spoken[use.name].writes:
@@ -49,17 +43,6 @@ def check_words(uses: Sequence[Use], places: Sequence[str]) -> None:
                     f"gives{nearest(name, alike)} ({kind}s written: {', '.join(alike) or 'none'}): add "
                     "one that does"
                 )
-
-
-def _words(use: Use, place: str) -> Words:
-    try:
-        return use.technique.words()
-    except Exception as error:
-        kind = type(use.technique)
-        raise PluginError(
-            f"{place}: {distribution_of(kind.__module__)}: technique {use.technique.id!r} does not say what "
-            f"it reads and writes: {type(error).__name__}: {error}"
-        ) from error
 
 
 def meetings(uses: Sequence[Use]) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:

@@ -42,15 +42,6 @@ class RegisteredUse:
         """Return what to raise for an ``error`` inside a hook: the plugin's failure, or the error itself."""
         return error if _is_not_its_own(error, self.technique) else self.fault(hook, _told(error))
 
-    def misfit(self, error: Exception) -> PluginError:
-        """Return the error that says that a hook of this use has a wrong name or wrong arguments."""
-        kind = type(self.technique)
-        return PluginError(
-            f"{distribution_of(kind.__module__)}: the use {self.name!r} (technique "
-            f"{self.technique.id!r}, {kind.__module__}:{kind.__qualname__}) has a hook that does not fit: "
-            f"{' '.join(str(error).split())} (hooks and their arguments: docs/hooks.md)"
-        )
-
     def fault(self, hook: str, text: str) -> PluginError:
         """Return the error that says what is wrong with this use's hook."""
         return PluginError(

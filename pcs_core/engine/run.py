@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pluggy import PluginValidationError
-
 from pcs_core.backbone import select_sites
 from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, Use
@@ -95,12 +93,8 @@ class EngineRun:
         core = CoreDenoise()
         for use in (Use(core.id, core), *reversed(self.recipe.uses)):
             check_moments(use)
-            registered = RegisteredUse(use, self)
-            try:
-                self.manager.register(registered, name=use.name)
-                self.manager.check_pending()
-            except PluginValidationError as error:
-                raise registered.misfit(error) from error
+            self.manager.register(RegisteredUse(use, self), name=use.name)
+        self.manager.check_pending()
 
     @contextmanager
     def calling(self, use: str) -> Iterator[tuple[Mapping[str, Any], dict[int, tuple[Any, str]]]]:

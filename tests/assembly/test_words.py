@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pcs_core import Technique, load_recipe
+from pcs_core import load_recipe
 from pcs_core.assembly import meetings
-from pcs_core.assembly.words import check_words
-from pcs_core.data import Use, Words
-from pcs_core.errors import ConflictError, PluginError, RecipeError
+from pcs_core.data import Words
+from pcs_core.errors import ConflictError, RecipeError
 
 HEAD = '[recipe]\nid = "mine"\n'
 
@@ -61,14 +60,3 @@ def test_the_meetings_of_a_recipe(tmp_path: Path) -> None:
 def test_a_word_has_a_kind() -> None:
     with pytest.raises(ValueError, match="'image' is no word: write '<kind>:<name>'"):
         Words(reads=("image",))
-
-
-def test_a_technique_that_writes_no_word_is_named() -> None:
-    class Wrong(Technique):
-        id = "test.wrong"
-        reads = ("image",)
-
-    with pytest.raises(
-        PluginError, match=r"my.toml:3: .*'test.wrong' does not say.*'image' is no word"
-    ):
-        check_words([Use("wrong", Wrong())], ["my.toml:3"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pluggy
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from pcs_core.catalogue import catalogue
 from pcs_core.data import Fusion, Loss, Phase, Prediction, Recipe
 from pcs_core.engine import SampleProgress, fit, open_backbone, sample
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import ConflictError, PluginError
+from pcs_core.errors import ConflictError
 from pcs_core.hookspecs import RUN_HOOKS, RunSpecs, hookimpl
 from pcs_core.technique import Technique
 from pcs_testing import Snapshot, make_recipe, make_subject
@@ -147,7 +148,7 @@ def test_a_misspelt_argument_is_refused_before_the_run(backbone: Backbone) -> No
         @hookimpl
         def fuse(self, rum: Any) -> None: ...
 
-    with pytest.raises(PluginError, match="rum"):
+    with pytest.raises(pluggy.PluginValidationError, match="rum"):
         EngineRun(make_recipe([Wrong()]), backbone)
 
 

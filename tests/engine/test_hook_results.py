@@ -228,25 +228,3 @@ def test_a_conflict_of_losses_names_both_uses_though_masks_were_asked_between() 
     )
     with pytest.raises(ConflictError, match="'one' and 'two'"):
         fit(recipe, make_subject(), open_backbone("tiny"))
-
-
-class Misspelt(Technique):
-    id = "test.misspelt"
-
-    @hookimpl
-    def fuze(self, run: Any) -> None: ...
-
-
-class Asks(Technique):
-    id = "test.asks"
-
-    @hookimpl
-    def fuse(self, run: Any, subjects: Any) -> None: ...
-
-
-@pytest.mark.parametrize(("technique", "word"), [(Misspelt, "fuze"), (Asks, "subjects")])
-def test_a_hook_that_does_not_fit_names_its_technique(
-    technique: type[Technique], word: str
-) -> None:
-    with pytest.raises(PluginError, match=f"'{technique.id}'.*does not fit.*{word}"):
-        run(technique())

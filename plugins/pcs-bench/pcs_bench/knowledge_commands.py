@@ -51,7 +51,7 @@ def list_suites(as_json: AsJson = False) -> None:
 
 
 def list_metrics(as_json: AsJson = False) -> None:
-    """List the metrics: model, preprocessing, paper, licence. `mini.` marks the offline rulers."""
+    """List the metrics: model, preprocessing, paper, licence. those of Mini begin with `mini.`."""
     from pcs_bench import metrics
 
     found = [metrics.get(id) for id in metrics.ids()]

@@ -33,7 +33,7 @@ class DDIMInversion(Technique):
     scale: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     """Guidance scale of the inversion; above 1 the way back no longer ends at the picture."""
     prompt: str = "a picture of a {noun}"
-    """What the network is told meanwhile; ``{noun}`` is the subject's noun."""
+    """Prompt of the inversion; ``{noun}`` is the subject's noun."""
     image: Annotated[int, Field(ge=0)] = 0
     """Which reference is inverted, from 0."""
 

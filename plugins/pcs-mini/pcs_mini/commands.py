@@ -179,7 +179,8 @@ def evaluate(
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
     ] = None,
     rulers: Annotated[
-        Path | None, typer.Option(help="Folder of rulers; default: the shipped ones.")
+        Path | None,
+        typer.Option(help="Folder of the metrics' networks; default: the shipped ones."),
     ] = None,
     device: Annotated[str, typer.Option()] = "cpu",
     grid: Annotated[

@@ -33,7 +33,7 @@ def ruler(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and results.")] = Path("rulers"),
     resume: Annotated[bool, typer.Option(help="Go on from the checkpoint in --out.")] = False,
     init: Annotated[
-        Path | None, typer.Option(help="A folder of rulers whose weights to start from.")
+        Path | None, typer.Option(help="A folder of such networks whose weights to start from.")
     ] = None,
     assets: Annotated[
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
@@ -51,7 +51,7 @@ def ruler(
         ),
     ] = 0,
 ) -> None:
-    """Train a ruler on renders of the world, without what it holds out."""
+    """Train the network of a metric on renders of the world, without what it holds out."""
     if lesson and which is not Ruler.judge:
         raise typer.BadParameter("only the judge has lessons: leave --lesson out")
     from pcs_mini.training.loop import Settings
