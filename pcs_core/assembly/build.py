@@ -77,7 +77,7 @@ def build(
             {"technique": use.technique.id, "name": use.name, **use.technique.settings()}
             for use in uses
         ],
-        "phase": [phase.model_dump(mode="json") for phase in phases],
+        "phase": [phase.document() for phase in phases],
         "fit": fit.model_dump(mode="json"),
         "sample": sample.model_dump(mode="json"),
     }

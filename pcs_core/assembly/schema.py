@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -125,6 +125,18 @@ class PhaseTable(Table):
     restore: str = ""
     pretrain: bool = False
     source: str = ""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    floor: Annotated[float, Field(ge=0, le=1)] = 0.0
+    ema: Beta = 0.0
+
+    LATER: ClassVar[tuple[str, ...]] = ("schedule", "floor", "ema")
+    """Keys that documents written before do not have: left out of one where they change nothing."""
+
+    def document(self) -> dict[str, Any]:
+        """Return the table as a recipe's document holds it."""
+        defaults = {key: PhaseTable.model_fields[key].default for key in self.LATER}
+        table = self.model_dump(mode="json")
+        return {k: v for k, v in table.items() if k not in defaults or v != defaults[k]}
 
     @field_validator("batch", mode="before")
     @classmethod

@@ -29,7 +29,9 @@ class Phase:
     ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
     ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
     the terms that count. ``warmup`` steps bring the rates up, the share ``decay`` of the steps at the
-    end brings them down to zero. ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
+    end brings them down, ``schedule`` is the shape of that fall and ``floor`` where it ends, as a share of the
+    rate. ``ema`` is the decay of a moving average of what trains, which the phase ends with (0: none).
+    ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
     whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
     phase begins; ``restore`` brings those of that name back when it ends. Role "canvas" in ``batch``
     renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain`` runs, once for
@@ -54,6 +56,9 @@ class Phase:
     restore: str = ""
     pretrain: bool = False
     source: str = ""
+    schedule: str = "constant"
+    floor: float = 0.0
+    ema: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

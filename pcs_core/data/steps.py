@@ -108,7 +108,8 @@ class FitStep:
     ``noisy`` [b c h w] = alpha * latents + sigma * noise (clips [b c t h w]; tokens [b 1 h w], some
     masked). ``output``, ``target``, ``error``, ``x0``
     and ``tape`` are computed when first read, once. ``encode(text)`` is the conditioning of one text
-    (placeholders allowed) for every row, in the caller's grad mode.
+    (placeholders allowed) for every row, in the caller's grad mode. ``stop(subject)`` ends this phase for
+    one subject after this step, ``stop()`` for all; where several processes train, it is refused.
     """
 
     index: int

@@ -38,8 +38,9 @@ def draw_batch(
     composition: Mapping[str, int],
     rngs: Sequence[Generator],
     process: Any,
+    live: Sequence[int],
 ) -> Drawn:
-    """Draw the rows of one step: subject by subject, each from its own generator."""
+    """Draw the rows of one step: subject by subject of ``live``, each from its own generator."""
     latents, weights, noises, times = [], [], [], []
     masks: list[Tensor | None] = []
     subjects: list[int] = []
@@ -49,7 +50,8 @@ def draw_batch(
     images: list[Tensor] = []
     extra: dict[str, list[Tensor]] = {}
     regions: list[Mapping[str, Tensor]] = []
-    for subject, (pool, rng) in enumerate(zip(pools, rngs, strict=True)):
+    for subject in live:
+        pool, rng = pools[subject], rngs[subject]
         for role, count in composition.items():
             if not count:
                 continue

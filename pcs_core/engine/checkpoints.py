@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SECONDS = 10.0
 """Least time between two checkpoints within a phase."""
+
+BEFORE = {"precision": "fp32"}
+"""What a checkpoint was of that was written before it said so."""
 
 
 class Checkpoints:
@@ -48,18 +51,22 @@ class Checkpoints:
             if found is not None:
                 self.tensors, self.state = found
                 for key, value in self.identity.items():
-                    if self.state.get(key) != value:
+                    begun = self.state.get(key, BEFORE.get(key))
+                    if begun != value:
                         raise InputError(
                             f"the fit in {str(work)!r} was begun with another {key} "
-                            f"({self.state.get(key)!r}, now {value!r}): start it anew"
+                            f"({begun!r}, now {value!r}): start it anew"
                         )
                 self._restore_parameters()
 
     @property
     def losses(self) -> dict[str, list[float]]:
         """The last reading of each loss, by subject."""
-        found: Any = {} if self.state is None else self.state.get("losses", {})
-        return dict(found)
+        return dict(self.value("losses", {}))
+
+    def value(self, key: str, default: Any) -> Any:
+        """Return what the checkpoint that was read says of ``key``, ``default`` without one."""
+        return default if self.state is None else self.state.get(key, default)
 
     @property
     def file(self) -> str:
@@ -110,20 +117,26 @@ class Checkpoints:
         *,
         losses: Mapping[str, list[float]],
         last: bool,
+        tensors: Callable[[], Mapping[str, Tensor]] = dict,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a checkpoint if enough time went by, or at the end of a phase."""
+        """Write a checkpoint if enough time went by, or at the end of a phase.
+
+        ``tensors`` gives what else there is to keep, ``state`` is plain data.
+        """
         if self.work is None or not (last or time.monotonic() - self.written > SECONDS):
             return
         from pcs_core.storage.checkpoint import write_checkpoint
 
-        tensors = {k: v.detach().cpu() for k, v in self._parameters().items()}
-        tensors |= optimizer_tensors(optimizer, params)
-        tensors |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
-        tensors |= {
+        written = {k: v.detach().cpu() for k, v in self._parameters().items()}
+        written |= optimizer_tensors(optimizer, params)
+        written |= {f"rng/{i}": rng.get_state() for i, rng in enumerate(self.rngs)}
+        written |= tensors()
+        written |= {
             f"snapshot/{name}/{param}": value.cpu()
             for name, kept in self.snapshots.items()
             for param, value in kept.items()
         }
-        state = {**self.identity, "phase": phase, "step": step, "losses": dict(losses)}
-        write_checkpoint(self.work, self.file, tensors, state)
+        place = {**self.identity, "phase": phase, "step": step, "losses": dict(losses)}
+        write_checkpoint(self.work, self.file, written, {**(state or {}), **place})
         self.written = time.monotonic()

@@ -1,70 +1,37 @@
-"""The fit loop: phases, batches over subjects, named losses, checkpoints. Nothing constant in it."""
+"""A fit: what comes before the phases and after them, and the artifacts it ends in."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.backbone import (
-    Attachment,
-    export_tensors,
-    import_tensors,
-    suspended,
-    trainable,
-)
-from pcs_core.data import (
-    CANVAS,
-    FitStep,
-    Fusion,
-    HeadEdit,
-    Masks,
-    Personalization,
-    Phase,
-    Recipe,
-    Subject,
-)
+from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
+from pcs_core.data import CANVAS, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
-from pcs_core.engine.batches import draw_batch, render_batch
-from pcs_core.engine.captions import text_is_constant
 from pcs_core.engine.checkpoints import Checkpoints
-from pcs_core.engine.clipping import clip_per_subject
+from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.opening import check_subjects, needs_pictures, open_backbone
-from pcs_core.engine.optimizers import make_optimizer, set_rates
+from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import encode_pools
+from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import extract
+from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
-from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import InputError, RecipeError
-from pcs_core.merge import flatten_losses, merge_fusions, reduce_loss
+from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from pcs_core.backbone import Backbone
-
-REPORT_EVERY = 10
-"""Steps between two readings of the losses: reading them waits for the device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What ``watch`` sees. ``losses`` are means over subjects of the last reading, by term."""
-
-    phase: str
-    index: int
-    steps: int
-    done: int
-    total: int
-    losses: Mapping[str, float]
-    seconds: float
-    subjects: tuple[str, ...] = ()
+    from pcs_core.data import Features
+    from pcs_core.engine.averages import Averages
 
 
 def fit(
@@ -80,6 +47,8 @@ def fit(
     keep: Callable[[Sequence[Personalization]], Sequence[bool]] | None = None,
     checkpoints: int = 8,
     memory: dict[str, Mapping[str, Tensor]] | None = None,
+    precision: str = "fp32",
+    checkpointing: bool = False,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -89,7 +58,9 @@ def fit(
     ``adapter`` is the folder of a pre-trained system's weights, where no plugin holds them for this
     backbone. ``keep`` is shown the subjects as they are at ``checkpoints`` even points, the end among
     them, and says of each whether it is the best so far: that one is returned. It may draw. ``memory``
-    keeps what is drawn before a fit, as class pictures, for the next fit that is given it.
+    keeps what is drawn before a fit, as class pictures, for the next fit that is given it. ``precision``
+    "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
+    ``checkpointing`` computes activations again in backward, which takes time and spares memory.
 
     Raises
     ------
@@ -97,6 +68,8 @@ def fit(
         A subject without images, or with a token that already means something.
     RecipeError, ConflictError
         The recipe does not fit together.
+    CapabilityError
+        The device computes nothing in this precision.
     """
     if keep is not None and resume:
         raise InputError("a fit that chooses among its checkpoints cannot be resumed: start anew")
@@ -121,6 +94,7 @@ def fit(
             recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
         )
         fitting.keep, fitting.looks = keep, checkpoints
+        fitting.precision_name, fitting.checkpointing = precision, checkpointing
         with suspended(opened):
             results += fitting.run()
     return results
@@ -141,12 +115,11 @@ class Fitting:
     offset: int = 0
     groups: int = 1
     base: tuple[Personalization, str] | None = None
-    losses: dict[str, list[float]] = field(default_factory=dict)
-    snapshots: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    done: int = 0
     keep: Callable[[Sequence[Personalization]], Sequence[bool]] | None = None
     looks: int = 0
-    kept: dict[str, Personalization] = field(default_factory=dict)
+    precision_name: str = "fp32"
+    checkpointing: bool = False
+    best: dict[str, Personalization] = field(default_factory=dict)
 
     def run(self) -> list[Personalization]:
         """Prepare, train every phase, and return the personalizations."""
@@ -159,197 +132,118 @@ class Fitting:
             work=self.work,
             memory=self.memory,
         )
+        self.precision = Precision(self.precision_name, self.backbone)
         features, own = extract(self.run_, self.subjects)
         self.run_.features = features
+        fusion = self._fuse(features)
+        phases = self._phases()
+        self.reporter = Reporter(
+            self.watch,
+            sum(p.steps for p in phases),
+            tuple(s.name for s in self.subjects),
+            self.offset,
+            self.groups,
+        )
+        rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
+        snapshots: dict[str, dict[str, Tensor]] = {}
+        checkpoints = self._checkpoints(fusion, rngs, snapshots)
+        self.reporter.losses = checkpoints.losses
+        self.stopped: dict[int, dict[str, int]] = {
+            int(n): dict(after) for n, after in checkpoints.value("stopped", {}).items()
+        }
+        with Attachment(self.backbone, fusion, fitting=True) as net, self.precision.lower():
+            self.run_.full_precision = self.precision.lifted
+            if self.checkpointing:
+                net.use_checkpointing()
+            if self.reporter.total:
+                supply = self._supply(net, own, phases, rngs)
+                training = Training(
+                    self.run_,
+                    net,
+                    supply,
+                    checkpoints,
+                    self.precision,
+                    self.reporter,
+                    subjects=len(self.subjects),
+                    look=lambda averages: self._look_along_the_way(fusion, averages),
+                    snapshots=snapshots,
+                    stopped=self.stopped,
+                )
+                for number, phase in enumerate(phases):
+                    if phase.steps:
+                        train_phase(training, number, phase)
+            with self.precision.lifted():
+                finished = self._finish(fusion)
+                self._look(finished)
+        return [self.best.get(artifact.subject, artifact) for artifact in finished]
+
+    def _fuse(self, features: Features) -> Fusion:
         fusion = merge_fusions(self.run_.call("fuse", features=features))
         self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.base is not None:
             import_tensors(fusion, dict(self.base[0].tensors))
         else:
             check_stacked(fusion, len(self.subjects))
+        return fusion
+
+    def _phases(self) -> list[Phase]:
         # without pictures only what a canvas renders is left to learn from
         pictures = any(s.images for s in self.subjects)
-        own_phases = [
-            p for p in self.recipe.phases if not p.pretrain and (pictures or CANVAS in p.batch)
-        ]
-        phases = [p for _ in range(self.recipe.cycles) for p in own_phases]
-        self.total = sum(p.steps for p in phases)
-        self.started = time.monotonic()
-        self.rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
-        names = "+".join(s.name for s in self.subjects)
-        self.checkpoints = Checkpoints(
+        once = [p for p in self.recipe.phases if not p.pretrain and (pictures or CANVAS in p.batch)]
+        self.cycle = once
+        return [p for _ in range(self.recipe.cycles) for p in once]
+
+    def _checkpoints(
+        self,
+        fusion: Fusion,
+        rngs: Sequence[Generator],
+        snapshots: dict[str, dict[str, Tensor]],
+    ) -> Checkpoints:
+        return Checkpoints(
             self.work,
-            names,
+            "+".join(s.name for s in self.subjects),
             fusion,
-            self.rngs,
+            rngs,
             identity={
                 "recipe": self.recipe.hash,
                 "backbone": self.backbone.card.hash,
                 "seed": self.seed,
+                "precision": self.precision_name,
             },
             resume=self.resume,
-            snapshots=self.snapshots,
+            snapshots=snapshots,
         )
-        self.losses = self.checkpoints.losses
-        with Attachment(self.backbone, fusion, fitting=True) as net:
-            self.net = net
-            if self.total:
-                roles = sorted({r for p in phases for r, n in p.batch.items() if n})
-                self.pools, self.table = encode_pools(net, own, roles)
-                if fusion.source is not None:
-                    for caption in fusion.source.captions:
-                        self.table.add(0, caption)
-            for number, phase in enumerate(phases):
-                if phase.steps:
-                    self._phase(number, phase, fusion)
-            finished = self._finish(fusion)
-            self._look(finished)
-        return [self.kept.get(person.subject, person) for person in finished]
 
-    def _look(self, persons: Sequence[Personalization]) -> None:
+    def _supply(
+        self,
+        net: Attachment,
+        own: Sequence[Features],
+        phases: Sequence[Phase],
+        rngs: Sequence[Generator],
+    ) -> FitSupply:
+        roles = sorted({r for p in phases for r, n in p.batch.items() if n})
+        pools, table = encode_pools(net, own, roles)
+        if net.fusion.source is not None:
+            for caption in net.fusion.source.captions:
+                table.add(0, caption)
+        concepts = [[c.token for c in s.concepts] for s in self.subjects]
+        return FitSupply(self.run_, net, pools, table, rngs, self.precision, concepts)
+
+    def _look(self, finished: Sequence[Personalization]) -> None:
         if self.keep is None:
             return
-        for person, best in zip(persons, self.keep(persons), strict=True):
+        for artifact, best in zip(finished, self.keep(finished), strict=True):
             if best:
-                self.kept[person.subject] = person
+                self.best[artifact.subject] = artifact
 
-    def _due(self) -> bool:
-        """Return whether a checkpoint before the end is to be looked at after this step."""
-        if self.keep is None or self.done >= self.total:
-            return False
-        return self.done * self.looks // self.total > (self.done - 1) * self.looks // self.total
-
-    def _phase(self, number: int, phase: Phase, fusion: Fusion) -> None:
-        everything = trainable(fusion)
-        params = {
-            n: p for n, p in everything.items() if any(fnmatchcase(n, g) for g in phase.train)
-        }
-        if not params:
-            raise RecipeError(
-                f"phase {phase.name!r} trains nothing: no parameter matches "
-                f"{', '.join(phase.train)} (uses: {', '.join(u.name for u in self.recipe.uses)})"
-            )
-        for name, param in everything.items():
-            param.requires_grad_(name in params)
-        optimizer = make_optimizer(phase, params)
-        start = self.checkpoints.restore(number, optimizer, params)
-        if start is None:  # a later phase was reached before
-            self.done += phase.steps
+    def _look_along_the_way(self, fusion: Fusion, averages: Averages) -> None:
+        """Look at the artifacts of this moment where a checkpoint before the end is due."""
+        done, total = self.reporter.done, self.reporter.total
+        if self.keep is None or done >= total:
             return
-        self.done += start
-        self.table.encode(
-            self.net,
-            constant=text_is_constant(self.net, list(params)),
-            concepts=[[c.token for c in s.concepts] for s in self.subjects],
-        )
-        if phase.snapshot and not start:  # a resumed phase brought the one of its beginning
-            self.snapshots[phase.snapshot] = {
-                n: p.detach().clone() for n, p in everything.items() if n in params
-            }
-        stacked_names = {
-            f"{e.owner}/{e.key(0)}/{k}" for e in fusion.edits if e.stacked for k in e.owned()
-        }
-        norms = [(p, n in stacked_names) for n, p in params.items()]
-        optimizer.zero_grad(set_to_none=True)
-        for index in range(start, phase.steps):
-            set_rates(optimizer, phase, index)
-            for _ in range(phase.accumulate):
-                step = self._step(phase, index)
-                losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
-                if not losses:
-                    raise RecipeError(
-                        f"phase {phase.name!r}: no loss matches {', '.join(phase.losses)}"
-                    )
-                terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
-                total = torch.stack(list(terms.values())).sum() / phase.accumulate
-                if not total.requires_grad:
-                    raise RecipeError(
-                        f"phase {phase.name!r}: none of its losses depends on what it trains "
-                        f"({', '.join(phase.train)})"
-                    )
-                total.backward()
-            if phase.clip:
-                clip_per_subject(norms, phase.clip, len(self.subjects))
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.done += 1
-            if (index + 1) % REPORT_EVERY == 0 or index + 1 == phase.steps:
-                self._report(phase, index, terms)
-            self.checkpoints.maybe_write(
-                number,
-                index + 1,
-                optimizer,
-                params,
-                losses=self.losses,
-                last=index + 1 == phase.steps,
-            )
-            if self._due():
+        if done * self.looks // total > (done - 1) * self.looks // total:
+            with averages.in_place(), self.precision.lifted():
                 self._look(self._finish(fusion))
-        if phase.restore:
-            self._restore(phase, everything)
-
-    @torch.no_grad()
-    def _restore(self, phase: Phase, everything: Mapping[str, torch.nn.Parameter]) -> None:
-        kept = self.snapshots.get(phase.restore)
-        if kept is None:
-            raise RecipeError(
-                f"phase {phase.name!r} restores {phase.restore!r}, but no phase before it took a "
-                f"snapshot of that name ({', '.join(self.snapshots) or 'there is none'})"
-            )
-        for name, value in kept.items():
-            everything[name].copy_(value)
-
-    def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
-        self.losses = {name: value.detach().tolist() for name, value in terms.items()}
-        progress = Progress(
-            phase=phase.name,
-            index=index + 1,
-            steps=phase.steps,
-            done=self.offset * self.total + self.done,
-            total=self.groups * self.total,
-            losses={name: sum(values) / len(values) for name, values in self.losses.items()},
-            seconds=time.monotonic() - self.started,
-            subjects=tuple(s.name for s in self.subjects),
-        )
-        for function in self.watch:
-            function(progress)
-
-    def _step(self, phase: Phase, index: int) -> FitStep:
-        net, process = self.net, self.backbone.process
-        device = self.backbone.device
-        progress = index / phase.steps
-        edits = edits_of(phase)
-        if CANVAS in phase.batch:
-            with net.under(edits=edits):
-                drawn = render_batch(net, self.table, phase, self.rngs, progress)
-        else:
-            drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process)
-        batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
-        noise, times = lawful(net, phase, self.rngs, noise, times, progress)
-        if drawn.images is not None:
-            # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
-            latents = net.latents(drawn.images, drawn.batch.index, edits)
-            batch = replace(batch, latents=latents)
-        level = process.level(times)
-        fraction = process.fraction(level)
-        features = net.read_features(self.run_.features.tensors, batch.subject)
-        with net.under(edits=edits):
-            streams = net.streams(features)
-        cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
-        strengths = net.strengths(len(batch.roles))
-        cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
-        batch = replace(batch, features=features)
-        return make_step(
-            self.run_,
-            net,
-            phase,
-            index,
-            batch,
-            level=level,
-            noise=noise,
-            cond=cond,
-            encode=lambda text: self.table.tell(net, text, cond, edits),
-        )
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
         features = self.run_.features
@@ -370,16 +264,20 @@ class Fitting:
                     )[index] = extra.tensors[key]
                     keep.append(key)
         own, extra = self._own_tensors(fusion)
+        if self.precision_name != "fp32":
+            extra = {**extra, "precision": self.precision_name}
+        if self.checkpointing:
+            extra = {**extra, "gradient_checkpointing": True}
         return [
             Personalization(
                 recipe=self.recipe,
                 backbone=self.backbone.card,
                 concepts=subject.concepts,
                 tensors=own(index),
-                extra=extra,
+                extra={**extra, **self._stops_of(index)},
                 features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
                 seed=self.seed,
-                losses={name: values[index] for name, values in self.losses.items()},
+                losses={name: values[index] for name, values in self.reporter.losses.items()},
                 subject=subject.name,
             )
             for index, subject in enumerate(self.subjects)
@@ -405,6 +303,15 @@ class Fitting:
 
         reference = {"name": name, "sha256": digest(base.tensors)} if name else {}
         return own, ({"adapter": reference} if reference else {})
+
+    def _stops_of(self, index: int) -> dict[str, Any]:
+        """Return after how many steps of which phases a subject asked to be trained no further."""
+        stops = [
+            {"phase": self.cycle[number % len(self.cycle)].name, "steps": after[str(index)]}
+            for number, after in sorted(self.stopped.items())
+            if str(index) in after
+        ]
+        return {"stopped": stops} if stops else {}
 
 
 def check_stacked(fusion: Fusion, subjects: int) -> None:

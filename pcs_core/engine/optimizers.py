@@ -55,19 +55,6 @@ def make_optimizer(phase: Phase, params: Mapping[str, nn.Parameter]) -> torch.op
     return known.get("optimizers", phase.optimizer)(named, weight_decay=phase.weight_decay)  # type: ignore[no-any-return]
 
 
-def set_rates(optimizer: torch.optim.Optimizer, phase: Phase, index: int) -> None:
-    """Set the learning rates of step ``index`` of ``phase``: rise, hold, fall to zero, linearly.
-
-    Without ``warmup`` and ``decay`` they are constant.
-    """
-    rise = min(1.0, (index + 1) / phase.warmup) if phase.warmup else 1.0
-    falling = phase.decay * phase.steps
-    fall = min(1.0, (phase.steps - index) / falling) if falling else 1.0
-    factor = rise * fall
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
-
-
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:

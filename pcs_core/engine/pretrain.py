@@ -6,10 +6,8 @@ subject's, and what `extract` says about them is computed once per record (:mod:
 
 from __future__ import annotations
 
-import time as clock
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +20,6 @@ from pcs_core.backbone import (
     import_tensors,
     suspended,
     tokenise,
-    trainable,
 )
 from pcs_core.data import (
     Batch,
@@ -41,21 +38,23 @@ from pcs_core.data.masks import mask_at
 from pcs_core.engine.adapters import digest
 from pcs_core.engine.batches import stack_regions
 from pcs_core.engine.checkpoints import Checkpoints
-from pcs_core.engine.fit import REPORT_EVERY, Progress
-from pcs_core.engine.optimizers import make_optimizer, set_rates
+from pcs_core.engine.phase_loop import Training, train_phase
+from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import fit_image, regions_of, subject_masks
+from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.reading import Kept, Reading
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, RecipeError
-from pcs_core.merge import flatten_losses, merge_features, merge_fusions, reduce_loss
+from pcs_core.merge import merge_features, merge_fusions
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Phase, Recipe
+    from pcs_core.engine.stops import Stops
 
 
 class Records(Protocol):
@@ -76,14 +75,15 @@ def pretrain(
     seed: int = 0,
     work: Path | None = None,
     resume: bool = False,
-    precision: str = "no",
+    precision: str = "fp32",
+    checkpointing: bool = False,
     init: Personalization | None = None,
     watch: Sequence[Callable[[Progress], None]] = (),
 ) -> Personalization:
     """Run the ``[[pretrain]]`` phases of a recipe; return its weights as an artifact of no subject.
 
-    ``precision`` is accelerate's ("no", "bf16", "fp16"). Under ``accelerate launch`` the processes
-    share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
+    ``precision`` and ``checkpointing`` as in :func:`~pcs_core.engine.fit`. Under ``accelerate launch`` the
+    processes share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
     bit for bit on a CPU. ``init`` is an earlier pre-training of this system to start from, on this backbone
     or on an earlier state of it.
 
@@ -105,37 +105,25 @@ def pretrain(
             f"the weights to start from are of system {init.recipe.id!r}, not of {recipe.id!r}"
         )
     with suspended(backbone):
-        try:
-            return _Pretraining(
-                recipe, records, backbone, seed, work, resume, precision, watch, init
-            ).run()
-        finally:
-            forget_accelerator()
-
-
-def forget_accelerator() -> None:
-    """Let the next accelerator of this process choose its own precision: the library remembers the first.
-
-    Processes of one launch stay what they are.
-    """
-    import sys
-
-    if state := sys.modules.get("accelerate.state"):
-        state.AcceleratorState._reset_state()
+        return _Pretraining(
+            recipe, records, backbone, seed, work, resume, precision, checkpointing, watch, init
+        ).run()
 
 
 @dataclass
 class _Pretraining:
+    """One pre-training, and the :class:`~pcs_core.engine.phase_loop.Supply` of its phases."""
+
     recipe: Recipe
     records: Records
     backbone: Backbone
     seed: int
     work: Path | None
     resume: bool
-    precision: str
+    precision_name: str
+    checkpointing: bool
     watch: Sequence[Callable[[Progress], None]]
     init: Personalization | None = None
-    done: int = 0
     rows: int = 0
     """Rows of earlier phases."""
 
@@ -147,10 +135,8 @@ class _Pretraining:
                 "pre-training needs accelerate: pip install 'pcs-core[pretrain]'"
             ) from error
 
-        forget_accelerator()
-        self.accelerator = Accelerator(
-            cpu=self.backbone.device.type == "cpu", mixed_precision=self.precision
-        )
+        self.accelerator = Accelerator(cpu=self.backbone.device.type == "cpu")
+        self.precision = Precision(self.precision_name, self.backbone)
         first = self.records[0]
         concepts = record_concepts(first)
         self.run_ = EngineRun(
@@ -161,123 +147,100 @@ class _Pretraining:
             concepts=[concepts],
             work=self.work,
         )
-        found = self._extract(first)
+        tensors = self._extract(first)
         self.run_.features = Features(
-            tensors={k: v.unsqueeze(0) for k, v in found.items()}, concepts=(concepts,)
+            tensors={k: v.unsqueeze(0) for k, v in tensors.items()}, concepts=(concepts,)
         )
         fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
         self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.init is not None:
             import_tensors(fusion, dict(self.init.tensors))
-        rank = self.accelerator.process_index
-        self.rng = generator(self.seed, "pretrain", str(rank))
-        identity = {
+        self.rng = generator(self.seed, "pretrain", str(self.accelerator.process_index))
+        self._open_reading()
+        phases = [p for p in self.recipe.phases if p.pretrain]
+        reporter = Reporter(self.watch, sum(p.steps for p in phases))
+        with Attachment(self.backbone, fusion, fitting=True) as net, self.precision.lower():
+            self.net, self.run_.full_precision = net, self.precision.lifted
+            if self.checkpointing:
+                net.use_checkpointing()
+            training = Training(
+                self.run_, net, self, self._checkpoints(fusion), self.precision, reporter
+            )
+            for number, phase in enumerate(phases):
+                if phase.steps:
+                    train_phase(training, number, phase)
+                self.rows += phase.steps * phase.accumulate * self._share(phase)
+            with self.precision.lifted():
+                tensors = export_tensors(fusion, 0)
+        about: dict[str, Any] = {"records": len(self.records), "steps": reporter.total}
+        if self.precision_name != "fp32":
+            about["precision"] = self.precision_name
+        if self.checkpointing:
+            about["gradient_checkpointing"] = True
+        return Personalization(
+            recipe=self.recipe,
+            backbone=self.backbone.card,
+            concepts=(),
+            tensors=tensors,
+            seed=self.seed,
+            extra={"pretrained": about},
+        )
+
+    @property
+    def _identity(self) -> dict[str, object]:
+        return {
             "recipe": self.recipe.hash,
             "backbone": self.backbone.card.hash,
             "seed": self.seed,
         }
+
+    def _open_reading(self) -> None:
         self.reading = Reading(
             len(self.records),
             self._read,
             seed=self.seed,
-            rank=rank,
+            rank=self.accelerator.process_index,
             processes=self.accelerator.num_processes,
             work=self.work,
-            identity={**identity, "records": len(self.records)},
+            identity={**self._identity, "records": len(self.records)},
         )
-        self.checkpoints = Checkpoints(
+
+    def _checkpoints(self, fusion: Fusion) -> Checkpoints:
+        more = {
+            "init": self.init and digest(self.init.tensors),
+            "precision": self.precision_name,
+        }
+        return Checkpoints(
             self.work,
-            f"pretrain-{rank}",
+            f"pretrain-{self.accelerator.process_index}",
             fusion,
             [self.rng],
-            identity={**identity, "init": self.init and digest(self.init.tensors)},
+            identity={**self._identity, **more},
             resume=self.resume,
         )
-        phases = [p for p in self.recipe.phases if p.pretrain]
-        self.total = sum(p.steps for p in phases)
-        self.started = clock.monotonic()
-        with Attachment(self.backbone, fusion, fitting=True) as net:
-            self.net = net
-            for number, phase in enumerate(phases):
-                self._phase(number, phase, fusion)
-                self.rows += phase.steps * phase.accumulate * self._share(phase)
-            return Personalization(
-                recipe=self.recipe,
-                backbone=self.backbone.card,
-                concepts=(),
-                tensors=export_tensors(fusion, 0),
-                seed=self.seed,
-                extra={"pretrained": {"records": len(self.records), "steps": self.total}},
-            )
 
-    def _phase(self, number: int, phase: Phase, fusion: Fusion) -> None:
-        everything = trainable(fusion)
-        params = {
-            n: p for n, p in everything.items() if any(fnmatchcase(n, g) for g in phase.train)
-        }
-        if not params:
-            raise RecipeError(
-                f"phase {phase.name!r} trains nothing: no parameter matches {', '.join(phase.train)}"
-            )
-        for name, param in everything.items():
-            param.requires_grad_(name in params)
-        optimizer = make_optimizer(phase, params)
-        start = self.checkpoints.restore(number, optimizer, params)
-        if start is None:
-            self.done += phase.steps
-            return
-        self.done += start
-        terms: dict[str, Tensor] = {}
-        for index in range(start, phase.steps):
-            set_rates(optimizer, phase, index)
-            for part in range(phase.accumulate):
-                with self.accelerator.autocast():
-                    step = self._step(phase, index, part)
-                    losses = flatten_losses(self.run_.call("regularize", step=step), phase.losses)
-                    terms = {loss.name: reduce_loss(loss, step.batch) for loss in losses}
-                    if not terms:
-                        raise RecipeError(f"phase {phase.name!r} has no loss")
-                    total = torch.stack(list(terms.values())).sum() / phase.accumulate
-                self.accelerator.backward(total)
-            self._share_gradients(params.values())
-            if phase.clip:
-                torch.nn.utils.clip_grad_norm_(params.values(), phase.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            self.done += 1
-            last = index + 1 == phase.steps
-            if (index + 1) % REPORT_EVERY == 0 or last:
-                self._report(phase, index, terms)
-            self.checkpoints.maybe_write(number, index + 1, optimizer, params, losses={}, last=last)
+    def prepare(self, phase: Phase, params: Mapping[str, torch.nn.Parameter]) -> None:
+        """Nothing: every row brings a text of its own."""
 
-    def _share_gradients(self, params: Any) -> None:
+    def share_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
+        """Average the gradients over the processes."""
         if self.accelerator.num_processes > 1:
             for param in params:
                 if param.grad is not None:
                     param.grad = self.accelerator.reduce(param.grad, "mean")
 
-    def _report(self, phase: Phase, index: int, terms: Mapping[str, Tensor]) -> None:
-        progress = Progress(
-            phase=phase.name,
-            index=index + 1,
-            steps=phase.steps,
-            done=self.done,
-            total=self.total,
-            losses={name: float(value.detach().mean()) for name, value in terms.items()},
-            seconds=clock.monotonic() - self.started,
-        )
-        for function in self.watch:
-            function(progress)
+    def clip(self, params: Mapping[str, torch.nn.Parameter], limit: float) -> None:
+        """Clip by the norm over all parameters: they are everybody's."""
+        torch.nn.utils.clip_grad_norm_(params.values(), limit)
 
     @torch.no_grad()
     def _read(self, indices: Sequence[int]) -> list[Kept]:
         """Return records as a step needs them: drawn or read, encoded, asked about."""
         records = [self.records[i] for i in indices]
         images = torch.stack([fit_image(r.image, self.run_.image_size) for r in records])
-        with self.accelerator.autocast():
+        # a fit computes the features of its references in full precision too
+        with self.precision.whole():
             encoded = self.backbone.moments(images.to(self.backbone.device))[0].half().cpu()
-        # outside of autocast: a fit computes the features of its references in full precision
-        with torch.autocast(self.backbone.device.type, enabled=False):
             return [
                 Kept(
                     latents=latents,
@@ -307,7 +270,8 @@ class _Pretraining:
         """Return how many rows of a batch are this process's."""
         return max(1, sum(phase.batch.values()) // self.accelerator.num_processes)
 
-    def _step(self, phase: Phase, index: int, part: int) -> FitStep:
+    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep:
+        """Read the rows of this part, corrupt them, and encode their texts."""
         net, process, device = self.net, self.backbone.process, self.backbone.device
         share = self._share(phase)
         at = self.rows + (index * phase.accumulate + part) * share
@@ -344,7 +308,17 @@ class _Pretraining:
             extra=extra,
             regions=regions,
         )
-        return make_step(self.run_, net, phase, index, batch, level=level, noise=noise, cond=cond)
+        return make_step(
+            self.run_,
+            net,
+            phase,
+            index,
+            batch,
+            level=level,
+            noise=noise,
+            cond=cond,
+            stop=stops.ask if self.accelerator.num_processes == 1 else one_process,
+        )
 
     def _text(
         self,
@@ -379,6 +353,17 @@ class _Pretraining:
             extra=self.net.strengths(len(rows)),
             edits=edits_of(phase),
         )
+
+
+def one_process(*_: object) -> None:
+    """Refuse to stop a phase in one of several processes.
+
+    Raises
+    ------
+    CapabilityError
+        Always.
+    """
+    raise CapabilityError("step.stop() was called where several processes train: run one process")
 
 
 def record_concepts(record: Record) -> tuple[Concept, ...]:

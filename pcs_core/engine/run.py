@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -82,6 +82,8 @@ class EngineRun:
         self.strengths: dict[str, float] = {}
         self.heads: Mapping[str, HeadEdit] = {}
         self._memory = {} if memory is None else memory
+        self.full_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
+        """What brings the network back to its own types, while a training keeps it in lower ones."""
         self.arguments: Mapping[str, Any] = {}
         self._journal: dict[int, tuple[Any, str]] = {}
         self._calling = ""
@@ -234,22 +236,24 @@ class EngineRun:
     ) -> Tensor:
         """Return pictures [n 3 h w] drawn by the frozen base, one per prompt."""
         settings = self.recipe.sample
-        return self.services.draw_base(
-            self.backbone,
-            prompts,
-            seed=seed,
-            scale=settings.scale if scale is None else scale,
-            steps=settings.steps if steps is None else steps,
-            scheduler=settings.scheduler,
-        )
+        with self.full_precision():
+            return self.services.draw_base(
+                self.backbone,
+                prompts,
+                seed=seed,
+                scale=settings.scale if scale is None else scale,
+                steps=settings.steps if steps is None else steps,
+                scheduler=settings.scheduler,
+            )
 
     def draw_personalized(
         self, system: str, subject: Subject, prompts: Sequence[str], *, seed: int
     ) -> Tensor:
         """Return pictures [n 3 h w], one per prompt, of a personalization made by ``system`` for it."""
-        return self.services.draw_personalized(
-            system, subject, self.backbone, prompts, seed=seed, memory=self._memory
-        )
+        with self.full_precision():
+            return self.services.draw_personalized(
+                system, subject, self.backbone, prompts, seed=seed, memory=self._memory
+            )
 
     def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
         """Return the backbone's small decoder, or the one at ``location``."""
@@ -260,13 +264,18 @@ class EngineRun:
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the mean latents [n c h w] of images [n 3 h w], in the caller's grad mode."""
-        return self.backbone.moments(images)[0]
+        import torch
+
+        # the autoencoder keeps its type in every training
+        with torch.autocast(self.device.type, enabled=False):
+            return self.backbone.moments(images.float())[0]
 
     def invert(self, image: Tensor, prompt: str, *, steps: int, scale: float = 1.0) -> Tensor:
         """Return the DDIM trajectory [steps+1 c h w] of ``image``, from it to pure noise."""
         from pcs_core.engine.inversion import invert
 
-        return invert(self.backbone, image, prompt, steps=steps, scale=scale)
+        with self.full_precision():
+            return invert(self.backbone, image, prompt, steps=steps, scale=scale)
 
     def cached(self, name: str, make: Callable[[], Mapping[str, Tensor]]) -> Mapping[str, Tensor]:
         """Return tensors made once, kept in memory and, with a work folder, on disk."""

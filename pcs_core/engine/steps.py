@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import FitStep, MaskQuery, Masks
-from pcs_core.errors import CapabilityError
 from pcs_core.merge import merge_masks
 
 if TYPE_CHECKING:
@@ -30,6 +29,7 @@ def make_step(
     level: Level,
     noise: Tensor,
     cond: Conditioning,
+    stop: Callable[..., None],
     **more: Callable[..., Any],
 ) -> FitStep:
     """Return step ``index`` of ``phase``: the batch corrupted, the network asked only when read."""
@@ -51,7 +51,7 @@ def make_step(
         compute_target=lambda: process.target(batch.latents, noise, level),
         compute_error=lambda output, target: process.error(output, target, noisy),
         evaluate=evaluate,
-        stop=no_stop,
+        stop=stop,
         read_masks=lambda step: batch_masks(run, step),
         progress=index / phase.steps,
         **more,
@@ -98,10 +98,3 @@ def batch_masks(run: EngineRun, step: FitStep) -> Masks:
         query=MaskQuery(moment="batch", step=step, size=tuple(step.noisy.shape[-2:])),  # type: ignore[arg-type]
     )
     return merge_masks([Masks(step.batch.masks), *(m for _, m in results)])
-
-
-def no_stop(*_: Any, **__: Any) -> None:
-    """Refuse to stop a phase early, by name."""
-    raise CapabilityError(
-        "step.stop() was called, which ends nothing in this version: a phase runs all its steps"
-    )

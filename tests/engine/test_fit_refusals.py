@@ -157,15 +157,3 @@ def test_masks_at_a_moment_that_does_not_come(backbone: Backbone, moment: str) -
     recipe = make_recipe({"mine": Late(), "probe": Probe()}, Phase("p", 1))
     with pytest.raises(CapabilityError, match=f"'mine' .*'{moment}'"):
         fit(recipe, make_subject(), backbone)
-
-
-def test_a_step_that_would_stop_the_phase(backbone: Backbone) -> None:
-    class Stopping(Technique):
-        id = "test.stopping"
-
-        @hookimpl
-        def regularize(self, step: Any) -> None:
-            step.stop()
-
-    with pytest.raises(CapabilityError, match=r"step\.stop\(\)"):
-        fit(make_recipe([Stopping(), Probe()], Phase("p", 1)), make_subject(), backbone)

@@ -126,7 +126,7 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(
     import sys
 
     monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["pcs_core.engine.pretrain"], "REPORT_EVERY", 1)
+    monkeypatch.setattr(sys.modules["pcs_core.engine.progress"], "REPORT_EVERY", 1)
     backbone = open_backbone("tiny")
 
     def run(work: Path, *, resume: bool = False, stop: int = 99) -> Personalization:

@@ -34,7 +34,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["pcs_core.engine.fit"], "REPORT_EVERY", 3)
+    monkeypatch.setattr(sys.modules["pcs_core.engine.progress"], "REPORT_EVERY", 3)
 
 
 def recipe_of(system: str, **settings: Any) -> Recipe:

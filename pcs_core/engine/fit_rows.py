@@ -1,0 +1,95 @@
+"""The rows of a fit's steps: subjects' examples from their pools, or what a canvas renders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from pcs_core.backbone import Attachment
+from pcs_core.data import CANVAS, FitStep, Phase
+from pcs_core.engine.batches import Drawn, draw_batch, render_batch
+from pcs_core.engine.captions import CaptionTable, text_is_constant
+from pcs_core.engine.clipping import clip_per_subject
+from pcs_core.engine.phase_loop import stacked_names
+from pcs_core.engine.steps import edits_of, lawful, make_step
+
+if TYPE_CHECKING:
+    from torch import Generator, nn
+
+    from pcs_core.engine.pools import Pool
+    from pcs_core.engine.precision import Precision
+    from pcs_core.engine.run import EngineRun
+    from pcs_core.engine.stops import Stops
+
+
+@dataclass
+class FitSupply:
+    """The :class:`~pcs_core.engine.phase_loop.Supply` of a fit: one process, a generator per subject.
+
+    ``concepts`` are the placeholders of each subject's concepts.
+    """
+
+    run: EngineRun
+    net: Attachment
+    pools: Sequence[Pool]
+    table: CaptionTable
+    rngs: Sequence[Generator]
+    precision: Precision
+    concepts: Sequence[Sequence[str]]
+
+    def prepare(self, phase: Phase, params: Mapping[str, nn.Parameter]) -> None:
+        """Encode the captions once where nothing in the text trains."""
+        constant = text_is_constant(self.net, list(params))
+        self.table.encode(self.net, constant=constant, concepts=self.concepts)
+
+    def share_gradients(self, params: Iterable[nn.Parameter]) -> None:
+        """Nothing: a fit is one process."""
+
+    def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> None:
+        """Clip each subject by its own norm."""
+        stacked = stacked_names(self.net)
+        norms = [(p, n in stacked) for n, p in params.items()]
+        clip_per_subject(norms, limit, len(self.rngs))
+
+    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep:
+        """Draw the rows of the subjects that are live, corrupt them, and read their texts."""
+        net, process, device = self.net, self.net.backbone.process, self.net.backbone.device
+        progress, edits = index / phase.steps, edits_of(phase)
+        rngs = [self.rngs[s] for s in stops.live]
+        drawn = self._draw(phase, progress, stops.live)
+        batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
+        noise, times = lawful(net, phase, rngs, noise, times, progress)
+        if drawn.images is not None:
+            # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
+            with self.precision.whole():
+                latents = net.latents(drawn.images, drawn.batch.index, edits)
+            batch = replace(batch, latents=latents)
+        level = process.level(times)
+        features = net.read_features(self.run.features.tensors, batch.subject)
+        with net.under(edits=edits):
+            streams = net.streams(features)
+        fraction = process.fraction(level)
+        cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
+        strengths = net.strengths(len(batch.roles))
+        cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
+        return make_step(
+            self.run,
+            net,
+            phase,
+            index,
+            replace(batch, features=features),
+            level=level,
+            noise=noise,
+            cond=cond,
+            stop=stops.ask,
+            encode=lambda text: self.table.tell(net, text, cond, edits),
+        )
+
+    def _draw(self, phase: Phase, progress: float, live: Sequence[int]) -> Drawn:
+        net = self.net
+        if CANVAS in phase.batch:
+            with net.under(edits=edits_of(phase)), self.precision.whole():
+                return render_batch(net, self.table, phase, self.rngs, progress)
+        process = net.backbone.process
+        return draw_batch(self.pools, self.table, phase.batch, self.rngs, process, live)
