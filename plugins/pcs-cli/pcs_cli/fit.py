@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.command_line import command_line
-from pcs_cli.options import Device, Json, Out, Overwrite, Seed, Settings
+from pcs_cli.options import (
+    Checkpointing,
+    Device,
+    Json,
+    Out,
+    Overwrite,
+    Precision,
+    Seed,
+    Settings,
+)
 from pcs_cli.output import complain, emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError
 
@@ -58,6 +67,8 @@ def fit(  # long: its options
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
+    precision: Precision = "fp32",
+    gradient_checkpointing: Checkpointing = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
     ] = False,
@@ -100,6 +111,8 @@ def fit(  # long: its options
         resume=resume,
         overwrite=overwrite,
         adapter=adapter,
+        precision=precision,
+        checkpointing=gradient_checkpointing,
     )
     if watch is not None and resume:
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
@@ -169,6 +182,8 @@ def run(
             work=place.work,
             resume=place.resumed,
             adapter=plan.adapter,
+            precision=plan.precision,
+            checkpointing=plan.checkpointing,
             keep=None if watch is None else watch(plan.subjects, plan.backbone),
         )
         failed = {p.subject: why for p in persons if (why := diverged(p))}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pcs_cli.fit_work import check_partial
 from pcs_cli.opening import backbone_name, device_name
+from pcs_cli.options import check_precision
 from pcs_cli.output_folder import Destination, destination
 from pcs_core.errors import InputError
 
@@ -28,6 +29,8 @@ class FitPlan:
     device: str
     destination: Destination
     adapter: Path | None = None
+    precision: str = "fp32"
+    checkpointing: bool = False
 
 
 def plan_fit(
@@ -44,6 +47,8 @@ def plan_fit(
     resume: bool,
     overwrite: bool,
     adapter: Path | None = None,
+    precision: str = "fp32",
+    checkpointing: bool = False,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -52,6 +57,7 @@ def plan_fit(
     PcsError
         The first thing that is wrong, and what to do.
     """
+    check_precision(precision)
     folders = [folder.expanduser() for folder in folders]
     check_names(folders)
     target = destination(out, overwrite=overwrite, inputs=folders)
@@ -68,7 +74,9 @@ def plan_fit(
     opened = open_backbone(name, device=chosen)
     if adapter is not None and not needs_adapter(recipe):
         raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
-    return FitPlan(recipe, subjects, opened, seed, chosen, target, adapter)
+    return FitPlan(
+        recipe, subjects, opened, seed, chosen, target, adapter, precision, checkpointing
+    )
 
 
 def read_subjects(

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pcs_core.errors import InputError
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")]
 
 Out = Annotated[
@@ -32,3 +34,30 @@ Device = Annotated[
     str,
     typer.Option("--device", help="cpu, cuda, cuda:1 ...; auto takes a GPU where there is one."),
 ]
+
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision", help="fp32, bf16 or fp16: of frozen weights and products while training."
+    ),
+]
+
+Checkpointing = Annotated[
+    bool,
+    typer.Option(
+        "--gradient-checkpointing",
+        help="Compute activations again in backward: less memory, more time.",
+    ),
+]
+
+
+def check_precision(name: str) -> None:
+    """Refuse a precision that there is none of, before anything is read.
+
+    Raises
+    ------
+    InputError
+        Names those that there are.
+    """
+    if name not in ("fp32", "bf16", "fp16"):
+        raise InputError(f"--precision {name!r}: fp32, bf16 or fp16")

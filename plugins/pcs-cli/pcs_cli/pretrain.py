@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pcs_cli.options import Device, Json, Out, Overwrite, Seed, Settings
+from pcs_cli.options import (
+    Checkpointing,
+    Device,
+    Json,
+    Out,
+    Overwrite,
+    Precision,
+    Seed,
+    Settings,
+    check_precision,
+)
 from pcs_cli.output import emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
 
@@ -35,9 +45,8 @@ def pretrain(
     settings: Settings = None,
     seed: Seed = 0,
     device: Device = "auto",
-    precision: Annotated[
-        str, typer.Option("--precision", help="no, bf16 or fp16 (mixed precision).")
-    ] = "no",
+    precision: Precision = "fp32",
+    gradient_checkpointing: Checkpointing = False,
     init: Annotated[
         Path | None,
         typer.Option("--init", help="An earlier pre-training of SYSTEM to start from (a folder)."),
@@ -58,8 +67,7 @@ def pretrain(
     from pcs_cli.output_folder import destination
     from pcs_core.assembly import load_recipe
 
-    if precision not in ("no", "bf16", "fp16"):
-        raise InputError(f"--precision {precision!r}: no, bf16 or fp16")
+    check_precision(precision)
     target = destination(out, overwrite=overwrite, inputs=())
     check_partial(target, resume=resume)
 
@@ -88,6 +96,7 @@ def pretrain(
                 work=place.work,
                 resume=place.resumed,
                 precision=precision,
+                checkpointing=gradient_checkpointing,
                 init=start,
                 watch=(reporter.fitting,),
             )
