@@ -44,7 +44,7 @@ class NotedProbe(Probe):
 
         edits = tuple(OutputScale(site, features.subjects) for site in run.sites(self.sites))
         PROBES.append(edits[0].scale)
-        return Fusion(attention=edits)
+        return Fusion(edits=edits)
 
 
 def average_of(start: torch.Tensor, values: list[torch.Tensor], decay: float) -> torch.Tensor:

@@ -275,7 +275,7 @@ def test_edits_of_attention_that_see_maps(backbone: Backbone) -> None:
 
         @hookimpl
         def fuse(self, run: Any) -> Fusion:
-            return Fusion(attention=tuple(Maps(site) for site in run.sites("cross")))
+            return Fusion(edits=tuple(Maps(site) for site in run.sites("cross")))
 
     recipe = recipe_of(Seeing())
     low = fit(recipe, two(), backbone, precision="bf16", checkpointing=True)

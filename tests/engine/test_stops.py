@@ -43,8 +43,8 @@ def two() -> list[Any]:
 
 def recipe_of(after: dict[str, int], steps: int = 6, ema: float = 0.0) -> Recipe:
     phases = [
-        Phase("p", steps, lr={"*": 0.1}, weight_decay=0.1, ema=ema),
-        Phase("q", 2, lr={"*": 0.1}),
+        Phase("p", steps, lr={"*": 1e-2}, weight_decay=0.1, ema=ema),
+        Phase("q", 2, lr={"*": 1e-2}),
     ]
     return make_recipe([Probe(), Stopping(after=after)], *phases)
 
@@ -61,14 +61,14 @@ def test_a_stopped_subject_has_no_rows_and_does_not_move(backbone: Backbone) -> 
         ROWS.clear()
         alone = fit(recipe_of({}, steps), two()[index], backbone)[0]
         for name, value in alone.tensors.items():
-            assert torch.allclose(value, artifacts[index].tensors[name], atol=1e-6), name
+            assert torch.allclose(value, artifacts[index].tensors[name], atol=2e-4), name
 
 
 def test_the_average_of_a_stopped_subject_rests_too(backbone: Backbone) -> None:
     artifacts = fit(recipe_of({"0": 2}, ema=0.9), two(), backbone)
     alone = fit(recipe_of({}, 2, ema=0.9), two()[0], backbone)[0]
     for name, value in alone.tensors.items():
-        assert torch.allclose(value, artifacts[0].tensors[name], atol=1e-6), name
+        assert torch.allclose(value, artifacts[0].tensors[name], atol=2e-4), name
 
 
 def test_nobody_stopped(backbone: Backbone) -> None:

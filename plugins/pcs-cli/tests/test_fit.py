@@ -51,6 +51,25 @@ def test_a_preview_that_cannot_be_drawn_loses_no_fit(
     assert "No preview.png: the control branch needs key points" in done.err
 
 
+def test_low_precision_and_checkpointing(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    done = pcs(*fit_arguments, "--precision", "bf16", "--gradient-checkpointing")
+    assert done.code == 0, done.err
+    manifest = json.loads((tmp_path / "out" / "rex" / "manifest.json").read_text())
+    assert manifest["extra"]["precision"] == "bf16"
+    assert manifest["extra"]["gradient_checkpointing"] is True
+
+
+def test_an_unknown_precision_makes_nothing(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    done = pcs(*fit_arguments, "--precision", "half")
+    assert done.code == 2
+    assert "--precision 'half': fp32, bf16 or fp16" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_several_folders_train_together(
     pcs: Callable, recipe: Path, subject: Callable, tmp_path: Path
 ) -> None:
