@@ -54,6 +54,9 @@ class Technique:
         Words by which it meets other techniques ("feature:image", "role:prior": see
         :data:`pcs_core.data.words.KINDS`), checked when a recipe loads. Where they depend on settings,
         override :meth:`words`.
+    extract_moments
+        Moments at which its ``extract`` is called: start, finish, and "phase", before each further phase
+        begins (``run.phase`` names it). What it says then replaces all that it said before.
     starts_away
         Why the network differs from the base before anything is trained; "" where it does not (the
         contract test proves it).
@@ -76,6 +79,7 @@ class Technique:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
+    extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")
     reads_layout: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()

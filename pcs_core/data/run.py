@@ -36,6 +36,10 @@ class Run(Protocol):
         """The run's seed."""
 
     @property
+    def phase(self) -> str:
+        """The phase that is about to begin, where `extract` is called at moment "phase"; else empty."""
+
+    @property
     def layout(self) -> Layout | None:
         """Where things should stand in the pictures being drawn, if the user said so."""
 

@@ -17,9 +17,9 @@ from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.opening import check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
-from pcs_core.engine.pools import encode_pools
+from pcs_core.engine.pools import Latents, Pool, encode_pools
 from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import extract
+from pcs_core.engine.prepare import ask, ask_at_border, unite
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Features
     from pcs_core.engine.averages import Averages
+    from pcs_core.engine.captions import CaptionTable
 
 
 def fit(
@@ -133,7 +134,8 @@ class Fitting:
             memory=self.memory,
         )
         self.precision = Precision(self.precision_name, self.backbone)
-        features, own = extract(self.run_, self.subjects)
+        self.answers = ask(self.run_, self.subjects)
+        features, own = unite(self.answers)
         self.run_.features = features
         fusion = self._fuse(features)
         phases = self._phases()
@@ -171,6 +173,8 @@ class Fitting:
                 )
                 for number, phase in enumerate(phases):
                     if phase.steps:
+                        if number:
+                            self._cross_border(supply, phase)
                         train_phase(training, number, phase)
             with self.precision.lifted():
                 finished = self._finish(fusion)
@@ -221,13 +225,29 @@ class Fitting:
         phases: Sequence[Phase],
         rngs: Sequence[Generator],
     ) -> FitSupply:
-        roles = sorted({r for p in phases for r, n in p.batch.items() if n})
-        pools, table = encode_pools(net, own, roles)
+        self.roles = sorted({r for p in phases for r, n in p.batch.items() if n})
+        self.latents: Latents = {}
+        pools, table = self._encode(net, own)
+        concepts = [[c.token for c in s.concepts] for s in self.subjects]
+        return FitSupply(self.run_, net, pools, table, rngs, self.precision, concepts)
+
+    def _encode(self, net: Attachment, own: Sequence[Features]) -> tuple[list[Pool], CaptionTable]:
+        with self.precision.whole():
+            pools, table = encode_pools(net, own, self.roles, self.latents)
         if net.fusion.source is not None:
             for caption in net.fusion.source.captions:
                 table.add(0, caption)
-        concepts = [[c.token for c in s.concepts] for s in self.subjects]
-        return FitSupply(self.run_, net, pools, table, rngs, self.precision, concepts)
+        return pools, table
+
+    def _cross_border(self, supply: FitSupply, phase: Phase) -> None:
+        """Ask again what some uses say before ``phase``; encode what is new of it.
+
+        A resumed fit crosses the borders behind it too, in order: a use that is silent at one of them
+        leaves what it said before. The texts are encoded when the phase begins, as always.
+        """
+        if ask_at_border(self.run_, self.answers, phase.name):
+            self.run_.features, own = unite(self.answers)
+            supply.pools, supply.table = self._encode(supply.net, own)
 
     def _look(self, finished: Sequence[Personalization]) -> None:
         if self.keep is None:
@@ -246,13 +266,15 @@ class Fitting:
                 self._look(self._finish(fusion))
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
-        features = self.run_.features
+        features, self.run_.phase = self.run_.features, ""
         tensors = dict(features.tensors)
         keep = list(features.keep)
         for index, subject in enumerate(self.subjects):
             found = self.run_.call_at(
                 "extract",
-                lambda _, implementation: "moment" in implementation.argnames,
+                lambda technique, implementation: (
+                    "moment" in implementation.argnames and "finish" in technique.extract_moments
+                ),
                 subject=subject,
                 masks=Masks(),
                 moment="finish",

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import CANVAS, Example, Features
 from pcs_core.data.masks import mask_at
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.errors import RecipeError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ENCODE_BATCH = 16
 """Pictures the VAE encodes at a time."""
@@ -44,10 +41,18 @@ class Pool:
     images: Sequence[Tensor] | None = None
 
 
+Latents = dict[int, tuple[Tensor, Tensor, Tensor]]
+"""Pictures that are encoded already, by the place of their pixels: the picture (so that nothing else
+comes to stand there), mean and std of its latents."""
+
+
 def encode_pools(
-    net: Attachment, features: Sequence[Features], roles: Sequence[str]
+    net: Attachment,
+    features: Sequence[Features],
+    roles: Sequence[str],
+    latents: Latents | None = None,
 ) -> tuple[list[Pool], CaptionTable]:
-    """Encode every example once.
+    """Encode every example once, those that ``latents`` holds not at all.
 
     Raises
     ------
@@ -56,7 +61,7 @@ def encode_pools(
     """
     table = CaptionTable()
     pools = []
-    cache: dict[int, tuple[Tensor, Tensor]] = {}  # shared pictures (prior) are encoded once
+    cache: Latents = {} if latents is None else latents  # shared pictures (prior) are encoded once
     for subject, own in enumerate(features):
         examples = list(own.examples)
         by_role: dict[str, list[int]] = {}
@@ -73,7 +78,7 @@ def encode_pools(
             pools.append(Pool({}, [], [], nothing, None, [], [], {}, {}))
             continue
         _encode_missing(net, examples, cache)
-        moments = [cache[_identity(e)] for e in examples]
+        moments = [cache[_identity(e)][1:] for e in examples]
         pools.append(
             Pool(
                 roles=by_role,
@@ -99,9 +104,7 @@ def _identity(example: Example) -> int:
     return example.image.data_ptr()
 
 
-def _encode_missing(
-    net: Attachment, examples: Sequence[Example], cache: dict[int, tuple[Tensor, Tensor]]
-) -> None:
+def _encode_missing(net: Attachment, examples: Sequence[Example], cache: Latents) -> None:
     missing = {_identity(e): e.image for e in examples if _identity(e) not in cache}
     shapes: dict[tuple[int, ...], list[int]] = {}
     for key, image in missing.items():  # clips and single frames do not share a batch
@@ -112,7 +115,7 @@ def _encode_missing(
             chunk = keys[start : start + batch]
             with torch.no_grad():
                 mean, std = net.backbone.moments(torch.stack([missing[k] for k in chunk]))
-            cache.update({k: (mean[i], std[i]) for i, k in enumerate(chunk)})
+            cache.update({k: (missing[k], mean[i], std[i]) for i, k in enumerate(chunk)})
 
 
 def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:

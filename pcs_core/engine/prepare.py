@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -163,34 +164,87 @@ def subject_masks(run: EngineRun, subject: Subject) -> Masks:
     return Masks(merged)
 
 
+@dataclass
+class Answers:
+    """What is known about one subject: its references, and what each use said, so that it may say it anew."""
+
+    subject: Subject
+    index: int
+    masks: Masks
+    references: tuple[Example, ...]
+    said: list[tuple[str, Features]]
+
+    def united(self) -> Features:
+        """Return the subject's features; the examples of the references come first."""
+        united = merge_features(self.said)
+        examples = (*self.references, *united.examples)
+        return Features(
+            tensors=united.tensors,
+            examples=_captioned(examples, united.captions, self.subject, self.index),
+            transforms=united.transforms,
+            concepts=(self.subject.concepts,),
+            keep=united.keep,
+            origin=united.origin,
+        )
+
+
 def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tuple[Features, ...]]:
     """Call `extract` at "start" for each subject; return the stacked features and each subject's own.
 
     Examples of the references come first in each subject's own features.
+
+    Raises
+    ------
+    PluginError
+        A use gives a feature for some subjects only, or with another shape for each.
     """
-    own: list[Features] = []
+    return unite(ask(run, subjects))
+
+
+def ask(run: EngineRun, subjects: Sequence[Subject]) -> list[Answers]:
+    """Call `extract` at "start" for each subject, with its references in ``run.features``."""
+    answers = []
     for index, subject in enumerate(subjects):
         masks = subject_masks(run, subject)
         base = references(subject, index, run.image_size, masks, run.frames)
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))
-        found = merge_features(run.call("extract", subject=subject, masks=masks, moment="start"))
-        own.append(
-            Features(
-                tensors=found.tensors,
-                examples=_captioned((*base, *found.examples), found.captions, subject, index),
-                transforms=found.transforms,
-                concepts=(subject.concepts,),
-                keep=found.keep,
-                origin=found.origin,
-            )
+        said = run.call("extract", subject=subject, masks=masks, moment="start")
+        answers.append(Answers(subject, index, masks, base, said))
+    return answers
+
+
+def ask_at_border(run: EngineRun, answers: Sequence[Answers], phase: str) -> bool:
+    """Call `extract` at "phase", before ``phase`` begins, on the uses that ask for it.
+
+    What a use says replaces all that it said before; None leaves it. Return whether anything was said.
+    """
+    run.phase, changed = phase, False
+    for answer in answers:
+        said = run.call_at(
+            "extract",
+            lambda technique, _: "phase" in technique.extract_moments,
+            subject=answer.subject,
+            masks=answer.masks,
+            moment="phase",
         )
-    names = [s.name for s in subjects]
+        new = dict(said)
+        changed |= bool(new)
+        before = {use for use, _ in answer.said}
+        answer.said = [(use, new.get(use, features)) for use, features in answer.said]
+        answer.said += [(use, features) for use, features in said if use not in before]
+    return changed
+
+
+def unite(answers: Sequence[Answers]) -> tuple[Features, tuple[Features, ...]]:
+    """Return the features of all subjects, stacked, and each subject's own."""
+    own = [answer.united() for answer in answers]
+    names = [answer.subject.name for answer in answers]
     stacked = {
         key: _stacked(key, own, names) for key in dict.fromkeys(k for f in own for k in f.tensors)
     }
     merged = Features(
         tensors=stacked,
-        concepts=tuple(s.concepts for s in subjects),
+        concepts=tuple(answer.subject.concepts for answer in answers),
         keep=own[0].keep,
         origin=own[0].origin,
     )

@@ -79,6 +79,7 @@ class EngineRun:
         self.features = Features(concepts=tuple(concepts))
         self.scratch: dict[str, Any] = {}
         self.layout: Layout | None = None
+        self.phase = ""
         self.strengths: dict[str, float] = {}
         self.heads: Mapping[str, HeadEdit] = {}
         self._memory = {} if memory is None else memory
