@@ -137,7 +137,8 @@ def check_names(results: Sequence[tuple[str, Fusion]]) -> None:
     owners: dict[tuple[str, str], str] = {}
     for name, fusion in results:
         named = [pair for edit in fusion.edits for pair in edit.sole_names()]
-        for pair in (*named, *(("row", row.role) for row in fusion.rows)):
+        roles = [row.role for row in fusion.rows] + [row.role for row in fusion.fit_rows]
+        for pair in (*named, *(("row", role) for role in roles)):
             if (other := owners.setdefault(pair, name)) != name:
                 raise ConflictError(
                     f"the {pair[0]} {pair[1]!r} is claimed by both {other!r} and {name!r}"

@@ -8,6 +8,7 @@ from pcs_core.data.features import Features, Transform
 from pcs_core.data.fusion import (
     Branch,
     Canvas,
+    FitRow,
     Fusion,
     GuidanceTerm,
     Rendered,
@@ -60,6 +61,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "Features",
+    "FitRow",
     "FitStep",
     "Fusion",
     "GuidanceTerm",

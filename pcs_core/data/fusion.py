@@ -77,6 +77,20 @@ class Row:
     returned: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class FitRow:
+    """One more example beside each row of a fit step's batch, in the same forward: edits read it, no loss does.
+
+    ``example`` is the role of the examples of the row's own subject that it is drawn from. ``level``: "same"
+    (noised to the level of the row, with noise of its own) or "clean" (as it is, at the lowest level). Its
+    text is the example's. Edits find it in ``cond.extra["row.<role>"]``, as a :class:`Row` of sampling.
+    """
+
+    role: str
+    example: str = "subject"
+    level: Literal["same", "clean"] = "clean"
+
+
 class Canvas(Protocol):
     """A source of pictures that has parameters: what a fit renders instead of drawing examples."""
 
@@ -115,7 +129,8 @@ class Fusion:
 
     ``edits`` are all edits, of any kinds in any order: they stand by kind, and in the order given within a
     kind. Tuples concatenate in recipe order; ``source``, ``timestep_sampler`` and ``decoder`` are
-    exclusive. ``words`` are placeholders that stand for plain text. ``strengths`` are named numbers that
+    exclusive. ``rows`` are further pictures of a sampling, ``fit_rows`` further examples beside those of a
+    fit step. ``words`` are placeholders that stand for plain text. ``strengths`` are named numbers that
     edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
@@ -131,6 +146,7 @@ class Fusion:
     edits: tuple[Edit, ...] = ()
     words: tuple[Word, ...] = ()
     rows: tuple[Row, ...] = ()
+    fit_rows: tuple[FitRow, ...] = ()
     records: tuple[str, ...] = ()
     guidance: tuple[GuidanceTerm, ...] = ()
     strengths: Mapping[str, float] = field(default_factory=dict)

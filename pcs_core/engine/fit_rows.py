@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 from pcs_core.backbone import Attachment
 from pcs_core.data import CANVAS, FitStep, Phase
 from pcs_core.engine.batches import Drawn, draw_batch, render_batch
+from pcs_core.engine.beside import Beside, draw_beside, shown_beside
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.phase_loop import stacked_names
 from pcs_core.engine.steps import edits_of, lawful, make_step
 
 if TYPE_CHECKING:
-    from torch import Generator, nn
+    from torch import Generator, Tensor, nn
 
+    from pcs_core.data import Batch, FitRow, Level
     from pcs_core.engine.pools import Pool
     from pcs_core.engine.precision import Precision
     from pcs_core.engine.run import EngineRun
@@ -73,6 +75,7 @@ class FitSupply:
         cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
         strengths = net.strengths(len(batch.roles))
         cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
+        beside = [self._beside(row, batch, level, streams, edits) for row in net.fusion.fit_rows]
         return make_step(
             self.run,
             net,
@@ -83,8 +86,27 @@ class FitSupply:
             noise=noise,
             cond=cond,
             stop=stops.ask,
+            beside=beside,
             encode=lambda text: self.table.tell(net, text, cond, edits),
         )
+
+    def _beside(
+        self,
+        row: FitRow,
+        batch: Batch,
+        level: Level,
+        streams: Mapping[str, Tensor],
+        edits: str,
+    ) -> Beside:
+        """Return an example beside each row of ``batch``, as the network is shown it."""
+        net, process = self.net, self.net.backbone.process
+        drawn = draw_beside(row, self.pools, batch.subject.tolist(), self.rngs)
+        noisy, own = shown_beside(drawn, level, process)
+        fraction = process.fraction(own)
+        cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
+        strengths = net.strengths(len(batch.roles))
+        cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
+        return Beside(row.role, noisy, own, cond)
 
     def _draw(self, phase: Phase, progress: float, live: Sequence[int]) -> Drawn:
         net = self.net

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import FitStep, MaskQuery, Masks
+from pcs_core.engine.beside import evaluate_beside
 from pcs_core.merge import merge_masks
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import Batch, Conditioning, Evaluation, Level, Phase
+    from pcs_core.engine.beside import Beside
     from pcs_core.engine.run import EngineRun
 
 
@@ -30,14 +32,24 @@ def make_step(
     noise: Tensor,
     cond: Conditioning,
     stop: Callable[..., None],
+    beside: Sequence[Beside] = (),
     **more: Callable[..., Any],
 ) -> FitStep:
-    """Return step ``index`` of ``phase``: the batch corrupted, the network asked only when read."""
+    """Return step ``index`` of ``phase``: the batch corrupted, the network asked only when read.
+
+    ``beside`` are rows that stand in the forward and in nothing else of the step.
+    """
     process, edits = net.backbone.process, edits_of(phase)
     noisy = process.corrupt(batch.latents, noise, level)
 
     def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
         return net.evaluate(x, at, given, **{"edits": edits, **options})
+
+    def forward() -> Evaluation:
+        records = net.fusion.records
+        if beside:
+            return evaluate_beside(evaluate, noisy, level, cond, beside, record=records)
+        return evaluate(noisy, level, cond, record=records)
 
     return FitStep(
         index=index,
@@ -47,7 +59,7 @@ def make_step(
         noise=noise,
         noisy=noisy,
         cond=cond,
-        forward=lambda: evaluate(noisy, level, cond, record=net.fusion.records),
+        forward=forward,
         compute_target=lambda: process.target(batch.latents, noise, level),
         compute_error=lambda output, target: process.error(output, target, noisy),
         evaluate=evaluate,
