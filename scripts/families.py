@@ -90,13 +90,13 @@ def run(recipe: Recipe, backbone: Backbone, shown: Subject) -> None:
 def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
     """Return "" where ``system`` runs on ``backbone``, else the refusal."""
     try:
-        plain = load_recipe(system, backbone=backbone.card.id)
+        plain = load_recipe(system, backbone=backbone)
         changes = brief_settings(plain, steps=2)
         if (
             backbone.card.id == "tiny-tokens"
         ):  # all of its layers are of one size, in the real ones too
             changes = [c for c in changes if not c.startswith("attention.localization_loss.scale=")]
-        run(load_recipe(system, backbone=backbone.card.id, overrides=changes), backbone, shown)
+        run(load_recipe(system, backbone=backbone, overrides=changes), backbone, shown)
     except PcsError as error:
         return " ".join(str(error).split())
     return ""

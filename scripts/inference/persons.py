@@ -94,14 +94,14 @@ def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
     subjects = shipped_subjects(backbone, count)
     held = f"{ENCODER}@{backbone.card.id}" in catalogue().ids("adapters")
     if held:
-        recipe = load_recipe(ENCODER, backbone=backbone.card.id)
+        recipe = load_recipe(ENCODER, backbone=backbone)
         persons = [fit(recipe, subject, backbone)[0] for subject in subjects]
         return Cast(recipe, tuple(persons), tuple(subjects), None, True, "trained adapter")
     reasons = []
     # a random network needs no real encoder, which a hub would be asked for
     for settings in ([], [PLAIN_ENCODER]) if shipped(backbone) else ([PLAIN_ENCODER],):
         try:
-            recipe = load_recipe(ENCODER, backbone=backbone.card.id, overrides=settings)
+            recipe = load_recipe(ENCODER, backbone=backbone, overrides=settings)
             adapter = untrained_adapter(recipe, backbone, subjects[0])
             save(adapter, folder, overwrite=True)
             persons = [fit(recipe, s, backbone, adapter=folder)[0] for s in subjects]
@@ -118,7 +118,7 @@ def lora_cast(
 ) -> Cast:
     """Return a joint fit of ``count`` subjects by low-rank updates, kept in a folder below ``root``."""
     subjects = shipped_subjects(backbone, count)
-    recipe = load_recipe(LORA, backbone=backbone.card.id, overrides=[f"tune.steps={steps}"])
+    recipe = load_recipe(LORA, backbone=backbone, overrides=[f"tune.steps={steps}"])
     known = hashlib.sha256(f"{backbone.card.hash} {recipe.document!r} {count}".encode())
     folder = root / f"{backbone.card.id}-{LORA}-fits-{known.hexdigest()[:12]}"
     files = [folder / str(number) for number in range(count)]

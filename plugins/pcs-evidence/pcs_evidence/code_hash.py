@@ -44,17 +44,19 @@ def _reached(module: str) -> frozenset[str]:
         if name in reached:
             continue
         reached.add(name)
-        for imported in _imports(ast.parse(_source(name))):
-            if imported.partition(".")[0] == package and imported not in reached:
-                waiting.append(imported)
+        imports = _imports(ast.parse(_source(name)), package)
+        waiting += [imported for imported in imports if imported not in reached]
     return frozenset(reached)
 
 
-def _imports(tree: ast.AST) -> Iterable[str]:
+def _imports(tree: ast.AST, package: str) -> Iterable[str]:
+    """Yield the modules of ``package`` that a module imports. Asking for others would import them."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = (alias.name for alias in node.names)
+            yield from (name for name in names if name.partition(".")[0] == package)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == package:
+            assert node.module is not None
             yield node.module
             # "from package import module" names a module, "from module import thing" does not
             for alias in node.names:

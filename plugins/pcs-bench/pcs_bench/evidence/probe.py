@@ -41,8 +41,8 @@ def probe(system: str, backbone: Backbone, subject: Subject, **drawing: Any) -> 
 
     from pcs_core import fit, load_recipe, sample
 
-    overrides = brief(load_recipe(system, backbone=backbone.card.id))
-    recipe = load_recipe(system, backbone=backbone.card.id, overrides=overrides)
+    overrides = brief(load_recipe(system, backbone=backbone))
+    recipe = load_recipe(system, backbone=backbone, overrides=overrides)
     (artifact,) = fit(recipe, subject, backbone, seed=0)
     prompt = f"a photo of {subject.concept.token} on the beach"
     picture = sample(artifact, backbone, prompt, seed=1, **drawing)[0]
