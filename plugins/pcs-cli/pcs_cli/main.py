@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Sequence
 
 from pcs_cli.output import complain, silence_pipe
-from pcs_core.errors import PcsError
+from pcs_core.errors import PcsError, PluginError
 
 DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -37,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except PcsError as error:
         report(error, str(error))
+        if isinstance(error, PluginError) and not wants_traceback():
+            complain(f"with {TRACEBACK}=1 in front, the command shows where in the plugin", "")
         return error.exit_code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
