@@ -168,6 +168,22 @@ class CatalogueSpecs:
         raise NotImplementedError
 
     @catalogue_hookspec
+    def checkers(self) -> Mapping[str, str]:
+        """Id -> a function of a system's id, which returns what runs the ``[check]`` of its recipe.
+
+        It has ``run(neutral=...)`` and ``against(neighbour)``, each a report, and its ``table``.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
+    def claims(self) -> Mapping[str, str]:
+        """Claim id -> a function of an observed fit and settings, which yields rows with bounds.
+
+        A recipe's ``[check]`` names claims.
+        """
+        raise NotImplementedError
+
+    @catalogue_hookspec
     def diagnoses(self) -> Mapping[str, str]:
         """Subject -> a function of no argument: lines for ``pcs doctor``.
 

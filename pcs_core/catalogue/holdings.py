@@ -32,7 +32,9 @@ NOUNS: tuple[str, ...] = (
     "mergers",
     "watchers",
     "services",
+    "checkers",
     "checks",
+    "claims",
     "diagnoses",
 )
 """The nouns whose ids map to ``"module:attribute"``. Recipes are files, kept apart."""

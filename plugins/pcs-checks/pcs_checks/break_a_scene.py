@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from pcs_checks.changes import changed, snapshot
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.data import LOSS, Concept, FitStep, Run, Subject, Use
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -82,7 +83,7 @@ def _fit(backbone: Any, settings: list[str]) -> Any:
 
     SEEN.clear()
     PULLS.clear()
-    recipe = load_recipe(SYSTEM, backbone=backbone.card.id, overrides=settings)
+    recipe = load(SYSTEM, backbone=backbone.card.id, overrides=settings)
     recipe = replace(recipe, uses=(Use("witness", Witness()), *recipe.uses))
     return fit(recipe, scene(), backbone)[0]
 

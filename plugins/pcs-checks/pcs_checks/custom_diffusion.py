@@ -9,7 +9,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, merge_personalizations, open_backbone, text_features
+from pcs_checks.variant import load
+from pcs_core import fit, merge_personalizations, open_backbone, text_features
 from pcs_core.data.check import CheckReport, CheckRow
 
 SYSTEM = "custom-diffusion"
@@ -22,7 +23,7 @@ def check(neutral: bool = False) -> CheckReport:
     started = time.monotonic()
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "tune.steps=8",

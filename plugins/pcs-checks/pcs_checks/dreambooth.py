@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from pcs_checks.subjects import random_subject
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.data import FitStep, Use
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -37,7 +38,7 @@ def check(neutral: bool = False) -> CheckReport:
                 seen.update(_first_step(run, step, terms, backbone))
             return terms
 
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "tune.steps=2",

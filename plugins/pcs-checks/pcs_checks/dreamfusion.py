@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pcs_checks.changes import changed, snapshot
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.data import Concept, Evaluation, FitStep, Loss, Subject, Use
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -43,7 +44,7 @@ def check(neutral: bool = False) -> CheckReport:
                 weight.requires_grad_(flag)
             return terms
 
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "canvas.steps=2",

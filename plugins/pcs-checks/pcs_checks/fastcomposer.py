@@ -11,7 +11,8 @@ import torch
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.records import RandomRecords
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, pretrain, sample
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import conditioning
 
@@ -30,7 +31,7 @@ def check(neutral: bool = False) -> CheckReport:
     started = time.monotonic()
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "encoders.image.model=tiny.image",

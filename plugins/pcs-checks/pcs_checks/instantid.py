@@ -9,7 +9,8 @@ import torch
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.records import RandomRecords
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone, pretrain, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, pretrain, sample
 from pcs_core.data import Layout
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import control_residuals
@@ -25,7 +26,7 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     strength = 0.0 if neutral else 0.8
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "encoders.face.model=tiny.face",

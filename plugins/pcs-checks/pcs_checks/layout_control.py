@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pcs_checks.changes import changed, snapshot
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone, sample
 from pcs_core.data import Box, Branch, Layout, Prediction, Run, SampleStep, Subject
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -58,7 +59,7 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     settings = ["guidance.layout.weight=0.0"] if neutral else []
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM, overrides=[*settings, "guidance.layout.iterations=1", f"sample.steps={STEPS}"]
     )
     (person,) = fit(recipe, Subject("layout", concepts=()), backbone)

@@ -9,7 +9,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, sample
 from pcs_core.data.check import CheckReport, CheckRow
 
 SYSTEM = "lora-dreambooth"
@@ -27,8 +28,8 @@ def check(neutral: bool = False) -> CheckReport:
     settings = [f"weights.lora.rank={RANK}", "tune.lr=1e-2"]
     if neutral:
         settings.append("weights.lora.alpha=0.0")
-    fresh = fit(load_recipe(SYSTEM, overrides=[*settings, "tune.steps=0"]), subject, backbone)[0]
-    person = fit(load_recipe(SYSTEM, overrides=[*settings, "tune.steps=6"]), subject, backbone)[0]
+    fresh = fit(load(SYSTEM, overrides=[*settings, "tune.steps=0"]), subject, backbone)[0]
+    person = fit(load(SYSTEM, overrides=[*settings, "tune.steps=6"]), subject, backbone)[0]
     plain = sample(None, backbone, PROMPT.replace("<thing>", "sks dog"), **DRAW)
     start = (sample(fresh, backbone, PROMPT, **DRAW) - plain).abs().max()
     tuned = sample(person, backbone, PROMPT, **DRAW)

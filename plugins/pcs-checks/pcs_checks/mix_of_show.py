@@ -11,11 +11,11 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
+from pcs_checks.variant import load
 from pcs_core import (
     Technique,
     fit,
     hookimpl,
-    load_recipe,
     merge_personalizations,
     open_backbone,
     sample,
@@ -56,7 +56,7 @@ def check(neutral: bool = False) -> CheckReport:
     settings = ["tune.steps=4", "tune.lr=2e-2", "tune.batch=1", "sample.steps=2"]
     if neutral:
         settings += ["weights.lora.alpha=0.0", "text_lora.alpha=0.0", "attention.regions.ratio=0.0"]
-    recipe = load_recipe(SYSTEM, backbone=backbone.card.id, overrides=settings)
+    recipe = load(SYSTEM, backbone=backbone.card.id, overrides=settings)
     subjects = [random_subject("first", "dog", seed=1), random_subject("second", "cat", seed=2)]
     persons = fit(recipe, subjects, backbone)
     merged = merge_personalizations(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from pcs_checks.changes import changed, snapshot
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone, sample
 from pcs_core.data import Concept, Evaluation, FitStep, Subject, Use
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -86,7 +87,7 @@ def _fit(settings: list[str], backbone: Any) -> tuple[Any, float]:
     SHARES.clear()
     clip = torch.rand(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     subject = Subject("motion", (Concept("motion", "<motion>", "running"),), (clip,), (None,))
-    recipe = load_recipe(SYSTEM, overrides=settings)
+    recipe = load(SYSTEM, overrides=settings)
     watched = replace(recipe, uses=(*recipe.uses, Use(StillError.id, StillError())))
     person = fit(watched, subject, backbone)[0]
     return replace(person, recipe=recipe), (SHARES or [float("nan")])[0]

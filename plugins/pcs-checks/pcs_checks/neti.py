@@ -9,7 +9,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone
 from pcs_core.backbone import Attachment, import_tensors, select_sites, tokenise
 from pcs_core.data import TokenEdit
 from pcs_core.data.check import CheckReport, CheckRow
@@ -25,7 +26,7 @@ def check(neutral: bool = False) -> CheckReport:
     started = time.monotonic()
     backbone: Any = open_backbone("tiny")
     before = snapshot(backbone)
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "mapper.steps=3",

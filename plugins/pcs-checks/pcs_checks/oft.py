@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, sample
 from pcs_core.data.check import CheckReport, CheckRow
 
 SYSTEM = "oft"
@@ -23,7 +24,7 @@ def check(neutral: bool = False) -> CheckReport:
     started = time.monotonic()
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "tune.steps=6",

@@ -9,7 +9,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import select_sites
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -23,7 +24,7 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     settings = [f"tokens.layerwise.shared={str(neutral).lower()}", "token.steps=4", "token.batch=2"]
-    recipe = load_recipe(SYSTEM, overrides=[*settings, "token.lr=0.05"])
+    recipe = load(SYSTEM, overrides=[*settings, "token.lr=0.05"])
     person = fit(recipe, random_subject("thing"), backbone)[0]
     ((name, rows),) = person.tensors.items()
     names = [s.name for s in select_sites(backbone.sites, "cross")]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone
 from pcs_core.backbone import import_tensors, select_sites
 from pcs_core.data import AttnEdit, AttnState, Conditioning, TokenEdit
 from pcs_core.data.check import CheckReport, CheckRow
@@ -34,9 +35,9 @@ def check(neutral: bool = False) -> CheckReport:
         f"weights.key_locked.strength={0.0 if neutral else 1.0}",
     ]
     subject = random_subject("thing")
-    person = fit(load_recipe(SYSTEM, overrides=settings), subject, backbone)[0]
+    person = fit(load(SYSTEM, overrides=settings), subject, backbone)[0]
     gated, linear = (
-        build_fusion(load_recipe(SYSTEM, overrides=[*settings, *more]), [subject], backbone)
+        build_fusion(load(SYSTEM, overrides=[*settings, *more]), [subject], backbone)
         for more in ((), ["weights.key_locked.gated=false"])
     )
     for fusion in (gated, linear):

@@ -32,3 +32,43 @@ def checks() -> Mapping[str, str]:
         "styledrop": "pcs_checks.styledrop:check",
         "textual-inversion": "pcs_checks.textual_inversion:check",
     }
+
+
+@catalogue_hookimpl
+def claims() -> Mapping[str, str]:
+    """Named properties that a recipe's check may list."""
+    training = (
+        "captions",
+        "class_pictures",
+        "learns_nothing",
+        "masked_error",
+        "mean_error",
+        "rows",
+        "still",
+        "stores",
+        "terms",
+    )
+    drawing = (
+        "base_moves",
+        "bounded",
+        "deaf_to",
+        "follows_boxes",
+        "learned_rows",
+        "matters",
+        "off_is_base",
+        "per_layer",
+        "rank_at_most",
+        "starts_at_base",
+        "strength_moves",
+        "words",
+    )
+    return {
+        **{name: f"pcs_checks.claims.training:{name}" for name in training},
+        **{name: f"pcs_checks.claims.drawing:{name}" for name in drawing},
+    }
+
+
+@catalogue_hookimpl
+def checkers() -> Mapping[str, str]:
+    """What runs the check that a recipe's ``[check]`` describes."""
+    return {"claims": "pcs_checks.run:find"}

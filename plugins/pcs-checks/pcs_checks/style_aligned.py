@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from pcs_checks.changes import changed, snapshot
-from pcs_core import fit, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Attachment, tokenise
 from pcs_core.data import Fusion, Subject
 from pcs_core.data.check import CheckReport, CheckRow
@@ -23,7 +24,7 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     settings = ["attention.shared.share=[]"] if neutral else []
-    recipe = load_recipe(SYSTEM, overrides=[*settings, "sample.steps=2"])
+    recipe = load(SYSTEM, overrides=[*settings, "sample.steps=2"])
     (person,) = fit(recipe, Subject("style", concepts=()), backbone)
     fusion = _fusion(recipe, backbone)
     latents = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(3))

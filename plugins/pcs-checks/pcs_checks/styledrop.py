@@ -11,7 +11,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone, sample
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone, sample
 from pcs_core.data import Branch, Prediction, SampleStep, Use
 from pcs_core.data.check import CheckReport, CheckRow
 
@@ -93,7 +94,7 @@ def _rows(name: str, neutral: bool) -> list[CheckRow]:
 
 
 def _fit(backbone: Any, *settings: str) -> Any:
-    recipe = load_recipe(SYSTEM, overrides=["tune.lr=5e-2", "tune.batch={subject=2}", *settings])
+    recipe = load(SYSTEM, overrides=["tune.lr=5e-2", "tune.batch={subject=2}", *settings])
     return fit(recipe, random_subject("ink", "ink drawing", count=1), backbone)[0]
 
 

@@ -10,7 +10,8 @@ import torch
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.backbone import import_tensors
 from pcs_core.data import FitStep, Subject, Use, WeightEdit
 from pcs_core.data.check import CheckReport, CheckRow
@@ -44,7 +45,7 @@ def check(neutral: bool = False) -> CheckReport:
             rows.extend(zip(step.batch.captions, stacked, strict=True))
             return terms
 
-    recipe = load_recipe(
+    recipe = load(
         SYSTEM,
         overrides=[
             "tune.steps=8",

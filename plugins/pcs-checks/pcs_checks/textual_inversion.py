@@ -7,7 +7,8 @@ from typing import Any
 
 from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
-from pcs_core import fit, load_recipe, open_backbone
+from pcs_checks.variant import load
+from pcs_core import fit, open_backbone
 from pcs_core.data.check import CheckReport, CheckRow
 
 SYSTEM = "textual-inversion"
@@ -19,8 +20,8 @@ def check(neutral: bool = False) -> CheckReport:
     backbone = open_backbone("tiny")
     before = snapshot(backbone)
     subject = random_subject("thing")
-    recipe = load_recipe(SYSTEM, overrides=[f"token.steps={0 if neutral else 1}", "token.batch=2"])
-    start = fit(load_recipe(SYSTEM, overrides=["token.steps=0"]), subject, backbone)[0]
+    recipe = load(SYSTEM, overrides=[f"token.steps={0 if neutral else 1}", "token.batch=2"])
+    start = fit(load(SYSTEM, overrides=["token.steps=0"]), subject, backbone)[0]
     person = fit(recipe, subject, backbone)[0]
     (name, rows), *others = person.tensors.items()
     moved = (rows != start.tensors[name]).any(dim=1).sum()

@@ -1,19 +1,17 @@
-"""``pcs check``: a system's defining check."""
+"""``pcs check``: a system's defining check, as its recipe describes it."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
-from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
+from pcs_core.errors import UnknownNameError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from pcs_core.data import CheckReport
 
 
@@ -23,47 +21,61 @@ def check(
         bool,
         typer.Option("--neutral", help="With its key setting at zero: then it must not hold."),
     ] = False,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            "--neighbours", help="Also on each neighbour of the system: there it must fail."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Measure the property that defines a system.
+    """Measure the properties that define a system.
 
-    Exits with 0 if it holds, with 1 if not.
+    Exits with 0 if they hold (and with --neighbours fail on every neighbour), with 1 if not.
     """
-    report = find_check(system)(neutral=neutral)
+    checked = find_check(system)
+    report = checked.run(neutral=neutral)
+    others = [(n, checked.against(n)) for n in checked.table.neighbour] if neighbours else []
+    passed = report.holds and not any(other.holds for _, other in others)
     if json:
-        emit_json({**asdict(report), "neutral": neutral})
+        told = [{"name": n.name, "why": n.why, **asdict(other)} for n, other in others]
+        more = {"neighbours": told} if neighbours else {}
+        emit_json({**asdict(report), "neutral": neutral, **more})
     else:
         emit(render(report, neutral))
-    raise typer.Exit(0 if report.holds else 1)
+        if others:
+            emit("\n".join(["Neighbours", *neighbour_lines(others)]))
+    raise typer.Exit(0 if passed else 1)
 
 
-def find_check(system: str) -> Callable[..., CheckReport]:
-    """Return the function that checks ``system``.
+def find_check(system: str) -> Any:
+    """Return what runs the check of ``system``.
 
     Raises
     ------
     UnknownNameError
-        No such system; names the nearest.
+        No such system (names the nearest), a planned one, or nothing installed runs checks.
     InputError
-        A system without a check.
+        Its recipe has no ``[check]``.
     """
     from pcs_core.catalogue import catalogue
 
     known = catalogue()
-    checks = known.ids("checks")
-    if system in checks:
-        function: Callable[..., CheckReport] = known.get("checks", system)
-        return function
-    try:
-        known.recipe_file(system)
-    except UnknownNameError as error:
-        if "did you mean" not in str(error) and "planned" in str(error):
-            raise
-        hint = nearest(system, checks) or f" (with a check: {', '.join(checks) or 'none'})"
-        raise UnknownNameError(f"no system {system!r}{hint}") from error
-    except PcsError:
-        raise
-    raise InputError(f"system {system!r} has a recipe, but no installed plugin checks it")
+    known.recipe_file(system)
+    checkers = known.ids("checkers")
+    if not checkers:
+        raise UnknownNameError("no installed plugin runs checks: install pcs-checks")
+    return known.get("checkers", checkers[0])(system)
+
+
+def neighbour_lines(others: list[tuple[Any, CheckReport]]) -> list[str]:
+    """Return a line per neighbour: by which claim it fails, or that it passes."""
+    rows = []
+    for neighbour, report in others:
+        failing = next((row.name for row in report.rows if not row.holds), "")
+        verdict = f"fails: {failing}" if failing else "PASSES, and must not"
+        rows.append((f"  {neighbour.name}", neighbour.why, verdict))
+    return columns((), rows).splitlines()
 
 
 def render(report: CheckReport, neutral: bool) -> str:

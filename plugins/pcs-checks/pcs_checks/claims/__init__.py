@@ -1,0 +1,1 @@
+"""Claims: named properties of a system, measured on one observed fit. A recipe's ``[check]`` names them."""

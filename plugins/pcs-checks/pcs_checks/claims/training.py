@@ -1,0 +1,160 @@
+"""Claims about what a fit trains, from what, and by which losses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+
+from pcs_checks.claims.general import matches
+from pcs_checks.observe import NOUN, SEED, Observation
+from pcs_core.data import CheckRow
+
+
+def stores(
+    seen: Observation,
+    *,
+    only: Sequence[str],
+    each: Sequence[str] = (),
+    count: int = 0,
+    parts: Sequence[str] = (),
+) -> Iterator[CheckRow]:
+    """The artifact stores tensors of these globs and no other; ``each`` glob has one at least.
+
+    ``count`` is how many there are in all (0: any number), ``parts`` name parts of the network every
+    parameter of which has one. Names are ``"<use>/<site or token>/<parameter>"``.
+    """
+    names = list(seen.artifact.tensors)
+    beside = [n for n in names if not matches(n, only)]
+    yield CheckRow.compare("stored tensors beside those of the method", len(beside), "==", 0)
+    absent = [g for g in (each or only) if not any(fnmatchcase(n, g) for n in names)]
+    yield CheckRow.compare("kinds of tensors of the method that are missing", len(absent), "==", 0)
+    if count:
+        yield CheckRow.compare("stored tensors", len(names), "==", count)
+    if parts:
+        whole = sum(len(list(seen.backbone.parts[part].parameters())) for part in parts)
+        yield CheckRow.compare(
+            f"stored tensors, all of {', '.join(parts)}", len(names), "==", whole
+        )
+
+
+def terms(
+    seen: Observation, *, weights: Mapping[str, float], phase: str = "", into: str = "*"
+) -> Iterator[CheckRow]:
+    """The losses of a phase are exactly these, each with its weight, and reach tensors of ``into``."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    step = next((s for s in seen.notes.steps if s.phase == name), None)
+    found = {} if step is None else step.terms
+    losses = next((p.losses for p in seen.recipe.phases if p.name == name), ())
+    counted = {n: t for n, t in found.items() if matches(n, losses)}
+    yield CheckRow.compare(
+        f"{name}: losses beside the method's, or missing", len(set(counted) ^ set(weights)), "==", 0
+    )
+    for term, weight in weights.items():
+        actual = counted[term].weight if term in counted else float("nan")
+        yield CheckRow.compare(f"{name}: weight of {term}", actual, "==", weight)
+        reached = counted[term].reached if term in counted else frozenset()
+        touched = any(fnmatchcase(n, into) for n in reached)
+        yield CheckRow.compare(f"{name}: {term} reaches {into}", int(touched), "==", 1)
+
+
+def mean_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
+    """The reconstruction loss is the mean squared error over all elements, without a mask."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    step = next((s for s in seen.notes.steps if s.phase == name), None)
+    value = step.terms["core.denoise"].value if step and "core.denoise" in step.terms else None
+    if step is None or value is None:
+        yield CheckRow.compare(f"{name}: reconstruction loss", float("nan"), "==", 0.0)
+        return
+    yield CheckRow.compare(f"{name}: |loss - mean error|", abs(value - step.error), "<=", 1e-5)
+
+
+def masked_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
+    """The reconstruction loss is not the mean over all elements: regions count differently."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    step = next((s for s in seen.notes.steps if s.phase == name), None)
+    value = step.terms["core.denoise"].value if step and "core.denoise" in step.terms else None
+    apart = float("nan") if step is None or value is None else abs(value - step.error)
+    yield CheckRow.compare(f"{name}: |loss - mean error|", apart, ">", 1e-4)
+
+
+def rows(seen: Observation, *, batch: Mapping[str, int], phase: str = "") -> Iterator[CheckRow]:
+    """Each step of a phase has exactly these rows by role."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    steps = [s for s in seen.notes.steps if s.phase == name]
+    wrong = sum({r: s.roles.count(r) for r in dict.fromkeys(s.roles)} != dict(batch) for s in steps)
+    yield CheckRow.compare(f"{name}: steps", len(steps), ">", 0)
+    yield CheckRow.compare(f"{name}: steps with other rows", wrong, "==", 0)
+
+
+def captions(
+    seen: Observation, *, allowed: Sequence[str], phase: str = "", role: str = "subject"
+) -> Iterator[CheckRow]:
+    """Rows of a role are told by these captions alone; ``{token}`` and ``{noun}`` stand for the subject."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    texts = {
+        caption
+        for step in seen.notes.steps
+        if step.phase == name
+        for caption, r in zip(step.captions, step.roles, strict=True)
+        if r == role
+    }
+    known = {t.replace("{token}", "<thing>").replace("{noun}", NOUN) for t in allowed}
+    yield CheckRow.compare(f"{name}: captions of {role} rows", len(texts), ">", 0)
+    yield CheckRow.compare(f"{name}: captions beside the method's", len(texts - known), "==", 0)
+
+
+def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
+    """Prior rows are class pictures that the untuned network draws, told by ``prompt``."""
+    run, (_, shown) = extracted(seen)
+    examples = [e for own in shown for e in own.examples if e.role == "prior"]
+    text = prompt.replace("{noun}", NOUN)
+    yield CheckRow.compare("class pictures", len(examples), ">", 0)
+    told = sum(e.captions != (text,) for e in examples)
+    yield CheckRow.compare("class pictures of another caption", told, "==", 0)
+    use = next((u.technique for u in seen.recipe.uses if "prior" in u.technique.id), None)
+    if examples and use is not None:
+        settings = use.settings()
+        drawn = run.draw(
+            [text] * len(examples), seed=SEED, scale=settings["scale"], steps=settings["steps"]
+        )
+        drift = float((torch.stack([e.image for e in examples]) - drawn).abs().max())
+        yield CheckRow.compare("their difference to the untuned network's own", drift, "<=", 1e-6)
+
+
+def extracted(seen: Observation) -> tuple[Any, Any]:
+    """Return the run, and what the techniques extract of the observed subject: features and examples."""
+    from pcs_core.engine.prepare import extract
+    from pcs_core.engine.run import EngineRun
+
+    subject = seen.subject(1)
+    run = EngineRun(
+        seen.recipe,
+        seen.backbone,
+        seed=SEED,
+        names=[subject.name],
+        concepts=[subject.concepts],
+    )
+    return run, extract(run, [subject])
+
+
+def still(seen: Observation, *, phase: str, glob: str) -> Iterator[CheckRow]:
+    """Tensors of ``glob`` are there in a phase and do not train in it."""
+    _ = seen.artifact
+    owned = [n for n in seen.notes.starts.get(phase, {}) if fnmatchcase(n, glob)]
+    yield CheckRow.compare(f"{phase}: tensors of {glob}", len(owned), ">", 0)
+    train = [n for n in owned if n in seen.notes.trained[phase]]
+    yield CheckRow.compare(f"{phase}: of these, that train", len(train), "==", 0)
+
+
+def learns_nothing(seen: Observation) -> Iterator[CheckRow]:
+    """Nothing is trained and no tensor is stored."""
+    yield CheckRow.compare("stored tensors", len(seen.artifact.tensors), "==", 0)
+    yield CheckRow.compare("steps of training", len(seen.notes.steps), "==", 0)
