@@ -43,6 +43,7 @@ def claims() -> Mapping[str, str]:
         "learns_nothing",
         "masked_error",
         "mean_error",
+        "ran",
         "rows",
         "still",
         "stores",
@@ -50,13 +51,13 @@ def claims() -> Mapping[str, str]:
     )
     drawing = (
         "base_moves",
-        "bounded",
         "deaf_to",
         "follows_boxes",
         "learned_rows",
         "matters",
         "off_is_base",
         "per_layer",
+        "pixels_within",
         "rank_at_most",
         "starts_at_base",
         "strength_moves",

@@ -10,6 +10,7 @@ import torch
 from pcs_checks.claims.general import with_tensors
 from pcs_checks.observe import NOUN, PROMPT, TOKEN, Observation
 from pcs_core import load_recipe, sample
+from pcs_core.backbone import Attachment, import_tensors
 from pcs_core.data import Box, CheckRow, Layout
 from pcs_testing import build_fusion
 
@@ -108,23 +109,30 @@ def strength_moves(seen: Observation, *, strength: str) -> Iterator[CheckRow]:
     )
 
 
-def bounded(seen: Observation, *, use: str, bound: float) -> Iterator[CheckRow]:
-    """No stored number of a use lies outside [-bound, bound] (pixels in [-1, 1]), and some reach half."""
-    tensors = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
-    largest = max((float(t.abs().max()) for t in tensors), default=float("nan"))
-    yield CheckRow.compare("largest stored number", largest, "<=", bound * (1 + 1e-6))
-    yield CheckRow.compare("largest stored number", largest, ">=", bound / 2)
+def pixels_within(seen: Observation, *, bound: float) -> Iterator[CheckRow]:
+    """References are changed by at most ``bound`` per channel (pixels in [-1, 1]), and by a part of it."""
+    subject = seen.subject(1)
+    fusion = build_fusion(seen.recipe, [subject], seen.backbone)
+    import_tensors(fusion, dict(seen.artifact.tensors))
+    size = seen.backbone.card.size
+    pictures = torch.full((len(subject.images), 3, *size), 0.5)
+    index = torch.arange(len(pictures))
+    with torch.no_grad(), Attachment(seen.backbone, fusion) as net:
+        changed = net.pixels(pictures, "input", index)
+    largest = 2 * float((changed - pictures).abs().max())  # [0, 1] to [-1, 1]
+    yield CheckRow.compare("largest change of a pixel", largest, "<=", bound * (1 + 1e-5))
+    yield CheckRow.compare("largest change of a pixel", largest, ">=", bound / 5)
 
 
-def per_layer(seen: Observation, *, use: str) -> Iterator[CheckRow]:
-    """A use stores one embedding per cross-attention layer, and no two of them are alike."""
+def per_layer(seen: Observation, *, use: str, vectors: int = 1) -> Iterator[CheckRow]:
+    """A use stores ``vectors`` embeddings per cross-attention layer, and no two of them are alike."""
     from pcs_core.backbone import select_sites
 
-    layers = len(select_sites(seen.backbone.sites, "cross"))
+    layers = vectors * len(select_sites(seen.backbone.sites, "cross"))
     rows = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
-    vectors = [r.reshape(-1, r.shape[-1]) for r in rows]
-    distinct = {tuple(v.tolist()) for r in vectors for v in r}
-    yield CheckRow.compare("stored embeddings", sum(len(v) for v in vectors), "==", layers)
+    flat = [r.reshape(-1, r.shape[-1]) for r in rows]
+    distinct = {tuple(v.tolist()) for r in flat for v in r}
+    yield CheckRow.compare("stored embeddings", sum(len(v) for v in flat), "==", layers)
     yield CheckRow.compare("embeddings unlike all others", len(distinct), "==", layers)
 
 

@@ -112,20 +112,24 @@ def captions(
 
 
 def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
-    """Prior rows are class pictures that the untuned network draws, told by ``prompt``."""
+    """Prior rows are class pictures that the untuned network draws, told by ``prompt``, of every class."""
     run, (_, shown) = extracted(seen)
     examples = [e for own in shown for e in own.examples if e.role == "prior"]
-    text = prompt.replace("{noun}", NOUN)
     yield CheckRow.compare("class pictures", len(examples), ">", 0)
-    told = sum(e.captions != (text,) for e in examples)
+    texts = [prompt.replace("{noun}", c.noun) for c in seen.subject(1).concepts]
+    told = sum(e.captions not in [(text,) for text in texts] for e in examples)
     yield CheckRow.compare("class pictures of another caption", told, "==", 0)
     use = next((u.technique for u in seen.recipe.uses if "prior" in u.technique.id), None)
-    if examples and use is not None:
+    for text in texts:
+        pictures = [e.image for e in examples if e.captions == (text,)]
+        yield CheckRow.compare(f"pictures of {text!r}", len(pictures), ">", 0)
+        if not pictures or use is None:
+            continue
         settings = use.settings()
         drawn = run.draw(
-            [text] * len(examples), seed=SEED, scale=settings["scale"], steps=settings["steps"]
+            [text] * len(pictures), seed=SEED, scale=settings["scale"], steps=settings["steps"]
         )
-        drift = float((torch.stack([e.image for e in examples]) - drawn).abs().max())
+        drift = float((torch.stack(pictures) - drawn).abs().max())
         yield CheckRow.compare("their difference to the untuned network's own", drift, "<=", 1e-6)
 
 
@@ -158,3 +162,10 @@ def learns_nothing(seen: Observation) -> Iterator[CheckRow]:
     """Nothing is trained and no tensor is stored."""
     yield CheckRow.compare("stored tensors", len(seen.artifact.tensors), "==", 0)
     yield CheckRow.compare("steps of training", len(seen.notes.steps), "==", 0)
+
+
+def ran(seen: Observation, *, phases: Sequence[str]) -> Iterator[CheckRow]:
+    """Exactly these phases trained something."""
+    _ = seen.artifact
+    others = set(phases) ^ set(seen.notes.starts)
+    yield CheckRow.compare("phases beside the method's, or left out", len(others), "==", 0)
