@@ -47,7 +47,7 @@ test-all: lint ## lint, then every test
 	$(PYTEST)
 
 LOWEST := .venv-lowest
-LOWEST_TESTS := plugins/pcs-folders tests/storage tests/backbone tests/golden tests/contract/test_every_technique.py \
+LOWEST_TESTS := plugins/pcs-folders tests/storage tests/backbone tests/contract/test_every_technique.py \
 	plugins/pcs-diffusers plugins/pcs-weights plugins/pcs-tokens plugins/pcs-formats
 
 test-lowest: ## the core, the families and two groups of techniques on the lowest versions, in .venv-lowest
