@@ -13,14 +13,16 @@ import json
 import re
 import types
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self, dataclass_transform, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Self, dataclass_transform, get_origin
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from pcs_core.data.words import Words
 from pcs_core.errors import RecipeError, nearest
 from pcs_core.hookspecs import RUN_HOOKS, RUN_PROJECT
+
+if TYPE_CHECKING:
+    from pcs_core.data.words import Words
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 _PLAIN = (types.FunctionType, property, classmethod, staticmethod, type)
@@ -123,6 +125,8 @@ class Technique:
 
     def words(self) -> Words:
         """Return the words that a use with these settings reads and writes."""
+        from pcs_core.data.words import Words  # its package imports torch, a listing must not
+
         return Words(reads=self.reads, writes=self.writes)
 
     @classmethod
