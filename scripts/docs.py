@@ -23,6 +23,7 @@ from pcs_evidence.status import SystemRow, systems, where
 if str(Path(__file__).parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).parent))
 from pages.choose import answers_part, figures_part, published_part, scopes_part
+from pages.claims import claims_page
 from pages.commands import commands_page
 from pages.cost import cost_page
 from pages.coverage import coverage_page
@@ -144,6 +145,7 @@ FILES: dict[str, Callable[[Rows], str]] = {
     "docs/hooks.md": lambda _: hooks(),
     "docs/plugins.md": lambda _: plugins_page(),
     "docs/systems.md": systems_page,
+    "docs/claims.md": lambda _: claims_page(),
     "docs/techniques.md": lambda _: techniques(),
 }
 PARTS: dict[str, dict[str, Callable[[Rows], str]]] = {
