@@ -55,13 +55,15 @@ class Precision:
             low = weight.data.to(self.type)
             self._originals[weight] = weight.data if self.device == "cpu" else weight.data.cpu()
             weight.data = low
-        self.backbone.dtype = self.type
+        network: Any = self.backbone  # what a family's own network may set, others only say
+        network.dtype = self.type
 
     def _restore(self) -> None:
         for weight, original in self._originals.items():
             weight.data = original if self.device == "cpu" else original.to(weight.device)
         self._originals.clear()
-        self.backbone.dtype = self._network_type
+        network: Any = self.backbone
+        network.dtype = self._network_type
 
     @contextmanager
     def lower(self) -> Iterator[None]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
-from pcs_core.errors import UnknownNameError
+from pcs_core.errors import UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from pcs_core.data import CheckReport
@@ -48,6 +50,14 @@ def check(
     raise typer.Exit(0 if passed else 1)
 
 
+@dataclass(frozen=True)
+class Program:
+    """The check of a system that a plugin checks by a program alone: no claims and no neighbours."""
+
+    run: Callable[..., CheckReport]
+    table: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(neighbour=()))
+
+
 def find_check(system: str) -> Any:
     """Return what runs the check of ``system``.
 
@@ -61,7 +71,15 @@ def find_check(system: str) -> Any:
     from pcs_core.catalogue import catalogue
 
     known = catalogue()
-    known.recipe_file(system)
+    programs = known.ids("checks")
+    if system in programs and system not in known.recipe_files():
+        return Program(known.get("checks", system))
+    try:
+        known.recipe_file(system)
+    except UnknownNameError as error:
+        if (hint := nearest(system, programs)) and "planned" not in str(error):
+            raise UnknownNameError(f"no system {system!r}{hint}") from error
+        raise
     checkers = known.ids("checkers")
     if not checkers:
         raise UnknownNameError("no installed plugin runs checks: install pcs-checks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -63,7 +64,8 @@ def words(seen: Observation, *, text: str) -> Iterator[CheckRow]:
 def learned_rows(seen: Observation, *, vectors: int, start: str = "") -> Iterator[CheckRow]:
     """A token has ``vectors`` rows of the text encoder's width, which began at the noun's (``start``)."""
     rows = [t for n, t in seen.artifact.tensors.items() if n.endswith("/rows")]
-    width = seen.backbone.embedding.weight.shape[1]
+    table: Any = seen.backbone.embedding.weight
+    width = int(table.shape[1])
     shapes = sum(tuple(r.shape) != (vectors, width) for r in rows)
     yield CheckRow.compare("learned words", len(rows), ">=", 1)
     yield CheckRow.compare(f"words that are not {vectors} rows of the encoder", shapes, "==", 0)
@@ -73,7 +75,7 @@ def learned_rows(seen: Observation, *, vectors: int, start: str = "") -> Iterato
             (t for n, t in first.items() if n.endswith("/rows")), torch.full((width,), torch.nan)
         )
         ids = seen.backbone.tokenizer.encode(NOUN)
-        noun = seen.backbone.embedding.weight[ids[0]].detach()
+        noun = table[ids[0]].detach()
         away = float((began.reshape(-1, width)[0] - noun).abs().max())
         yield CheckRow.compare("largest difference of the start from the noun", away, "<=", 1e-6)
 
@@ -165,5 +167,5 @@ def deaf_to(seen: Observation, *, glob: str) -> Iterator[CheckRow]:
     tensors = {n: t + 0.5 if fnmatchcase(n, glob) else t for n, t in seen.artifact.tensors.items()}
     touched = sum(fnmatchcase(n, glob) for n in tensors)
     yield CheckRow.compare("tensors of the fit alone", touched, ">", 0)
-    away = float((seen.draw(with_tensors(seen.artifact, tensors)) - seen.picture).abs().max())  # type: ignore[arg-type]
+    away = float((seen.draw(with_tensors(seen.artifact, tensors)) - seen.picture).abs().max())
     yield CheckRow.compare("picture moved by them", away, "==", 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from pcs_core.data import CheckRow, HeadEdit, PixelEdit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pcs_core.data import Personalization
 
 MOST = 12
 """Tensors that are changed one by one: evenly over all, each use among them."""
@@ -166,11 +169,9 @@ def in_fit_alone(seen: Observation) -> tuple[str, ...]:
     )
 
 
-def with_tensors(artifact: object, tensors: dict[str, torch.Tensor]) -> object:
+def with_tensors(artifact: Personalization, tensors: dict[str, torch.Tensor]) -> Personalization:
     """Return an artifact with other tensors."""
-    from dataclasses import replace
-
-    return replace(artifact, tensors=tensors)  # type: ignore[type-var]
+    return replace(artifact, tensors=tensors)
 
 
 def spread(names: list[str], most: int) -> list[str]:
