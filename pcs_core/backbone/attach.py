@@ -300,6 +300,7 @@ class Attachment:
             "tape": {},
             "progress": progress,
             "subject": cond.subject,
+            "size": tuple(latents.shape[2:]),
         }
         with self._under(state):
             output = self.backbone.denoise(

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 
 from pcs_core.edits.attention import ATTENTION
+from pcs_core.edits.block import PLACES
 from pcs_core.edits.site import Site
 from pcs_core.errors import RecipeError, nearest
 
-SHORTHANDS = {"attention": ATTENTION, **{kind: (kind,) for kind in ATTENTION}}
+SHORTHANDS = {"attention": ATTENTION, **{kind: (kind,) for kind in (*ATTENTION, *PLACES)}}
 ROLES = ("attention", "ff", "temporal")
 """First words of roles; no module of a network is called so."""
 TIME = "temporal."
@@ -37,7 +38,8 @@ def select_sites(
 ) -> tuple[Site, ...]:
     """Return the sites of ``part`` that ``glob`` chooses and whose kind matches ``kind``, in their order.
 
-    ``glob`` may be "attention", "cross", "self", "joint" or "temporal": all attention sites of that kind.
+    ``glob`` may be "attention", "cross", "self", "joint" or "temporal": all attention sites of that kind; or
+    a place in the residual stream, as "after_cross" (:data:`pcs_core.edits.block.PLACES`).
     Otherwise several may be joined by ``|``, each a role ("attention.*.k", "ff.in", "temporal.*"), a
     shorthand or role at a place ("cross@up", "attention.self.q@down.1", "attention.*@scale=2"), or a glob
     over module names. A ``/regex/`` is matched against the whole name.
@@ -59,7 +61,10 @@ def select_sites(
 
 def _test(glob: str) -> Callable[[Site], bool]:
     if not is_selector(glob):
-        return lambda site: fnmatchcase(site.name, glob)
+        # a place in the stream is no layer: a glob over names must say it
+        return lambda site: (
+            fnmatchcase(site.name, glob) and (site.kind not in PLACES or site.kind in glob)
+        )
     role, _, place = glob.partition("@")
     if role in SHORTHANDS:
         kinds = SHORTHANDS[role]

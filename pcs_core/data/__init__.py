@@ -29,6 +29,7 @@ from pcs_core.data.words import Words
 from pcs_core.edits import (
     AttnEdit,
     AttnState,
+    BlockEdit,
     BranchEdit,
     Edit,
     HeadEdit,
@@ -49,6 +50,7 @@ __all__ = [
     "AttnState",
     "BackboneCard",
     "Batch",
+    "BlockEdit",
     "Box",
     "Branch",
     "BranchEdit",

@@ -6,6 +6,7 @@ A new kind is one more file here, and its line below.
 from __future__ import annotations
 
 from pcs_core.edits.attention import AttentionChain, AttnEdit, AttnState
+from pcs_core.edits.block import PLACES, BlockEdit
 from pcs_core.edits.branch import BranchEdit
 from pcs_core.edits.edit import Edit
 from pcs_core.edits.head import HeadEdit
@@ -20,9 +21,11 @@ from pcs_core.edits.token import TokenEdit, place_rows
 from pcs_core.edits.weight import WeightEdit
 
 __all__ = [
+    "PLACES",
     "AttentionChain",
     "AttnEdit",
     "AttnState",
+    "BlockEdit",
     "BranchEdit",
     "Edit",
     "HeadEdit",

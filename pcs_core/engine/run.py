@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pcs_core.backbone import select_sites
 from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, Use
+from pcs_core.edits import PLACES
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
 from pcs_core.engine.registered import RegisteredUse
@@ -181,7 +182,8 @@ class EngineRun:
         Raises
         ------
         CapabilityError
-            All attention of one kind was asked for, and the backbone's is joint instead.
+            All attention of one kind was asked for, and the backbone's is joint instead; or a place in
+            the residual stream that it does not name.
         """
         found = select_sites(self.backbone.sites, glob, kind=kind, part=part)
         kind_asked = attention_kind(glob)
@@ -194,6 +196,13 @@ class EngineRun:
                     f"{self.backbone.card.id!r} has none: text and picture share the attention of "
                     f"{joint[0].name} and {len(joint) - 1} more joint sites"
                 )
+        if not found and (place := glob.partition("@")[0]) in PLACES:
+            places = sorted({s.kind for s in self.backbone.sites if s.kind in PLACES})
+            raise CapabilityError(
+                f"{f'the use {self._calling!r}' if self._calling else 'a use'} acts in the residual "
+                f"stream at {glob!r}, and backbone {self.backbone.card.id!r} names no place {place!r} "
+                f"there (it names: {', '.join(places) or 'none'})"
+            )
         return found
 
     def projection(self, site: Site, part: str) -> nn.Linear:

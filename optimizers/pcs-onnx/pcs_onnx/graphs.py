@@ -52,7 +52,8 @@ class DenoiserRoot(nn.Module):
         (net,) = self.net
         cond, one, found = conditioning(self.arguments, values)
         residuals = (found[:-1], found[-1]) if found else None
-        with net.under(cond=cond, subject=cond.subject, record=()):
+        size = tuple(one["latents"].shape[2:])
+        with net.under(cond=cond, subject=cond.subject, record=(), size=size):
             return net.backbone.denoise(one["latents"], one["time"], cond, residuals=residuals)
 
 

@@ -23,7 +23,7 @@ def skeleton(
     """
     root = nn.Module()
     for site in sites:
-        if site.part == part:
+        if site.part == part and not site.layer:  # a place between layers is none
             parent, _, name = site.name.rpartition(".")
             _place(reach(root, parent), name, site)
     for path, shape in (parameters or {}).items():

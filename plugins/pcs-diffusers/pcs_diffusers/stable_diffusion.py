@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pcs_core.data import Site
 from pcs_diffusers.folders import part_config
 from pcs_diffusers.layout import FolderLayout
+from pcs_diffusers.places import unet_places
 from pcs_diffusers.sites import unet_sites
 from pcs_diffusers.unet import UNetBackbone
 
@@ -36,7 +37,8 @@ class StableDiffusion(UNetBackbone):
 
     def denoiser_sites(self) -> Iterator[Site]:
         """Yield the sites of the UNet."""
-        return unet_sites(self.denoiser)
+        yield from unet_sites(self.denoiser)
+        yield from unet_places(self.denoiser)
 
     def control_network(self, channels: int, width: float) -> nn.Module:
         """Return a trainable ControlNet for this UNet."""

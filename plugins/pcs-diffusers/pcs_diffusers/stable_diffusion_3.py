@@ -20,6 +20,7 @@ from pcs_diffusers.family import Residuals
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.samplers import FlowSampler
 from pcs_diffusers.several_texts import SeveralTextEncoders
+from pcs_diffusers.places import joint_places
 from pcs_diffusers.sites import joint_sites
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ class StableDiffusion3(SeveralTextEncoders):
 
     def denoiser_sites(self) -> Iterator[Site]:
         """Yield the sites of the transformer."""
-        return joint_sites(self.denoiser)
+        yield from joint_sites(self.denoiser)
+        yield from joint_places(self.denoiser)
 
     @property
     def text_width(self) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from pcs_core.data import Site
 from pcs_diffusers.layout import FolderLayout
+from pcs_diffusers.places import unet_places
 from pcs_diffusers.sites import video_sites
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.unet import UNetBackbone
@@ -45,7 +46,8 @@ class TextToVideo(UNetBackbone):
 
     def denoiser_sites(self) -> Iterator[Site]:
         """Yield the sites of the UNet."""
-        return video_sites(self.denoiser)
+        yield from video_sites(self.denoiser)
+        yield from unet_places(self.denoiser)
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and std [n c t h w] of clips [n 3 t h w] in [0, 1]; a picture has one frame."""
