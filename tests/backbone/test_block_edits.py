@@ -101,7 +101,9 @@ def test_the_stream_behind_a_layer_is_the_sum_that_the_next_norm_reads() -> None
                 shown.append(x)
                 return 0.5 * x
 
-        norm = backbone.parts["denoiser"].get_submodule(f"{site.layer.rpartition('.')[0]}.{following}")
+        norm = backbone.parts["denoiser"].get_submodule(
+            f"{site.layer.rpartition('.')[0]}.{following}"
+        )
         read: list[torch.Tensor] = []
         hook = norm.register_forward_pre_hook(lambda _, args, read=read: read.append(args[0]))
         evaluate(backbone, Fusion(edits=(Watch(site),)), PROMPTS)

@@ -18,9 +18,9 @@ from pcs_core.errors import CapabilityError
 from pcs_diffusers.attention import JointChainProcessor
 from pcs_diffusers.family import Residuals
 from pcs_diffusers.layout import FolderLayout
+from pcs_diffusers.places import joint_places
 from pcs_diffusers.samplers import FlowSampler
 from pcs_diffusers.several_texts import SeveralTextEncoders
-from pcs_diffusers.places import joint_places
 from pcs_diffusers.sites import joint_sites
 
 if TYPE_CHECKING:
