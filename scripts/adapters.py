@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="pictures to train on; default: the recipe's")
     parser.add_argument("--steps", type=int, help="steps, in place of --images")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--precision", default="bf16", choices=("no", "bf16"))
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--init", type=Path, help="--out of an earlier training to start from")
     parser.add_argument("--anew", action="store_true", help="throw away what was begun")

@@ -283,7 +283,11 @@ def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
             return torch.zeros(count, dtype=torch.long)
 
     half = torch.full((1, 1, 2, 2), 0.5)
-    batch = draw_batch([pool(half), pool(None)], table, {"subject": 1}, rngs, Process()).batch
+    batch = draw_batch(
+        [pool(half), pool(None)], table, {"subject": 1}, rngs, Process(), [0, 1]
+    ).batch
     assert batch.masks["loss"].mean(dim=(1, 2, 3)).tolist() == [0.5, 1.0]
-    batch = draw_batch([pool(None), pool(None)], table, {"subject": 1}, rngs, Process()).batch
+    batch = draw_batch(
+        [pool(None), pool(None)], table, {"subject": 1}, rngs, Process(), [0, 1]
+    ).batch
     assert not batch.masks

@@ -53,7 +53,7 @@ def test_train_and_measure(system: str, tmp_path: Path, monkeypatch: pytest.Monk
     phase = {"ip-adapter": "adapter", "fastcomposer": "compose", "instantid": "identity"}[system]
     changes = [f"{phase}.batch=2", "sample.steps=1", *SMALL[system]]
     command = ["adapters.py", "train", "measure", "--backbone", "tiny", "--out", str(tmp_path)]
-    command += ["--systems", system, "--steps", "2", "--precision", "no", "--subjects", "2"]
+    command += ["--systems", system, "--steps", "2", "--precision", "fp32", "--subjects", "2"]
     command += ["--rulers", "mini.image", *(f"--set={c}" for c in changes)]
     found = measuring.cases  # the tiny tokenizer spells long words out
     short = lambda *a: [replace(c, noun=n) for c, n in zip(found(*a), ("dog", "cat"), strict=True)]  # noqa: E731

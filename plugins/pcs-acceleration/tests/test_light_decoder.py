@@ -38,7 +38,7 @@ def test_the_subject_stays_alive(draw: Any) -> None:
 
 def test_where_there_is_none_it_is_refused() -> None:
     tokens = open_backbone("tiny-tokens")
-    with pytest.raises(CapabilityError, match="'tiny-tokens' takes no light decoder"):
+    with pytest.raises(CapabilityError, match="'tiny-tokens' comes with no light decoder"):
         build_fusion(make_recipe([LightDecoder()]), [make_subject()], tokens)
 
 

@@ -132,7 +132,7 @@ def test_systems(
     ("before", "after", "says"),
     [
         ("tokens.learnable", "tokens.lernable", "tokens.learnable"),
-        ("tokens.learnable", "attention.serial_adapter", "pcs-attention"),
+        ("tokens.learnable", "attention.serial_adapter", "attention.parallel_adapter"),
         ("lr = 5e-3", "lrr = 5e-3", "lr"),
         ("steps = 6", 'steps = "6"', "steps"),
         ("[[phase]]", "[[phaze]]", "phase"),

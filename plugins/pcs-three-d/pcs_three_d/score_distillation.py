@@ -27,6 +27,7 @@ class ScoreDistillation(Technique):
     """
 
     id = "three_d.score_distillation"
+    tiny_beside = {"three_d.canvas": {}}
     reads = ("role:canvas",)
     catalogue = ("score-distillation",)
     neutral = {"weight": 0.0}

@@ -71,7 +71,7 @@ def test_stages_of_the_noise_level(backbone: Backbone) -> None:
 
 
 def test_mixed_starts_half_from_noise(backbone: Backbone) -> None:
-    rows = fusion_of(backbone, vectors=2, init="mixed").tokens[0].rows[0, 0, 0]
+    rows = fusion_of(backbone, vectors=2, init="mixed").of(TokenEdit)[0].rows[0, 0, 0]
     noun = fusion_of(backbone).of(TokenEdit)[0].rows[0, 0, 0, 0]
     torch.testing.assert_close(rows[1], noun)
     assert not torch.allclose(rows[0], noun)

@@ -34,7 +34,7 @@ def test_the_norm_is_the_nouns_and_every_cell_differs(backbone: Any) -> None:
     cells = said.flatten(0, 2)
     apart = torch.cdist(cells, cells) + torch.eye(len(cells))
     assert apart.min() > 1e-3
-    free = fusion_of(backbone, rescale=False).tokens[0]
+    free = fusion_of(backbone, rescale=False).of(TokenEdit)[0]
     norms = free.layer(TIMES, layers, torch.zeros(3, dtype=torch.long)).norm(dim=-1)
     assert (norms - noun).abs().max() > 1e-3
 
@@ -51,7 +51,7 @@ def test_anchors_start_from_their_own_encodings() -> None:
 
 
 def test_nested_dropout_keeps_a_beginning_and_repeats(backbone: Backbone) -> None:
-    (edit,) = fusion_of(backbone, hidden=64).tokens
+    (edit,) = fusion_of(backbone, hidden=64).of(TokenEdit)
     time, layers = torch.linspace(0.001, 1, 400), torch.arange(4)
     subject = torch.zeros(400, dtype=torch.long)
     mask = edit.mapper.kept(time, layers, subject)
@@ -89,7 +89,7 @@ def test_the_bypass_changes_values_at_the_word_alone(backbone: Backbone) -> None
 
 
 def test_without_a_bypass_only_the_word_is_computed(backbone: Backbone) -> None:
-    assert not fusion_of(backbone, bypass=0.0).attention
+    assert not fusion_of(backbone, bypass=0.0).of(AttnEdit)
 
 
 def test_it_is_saved_and_drawn(backbone: Backbone, tmp_path: Path) -> None:
