@@ -96,6 +96,14 @@ def build(
     recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, seed: int = 0
 ) -> tuple[Fusion, Features]:
     """Return the fusion of :func:`build_fusion` and the features it was made from."""
+    run, features, _ = extracted(recipe, subjects, backbone, seed=seed)
+    return merge_fusions(run.call("fuse", features=features)), features
+
+
+def extracted(
+    recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, seed: int = 0
+) -> tuple[EngineRun, Features, tuple[Features, ...]]:
+    """Return a run of ``recipe``, what it extracts of all subjects, and of each with its examples."""
     run = EngineRun(
         recipe,
         backbone,
@@ -103,8 +111,8 @@ def build(
         names=[s.name for s in subjects],
         concepts=[s.concepts for s in subjects],
     )
-    run.features, _ = extract(run, subjects)
-    return merge_fusions(run.call("fuse", features=run.features)), run.features
+    run.features, own = extract(run, subjects)
+    return run, run.features, own
 
 
 @torch.no_grad()

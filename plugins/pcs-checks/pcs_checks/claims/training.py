@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
 
 import torch
 
 from pcs_checks.claims.general import matches
 from pcs_checks.observe import NOUN, SEED, Observation
 from pcs_core.data import CheckRow
+from pcs_testing.fixtures import extracted
 
 
 def stores(
@@ -113,7 +113,7 @@ def captions(
 
 def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
     """Prior rows are class pictures that the untuned network draws, told by ``prompt``, of every class."""
-    run, (_, shown) = extracted(seen)
+    run, _, shown = extracted(seen.recipe, [seen.subject(1)], seen.backbone, seed=SEED)
     examples = [e for own in shown for e in own.examples if e.role == "prior"]
     yield CheckRow.compare("class pictures", len(examples), ">", 0)
     texts = [prompt.replace("{noun}", c.noun) for c in seen.subject(1).concepts]
@@ -131,22 +131,6 @@ def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
         )
         drift = float((torch.stack(pictures) - drawn).abs().max())
         yield CheckRow.compare("their difference to the untuned network's own", drift, "<=", 1e-6)
-
-
-def extracted(seen: Observation) -> tuple[Any, Any]:
-    """Return the run, and what the techniques extract of the observed subject: features and examples."""
-    from pcs_core.engine.prepare import extract
-    from pcs_core.engine.run import EngineRun
-
-    subject = seen.subject(1)
-    run = EngineRun(
-        seen.recipe,
-        seen.backbone,
-        seed=SEED,
-        names=[subject.name],
-        concepts=[subject.concepts],
-    )
-    return run, extract(run, [subject])
 
 
 def still(seen: Observation, *, phase: str, glob: str) -> Iterator[CheckRow]:
