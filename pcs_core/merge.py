@@ -70,8 +70,6 @@ def merge_fusions(results: Named) -> Fusion:
     ------
     ConflictError
         Two uses claim the same thing.
-    CapabilityError
-        A use sets a field that nothing reads so far.
     """
     from pcs_core.data import Fusion
 
@@ -93,9 +91,6 @@ def merge_fusions(results: Named) -> Fusion:
     check_claims(fusion.edits)
     check_names(results)
     check_placeholders(fusion, [(n, word) for n, one in results for word in one.words])
-    for name, one in results:
-        if any(term.mask is not None for term in one.guidance):
-            _refuse(name, "GuidanceTerm.mask")
     return fusion
 
 

@@ -45,7 +45,11 @@ class Branch:
 
 @dataclass(frozen=True, slots=True)
 class GuidanceTerm:
-    """``weight * mask * (plus - minus)``, added to the positive prediction between start and stop."""
+    """``weight * mask * (plus - minus)``, added to the positive prediction between start and stop.
+
+    ``mask`` names what weighs the term per latent position: a box of the layout ("box.<k>") or a feature
+    [1 h w] of the subject, values in [0, 1]; None weighs all alike.
+    """
 
     plus: Branch
     minus: Branch
@@ -135,7 +139,7 @@ class Fusion:
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
     :class:`Canvas`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place of
-    the backbone's. ``GuidanceTerm.mask`` is a seam, refused so far.
+    the backbone's.
 
     Raises
     ------

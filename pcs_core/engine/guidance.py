@@ -18,8 +18,10 @@ from pcs_core.data import (
     StreamEdit,
     TokenEdit,
     concatenate,
+    mask_at,
 )
 from pcs_core.engine.regions import layout_masks, layout_points
+from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,11 +138,11 @@ class Guidance:
     ) -> dict[Branch, float]:
         """Return the factor of each branch at ``progress``; those that cancel are left out.
 
-        ``terms`` None means those of the run.
+        ``terms`` None means those of the run. Terms with a mask have no one factor: they are not counted.
         """
         factors: dict[Branch, float] = {Branch("positive"): 1.0}
         for term in self.terms if terms is None else terms:
-            if term.start <= progress < term.stop:
+            if term.mask is None and term.start <= progress < term.stop:
                 factors[term.plus] = factors.get(term.plus, 0.0) + term.weight
                 factors[term.minus] = factors.get(term.minus, 0.0) - term.weight
         return {branch: factor for branch, factor in factors.items() if factor != 0.0}
@@ -177,12 +179,17 @@ class Guidance:
 
         def predict(x: Tensor) -> Tensor:
             factors = self.coefficients(progress, shown.terms)
-            order = in_order(factors)
+            masked = [t for t in shown.terms if t.mask and t.start <= progress < t.stop]
+            order = in_order({*factors, *(side for t in masked for side in (t.plus, t.minus))})
             if x is shown.latents and not x.requires_grad:
                 answers = read(x, order)
             else:
                 answers = self._evaluate(x, level, order, branch, evaluate)
-            return combined(factors, order, answers)
+            x0 = combined(factors, order, answers)
+            for term in masked:
+                mask = self.mask(str(term.mask), branch(Branch("positive")), x0)
+                x0 = x0 + term.weight * mask * (answers[term.plus] - answers[term.minus])
+            return x0
 
         shown = SampleStep(
             index=index,
@@ -201,6 +208,30 @@ class Guidance:
             ask=lambda which: read(shown.latents, [which])[which],
         )
         return shown
+
+    def mask(self, name: str, cond: Conditioning, x: Tensor) -> Tensor:
+        """Return the mask of guidance called ``name``, [b|1 1 h w] at the size of the latents ``x``.
+
+        It is one of the layout's ("box.<k>", a row for each of ``cond``), or else a feature [1 1 h w] of the
+        subject, resized. On clips it is the same in all frames.
+
+        Raises
+        ------
+        CapabilityError
+            There is none of this name.
+        """
+        if name in cond.masks:
+            mask = cond.masks[name]
+        elif name in self.run.features.tensors:
+            mask = self.run.features.tensors[name].to(x.device, torch.float32)
+        else:
+            known = ", ".join([*cond.masks, *self.run.features.tensors]) or "none"
+            raise CapabilityError(
+                f"a term of guidance weighs by the mask {name!r}, and there is none: give a layout with "
+                f"boxes ('box.0' is the first), or a feature [1 h w] of that name (there are: {known})"
+            )
+        mask = mask_at(mask, (int(x.shape[-2]), int(x.shape[-1])))
+        return mask if x.dim() == 4 else mask.unsqueeze(2)
 
     def indexed(self, cond: Conditioning) -> Conditioning:
         """Say where the added rows stand: for each row of ``cond`` the index in its own branch."""
@@ -247,7 +278,7 @@ def combined(
     factors: Mapping[Branch, float], order: Sequence[Branch], answers: Mapping[Branch, Tensor]
 ) -> Tensor:
     """Return the sum of the branches' x0, each times its factor."""
-    first, *others = order
+    first, *others = [branch for branch in order if branch in factors]
     total = factors[first] * answers[first]
     for branch in others:
         total = total + factors[branch] * answers[branch]

@@ -182,20 +182,22 @@ def test_guidance_terms_concatenate() -> None:
     assert len(merged.guidance) == 2
 
 
-@pytest.mark.parametrize(
-    ("fusion", "field"),
-    [
-        (
-            Fusion(guidance=(GuidanceTerm(Branch(), Branch(""), 1.0, mask="fg"),)),
-            "GuidanceTerm.mask",
-        ),
-    ],
-)
-def test_what_nothing_reads_is_refused_by_name(fusion: Fusion, field: str) -> None:
-    with pytest.raises(CapabilityError) as error:
-        merge_fusions([("first", Fusion()), ("second", fusion)])
-    assert "'second'" in str(error.value)
-    assert field in str(error.value)
+def test_a_field_by_kind_says_what_to_write_instead() -> None:
+    options: Any = {"attention": (Rewrite(ATTENTION),)}
+    with pytest.raises(TypeError, match=r"no field 'attention': write edits=\(\.\.\.\)"):
+        Fusion(**options)
+    with pytest.raises(TypeError, match=r"no field 'guidence', did you mean 'guidance'"):
+        Fusion(**{"guidence": ()})
+    nothing: Any = ("denoiser",)
+    with pytest.raises(TypeError, match="edits holds a str"):
+        Fusion(edits=nothing)
+
+
+def test_kinds_stand_in_an_order_of_their_own() -> None:
+    edits = (HeadEdit("h"), Add(SITE), Rewrite(ATTENTION), Rows("<a>"), Replace(SITE))
+    kinds = [type(e).__name__ for e in Fusion(edits=edits).edits]
+    assert kinds == ["Rows", "Rewrite", "Add", "Replace", "HeadEdit"]
+    assert [type(e).__name__ for e in Fusion(edits=edits).of(WeightEdit)] == ["Add", "Replace"]
 
 
 def test_transforms_are_refused_by_name() -> None:
