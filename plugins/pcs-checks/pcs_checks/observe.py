@@ -73,10 +73,14 @@ _SEEN: list[Notes] = []
 
 @dataclass
 class Notes:
-    """What a probe saw: steps in order, and the trained tensors when each phase began."""
+    """What a probe saw: steps in order, and all owned tensors when each phase began.
+
+    ``latest`` are those tensors at the last step of a phase, before its update.
+    """
 
     steps: list[Step] = field(default_factory=list)
     starts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    latest: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     trained: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def note(self, backbone: Any, step: FitStep, answers: Any) -> None:
@@ -85,8 +89,10 @@ class Notes:
         first = step.phase not in self.starts
         net = attached(backbone)
         params = {} if net is None else trainable(net.fusion)
+        now = {n: p.detach().clone() for n, p in params.items()}
+        self.latest[step.phase] = now
         if first:
-            self.starts[step.phase] = {n: p.detach().clone() for n, p in params.items()}
+            self.starts[step.phase] = now
             self.trained[step.phase] = frozenset(n for n, p in params.items() if p.requires_grad)
         kept = Step(step.phase, step.index, step.batch.roles, step.batch.captions)
         asked = {n: p for n, p in params.items() if p.requires_grad}

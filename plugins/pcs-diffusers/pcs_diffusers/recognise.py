@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ OF_CLASS = {
     "UVit2DModel": "tokens",
 }
 """Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
+MARKERS = {"sd3": "joint_blocks.", "sdxl": "label_emb.", "sd": "input_blocks."}
+"""What a single file's denoiser holds; the first that is there counts: SDXL's have input blocks too."""
 LARGEST_HEADER = 100_000_000
 """Bytes: what the safetensors library itself accepts."""
 
@@ -70,11 +73,9 @@ def _of_file(path: Path) -> str | None:
     return of_names(names) if isinstance(names, dict) else None
 
 
-def of_names(keys: Any) -> str | None:
+def of_names(keys: Iterable[str]) -> str | None:
     """Return the family of a file by what its denoiser's tensors are called, or None."""
-    denoiser = "model.diffusion_model."
-    if any(k.startswith(f"{denoiser}joint_blocks.") for k in keys):
-        return "sd3"
-    if any(k.startswith(f"{denoiser}label_emb.") for k in keys):
-        return "sdxl"
-    return "sd" if any(k.startswith(f"{denoiser}input_blocks.") for k in keys) else None
+    for family, marker in MARKERS.items():
+        if any(key.startswith(f"model.diffusion_model.{marker}") for key in keys):
+            return family
+    return None

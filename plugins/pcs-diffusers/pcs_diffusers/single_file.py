@@ -15,6 +15,7 @@ import torch
 from pcs_core.errors import InputError
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.folders import damaged, file_digest, schedule_digest
+from pcs_diffusers.recognise import of_names
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
@@ -62,19 +63,17 @@ def load(
 
 
 class Original(NamedTuple):
-    """A family that releases single files: what its denoiser's tensors begin with, and its pipeline."""
+    """A family that releases single files, and the pipeline that reads them."""
 
-    marker: str
     pipeline: str
     family: type[DiffusersBackbone]
 
 
-ORIGINALS = (
-    Original("joint_blocks.", "StableDiffusion3Pipeline", StableDiffusion3),
-    Original("label_emb.", "StableDiffusionXLPipeline", StableDiffusionXL),
-    Original("input_blocks.", "StableDiffusionPipeline", StableDiffusion),
-)
-"""The first whose marker a file has is its family: SDXL's files have input blocks too."""
+ORIGINALS = {
+    "sd3": Original("StableDiffusion3Pipeline", StableDiffusion3),
+    "sdxl": Original("StableDiffusionXLPipeline", StableDiffusionXL),
+    "sd": Original("StableDiffusionPipeline", StableDiffusion),
+}
 TEXTS = ("conditioner.", "cond_stage_model.", "text_encoders.")
 """What the names of a file's text encoders begin with."""
 PICTURES = ("first_stage_model.", "vae.")
@@ -100,10 +99,8 @@ def tensor_names(file: Path) -> tuple[str, ...]:
 
 def original_of(names: Collection[str]) -> Original | None:
     """Return the family of a file by what its denoiser's tensors are called, or None."""
-    for original in ORIGINALS:
-        if any(n.startswith(f"model.diffusion_model.{original.marker}") for n in names):
-            return original
-    return None
+    family = of_names(names)
+    return None if family is None else ORIGINALS[family]
 
 
 def read_pipeline(file: Path, name: str, given: dict[str, Any], dtype: torch.dtype) -> Any:

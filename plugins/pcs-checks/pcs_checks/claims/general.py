@@ -70,24 +70,17 @@ def other_subject(seen: Observation) -> Iterator[CheckRow]:
 def globs_move(seen: Observation) -> Iterator[CheckRow]:
     """In each phase every ``train`` glob names tensors that moved, and nothing else moved."""
     _ = seen.artifact
-    starts = list(seen.notes.starts)
-    for number, name in enumerate(starts):
+    for name, begin in seen.notes.starts.items():
         phase = next(p for p in seen.recipe.phases if p.name == name)
-        begin = seen.notes.starts[name]
-        end = (
-            seen.notes.starts[starts[number + 1]]
-            if number + 1 < len(starts) and set(seen.notes.starts[starts[number + 1]]) == set(begin)
-            else None
-        )
         trained = seen.notes.trained[name]
-        still = [g for g in phase.train if not any(fnmatchcase(n, g) for n in trained)]
-        yield CheckRow.compare(f"{name}: `train` globs without a tensor", len(still), "==", 0)
-        if end is None or phase.restore:
-            continue
-        moved = {n for n, value in begin.items() if not value.equal(end[n])}
+        absent = [g for g in phase.train if not any(fnmatchcase(n, g) for n in trained)]
+        yield CheckRow.compare(f"{name}: `train` globs without a tensor", len(absent), "==", 0)
+        # before the update of the last step: the updates of all others are in
+        latest = seen.notes.latest[name]
+        moved = {n for n, value in begin.items() if not value.equal(latest[n])}
         quiet = [g for g in phase.train if not any(fnmatchcase(n, g) for n in moved)]
         yield CheckRow.compare(f"{name}: `train` globs that nothing moved", len(quiet), "==", 0)
-        strays = [n for n in moved if not any(fnmatchcase(n, g) for g in phase.train)]
+        strays = [n for n in moved if not matches(n, phase.train)]
         yield CheckRow.compare(f"{name}: tensors that moved unasked", len(strays), "==", 0)
 
 
