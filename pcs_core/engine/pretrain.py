@@ -129,13 +129,14 @@ class _Pretraining:
 
     def run(self) -> Personalization:
         try:
-            from accelerate import Accelerator  # type: ignore[import-untyped]
+            from accelerate import PartialState  # type: ignore[import-untyped]
         except ImportError as error:
             raise CapabilityError(
                 "pre-training needs accelerate: pip install 'pcs-core[pretrain]'"
             ) from error
 
-        self.accelerator = Accelerator(cpu=self.backbone.device.type == "cpu")
+        # which process this is, and no more: an Accelerator would fix a precision for the whole Python process
+        self.processes = PartialState(cpu=self.backbone.device.type == "cpu")
         self.precision = Precision(self.precision_name, self.backbone)
         first = self.records[0]
         concepts = record_concepts(first)
@@ -155,7 +156,7 @@ class _Pretraining:
         self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.init is not None:
             import_tensors(fusion, dict(self.init.tensors))
-        self.rng = generator(self.seed, "pretrain", str(self.accelerator.process_index))
+        self.rng = generator(self.seed, "pretrain", str(self.processes.process_index))
         self._open_reading()
         phases = [p for p in self.recipe.phases if p.pretrain]
         reporter = Reporter(self.watch, sum(p.steps for p in phases))
@@ -199,8 +200,8 @@ class _Pretraining:
             len(self.records),
             self._read,
             seed=self.seed,
-            rank=self.accelerator.process_index,
-            processes=self.accelerator.num_processes,
+            rank=self.processes.process_index,
+            processes=self.processes.num_processes,
             work=self.work,
             identity={**self._identity, "records": len(self.records)},
         )
@@ -212,7 +213,7 @@ class _Pretraining:
         }
         return Checkpoints(
             self.work,
-            f"pretrain-{self.accelerator.process_index}",
+            f"pretrain-{self.processes.process_index}",
             fusion,
             [self.rng],
             identity={**self._identity, **more},
@@ -224,10 +225,12 @@ class _Pretraining:
 
     def share_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Average the gradients over the processes."""
-        if self.accelerator.num_processes > 1:
+        if self.processes.num_processes > 1:
+            from accelerate.utils import reduce
+
             for param in params:
                 if param.grad is not None:
-                    param.grad = self.accelerator.reduce(param.grad, "mean")
+                    param.grad = reduce(param.grad, "mean")
 
     def clip(self, params: Mapping[str, torch.nn.Parameter], limit: float) -> None:
         """Clip by the norm over all parameters: they are everybody's."""
@@ -268,7 +271,7 @@ class _Pretraining:
 
     def _share(self, phase: Phase) -> int:
         """Return how many rows of a batch are this process's."""
-        return max(1, sum(phase.batch.values()) // self.accelerator.num_processes)
+        return max(1, sum(phase.batch.values()) // self.processes.num_processes)
 
     def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep:
         """Read the rows of this part, corrupt them, and encode their texts."""
@@ -317,7 +320,7 @@ class _Pretraining:
             level=level,
             noise=noise,
             cond=cond,
-            stop=stops.ask if self.accelerator.num_processes == 1 else one_process,
+            stop=stops.ask if self.processes.num_processes == 1 else one_process,
         )
 
     def _text(
