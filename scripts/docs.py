@@ -27,6 +27,7 @@ from pages.claims import claims_page
 from pages.commands import commands_page
 from pages.cost import cost_page
 from pages.coverage import coverage_page
+from pages.fidelity import fidelity_page
 from pages.index import decisions_part, pages_part, plugins_page
 from pages.matrix import matrix_part, reasons_part
 from pages.memory import memory_part
@@ -142,6 +143,7 @@ FILES: dict[str, Callable[[Rows], str]] = {
     "docs/commands.md": lambda _: commands_page(),
     "docs/cost-of-a-system.md": lambda _: cost_page(),
     "docs/coverage.md": coverage_page,
+    "docs/fidelity.md": fidelity_page,
     "docs/hooks.md": lambda _: hooks(),
     "docs/plugins.md": lambda _: plugins_page(),
     "docs/systems.md": systems_page,

@@ -69,7 +69,7 @@ def extend(parent: Layer, child: Layer) -> Layer:
         below, above = parent.backbones.get(id, Layer()), child.backbones.get(id, Layer())
         merged.backbones[id] = merge_overlays(below, above, keep_phases=not child.phases)
     merged.check = child.check or parent.check
-    merged.differences = child.differences  # of the survey's words, which are facts of one system
+    merged.facts = child.facts  # of one system, not of what extends it
     return merged
 
 

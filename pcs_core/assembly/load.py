@@ -19,8 +19,8 @@ from pcs_core.assembly.layers import (
 )
 from pcs_core.assembly.overrides import override
 from pcs_core.assembly.schema import (
+    FACT_TABLES,
     USE_KEYS,
-    DifferenceTable,
     FitTable,
     PhaseTable,
     RecipeTable,
@@ -167,10 +167,10 @@ def _check_all_keys(layer: Layer, catalogue: Catalogue) -> None:
         check_keys(use, (*names, *USE_KEYS), use_name(use))
     for phase in all_phases(layer):
         check_keys(phase, tuple(PhaseTable.model_fields), "[[phase]]")
-    for key, tables in layer.differences.items():
+    for key, tables in layer.facts.items():
         for table in tables:
             read_table(
-                DifferenceTable,
+                FACT_TABLES[key],
                 table.values,
                 title=f"[[{key}]]",
                 places=table.places,

@@ -104,6 +104,48 @@ class DifferenceTable(Table):
     reason: Annotated[str, Field(min_length=1)]
 
 
+class SourceTable(Table):
+    """``[[source]]``: what was read before the recipe was written, and what was taken from it.
+
+    ``what`` names the place, as "paper, section 3.2, equation 5" or "code, ip_adapter/resampler.py"; ``gave``
+    says in a sentence which mechanism or numbers it gave.
+    """
+
+    what: Annotated[str, Field(min_length=1)]
+    gave: str = ""
+
+
+class DepartureTable(Table):
+    """``[[departure]]``: ``what`` the paper or its code does and the recipe does not, or otherwise; ``why``."""
+
+    what: Annotated[str, Field(min_length=1)]
+    why: Annotated[str, Field(min_length=1)]
+
+
+class ParityTable(Table):
+    """``[[parity]]``: what agrees with another implementation for the same weights and inputs.
+
+    ``against`` names that one, ``within`` bounds the absolute difference of every element (0: bit for bit),
+    ``test`` is the id ``"path/test_file.py::name"`` of what compares them, ``of`` what is compared where that
+    is not the whole system.
+    """
+
+    against: Annotated[str, Field(min_length=1)]
+    within: Amount
+    test: Annotated[str, Field(pattern=r"^[\w./-]+\.py::\w+(::\w+)?$")]
+    of: str = ""
+
+
+FACT_TABLES: dict[str, type[Table]] = {
+    "left_out": DifferenceTable,
+    "beyond": DifferenceTable,
+    "source": SourceTable,
+    "departure": DepartureTable,
+    "parity": ParityTable,
+}
+"""What each entry of a list of facts holds."""
+
+
 class PhaseTable(Table):
     """``[[phase]]``: see :class:`pcs_core.data.Phase`. A single number stands for all."""
 

@@ -23,9 +23,12 @@ TOP = (
     "check",
     "left_out",
     "beyond",
+    "source",
+    "departure",
+    "parity",
 )
-DIFFERENCES = ("left_out", "beyond")
-"""Lists of where the uses of a system differ from the survey's words for it."""
+FACT_LISTS = ("left_out", "beyond", "source", "departure", "parity")
+"""Lists of facts about how a system is built: checked, kept out of the resolved recipe and its hash."""
 BACKBONE = ("use", "pretrain", "phase", "fit", "sample", "remove")
 
 
@@ -69,7 +72,7 @@ class Layer:
     removed: tuple[str, ...] = ()
     backbones: dict[str, Layer] = field(default_factory=dict)
     check: dict[str, Any] = field(default_factory=dict)
-    differences: dict[str, list[Table]] = field(default_factory=dict)
+    facts: dict[str, list[Table]] = field(default_factory=dict)
     file: str = ""
 
 
@@ -117,7 +120,7 @@ class _Reader:
         for key in data:
             if key not in TOP:
                 self.refuse((key,), f"unknown table or key {key!r}{nearest(key, TOP)}")
-        for key in ("use", "pretrain", "phase", *DIFFERENCES):
+        for key in ("use", "pretrain", "phase", *FACT_LISTS):
             if isinstance(data.get(key), dict):
                 self.refuse((key,), f"{key} must be a list of tables: write [[{key}]]")
         layer = self.body(data, ())
@@ -127,7 +130,7 @@ class _Reader:
         for id, tables in self.names(data.get("backbone", {}), ("backbone",)).items():
             layer.backbones[id] = self.overlay(tables, ("backbone", id), id)
         layer.check = self.table(data.get("check", {}), ("check",)).values
-        layer.differences = {key: self.items(data.get(key, []), (key,))[0] for key in DIFFERENCES}
+        layer.facts = {key: self.items(data.get(key, []), (key,))[0] for key in FACT_LISTS}
         return layer
 
     def overlay(self, data: dict[str, Any], path: Path, target: str) -> Layer:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -23,6 +23,8 @@ class Head:
     """Words of the survey that no use implements -> why."""
     beyond: Mapping[str, str] = field(default_factory=dict)
     """What a use implements and the survey does not name -> why."""
+    facts: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """The tables under ``[[source]]``, ``[[departure]]`` and ``[[parity]]``: see `pcs_core.assembly.schema`."""
 
 
 def read_head(file: Traversable) -> Head:
@@ -40,10 +42,14 @@ def read_head(file: Traversable) -> Head:
         built="use" in data or "extends" in table,
         left_out=_reasons(data.get("left_out")),
         beyond=_reasons(data.get("beyond")),
+        facts={key: tuple(_tables(data.get(key))) for key in ("source", "departure", "parity")},
     )
 
 
 def _reasons(entries: Any) -> dict[str, str]:
+    return {str(table.get("technique")): str(table.get("reason")) for table in _tables(entries)}
+
+
+def _tables(entries: Any) -> list[dict[str, Any]]:
     listed = entries if isinstance(entries, list) else []
-    tables = [entry for entry in listed if isinstance(entry, dict)]
-    return {str(table.get("technique")): str(table.get("reason")) for table in tables}
+    return [entry for entry in listed if isinstance(entry, dict)]

@@ -213,3 +213,30 @@ def test_a_difference_says_what_and_why(load: Callable[..., Any], table: str, me
     single = RECIPE.replace("[[use]]", "[left_out]\nlora = 1\n[[use]]", 1)
     with pytest.raises(RecipeError, match=r"write \[\[left_out\]\]"):
         load(recipe=single)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ('[[source]]\ngave = "All."', r"method.toml:6: \[\[source\]\]: .*'what'"),
+        ('[[departure]]\nwhat = "x"', r"method.toml:6: \[\[departure\]\]: .*'why'"),
+        ('[[parity]]\nagainst = "x"\nwithin = -1.0', r"method.toml:8: \[\[parity\]\]: .*'within'"),
+        (
+            '[[parity]]\nagainst = "x"\nwithin = 1e-5\ntest = "test_it"',
+            r"method.toml:9: \[\[parity\]\]: .*'test'",
+        ),
+    ],
+)
+def test_facts_of_fidelity_are_checked(load: Callable[..., Any], table: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(recipe=RECIPE.replace("[[use]]", f"{table}\n[[use]]", 1))
+
+
+def test_facts_of_fidelity_are_no_part_of_the_hash(load: Callable[..., Any]) -> None:
+    facts = (
+        '[[source]]\nwhat = "paper, section 3"\n[[departure]]\nwhat = "a"\nwhy = "b"\n'
+        '[[parity]]\nagainst = "x"\nwithin = 1e-5\ntest = "tests/test_a.py::test_b"\n'
+    )
+    plain, told = load(recipe=RECIPE), load(recipe=RECIPE.replace("[[use]]", f"{facts}[[use]]", 1))
+    assert told.hash == plain.hash
+    assert told.document == plain.document
