@@ -99,8 +99,8 @@ def measure(name: str, safe: Path, arguments: argparse.Namespace, table: Table) 
     for system in arguments.systems.split(","):
         recipe = load_recipe(system, backbone=BACKBONE)
         for way, variant in variants.items():
-            (person,) = fit(recipe, variant, backbone, seed=arguments.seed)
-            drawn = sample(person, backbone, prompts, count=arguments.count, seed=SEED)
+            (artifact,) = fit(recipe, variant, backbone, seed=arguments.seed)
+            drawn = sample(artifact, backbone, prompts, count=arguments.count, seed=SEED)
             found = float(scorer.subject_similarity(drawn, references))
             table.setdefault(system, {}).setdefault(way, []).append(found)
             print(system, name, way, round(found, 3), file=sys.stderr, flush=True)

@@ -68,7 +68,7 @@ def find_adapter(
     return found, name
 
 
-def adapter_of(person: Personalization, backbone: Backbone) -> Mapping[str, Tensor]:
+def adapter_of(artifact: Personalization, backbone: Backbone) -> Mapping[str, Tensor]:
     """Return the pre-trained tensors a personalization builds on (none: an empty table).
 
     Raises
@@ -76,11 +76,11 @@ def adapter_of(person: Personalization, backbone: Backbone) -> Mapping[str, Tens
     ArtifactError
         They are no longer where the fit found them, or are others.
     """
-    reference: Any = person.extra.get("adapter")
+    reference: Any = artifact.extra.get("adapter")
     if not reference:
         return {}
     try:
-        found, _ = find_adapter(person.recipe, backbone, reference["name"])
+        found, _ = find_adapter(artifact.recipe, backbone, reference["name"])
     except InputError as error:
         raise ArtifactError(f"this personalization needs its adapter: {error}") from error
     # a deployment says what its own were when it was exported: not hashed anew for every picture

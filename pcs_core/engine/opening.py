@@ -151,19 +151,19 @@ def open_deployment(
     )
 
 
-def resolve_person(person: Personalization | Path | str | None) -> Personalization | None:
+def resolve_artifact(artifact: Personalization | Path | str | None) -> Personalization | None:
     """Load a personalization from its folder if that is what was given."""
-    if isinstance(person, str | Path):
+    if isinstance(artifact, str | Path):
         from pcs_core.storage import load
 
-        return load(Path(person))
-    return person
+        return load(Path(artifact))
+    return artifact
 
 
 def resolve_backbone(
-    backbone: Backbone | str | Path | None, person: Personalization | None
+    backbone: Backbone | str | Path | None, artifact: Personalization | None
 ) -> Backbone:
-    """Open the backbone asked for, or the one ``person`` was made on, and compare hashes.
+    """Open the backbone asked for, or the one ``artifact`` was made on, and compare hashes.
 
     Raises
     ------
@@ -171,26 +171,26 @@ def resolve_backbone(
         The hash is not that of the backbone the personalization was made on.
     """
     if backbone is None:
-        if person is None:
+        if artifact is None:
             raise InputError("say which backbone to draw with")
-        backbone = person.backbone.id
+        backbone = artifact.backbone.id
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
-    if person is not None and opened.card.hash != person.backbone.hash:
+    if artifact is not None and opened.card.hash != artifact.backbone.hash:
         raise ArtifactError(
-            f"this personalization was made on backbone {person.backbone.id!r} "
-            f"(sha256 {person.backbone.hash[:12]}), {opened.card.id!r} has other weights "
+            f"this personalization was made on backbone {artifact.backbone.id!r} "
+            f"(sha256 {artifact.backbone.hash[:12]}), {opened.card.id!r} has other weights "
             f"({opened.card.hash[:12]}): use the original, or fit again"
         )
     return opened  # type: ignore[no-any-return]
 
 
-def check_prompts(prompts: Sequence[str], person: Personalization | None) -> None:
+def check_prompts(prompts: Sequence[str], artifact: Personalization | None) -> None:
     """Refuse an empty list, an empty prompt, and a prompt without any of the tokens it should name."""
     if not prompts or any(not p.strip() for p in prompts):
         raise InputError("give a prompt that is not empty")
-    if person is None or not person.concepts:
+    if artifact is None or not artifact.concepts:
         return
-    tokens = [c.token for c in person.concepts]
+    tokens = [c.token for c in artifact.concepts]
     for prompt in prompts:
         if not any(names_token(prompt, token) for token in tokens):
             raise InputError(
@@ -200,12 +200,12 @@ def check_prompts(prompts: Sequence[str], person: Personalization | None) -> Non
 
 
 def check_layout(
-    layout: Layout | None, prompts: Sequence[str], person: Personalization | None
+    layout: Layout | None, prompts: Sequence[str], artifact: Personalization | None
 ) -> None:
     """Refuse a layout that nothing reads, and a box whose phrase stands in none of the prompts."""
-    uses = () if person is None else person.recipe.uses
+    uses = () if artifact is None else artifact.recipe.uses
     if layout is not None and not any(use.technique.reads_layout for use in uses):
-        who = "the untuned backbone" if person is None else f"{person.recipe.id!r}"
+        who = "the untuned backbone" if artifact is None else f"{artifact.recipe.id!r}"
         raise InputError(
             f"{who} reads no layout: leave it out, or fit a system that does (as layout-control)"
         )

@@ -29,7 +29,7 @@ KEPT = 8
 
 @contextmanager
 def restored(
-    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+    artifact: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
 ) -> Iterator[tuple[EngineRun, Fusion]]:
     """Lend what :func:`restore` gives, kept from the last time where it is the same still.
 
@@ -37,23 +37,23 @@ def restored(
     network itself, by other weights or another library's layers, is not kept, for it is large; nor is one
     with a preset's uses, nor one whose loan ended in an error.
     """
-    if person is None or added:
-        yield restore(person, backbone, seed, added)
+    if artifact is None or added:
+        yield restore(artifact, backbone, seed, added)
         return
     # a backbone with slots alone keeps nothing
     own = getattr(backbone, "__dict__", {})
     shelf: OrderedDict[Any, Any] = own.setdefault("_restored", OrderedDict())
-    tensors = (*person.tensors.values(), *person.features.values())
+    tensors = (*artifact.tensors.values(), *artifact.features.values())
     # the number that torch counts up with every change in place: a tensor may be trained on
     key = (
-        id(person),
+        id(artifact),
         str(backbone.device),
         backbone.card.size,  # a deployment may draw another size from now on
         *((id(t), t._version) for t in tensors),
     )
     held = shelf.pop(key, None)
     if held is None:
-        run, fusion = restore(person, backbone, seed)
+        run, fusion = restore(artifact, backbone, seed)
         features = run.features
     else:
         _, _, run, fusion, features = held
@@ -61,14 +61,14 @@ def restored(
         run.scratch.clear()
     yield run, fusion
     if not any(edit.LARGE for edit in fusion.edits):
-        # the person and its tensors too: an id is free for others once its object is gone
-        shelf[key] = (person, tensors, run, fusion, features)
+        # the artifact and its tensors too: an id is free for others once its object is gone
+        shelf[key] = (artifact, tensors, run, fusion, features)
         while len(shelf) > KEPT:
             shelf.popitem(last=False)
 
 
 def restore(
-    person: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+    artifact: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
 ) -> tuple[EngineRun, Fusion]:
     """Build the run and the trained fusion of a personalization (none: the bare backbone).
 
@@ -79,30 +79,30 @@ def restore(
     InputError
         One of them needs what only a fit gives, or has the name of one in the recipe.
     """
-    if person is None:
+    if artifact is None:
         run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
         fusion = merge_fusions(run.call("fuse", features=run.features))
         run.heads = {e.name: e for e in fusion.of(HeadEdit)}
         check_added(added, (), fusion)
         return run, fusion
-    uses = person.recipe.uses
+    uses = artifact.recipe.uses
     check_added(added, uses)
     run = EngineRun(
-        replace(person.recipe, uses=(*uses, *added)),
+        replace(artifact.recipe, uses=(*uses, *added)),
         backbone,
         seed=seed,
-        start_seed=person.seed,
-        names=(person.subject or "subject",),
-        concepts=(person.concepts,),
+        start_seed=artifact.seed,
+        names=(artifact.subject or "subject",),
+        concepts=(artifact.concepts,),
     )
     run.features = Features(
-        tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in person.features.items()},
-        concepts=(person.concepts,),
+        tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in artifact.features.items()},
+        concepts=(artifact.concepts,),
     )
     fusion = merge_fusions(run.call("fuse", features=run.features))
     run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     check_added(added, uses, fusion)
-    import_tensors(fusion, {**adapter_of(person, backbone), **person.tensors})
+    import_tensors(fusion, {**adapter_of(artifact, backbone), **artifact.tensors})
     return run, fusion
 
 

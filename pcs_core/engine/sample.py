@@ -17,8 +17,8 @@ from pcs_core.engine.opening import (
     check_prompts,
     open_deployment,
     open_engine,
+    resolve_artifact,
     resolve_backbone,
-    resolve_person,
     runs_deployments,
 )
 from pcs_core.engine.randomness import generator
@@ -48,7 +48,7 @@ class SampleProgress:
 
 
 def sample(
-    person: Personalization | Path | str | None,
+    artifact: Personalization | Path | str | None,
     backbone: Backbone | str | Path | None = None,
     prompts: Sequence[str] | str = (),
     *,
@@ -70,7 +70,7 @@ def sample(
 
     A backbone of clips returns [len(prompts) * count, 3, t, h, w].
 
-    ``person`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
+    ``artifact`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
     what is given beside it counts. ``layout`` says where things should stand;
     ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
@@ -86,20 +86,20 @@ def sample(
     ArtifactError
         The backbone is not the one the personalization was made on.
     """
-    person = resolve_person(person)
+    artifact = resolve_artifact(artifact)
     if options and engine is None:
         raise InputError("options are an engine's: say which engine")
     if deployment is not None or (engine is not None and runs_deployments(engine)):
         backbone, engine = open_deployment(deployment, engine, **(options or {})), None
-    opened = resolve_backbone(backbone, person)
+    opened = resolve_backbone(backbone, artifact)
     if engine is not None:
         opened = open_engine(opened, engine, **(options or {}))
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    check_prompts(prompts, person)
-    check_layout(layout, prompts, person)
+    check_prompts(prompts, artifact)
+    check_layout(layout, prompts, artifact)
     texts = [prompt for prompt in prompts for _ in range(count)]
     added = resolve_preset(preset, opened)
-    chosen = added.over((Recipe(id="base") if person is None else person.recipe).sample)
+    chosen = added.over((Recipe(id="base") if artifact is None else artifact.recipe).sample)
     settings = SampleSettings(
         steps=chosen.steps if steps is None else steps,
         scale=chosen.scale if scale is None else scale,
@@ -109,7 +109,7 @@ def sample(
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
-        run, fusion = stack.enter_context(restored(person, opened, seed, added.uses))
+        run, fusion = stack.enter_context(restored(artifact, opened, seed, added.uses))
         run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
         batch = batch_size(opened)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def text_features(
-    person: Personalization | None, backbone: Backbone, prompt: str
+    artifact: Personalization | None, backbone: Backbone, prompt: str
 ) -> tuple[Tensor, list[int], list[int]]:
     """Return the features [1 l d] of ``prompt`` and where its words stand.
 
@@ -29,7 +29,7 @@ def text_features(
     """
     with ExitStack() as stack:
         stack.enter_context(suspended(backbone))
-        _, fusion = restore(person, backbone, 0)
+        _, fusion = restore(artifact, backbone, 0)
         net = stack.enter_context(Attachment(backbone, fusion))
         tokens = tokenise(
             [prompt], backbone.tokenizer, words=fusion.words, tokens=fusion.of(TokenEdit)

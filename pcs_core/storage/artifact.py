@@ -36,13 +36,13 @@ OWN_FILES = frozenset({MANIFEST, RECIPE, WEIGHTS, FEATURES})
 
 
 def save(
-    person: Personalization,
+    artifact: Personalization,
     folder: str | Path,
     *,
     extra_files: Mapping[str, bytes] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write ``person`` as an artifact to ``folder``, whole or not at all.
+    """Write ``artifact`` as an artifact to ``folder``, whole or not at all.
 
     ``extra_files`` are written beside it (``{"preview.png": ...}``). With ``overwrite`` an artifact
     that is there already is replaced; a folder that holds anything else never is.
@@ -60,7 +60,7 @@ def save(
             raise InputError(f"{name!r} cannot be the name of an extra file of an artifact")
     try:
         with replacing_folder(folder) as temporary:
-            _write(person, temporary, extra)
+            _write(artifact, temporary, extra)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 
@@ -117,26 +117,26 @@ def _checked(folder: Path) -> Manifest:
     return manifest
 
 
-def _write(person: Personalization, folder: Path, extra: Mapping[str, bytes]) -> None:
-    write_tensors(folder / WEIGHTS, person.tensors)
-    if person.features:
-        write_tensors(folder / FEATURES, person.features)
-    if person.recipe.source:
-        (folder / RECIPE).write_text(person.recipe.source, encoding="utf-8", newline="")
+def _write(artifact: Personalization, folder: Path, extra: Mapping[str, bytes]) -> None:
+    write_tensors(folder / WEIGHTS, artifact.tensors)
+    if artifact.features:
+        write_tensors(folder / FEATURES, artifact.features)
+    if artifact.recipe.source:
+        (folder / RECIPE).write_text(artifact.recipe.source, encoding="utf-8", newline="")
     for name, content in extra.items():
         (folder / name).write_bytes(content)
     manifest = Manifest(
         schema=SCHEMA,
-        subject=person.subject,
-        seed=person.seed,
-        backbone=CardTable(**asdict(person.backbone)),
-        concepts=tuple(ConceptTable(**asdict(concept)) for concept in person.concepts),
-        losses=finite(person.losses),
-        versions=dict(person.versions) or versions(),
-        recipe_hash=person.recipe.hash,
-        recipe=dict(person.recipe.document),
+        subject=artifact.subject,
+        seed=artifact.seed,
+        backbone=CardTable(**asdict(artifact.backbone)),
+        concepts=tuple(ConceptTable(**asdict(concept)) for concept in artifact.concepts),
+        losses=finite(artifact.losses),
+        versions=dict(artifact.versions) or versions(),
+        recipe_hash=artifact.recipe.hash,
+        recipe=dict(artifact.recipe.document),
         files={file.name: file_hash(file) for file in sorted(folder.iterdir())},
-        extra=dict(person.extra),
+        extra=dict(artifact.extra),
     )
     (folder / MANIFEST).write_bytes(render(manifest))
 

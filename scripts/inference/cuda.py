@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference import measure, networks
+from inference.artifacts import encoder_cast, prompts_of
 from inference.engines import Open, attempts
 from inference.machine import rates
-from inference.persons import encoder_cast, prompts_of
 from inference.rounds import Timing, interleaved, timed
 from inference.rows import Side, rows_of, target
 from inference.steps import Step, relative_error
@@ -83,19 +83,24 @@ def _one(
     count, steps = 1, 2 if tiny else work.steps
     with tempfile.TemporaryDirectory() as scratch:
         cast = encoder_cast(backbone, 1, Path(scratch) / "adapter")
-        person = cast.persons[0]
+        artifact = cast.artifacts[0]
         opened = [Open(EAGER, backbone)]
         if not tiny:
             made = partial(_compiled, work, device, dtype)
             opened += attempts([(f"compile of {work.name}", made)], plan.budget.skip)
-        with Step(backbone, person, prompts_of(person)[0], count, steps=steps) as step:
+        with Step(backbone, artifact, prompts_of(artifact)[0], count, steps=steps) as step:
             flop = steps * flops_of(step) + flops_of(lambda: backbone.decode(step.latents[:count]))
         drawn: dict[str, torch.Tensor] = {}
 
         def turn(one: Open) -> float:
             def draw() -> None:
                 drawn[one.side.label] = sample(
-                    person, one.backbone, prompts_of(person)[0], count=count, steps=steps, scale=5.0
+                    artifact,
+                    one.backbone,
+                    prompts_of(artifact)[0],
+                    count=count,
+                    steps=steps,
+                    scale=5.0,
                 )
 
             return timed(draw, device)

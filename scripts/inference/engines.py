@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inference.persons import Cast, prompts_of
+from inference.artifacts import Cast, prompts_of
 from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, TWINS, Side
 from inference.steps import Step
 from pcs_core import export, open_backbone, open_engine, sample
@@ -145,9 +145,9 @@ def drawings(source: Open, cast: Cast, *, steps: int, prompts: int = 2) -> Calla
     """Return what draws two subjects of ``cast`` at the first ``prompts`` of their prompts."""
 
     def draw() -> None:
-        for person in cast.persons[:2]:
-            for number, prompt in enumerate(prompts_of(person)[:prompts]):
-                sample(person, source.backbone, prompt, count=2, seed=100 + number, steps=steps)
+        for artifact in cast.artifacts[:2]:
+            for number, prompt in enumerate(prompts_of(artifact)[:prompts]):
+                sample(artifact, source.backbone, prompt, count=2, seed=100 + number, steps=steps)
 
     return draw
 
@@ -156,9 +156,9 @@ def single_steps(source: Open, cast: Cast, count: int = 4) -> Callable[[], None]
     """Return what evaluates ``count`` steps: where a whole drawing takes minutes."""
 
     def evaluate() -> None:
-        person = cast.persons[0]
+        artifact = cast.artifacts[0]
         for number in range(count):
-            with Step(source.backbone, person, prompts_of(person)[0], 1, seed=number) as step:
+            with Step(source.backbone, artifact, prompts_of(artifact)[0], 1, seed=number) as step:
                 step()
 
     return evaluate

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inference.persons import Cast, Judge, prompts_of, untuned_prompt
+from inference.artifacts import Cast, Judge, prompts_of, untuned_prompt
 from pcs_acceleration.gate import FEWEST, psnr
 from pcs_acceleration.gate import judge as verdict_on
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization
 
 Draw = Callable[["Personalization", str, int, int], "Tensor"]
-"""(person, prompt, count, seed) -> pictures [count 3 h w]."""
+"""(artifact, prompt, count, seed) -> pictures [count 3 h w]."""
 INT8_BOUNDS: Mapping[str, float] = {
     "identity": 0.02,
     "alignment": 0.02,
@@ -44,16 +44,16 @@ def compare(
     """Draw every subject at every prompt both ways (eager first), and judge the pairs."""
     losses: dict[str, list[float]] = {"identity": [], "psnr": []}
     similar: list[float] = []
-    for number, (person, subject) in enumerate(zip(cast.persons, cast.subjects, strict=True)):
+    for number, (artifact, subject) in enumerate(zip(cast.artifacts, cast.subjects, strict=True)):
         identity = judge.identity(subject.images)
-        for index, prompt in enumerate(prompts_of(person)[:prompts]):
+        for index, prompt in enumerate(prompts_of(artifact)[:prompts]):
             seed = 1000 * number + 10 * index
-            plain, new = (draw(person, prompt, count, seed) for draw in draws)
+            plain, new = (draw(artifact, prompt, count, seed) for draw in draws)
             losses["psnr"].append(float(psnr(new, plain).mean()))
             before = float(identity(plain).mean())
             similar.append(before)
             losses["identity"].append(float(identity(new).mean()) - before)
-            text = judge.text([untuned_prompt(prompt, person)] * count)
+            text = judge.text([untuned_prompt(prompt, artifact)] * count)
             if text is not None:
                 gap = float((text(new) - text(plain)).mean())
                 losses.setdefault("alignment", []).append(gap)
@@ -61,7 +61,7 @@ def compare(
         "system": cast.recipe.id,
         "personalizations": cast.note,
         "judge": judge.name,
-        "subjects": len(cast.persons),
+        "subjects": len(cast.artifacts),
         "pictures": len(similar) * count,
         "bounds": dict(bounds),
         "eager_similarity": sum(similar) / max(1, len(similar)),

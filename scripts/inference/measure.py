@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inference.artifacts import PLACES, Cast, judge, prompts_of
 from inference.engines import Counting, Open
 from inference.gate import INT8_BOUNDS, compare
-from inference.persons import PLACES, Cast, judge, prompts_of
 from inference.rounds import Budget, Timing, interleaved, timed
 from inference.rows import EAGER, rows_of
 from inference.steps import Step, relative_error
@@ -64,12 +64,13 @@ class Plan:
 
 
 def steps(
-    plan: Plan, engines: Sequence[Open], person: Personalization, pictures: int, **more: Any
+    plan: Plan, engines: Sequence[Open], artifact: Personalization, pictures: int, **more: Any
 ) -> int:
     """Time one evaluation of the network for ``pictures`` with guidance; return its FLOP."""
-    prompt = prompts_of(person)[0]
+    prompt = prompts_of(artifact)[0]
     made = {
-        o.side.label: Step(o.backbone, person, prompt, pictures, scale=plan.scale) for o in engines
+        o.side.label: Step(o.backbone, artifact, prompt, pictures, scale=plan.scale)
+        for o in engines
     }
     outputs: dict[str, Tensor] = {}
     device = str(engines[0].backbone.device)
@@ -101,17 +102,17 @@ def steps(
     return flop
 
 
-def warm(opened: Open, person: Personalization) -> None:
+def warm(opened: Open, artifact: Personalization) -> None:
     """Let an engine make ready what it needs for the numbers of pictures that are measured."""
     for pictures in (1, PICTURES):
-        with Step(opened.backbone, person, prompts_of(person)[0], pictures) as step:
+        with Step(opened.backbone, artifact, prompts_of(artifact)[0], pictures) as step:
             step()
 
 
 def pictures(
     plan: Plan,
     engines: Sequence[Open],
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     step_flop: int,
     *,
     preset: str | None = None,
@@ -123,19 +124,26 @@ def pictures(
     Each round draws another subject at another prompt, the same for all engines, so that nothing an
     engine remembers of an earlier round helps it. A ``preset`` brings its own ``steps``.
     """
-    works = [(p, prompts_of(p)[i]) for i in range(len(PLACES)) for p in persons[:2]]
+    works = [(p, prompts_of(p)[i]) for i in range(len(PLACES)) for p in artifacts[:2]]
     first = engines[0].backbone
     drawn: dict[str, Tensor] = {}
     turns = dict.fromkeys((o.side.label for o in engines), 0)
 
     def turn(opened: Open) -> float:
         label = opened.side.label
-        person, prompt = works[turns[label] % len(works)]
+        artifact, prompt = works[turns[label] % len(works)]
         turns[label] += 1
 
         def draw() -> None:
             drawn[label] = _draw(
-                plan, opened, person, prompt, PICTURES, turns[label], preset=preset, remember=False
+                plan,
+                opened,
+                artifact,
+                prompt,
+                PICTURES,
+                turns[label],
+                preset=preset,
+                remember=False,
             )
 
         return timed(draw, str(first.device))
@@ -177,7 +185,7 @@ def drawing(plan: Plan, preset: str | None = None, steps: int = 0) -> str:
 def switches(
     plan: Plan,
     engines: Sequence[Open],
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     what: str,
     rounds: int,
     strengths: Sequence[Mapping[str, float]] = (),
@@ -198,8 +206,8 @@ def switches(
     def turn(opened: Open) -> float:
         label = opened.side.label
         turns[label] += 1
-        person = persons[turns[label] % len(persons)]
-        with Step(opened.backbone, person, prompts_of(person)[0], 1, scale=plan.scale) as step:
+        artifact = artifacts[turns[label] % len(artifacts)]
+        with Step(opened.backbone, artifact, prompts_of(artifact)[0], 1, scale=plan.scale) as step:
             for name in names:
                 kept[label][name].append(getattr(step, name))
             cost = step.restore_seconds + step.bind_seconds
@@ -216,7 +224,7 @@ def switches(
     for opened in engines:  # one after the other: counts are an engine's own
         label = opened.side.label
         turn(opened)
-        fresh[label] = Timing(tuple(turn(opened) for _ in persons)).seconds
+        fresh[label] = Timing(tuple(turn(opened) for _ in artifacts)).seconds
         with Counting() as counting:
             timings[label] = Timing(tuple(turn(opened) for _ in range(rounds)))
         counts[label] = counting
@@ -231,14 +239,14 @@ def switches(
 
 
 def cold_starts(
-    plan: Plan, engines: Sequence[Open], artifact: Path, prompt: str, rounds: int
+    plan: Plan, engines: Sequence[Open], folder: Path, prompt: str, rounds: int
 ) -> None:
     """Time the command from its start to one picture on disk, caches of compilers empty."""
 
     def turn(opened: Open) -> float:
         with tempfile.TemporaryDirectory() as scratch:
             out = Path(scratch) / "out"
-            words = [sys.executable, "-m", "pcs_cli.main", "sample", str(artifact), prompt]
+            words = [sys.executable, "-m", "pcs_cli.main", "sample", str(folder), prompt]
             words += ["-n", "1", "--steps", str(plan.steps), "--out", str(out), "--device", "cpu"]
             if opened.folder is not None:
                 words += ["--engine", opened.side.engine, "--deployment", str(opened.folder)]
@@ -289,10 +297,10 @@ def preset_gate(
 
     known = load_preset(preset, backbone=eager.backbone.card.id)
     draws = (partial(_draw, plan, eager), partial(_draw, plan, eager, preset=preset))
-    person = cast.persons[0]
-    prompt = prompts_of(person)[0]
+    artifact = cast.artifacts[0]
+    prompt = prompts_of(artifact)[0]
     # anew: a picture that another gate kept costs nothing
-    work = [flops_of(partial(draw, person, prompt, 1, 0, remember=False)) for draw in draws]
+    work = [flops_of(partial(draw, artifact, prompt, 1, 0, remember=False)) for draw in draws]
     found = compare(
         draws,
         cast,
@@ -308,7 +316,7 @@ def preset_gate(
 def _draw(
     plan: Plan,
     opened: Open,
-    person: Personalization,
+    artifact: Personalization,
     prompt: str,
     count: int,
     seed: int,
@@ -316,14 +324,14 @@ def _draw(
     preset: str | None = None,
     remember: bool = True,
 ) -> Tensor:
-    kept = (person.subject + person.recipe.id, prompt, count, seed)
+    kept = (artifact.subject + artifact.recipe.id, prompt, count, seed)
     plain = opened.side is EAGER and preset is None and remember
     if plain and kept in plan.plain:
         return plan.plain[kept]
     # a preset brings its own number of steps
     steps = plan.steps if preset is None else None
     found = sample(
-        person,
+        artifact,
         opened.backbone,
         prompt,
         count=count,

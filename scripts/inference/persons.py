@@ -40,7 +40,7 @@ class Cast:
     """Personalizations of one system on one backbone, and what they share."""
 
     recipe: Recipe
-    persons: tuple[Personalization, ...]
+    artifacts: tuple[Personalization, ...]
     subjects: tuple[Subject, ...]
     adapter: Personalization | None
     trained: bool
@@ -95,8 +95,8 @@ def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
     held = f"{ENCODER}@{backbone.card.id}" in catalogue().ids("adapters")
     if held:
         recipe = load_recipe(ENCODER, backbone=backbone)
-        persons = [fit(recipe, subject, backbone)[0] for subject in subjects]
-        return Cast(recipe, tuple(persons), tuple(subjects), None, True, "trained adapter")
+        artifacts = [fit(recipe, subject, backbone)[0] for subject in subjects]
+        return Cast(recipe, tuple(artifacts), tuple(subjects), None, True, "trained adapter")
     reasons = []
     # a random network needs no real encoder, which a hub would be asked for
     for settings in ([], [PLAIN_ENCODER]) if shipped(backbone) else ([PLAIN_ENCODER],):
@@ -104,12 +104,12 @@ def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
             recipe = load_recipe(ENCODER, backbone=backbone, overrides=settings)
             adapter = untrained_adapter(recipe, backbone, subjects[0])
             save(adapter, folder, overwrite=True)
-            persons = [fit(recipe, s, backbone, adapter=folder)[0] for s in subjects]
+            artifacts = [fit(recipe, s, backbone, adapter=folder)[0] for s in subjects]
         except (PcsError, OSError) as error:
             reasons.append(str(error).splitlines()[0])
             continue
         note = "untrained adapter" + (", random image encoder" if settings else "")
-        return Cast(recipe, tuple(persons), tuple(subjects), adapter, False, note)
+        return Cast(recipe, tuple(artifacts), tuple(subjects), adapter, False, note)
     raise PcsError(f"no adapter of {ENCODER!r} can be made on {backbone.card.id!r}: {reasons[-1]}")
 
 
@@ -123,23 +123,23 @@ def lora_cast(
     folder = root / f"{backbone.card.id}-{LORA}-fits-{known.hexdigest()[:12]}"
     files = [folder / str(number) for number in range(count)]
     if not fresh and all((file / "manifest.json").is_file() for file in files):
-        persons = [load(file) for file in files]
+        artifacts = [load(file) for file in files]
     else:
-        persons = fit(recipe, subjects, backbone, seed=0)
-        for person, file in zip(persons, files, strict=True):
-            save(person, file, overwrite=True)
+        artifacts = fit(recipe, subjects, backbone, seed=0)
+        for artifact, file in zip(artifacts, files, strict=True):
+            save(artifact, file, overwrite=True)
     note = f"{steps} steps together"
-    return Cast(recipe, tuple(persons), tuple(subjects), None, shipped(backbone), note)
+    return Cast(recipe, tuple(artifacts), tuple(subjects), None, shipped(backbone), note)
 
 
-def prompts_of(person: Personalization) -> list[str]:
+def prompts_of(artifact: Personalization) -> list[str]:
     """Return the prompts of the quality gate."""
-    return [f"a photo of {person.concepts[0].token} {place}" for place in PLACES]
+    return [f"a photo of {artifact.concepts[0].token} {place}" for place in PLACES]
 
 
-def untuned_prompt(prompt: str, person: Personalization) -> str:
+def untuned_prompt(prompt: str, artifact: Personalization) -> str:
     """Return ``prompt`` with the noun where the token stood, for a judge of texts."""
-    concept = person.concepts[0]
+    concept = artifact.concepts[0]
     return prompt.replace(concept.token, concept.noun)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from inference import engines
-from inference.persons import lora_cast
+from inference.artifacts import lora_cast
 from pcs_core import open_backbone
 
 

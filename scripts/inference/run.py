@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference import engines, machine, measure, networks, prepare
+from inference.artifacts import Cast, encoder_cast, lora_cast, prompts_of
 from inference.engines import Open
-from inference.persons import Cast, encoder_cast, lora_cast, prompts_of
 from inference.rounds import Budget
 from inference.rows import (
     BF16,
@@ -97,7 +97,7 @@ def _small(
     shutil.rmtree(adapter, ignore_errors=True)
     cast = encoder_cast(first.backbone, subjects, adapter)
     found["personalizations"] = {"system": cast.recipe.id, "note": cast.note}
-    with Step(first.backbone, cast.persons[0], prompts_of(cast.persons[0])[0], 4) as step:
+    with Step(first.backbone, cast.artifacts[0], prompts_of(cast.artifacts[0])[0], 4) as step:
         _threads(plan, found, step)
     tell(f"{found['machine']['threads']} threads; {cast.note}")
 
@@ -127,7 +127,7 @@ def _small(
     held = {o.side.label: o for o in opened}
     found["deployments"] |= {o.side.label: dict(o.facts) for o in opened if o.facts}
     if COMPILE.label in held:
-        measure.warm(held[COMPILE.label], cast.persons[0])
+        measure.warm(held[COMPILE.label], cast.artifacts[0])
         tell(f"compiled, {budget.left:.0f} s left")
     if process is not None:
         process.join(max(1.0, budget.left - 120))
@@ -137,23 +137,23 @@ def _small(
             wants_lora = False
         tell(f"LoRA is ready, {budget.left:.0f} s left")
 
-    person = cast.persons[0]
+    artifact = cast.artifacts[0]
     tell("steps")
-    measure.steps(plan, opened, person, 1)
-    flop = measure.steps(plan, opened, person, measure.PICTURES)
+    measure.steps(plan, opened, artifact, 1)
+    flop = measure.steps(plan, opened, artifact, measure.PICTURES)
     exact = [held[s.label] for s in (EAGER, COMPILE, ONNX, OPENVINO) if s.label in held]
     small = [held[s.label] for s in (INT8, OPENVINO_INT8) if s.label in held]
     some = [o for o in opened if o.side is not BF16]
 
     def pictures() -> None:
-        measure.pictures(plan, some, cast.persons, flop)
+        measure.pictures(plan, some, cast.artifacts, flop)
         _fast(plan, name, opened, cast, found)
 
     def switches() -> None:
-        measure.switches(plan, exact, cast.persons[:2], "subject", 4 if tiny else 9)
+        measure.switches(plan, exact, cast.artifacts[:2], "subject", 4 if tiny else 9)
         for strength in _strengths(cast, first.backbone)[:1]:
             values = [{strength: 0.4}, {strength: 0.8}]
-            measure.switches(plan, exact, cast.persons[:1], "strength", 4 if tiny else 9, values)
+            measure.switches(plan, exact, cast.artifacts[:1], "strength", 4 if tiny else 9, values)
 
     _part(plan, "pictures", pictures, tell)
     _part(plan, "switches", switches, tell)
@@ -194,22 +194,22 @@ def _fast(
         return
     steps = int(load_preset(FAST, backbone=name).sample.get("steps", plan.steps))
     exact = [o for o in opened if o.side in (EAGER, ONNX, OPENVINO)]
-    measure.pictures(plan, exact, cast.persons, 0, preset=FAST, steps=steps)
+    measure.pictures(plan, exact, cast.artifacts, 0, preset=FAST, steps=steps)
     found["fast_steps"] = steps
 
 
 def _strengths(cast: Cast, backbone: Backbone) -> list[str]:
-    with Step(backbone, cast.persons[0], prompts_of(cast.persons[0])[0], 1) as step:
+    with Step(backbone, cast.artifacts[0], prompts_of(cast.artifacts[0])[0], 1) as step:
         return sorted(step.net.fusion.strengths)
 
 
 def _cold(plan: measure.Plan, opened: list[Open], cast: Cast, root: Path, tiny: bool) -> None:
-    artifact = root / "person"
-    shutil.rmtree(artifact, ignore_errors=True)
-    save(cast.persons[0], artifact)
+    folder = root / "artifact"
+    shutil.rmtree(folder, ignore_errors=True)
+    save(cast.artifacts[0], folder)
     if tiny:
         opened = [o for o in opened if o.side in (EAGER, ONNX)]
-    measure.cold_starts(plan, opened, artifact, prompts_of(cast.persons[0])[0], 1 if tiny else 2)
+    measure.cold_starts(plan, opened, folder, prompts_of(cast.artifacts[0])[0], 1 if tiny else 2)
 
 
 def _fits(tiny: bool) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def _lora(
         opened += engines.attempts([("onnx of LoRA", deploy)], plan.budget.skip)
     source = next((o for o in opened if o.side is ONNX), None)
     opened = engines.with_openvino(opened, plan.budget.skip)
-    measure.switches(plan, opened, fits.persons[:2], "LoRA", 4 if tiny else 9)
+    measure.switches(plan, opened, fits.artifacts[:2], "LoRA", 4 if tiny else 9)
     if cast.trained or not plan.wants("gates"):
         return
     small: list[Open] = []
@@ -322,7 +322,7 @@ def _large(
         quantize = partial(engines.int8, opened[-1], engines.single_steps(opened[-1], cast), 1)
         opened += engines.attempts([("onnx int8 of SD 1.5", quantize)], budget.skip)
         opened = engines.with_openvino(opened, budget.skip)
-    measure.steps(own, opened, cast.persons[0], 1, pixels=list(backbone.card.size))
+    measure.steps(own, opened, cast.artifacts[0], 1, pixels=list(backbone.card.size))
     plan.rows += own.rows
     del opened, backbone, cast
     gc.collect()

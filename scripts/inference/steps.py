@@ -37,7 +37,7 @@ class Step:
     def __init__(
         self,
         backbone: Backbone,
-        person: Personalization,
+        artifact: Personalization,
         prompt: str,
         pictures: int,
         *,
@@ -46,7 +46,12 @@ class Step:
         steps: int = 20,
         seed: int = 0,
     ) -> None:
-        self.backbone, self.person, self.prompt, self.pictures = backbone, person, prompt, pictures
+        self.backbone, self.artifact, self.prompt, self.pictures = (
+            backbone,
+            artifact,
+            prompt,
+            pictures,
+        )
         self.wanted = dict(strengths or {})
         self.settings = SampleSettings(steps=steps, scale=scale)
         self.seed = seed
@@ -57,7 +62,7 @@ class Step:
         begun = time.perf_counter()
         self._stack = ExitStack()
         self._stack.enter_context(suspended(self.backbone))
-        run, fusion = self._stack.enter_context(restored(self.person, self.backbone, self.seed))
+        run, fusion = self._stack.enter_context(restored(self.artifact, self.backbone, self.seed))
         run.strengths = check_strengths(self.wanted, fusion)
         self.restore_seconds = time.perf_counter() - begun
         self.net = self._stack.enter_context(Attachment(self.backbone, fusion))

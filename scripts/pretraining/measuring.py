@@ -37,7 +37,7 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     subjects = cases(system, arguments.subjects, backbone.card.size[0])
     started = time.monotonic()
     for number, case in enumerate(subjects):
-        case.person = fit(recipe, subject_of(case, number), backbone, adapter=folder)[0]
+        case.artifact = fit(recipe, subject_of(case, number), backbone, adapter=folder)[0]
     seconds = (time.monotonic() - started) / len(subjects)
     studio = installed().get("datasets", "mini.held-out")()
     zero = dict.fromkeys(STRENGTHS[system], 0.0)
@@ -50,10 +50,10 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
             for p in PLACES
         ]
         plain = [prompt.replace(f"<it{number}>", case.noun) for prompt in said]
-        other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].person
-        mistaken = replace(case.person, features=other.features)
-        drawn[OWN].append(sample(case.person, backbone, said, seed=7))
-        drawn[NONE].append(sample(case.person, backbone, said, seed=7, strengths=zero))
+        other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].artifact
+        mistaken = replace(case.artifact, features=other.features)
+        drawn[OWN].append(sample(case.artifact, backbone, said, seed=7))
+        drawn[NONE].append(sample(case.artifact, backbone, said, seed=7, strengths=zero))
         drawn[OTHER].append(sample(mistaken, backbone, said, seed=7))
         if UNTUNED in drawn:
             settings = recipe.sample
@@ -148,7 +148,7 @@ def pairs(
         one, other = subjects[i : i + 2]
         if one.noun == other.noun:
             continue
-        both = merge([one.person, other.person], backbone, method="join")
+        both = merge([one.artifact, other.artifact], backbone, method="join")
         prompt = f"{one.article} <it{i}> next to {other.article} <it{i + 1}> on the beach"
         for row, strengths in ((OWN, None), (NONE, zero)):
             images = sample(both, backbone, prompt, count=2, seed=7, strengths=strengths)

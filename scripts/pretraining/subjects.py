@@ -19,7 +19,7 @@ class Case:
     group: str
     given: Any
     kept: Any
-    person: Any = None
+    artifact: Any = None
 
     @property
     def article(self) -> str:

@@ -49,18 +49,18 @@ def test_a_preset_draws_another_picture_and_the_person_stays() -> None:
         Phase("p", 1, lr={"*": 0.3}),
         sample=SampleSettings(steps=3, scale=1.0),
     )
-    (person,) = fit(recipe, make_subject(), backbone)
+    (artifact,) = fit(recipe, make_subject(), backbone)
     prompt = "a photo of <fido>"
-    plain = sample(person, backbone, prompt)
+    plain = sample(artifact, backbone, prompt)
     ORDER.clear()
-    fast = sample(person, backbone, prompt, preset=added(Inner(), steps=2))
+    fast = sample(artifact, backbone, prompt, preset=added(Inner(), steps=2))
     assert ORDER == ["outer", "inner 2"] * 2
     assert (fast - plain).abs().max() > 1e-4
     ORDER.clear()
-    sample(person, backbone, prompt, preset=added(Inner(), steps=2), steps=1)
+    sample(artifact, backbone, prompt, preset=added(Inner(), steps=2), steps=1)
     assert ORDER == ["outer", "inner 1"]  # what is given beside it counts
-    assert torch.equal(sample(person, backbone, prompt), plain)
-    assert [use.name for use in person.recipe.uses] == ["test.outer", "testing.probe"]
+    assert torch.equal(sample(artifact, backbone, prompt), plain)
+    assert [use.name for use in artifact.recipe.uses] == ["test.outer", "testing.probe"]
 
 
 def test_the_untuned_backbone_takes_one_too() -> None:
@@ -72,10 +72,10 @@ def test_the_untuned_backbone_takes_one_too() -> None:
 def test_what_needs_a_fit_is_refused() -> None:
     backbone: Any = open_backbone("tiny")
     recipe = make_recipe([Probe()], Phase("p", 1))
-    (person,) = fit(recipe, make_subject(), backbone)
+    (artifact,) = fit(recipe, make_subject(), backbone)
     with pytest.raises(InputError, match="has a use 'testing.probe' already"):
-        sample(person, backbone, "a <fido>", preset=added(Probe()))
+        sample(artifact, backbone, "a <fido>", preset=added(Probe()))
     second = Preset("test", uses=(Use("second", Probe()),))
-    for who in (person, None):
+    for who in (artifact, None):
         with pytest.raises(InputError, match="'second' needs a fit"):
             sample(who, backbone, "a <fido>", preset=second)

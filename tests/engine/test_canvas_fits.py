@@ -61,19 +61,19 @@ def _clean() -> None:
 
 def test_pictures_first_and_then_the_canvas(backbone: Backbone) -> None:
     recipe = make_recipe([Probe(), Drawing()], PICTURES, CANVAS)
-    (person,) = fit(recipe, make_subject(), backbone)
+    (artifact,) = fit(recipe, make_subject(), backbone)
     assert [s.phase for s in SEEN] == ["pictures"] * 2 + ["canvas"] * 2
     assert SEEN[-1].batch.roles == ("canvas",) * 2
-    sheet = person.tensors["test.drawing/sheet/pixels"]
+    sheet = artifact.tensors["test.drawing/sheet/pixels"]
     assert not torch.equal(sheet, torch.full_like(sheet, 0.5))
 
 
 def test_without_pictures_only_the_canvas_trains(backbone: Backbone) -> None:
     subject = Subject("it", concepts=(Concept("toy", "<it>", "toy"),))
     recipe = make_recipe([Probe(), Drawing()], PICTURES, CANVAS)
-    (person,) = fit(recipe, subject, backbone)
+    (artifact,) = fit(recipe, subject, backbone)
     assert [s.phase for s in SEEN] == ["canvas"] * 2
-    probe = [t for n, t in person.tensors.items() if n.startswith("testing.probe/")]
+    probe = [t for n, t in artifact.tensors.items() if n.startswith("testing.probe/")]
     assert probe
     assert all(bool((t == 0).all()) for t in probe)
     with pytest.raises(InputError, match="has no image"):

@@ -102,47 +102,47 @@ def test_two_subjects_of_one_name(backbone: Backbone) -> None:
 
 
 def test_prompts_that_do_not_name_the_subject(backbone: Backbone) -> None:
-    (person,) = fit(recipe_of(), make_subject(), backbone)
+    (artifact,) = fit(recipe_of(), make_subject(), backbone)
     with pytest.raises(InputError, match=r"'a dog' does not name the subject: write <fido>"):
-        sample(person, backbone, ["a <fido>", "a dog"])
-    inside = replace(person, concepts=(replace(person.concepts[0], token="xq"),))
+        sample(artifact, backbone, ["a <fido>", "a dog"])
+    inside = replace(artifact, concepts=(replace(artifact.concepts[0], token="xq"),))
     with pytest.raises(InputError, match=r"'a dogxq' does not name the subject: write xq"):
         sample(inside, backbone, "a dogxq")
     for empty in ([], "", " "):
         with pytest.raises(InputError, match="prompt"):
-            sample(person, backbone, empty)
+            sample(artifact, backbone, empty)
     assert sample(None, backbone, "a dog", steps=1).shape == (1, 3, 32, 32)
 
 
 def test_another_backbone_is_refused(backbone: Backbone) -> None:
-    (person,) = fit(recipe_of(), make_subject(), backbone)
-    changed = replace(person, backbone=replace(person.backbone, hash="0" * 64))
+    (artifact,) = fit(recipe_of(), make_subject(), backbone)
+    changed = replace(artifact, backbone=replace(artifact.backbone, hash="0" * 64))
     with pytest.raises(ArtifactError, match=r"made on backbone 'tiny'.*'tiny' has other weights"):
         sample(changed, backbone, "a <fido>")
 
 
 def test_tensors_that_do_not_fit_the_recipe_are_named(backbone: Backbone) -> None:
-    (person,) = fit(recipe_of(), make_subject(), backbone)
-    name, tensor = next(iter(person.tensors.items()))
-    rest = {k: v for k, v in person.tensors.items() if k != name}
+    (artifact,) = fit(recipe_of(), make_subject(), backbone)
+    name, tensor = next(iter(artifact.tensors.items()))
+    rest = {k: v for k, v in artifact.tensors.items() if k != name}
     cases = {
         "lacks": rest,
-        "does not build": {**person.tensors, "stray/x": tensor},
+        "does not build": {**artifact.tensors, "stray/x": tensor},
         "has shape": {**rest, name: torch.zeros(3)},
     }
     before = Snapshot(backbone)
     for words, tensors in cases.items():
         with pytest.raises(ArtifactError, match=words):
-            sample(replace(person, tensors=tensors), backbone, "a <fido>")
+            sample(replace(artifact, tensors=tensors), backbone, "a <fido>")
     before.assert_unchanged()
 
 
 def test_merging_needs_two_with_tokens_of_their_own(backbone: Backbone) -> None:
-    (person,) = fit(recipe_of(), make_subject(), backbone)
+    (artifact,) = fit(recipe_of(), make_subject(), backbone)
     with pytest.raises(InputError, match="at least two"):
-        merge_personalizations([person], backbone)
+        merge_personalizations([artifact], backbone)
     with pytest.raises(InputError, match="share the token '<fido>'"):
-        merge_personalizations([person, person], backbone)
+        merge_personalizations([artifact, artifact], backbone)
 
 
 @pytest.mark.parametrize("moment", ["canvas", "step"])

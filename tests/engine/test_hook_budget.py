@@ -50,13 +50,13 @@ def recipe(*techniques: str) -> Any:
 def test_calls_do_not_grow_with_techniques_or_layers(
     backbone: Backbone, calls: Counter[str], techniques: tuple[str, ...]
 ) -> None:
-    (person,) = fit(recipe(*techniques), make_subject(), backbone)
+    (artifact,) = fit(recipe(*techniques), make_subject(), backbone)
     per_step = (calls["regularize"] + calls["mask"] - 1) / STEPS
     assert calls["regularize"] == STEPS
     assert per_step <= 3
     assert calls["fuse"] == 1
     assert calls["extract"] <= 2
     calls.clear()
-    sample(person, backbone, "a photo of <fido>")
+    sample(artifact, backbone, "a photo of <fido>")
     assert calls["sample"] == STEPS
     assert calls["regularize"] == calls["mask"] == 0

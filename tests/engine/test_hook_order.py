@@ -82,14 +82,14 @@ def test_there_are_five_hooks() -> None:
 
 
 def test_recipe_order_is_call_order(backbone: Backbone) -> None:
-    (person,) = fit(recipe(), make_subject(), backbone)
+    (artifact,) = fit(recipe(), make_subject(), backbone)
     assert [
         *("extract a", "extract b", "fuse a", "fuse b"),
         *("into w1", "into w2", "regularize a", "regularize b", "out of w2", "out of w1"),
     ] == LOG
-    assert list(person.losses) == ["a", "b", "core.denoise"]
+    assert list(artifact.losses) == ["a", "b", "core.denoise"]
     LOG.clear()
-    sample(person, backbone, "a <fido>", steps=1)
+    sample(artifact, backbone, "a <fido>", steps=1)
     assert LOG == ["fuse a", "fuse b", "into w1", "into w2", "out of w2", "out of w1"]
 
 
@@ -102,9 +102,9 @@ def test_a_wrapper_may_change_the_prediction(backbone: Backbone) -> None:
             prediction = yield
             return Prediction(-prediction.x0)
 
-    (person,) = fit(make_recipe([Flip()]), make_subject(), backbone)
+    (artifact,) = fit(make_recipe([Flip()]), make_subject(), backbone)
     plain = sample(None, backbone, "a dog", steps=2, scale=2.0, scheduler="ddim")
-    flipped = sample(person, backbone, "a <fido>", steps=2, scale=2.0)
+    flipped = sample(artifact, backbone, "a <fido>", steps=2, scale=2.0)
     assert (plain - flipped).abs().max() > 1e-2
 
 
@@ -119,10 +119,10 @@ def test_a_wrapper_may_change_the_latents(backbone: Backbone) -> None:
             step.latents = step.latents.clone()
             return (yield)
 
-    (person,) = fit(make_recipe([Same()]), make_subject(), backbone)
+    (artifact,) = fit(make_recipe([Same()]), make_subject(), backbone)
     for scheduler in ("ddim", "euler", "dpm++"):
         options: dict[str, Any] = {"steps": 4, "scale": 2.0, "scheduler": scheduler}
-        ours = sample(person, backbone, "a <fido>", **options)
+        ours = sample(artifact, backbone, "a <fido>", **options)
         plain = sample(None, backbone, "a <fido>", **options)
         assert (ours - plain).abs().max() < 1e-5
 
@@ -137,8 +137,8 @@ def test_losses_are_reweighed_by_a_wrapper(backbone: Backbone) -> None:
             return [Loss(loss.name, loss.value, 0.0, loss.rows) for loss in losses]
 
     uses = {"test.nothing": Nothing(), "probe": Probe()}
-    (person,) = fit(make_recipe(uses, Phase("p", 2, lr={"*": 0.1})), make_subject(), backbone)
-    assert all(t.abs().max() == 0 for t in person.tensors.values())
+    (artifact,) = fit(make_recipe(uses, Phase("p", 2, lr={"*": 0.1})), make_subject(), backbone)
+    assert all(t.abs().max() == 0 for t in artifact.tensors.values())
 
 
 def test_a_misspelt_argument_is_refused_before_the_run(backbone: Backbone) -> None:
@@ -173,29 +173,29 @@ SYSTEMS: dict[str, dict[str, Any]] = {
 class Interleaved:
     """Draws another picture in the middle of a run, on the same network or on another."""
 
-    def __init__(self, person: Any, backbone: Any) -> None:
-        self.person, self.backbone = person, backbone
+    def __init__(self, artifact: Any, backbone: Any) -> None:
+        self.artifact, self.backbone = artifact, backbone
         self.pictures: list[torch.Tensor] = []
 
     def __call__(self, progress: SampleProgress) -> None:
         if not self.pictures:
-            self.pictures.append(sample(self.person, self.backbone, PROMPT, seed=9, **OPTIONS))
+            self.pictures.append(sample(self.artifact, self.backbone, PROMPT, seed=9, **OPTIONS))
 
 
 @pytest.mark.parametrize("id", SYSTEMS)
 def test_interleaved_runs_draw_what_they_draw_alone(backbone: Backbone, id: str) -> None:
     technique = catalogue().get("techniques", id).from_settings(SYSTEMS[id])
     phase = Phase("p", 3, lr={"*": 3e-2})
-    (person,) = fit(make_recipe([technique], phase), make_subject(), backbone)
+    (artifact,) = fit(make_recipe([technique], phase), make_subject(), backbone)
     (other,) = fit(make_recipe([technique, Probe()], phase), make_subject(seed=4), backbone)
-    alone = sample(person, backbone, PROMPT, seed=1, **OPTIONS)
+    alone = sample(artifact, backbone, PROMPT, seed=1, **OPTIONS)
     second = sample(other, backbone, PROMPT, seed=9, **OPTIONS)
     base = sample(None, backbone, PROMPT, seed=9, **OPTIONS)
     before = Snapshot(backbone)
     for network in (backbone, open_backbone("tiny")):
         for inner, expected in ((other, second), (None, base)):
             watcher = Interleaved(inner, network)
-            outer = sample(person, backbone, PROMPT, seed=1, watch=[watcher], **OPTIONS)
+            outer = sample(artifact, backbone, PROMPT, seed=1, watch=[watcher], **OPTIONS)
             assert torch.equal(outer, alone)
             assert torch.equal(watcher.pictures[0], expected)
     before.assert_unchanged()

@@ -42,9 +42,9 @@ class Left(Technique):
 
 def drawn(**settings: Any) -> torch.Tensor:
     backbone = open_backbone("tiny")
-    person = fit(make_recipe({"left": Left(**settings)}), make_subject(), backbone)[0]
+    artifact = fit(make_recipe({"left": Left(**settings)}), make_subject(), backbone)[0]
     SEEN.clear()
-    sample(person, backbone, "a <fido>", steps=1, scale=1.0, seed=0)
+    sample(artifact, backbone, "a <fido>", steps=1, scale=1.0, seed=0)
     return SEEN[0]
 
 

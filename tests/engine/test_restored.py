@@ -16,7 +16,7 @@ from pcs_core.engine import fit, open_backbone, restoring, sample
 from pcs_testing import make_subject
 
 
-def person(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:
+def artifact(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:
     """A subject of one step, its tensors moved far from where they started."""
     recipe = load_recipe(system, backbone="tiny", overrides=["tune.steps=1"])
     found = fit(recipe, make_subject(seed=seed), backbone, seed=seed)[0]
@@ -24,8 +24,8 @@ def person(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Pe
 
 
 @pytest.fixture(scope="module")
-def persons(backbone: Backbone) -> list[Personalization]:
-    return [person(backbone, seed) for seed in (0, 1)]
+def artifacts(backbone: Backbone) -> list[Personalization]:
+    return [artifact(backbone, seed) for seed in (0, 1)]
 
 
 @pytest.fixture
@@ -47,22 +47,22 @@ def draw(who: Personalization, backbone: Backbone, **options: Any) -> torch.Tens
 
 
 def test_back_and_forth_makes_each_subject_once(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     backbone = open_backbone("tiny")
-    drawn = [draw(persons[i % 2], backbone, seed=i) for i in range(4)]
-    assert [next(i for i, p in enumerate(persons) if p is m) for m in made] == [0, 1]
+    drawn = [draw(artifacts[i % 2], backbone, seed=i) for i in range(4)]
+    assert [next(i for i, p in enumerate(artifacts) if p is m) for m in made] == [0, 1]
     assert not torch.equal(drawn[0], drawn[1])
     for i, found in enumerate(drawn):
-        assert torch.equal(found, draw(persons[i % 2], open_backbone("tiny"), seed=i))
+        assert torch.equal(found, draw(artifacts[i % 2], open_backbone("tiny"), seed=i))
 
 
 def test_a_tensor_that_was_trained_on_is_read_again(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     backbone = open_backbone("tiny")
-    tensors = {k: v.clone() for k, v in persons[0].tensors.items()}
-    own = replace(persons[0], tensors=tensors)
+    tensors = {k: v.clone() for k, v in artifacts[0].tensors.items()}
+    own = replace(artifacts[0], tensors=tensors)
     before = draw(own, backbone)
     for tensor in tensors.values():
         tensor.add_(1.0)
@@ -71,11 +71,11 @@ def test_a_tensor_that_was_trained_on_is_read_again(
 
 
 def test_a_replaced_tensor_lends_its_id_to_none(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     """What stays ready is known by its tensors' ids: they live as long, else others get the ids."""
     backbone = open_backbone("tiny")
-    own = replace(persons[0], tensors={k: v.clone() for k, v in persons[0].tensors.items()})
+    own = replace(artifacts[0], tensors={k: v.clone() for k, v in artifacts[0].tensors.items()})
     name = next(iter(own.tensors))
     replaced = weakref.ref(own.tensors[name])
     draw(own, backbone)
@@ -86,18 +86,18 @@ def test_a_replaced_tensor_lends_its_id_to_none(
 
 
 def test_another_size_is_put_together_again(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     backbone: Any = open_backbone("tiny")
-    draw(persons[0], backbone)
+    draw(artifacts[0], backbone)
     backbone.latent_shape = (4, 24, 20)
     backbone.card = replace(backbone.card, size=(48, 40))
-    assert draw(persons[0], backbone).shape[-2:] == (48, 40)
+    assert draw(artifacts[0], backbone).shape[-2:] == (48, 40)
     assert len(made) == 2
 
 
 def test_who_is_drawn_while_drawn_gets_one_of_its_own(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     backbone = open_backbone("tiny")
     inner: list[torch.Tensor] = []
@@ -105,23 +105,23 @@ def test_who_is_drawn_while_drawn_gets_one_of_its_own(
     def again(progress: Any) -> None:
         if len(inner) < 1:
             inner.append(torch.empty(0))
-            inner[0] = draw(persons[0], backbone, seed=5)
+            inner[0] = draw(artifacts[0], backbone, seed=5)
 
-    outer = draw(persons[0], backbone, watch=(again,))
+    outer = draw(artifacts[0], backbone, watch=(again,))
     assert len(made) == 2
-    assert torch.equal(outer, draw(persons[0], open_backbone("tiny")))
-    assert torch.equal(inner[0], draw(persons[0], open_backbone("tiny"), seed=5))
+    assert torch.equal(outer, draw(artifacts[0], open_backbone("tiny")))
+    assert torch.equal(inner[0], draw(artifacts[0], open_backbone("tiny"), seed=5))
 
 
 def test_only_some_stay_and_none_that_replaces_the_networks_weights(
-    persons: list[Personalization], made: list[Any]
+    artifacts: list[Personalization], made: list[Any]
 ) -> None:
     backbone = open_backbone("tiny")
-    several = [replace(persons[0]) for _ in range(restoring.KEPT + 1)]
+    several = [replace(artifacts[0]) for _ in range(restoring.KEPT + 1)]
     for who in (*several, several[-1], several[0]):
         draw(who, backbone)
     assert len(made) == restoring.KEPT + 2  # the first had to make room, and came back
-    whole = person(backbone, 0, "dreambooth")
+    whole = artifact(backbone, 0, "dreambooth")
     made.clear()
     draw(whole, backbone)
     draw(whole, backbone)

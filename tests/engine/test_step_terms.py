@@ -47,14 +47,14 @@ class Windowed(Technique):
 def test_without_terms_the_positive_branch_is_the_prediction() -> None:
     backbone: Any = open_backbone("tiny")
     SEEN.clear()
-    (person,) = fit(make_recipe([Bare(), Windowed()]), make_subject(), backbone)
+    (artifact,) = fit(make_recipe([Bare(), Windowed()]), make_subject(), backbone)
     rows: list[int] = []
     original = backbone.denoise
     backbone.denoise = lambda latents, *a, **k: (
         rows.append(len(latents)) or original(latents, *a, **k)
     )
     try:
-        sample(person, backbone, "a photo of <fido>", count=2, steps=4, scale=3.0)
+        sample(artifact, backbone, "a photo of <fido>", count=2, steps=4, scale=3.0)
     finally:
         del backbone.denoise
     # the guided prediction, then the look of the wrapper itself
@@ -84,14 +84,14 @@ READ: list[Any] = []
 
 def rows_of(backbone: Any, recipe: Any, **options: Any) -> tuple[list[int], Any]:
     """Draw, and return how many rows each call of the network had."""
-    (person,) = fit(recipe, make_subject(), backbone)
+    (artifact,) = fit(recipe, make_subject(), backbone)
     rows: list[int] = []
     original = backbone.denoise
     backbone.denoise = lambda latents, *a, **k: (
         rows.append(len(latents)) or original(latents, *a, **k)
     )
     try:
-        return rows, sample(person, backbone, "a photo of <fido>", steps=2, **options)
+        return rows, sample(artifact, backbone, "a photo of <fido>", steps=2, **options)
     finally:
         del backbone.denoise
 

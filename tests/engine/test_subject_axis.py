@@ -236,12 +236,12 @@ def test_without_a_subject_axis_they_are_fitted_one_after_the_other(backbone: Ba
         technique = catalogue().get("techniques", id).from_settings(settings)
         phase = Phase("p", 2, lr={"*": 1e-3})
         seen: list[Progress] = []
-        persons = fit(make_recipe([technique], phase), three(), backbone, watch=[seen.append])
+        artifacts = fit(make_recipe([technique], phase), three(), backbone, watch=[seen.append])
         assert [p.subjects for p in seen] == [("ann",), ("bob",), ("cy",)]
         assert [(p.done, p.total) for p in seen] == [(2, 6), (4, 6), (6, 6)]
-        for subject, person in zip(three(), persons, strict=True):
+        for subject, artifact in zip(three(), artifacts, strict=True):
             (alone,) = fit(make_recipe([technique], phase), subject, backbone)
-            assert all(torch.equal(t, alone.tensors[n]) for n, t in person.tensors.items())
+            assert all(torch.equal(t, alone.tensors[n]) for n, t in artifact.tensors.items())
 
 
 def test_subjects_with_different_numbers_of_concepts_are_fitted_apart(backbone: Backbone) -> None:

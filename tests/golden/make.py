@@ -117,14 +117,14 @@ def artifacts() -> None:
     shutil.rmtree(ARTIFACTS, ignore_errors=True)
     ARTIFACTS.mkdir()
     pictures = {}
-    for system, person, backbone in tiny_artifacts():
-        size = sum(t.numel() * t.element_size() for t in person.tensors.values())
+    for system, artifact, backbone in tiny_artifacts():
+        size = sum(t.numel() * t.element_size() for t in artifact.tensors.values())
         if size > 700_000:
             print(f"{system}: {size} bytes, left out")
             continue
-        save(person, ARTIFACTS / system)
-        layout = layout_for(person.recipe)
-        pictures[system] = sample(person, backbone, PROMPT, seed=1, layout=layout)
+        save(artifact, ARTIFACTS / system)
+        layout = layout_for(artifact.recipe)
+        pictures[system] = sample(artifact, backbone, PROMPT, seed=1, layout=layout)
         print(system, size)
     save_file(pictures, ARTIFACTS / "pictures.safetensors")
 
@@ -204,8 +204,8 @@ def brief_fits(systems: Collection[str] = ()) -> Iterator[tuple[str, torch.Tenso
         recipe = load_recipe(system, backbone="mini", overrides=[*few, "sample.steps=4"])
         name = "person_curly" if system == "instantid" else "dog_pug"
         subject = load_subject(folder / name, token="<thing>")
-        person = fit(recipe, subject, backbone, seed=3)[0]
-        picture = sample(person, backbone, PROMPT, seed=1, layout=layout_for(recipe))[0]
+        artifact = fit(recipe, subject, backbone, seed=3)[0]
+        picture = sample(artifact, backbone, PROMPT, seed=1, layout=layout_for(recipe))[0]
         print(system, flush=True)
         yield system, torch.nn.functional.avg_pool2d(picture, 4)
 

@@ -160,10 +160,10 @@ def test_the_written_technique_works(written: Any) -> None:
         phases=(Phase("all", steps=2, lr={"*": 0.05}),),
     )
     before = pcs_core.sample(None, backbone, "a dog", steps=2, seed=3)
-    people = pcs_core.fit(recipe, subjects, backbone)
-    assert len(people) == 2
-    assert all(t.abs().max() > 0 for p in people for t in p.tensors.values())
-    drawn = pcs_core.sample(people[0], backbone, "a <one>", steps=2, seed=3)
+    artifacts = pcs_core.fit(recipe, subjects, backbone)
+    assert len(artifacts) == 2
+    assert all(t.abs().max() > 0 for p in artifacts for t in p.tensors.values())
+    drawn = pcs_core.sample(artifacts[0], backbone, "a <one>", steps=2, seed=3)
     assert drawn.shape == before.shape
     after = pcs_core.sample(None, backbone, "a dog", steps=2, seed=3)
     assert torch.equal(before, after)

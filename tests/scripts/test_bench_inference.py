@@ -148,10 +148,10 @@ def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
     subject = Subject("one", (Concept("one", "<one>", "dog"),), (picture,), (None,))
     settings = ["tune.steps=1", "weights.lora.sites=*.attn2.to_v"]
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=settings)
-    (person,) = fit(recipe, subject, backbone)
+    (artifact,) = fit(recipe, subject, backbone)
     counts, outputs = [], []
     for pictures in (1, 2):
-        with Step(backbone, person, "a photo of <one>", pictures) as step:
+        with Step(backbone, artifact, "a photo of <one>", pictures) as step:
             outputs.append(step())
             counts.append(flops_of(step))
             assert outputs[-1].shape == (2 * pictures, *backbone.latent_shape)
@@ -159,7 +159,7 @@ def test_a_step_counts_the_work_and_is_the_loops_own() -> None:
     # words and references were encoded before: only the network is counted, row by row
     assert counts[1] / counts[0] == pytest.approx(2, rel=0.01)
     assert relative_error(outputs[0], outputs[0]) == 0.0
-    again = Step(backbone, person, "a photo of <one>", 1)
+    again = Step(backbone, artifact, "a photo of <one>", 1)
     with again:
         assert torch.equal(again(), outputs[0])
 

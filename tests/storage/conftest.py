@@ -60,7 +60,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
 
 
 @pytest.fixture
-def person(tmp_path: Path, catalogue: Catalogue) -> Personalization:
+def artifact(tmp_path: Path, catalogue: Catalogue) -> Personalization:
     """Return a fitted subject with tensors of several dtypes and layouts."""
     file = tmp_path / "toy.toml"
     file.write_text(RECIPE, encoding="utf-8")

@@ -23,9 +23,9 @@ from pcs_core.storage import load, save
 
 
 @pytest.fixture
-def artifact(tmp_path: Path, person: Personalization) -> Path:
+def stored(tmp_path: Path, artifact: Personalization) -> Path:
     folder = tmp_path / "out" / "rex"
-    save(person, folder, extra_files={"preview.png": b"picture"})
+    save(artifact, folder, extra_files={"preview.png": b"picture"})
     return folder
 
 
@@ -41,49 +41,49 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def test_everything_comes_back(
-    artifact: Path, person: Personalization, catalogue: Catalogue
+    stored: Path, artifact: Personalization, catalogue: Catalogue
 ) -> None:
-    again = load(artifact, catalogue=catalogue)
-    assert set(again.tensors) == set(person.tensors)
-    for name, tensor in person.tensors.items():
+    again = load(stored, catalogue=catalogue)
+    assert set(again.tensors) == set(artifact.tensors)
+    for name, tensor in artifact.tensors.items():
         assert again.tensors[name].dtype == tensor.dtype
         assert torch.equal(again.tensors[name], tensor)
-    assert torch.equal(again.features["clip.image"], person.features["clip.image"])
-    assert again.recipe.document == person.recipe.document
-    assert again.recipe.hash == person.recipe.hash
-    assert again.recipe.source == person.recipe.source
+    assert torch.equal(again.features["clip.image"], artifact.features["clip.image"])
+    assert again.recipe.document == artifact.recipe.document
+    assert again.recipe.hash == artifact.recipe.hash
+    assert again.recipe.source == artifact.recipe.source
     assert again.recipe.uses[0].technique.settings() == {"rank": 8}
-    assert again.backbone == person.backbone
-    assert again.concepts == person.concepts
-    assert (again.seed, again.subject, again.extra) == (7, "rex", person.extra)
+    assert again.backbone == artifact.backbone
+    assert again.concepts == artifact.concepts
+    assert (again.seed, again.subject, again.extra) == (7, "rex", artifact.extra)
     assert again.versions == {"pcs-core": "0.0.1"}
     assert again.losses["core.denoise"] == 0.125
     assert math.isnan(again.losses["gone"])
 
 
-def test_the_folder_holds_what_it_should_and_nothing_is_left_beside_it(artifact: Path) -> None:
-    assert sorted(p.name for p in artifact.iterdir()) == [
+def test_the_folder_holds_what_it_should_and_nothing_is_left_beside_it(stored: Path) -> None:
+    assert sorted(p.name for p in stored.iterdir()) == [
         "features.safetensors",
         "manifest.json",
         "preview.png",
         "recipe.toml",
         "weights.safetensors",
     ]
-    assert [p.name for p in artifact.parent.iterdir()] == ["rex"]
-    data = json.loads((artifact / "manifest.json").read_text(encoding="utf-8"))
+    assert [p.name for p in stored.parent.iterdir()] == ["rex"]
+    data = json.loads((stored / "manifest.json").read_text(encoding="utf-8"))
     assert data["schema"] == 1
-    assert set(data["files"]) == {p.name for p in artifact.iterdir()} - {"manifest.json"}
+    assert set(data["files"]) == {p.name for p in stored.iterdir()} - {"manifest.json"}
 
 
 def test_without_features_tensors_or_source(
-    tmp_path: Path, person: Personalization, catalogue: Catalogue
+    tmp_path: Path, artifact: Personalization, catalogue: Catalogue
 ) -> None:
     bare = replace(
-        person,
+        artifact,
         features={},
         tensors={},
         versions={},
-        recipe=replace(person.recipe, source=""),
+        recipe=replace(artifact.recipe, source=""),
     )
     save(bare, tmp_path / "bare")
     assert sorted(p.name for p in (tmp_path / "bare").iterdir()) == [
@@ -95,16 +95,16 @@ def test_without_features_tensors_or_source(
     assert {"python", "pcs-core", "torch", "safetensors"} <= set(again.versions)
 
 
-def test_saving_twice_gives_equal_bytes(tmp_path: Path, person: Personalization) -> None:
-    save(person, tmp_path / "one")
-    save(person, tmp_path / "two")
+def test_saving_twice_gives_equal_bytes(tmp_path: Path, artifact: Personalization) -> None:
+    save(artifact, tmp_path / "one")
+    save(artifact, tmp_path / "two")
     for file in (tmp_path / "one").iterdir():
         assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
-def test_an_artifact_may_be_moved_and_grow_files(artifact: Path, catalogue: Catalogue) -> None:
-    moved = artifact.parent / "moved"
-    shutil.move(artifact, moved)
+def test_an_artifact_may_be_moved_and_grow_files(stored: Path, catalogue: Catalogue) -> None:
+    moved = stored.parent / "moved"
+    shutil.move(stored, moved)
     (moved / "notes.txt").write_text("mine", encoding="utf-8")
     assert load(moved, catalogue=catalogue).subject == "rex"
 
@@ -112,86 +112,86 @@ def test_an_artifact_may_be_moved_and_grow_files(artifact: Path, catalogue: Cata
 @pytest.mark.parametrize(
     "name", ["weights.safetensors", "features.safetensors", "recipe.toml", "preview.png"]
 )
-def test_damage_names_the_file(artifact: Path, catalogue: Catalogue, name: str) -> None:
-    file = artifact / name
+def test_damage_names_the_file(stored: Path, catalogue: Catalogue, name: str) -> None:
+    file = stored / name
     content = file.read_bytes()
     for position in (0, len(content) // 2, len(content) - 1):
         flipped = bytearray(content)
         flipped[position] ^= 1
         file.write_bytes(flipped)
         with pytest.raises(ArtifactError, match=f"{name} is damaged: its sha256"):
-            load(artifact, catalogue=catalogue)
+            load(stored, catalogue=catalogue)
     file.write_bytes(content[:-1])
     with pytest.raises(ArtifactError, match=f"{name} is damaged"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
     file.unlink()
     with pytest.raises(ArtifactError, match=f"{name} is missing"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
-def test_any_flipped_byte_of_the_manifest_is_refused(artifact: Path, catalogue: Catalogue) -> None:
-    file = artifact / "manifest.json"
+def test_any_flipped_byte_of_the_manifest_is_refused(stored: Path, catalogue: Catalogue) -> None:
+    file = stored / "manifest.json"
     content = file.read_bytes()
     for position in range(0, len(content), 7):
         flipped = bytearray(content)
         flipped[position] ^= 4
         file.write_bytes(flipped)
         with pytest.raises(ArtifactError):
-            load(artifact, catalogue=catalogue)
+            load(stored, catalogue=catalogue)
     file.write_bytes(content)
-    load(artifact, catalogue=catalogue)
+    load(stored, catalogue=catalogue)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff", b'{"schema": "1"}'])
-def test_a_manifest_that_is_none(artifact: Path, catalogue: Catalogue, content: bytes) -> None:
-    (artifact / "manifest.json").write_bytes(content)
+def test_a_manifest_that_is_none(stored: Path, catalogue: Catalogue, content: bytes) -> None:
+    (stored / "manifest.json").write_bytes(content)
     with pytest.raises(ArtifactError, match=r"manifest\.json is damaged"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
-def test_a_newer_schema_says_upgrade(artifact: Path, catalogue: Catalogue) -> None:
+def test_a_newer_schema_says_upgrade(stored: Path, catalogue: Catalogue) -> None:
     def newer(data: dict[str, Any]) -> None:
         data["schema"] = 2
         data["something_new"] = []
 
-    rewrite(artifact, newer)
+    rewrite(stored, newer)
     with pytest.raises(ArtifactError, match=r"newer version \(schema 2, .* upgrade pcs-core"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
-def test_a_technique_that_is_not_installed(artifact: Path) -> None:
+def test_a_technique_that_is_not_installed(stored: Path) -> None:
     with pytest.raises(
         ArtifactError, match=r"cannot be drawn here: it uses technique 'toy\.shift' of"
     ):
-        load(artifact, catalogue=Catalogue([]))
+        load(stored, catalogue=Catalogue([]))
 
 
-def test_an_unknown_field_or_a_wrong_type_is_damage(artifact: Path, catalogue: Catalogue) -> None:
-    rewrite(artifact, lambda data: data.update(seed="seven"))
+def test_an_unknown_field_or_a_wrong_type_is_damage(stored: Path, catalogue: Catalogue) -> None:
+    rewrite(stored, lambda data: data.update(seed="seven"))
     with pytest.raises(ArtifactError, match="is damaged"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
-def test_a_manifest_may_not_lead_outside(artifact: Path, catalogue: Catalogue) -> None:
-    (artifact.parent / "secret").write_bytes(b"")
+def test_a_manifest_may_not_lead_outside(stored: Path, catalogue: Catalogue) -> None:
+    (stored.parent / "secret").write_bytes(b"")
     digest = hashlib.sha256(b"").hexdigest()
-    rewrite(artifact, lambda data: data["files"].update({"../secret": digest}))
+    rewrite(stored, lambda data: data["files"].update({"../secret": digest}))
     with pytest.raises(ArtifactError, match=r"a file outside its folder: '\.\./secret'"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
 def test_weights_that_are_no_safetensors_despite_the_digest(
-    artifact: Path, catalogue: Catalogue
+    stored: Path, catalogue: Catalogue
 ) -> None:
-    content = (artifact / "weights.safetensors").read_bytes()[:-3]
-    (artifact / "weights.safetensors").write_bytes(content)
+    content = (stored / "weights.safetensors").read_bytes()[:-3]
+    (stored / "weights.safetensors").write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
-    rewrite(artifact, lambda data: data["files"].update({"weights.safetensors": digest}))
+    rewrite(stored, lambda data: data["files"].update({"weights.safetensors": digest}))
     with pytest.raises(ArtifactError, match=r"weights\.safetensors cannot be read"):
-        load(artifact, catalogue=catalogue)
-    rewrite(artifact, lambda data: data["files"].pop("weights.safetensors"))
+        load(stored, catalogue=catalogue)
+    rewrite(stored, lambda data: data["files"].pop("weights.safetensors"))
     with pytest.raises(ArtifactError, match=r"names no weights\.safetensors"):
-        load(artifact, catalogue=catalogue)
+        load(stored, catalogue=catalogue)
 
 
 def test_what_is_no_artifact(tmp_path: Path, catalogue: Catalogue) -> None:
@@ -205,34 +205,34 @@ def test_what_is_no_artifact(tmp_path: Path, catalogue: Catalogue) -> None:
 
 
 def test_where_an_artifact_may_be_saved(
-    tmp_path: Path, person: Personalization, catalogue: Catalogue
+    tmp_path: Path, artifact: Personalization, catalogue: Catalogue
 ) -> None:
     target = tmp_path / "target"
     target.mkdir()
-    save(person, target)
+    save(artifact, target)
     with pytest.raises(InputError, match=r"target is not empty: .* --overwrite"):
-        save(person, target)
-    save(replace(person, seed=8), target, overwrite=True)
+        save(artifact, target)
+    save(replace(artifact, seed=8), target, overwrite=True)
     assert load(target, catalogue=catalogue).seed == 8
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "only.jpg").write_bytes(b"precious")
     with pytest.raises(InputError, match="holds no artifact, so it is not overwritten"):
-        save(person, photos, overwrite=True)
+        save(artifact, photos, overwrite=True)
     assert (photos / "only.jpg").read_bytes() == b"precious"
     with pytest.raises(InputError, match=r"only\.jpg is a file"):
-        save(person, photos / "only.jpg", overwrite=True)
+        save(artifact, photos / "only.jpg", overwrite=True)
     with pytest.raises(InputError, match="cannot write"):
-        save(person, photos / "only.jpg" / "x")
+        save(artifact, photos / "only.jpg" / "x")
     assert sorted(p.name for p in tmp_path.iterdir() if p.name.startswith(".")) == []
 
 
 @pytest.mark.parametrize("name", ["../x", "a/b", "weights.safetensors", "", "..", "a\\b"])
 def test_extra_files_have_plain_names_of_their_own(
-    tmp_path: Path, person: Personalization, name: str
+    tmp_path: Path, artifact: Personalization, name: str
 ) -> None:
     with pytest.raises(InputError, match="cannot be the name of an extra file"):
-        save(person, tmp_path / "out", extra_files={name: b""})
+        save(artifact, tmp_path / "out", extra_files={name: b""})
     assert not (tmp_path / "out").exists()
 
 
@@ -248,16 +248,16 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 def test_no_room_is_one_error_and_leaves_the_old_artifact(
-    artifact: Path, person: Personalization, catalogue: Catalogue
+    stored: Path, artifact: Personalization, catalogue: Catalogue
 ) -> None:
-    large = replace(person, seed=9, tensors={"toy.shift/a/b": torch.zeros(100_000)})
+    large = replace(artifact, seed=9, tensors={"toy.shift/a/b": torch.zeros(100_000)})
     with (
         files_of_at_most(50_000),
         pytest.raises(InputError, match=r"^cannot write .*rex: .*[Ff]ile too large"),
     ):
-        save(large, artifact, overwrite=True)
-    assert [p.name for p in artifact.parent.iterdir()] == ["rex"]
-    assert load(artifact, catalogue=catalogue).seed == 7
+        save(large, stored, overwrite=True)
+    assert [p.name for p in stored.parent.iterdir()] == ["rex"]
+    assert load(stored, catalogue=catalogue).seed == 7
     with files_of_at_most(50_000), pytest.raises(InputError, match="cannot write"):
-        save(large, artifact.parent / "new")
-    assert [p.name for p in artifact.parent.iterdir()] == ["rex"]
+        save(large, stored.parent / "new")
+    assert [p.name for p in stored.parent.iterdir()] == ["rex"]

@@ -71,12 +71,12 @@ def test_fit_and_sample(
     made = tmp_path / "artifact"
     options = (*words, *steps(system), *SETTINGS.get(system, ()), "--no-preview", "--out", made)
     pcs("fit", system, folder, *options)
-    person = load(made)
-    assert person.backbone.id == backbone
+    artifact = load(made)
+    assert artifact.backbone.id == backbone
     wanted = TRAINED[system] if backbone == "tiny-sd3" or "lora" not in system else "weights.lora/"
-    assert any(name.startswith(wanted) for name in person.tensors)
+    assert any(name.startswith(wanted) for name in artifact.tensors)
     if system == "textual-inversion":  # a row in every encoder
-        assert person.tensors[wanted].shape == (1, 80 + 96 * (backbone == "tiny-sd3"))
+        assert artifact.tensors[wanted].shape == (1, 80 + 96 * (backbone == "tiny-sd3"))
     told = draw(pcs, made, tmp_path / "first")
     assert told["backbone"]["id"] == backbone
     draw(pcs, made, tmp_path / "again")

@@ -90,17 +90,17 @@ def test_end_to_end(
     adapter = pretrain(recipe, Pictures(), backbone) if learned else None
     if adapter is not None:
         save(adapter, tmp_path / "adapter")
-    person = fit(
+    artifact = fit(
         recipe, subject, backbone, seed=3, adapter=tmp_path / "adapter" if learned else None
     )[0]
-    save(person, tmp_path / "artifact")
+    save(artifact, tmp_path / "artifact")
     again = load(tmp_path / "artifact")
 
     prompt = "a photo of <thing> on the beach"
     reads = any(u.technique.reads_layout for u in recipe.uses)
     points = tuple((x, y) for x, y in FACE_POINTS)
     layout = Layout((Box("<thing>", (0.0, 0.0, 0.5, 1.0)),), points) if reads else None
-    first = sample(person, backbone, prompt, count=2, seed=1, layout=layout)
+    first = sample(artifact, backbone, prompt, count=2, seed=1, layout=layout)
     second = sample(again, backbone, prompt, count=2, seed=1, layout=layout)
     assert first.shape == (2, 3, *((4,) if moves else ()), *backbone.card.size)
     assert torch.equal(first, second)
@@ -109,4 +109,4 @@ def test_end_to_end(
     after = backbone.parts["denoiser"].state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[k], v) for k, v in before.items())
-    assert again.recipe.document == person.recipe.document
+    assert again.recipe.document == artifact.recipe.document

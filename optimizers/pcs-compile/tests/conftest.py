@@ -34,11 +34,11 @@ def subject() -> Callable[[int], Subject]:
 def trajectory() -> Callable[..., list[Tensor]]:
     """The latents after each step, and the pictures."""
 
-    def draw(person, on, prompt="a photo of <one> on the beach", **options) -> list[Tensor]:
+    def draw(artifact, on, prompt="a photo of <one> on the beach", **options) -> list[Tensor]:
         found: list[Tensor] = []
         watch = (lambda progress: found.append(progress.latents.clone()),)
         given = {"count": 2, "seed": 3, "steps": 2, "scale": 3.0, **options}
-        pictures = sample(person, on, prompt, watch=watch, **given)
+        pictures = sample(artifact, on, prompt, watch=watch, **given)
         return [*found, pictures]
 
     return draw

@@ -21,14 +21,14 @@ needs_compiler = pytest.mark.skipif(
 def test_inductor(regions: str, backbone: Backbone, subject, trajectory, apart) -> None:
     settings = ["weights.lora.rank=2", "tune.steps=1", "tune.lr=1e-2"]
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=settings)
-    persons = [fit(recipe, subject(s), backbone, seed=s)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), backbone, seed=s)[0] for s in (1, 2)]
     engine = open_engine(backbone, "compile", regions=regions, rank=4)
-    drawn = [trajectory(persons[0], engine)]
+    drawn = [trajectory(artifacts[0], engine)]
     compiled = engine.engine["compiled"]
-    drawn.append(trajectory(persons[1], engine))
+    drawn.append(trajectory(artifacts[1], engine))
     assert engine.engine["compiled"] == compiled > 0
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, backbone)) <= 1e-5
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, backbone)) <= 1e-5
     assert apart(*drawn) > 1e-3
 
 
@@ -41,13 +41,13 @@ def test_cuda_graphs_see_the_next_artifact(subject, trajectory, apart) -> None:
     plain = build(id="tiny", device="cuda")
     settings = ["weights.lora.rank=2", "tune.steps=1", "tune.lr=1e-2"]
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=settings)
-    persons = [fit(recipe, subject(s), open_backbone("tiny"), seed=s)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), open_backbone("tiny"), seed=s)[0] for s in (1, 2)]
     engine = open_engine(plain, "compile", rank=4, graphs=True)
-    drawn = [trajectory(person, engine) for person in persons]
+    drawn = [trajectory(artifact, engine) for artifact in artifacts]
     recorded = engine.engine["cuda_graphs"]
-    again = trajectory(persons[0], engine)
+    again = trajectory(artifacts[0], engine)
     assert engine.engine["cuda_graphs"] == recorded == 1
     assert apart(again, drawn[0]) <= 1e-6
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, plain)) <= 1e-4
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, plain)) <= 1e-4
     assert apart(*drawn) > 1e-3

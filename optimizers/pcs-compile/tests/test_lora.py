@@ -24,7 +24,7 @@ def recipe(rank: int, alpha: float, *settings: str) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def persons(backbone: Backbone, subject) -> list[Personalization]:
+def artifacts(backbone: Backbone, subject) -> list[Personalization]:
     """Three subjects, of three ranks and scales."""
     plans = ((1, 4, 4.0), (2, 2, 8.0), (3, 6, 3.0))
     return [fit(recipe(r, a), subject(s), backbone, seed=s)[0] for s, r, a in plans]
@@ -36,16 +36,16 @@ def engine(backbone: Backbone) -> Backbone:
 
 
 def test_other_subjects_ranks_and_texts_compile_nothing(
-    persons: list[Personalization], backbone: Backbone, engine, trajectory, apart
+    artifacts: list[Personalization], backbone: Backbone, engine, trajectory, apart
 ) -> None:
-    drawn = [trajectory(persons[0], engine)]
+    drawn = [trajectory(artifacts[0], engine)]
     compiled = engine.engine["compiled"]
     assert 0 < compiled <= 4  # once per shape of a block, not once per block
-    drawn += [trajectory(person, engine) for person in persons[1:]]
-    trajectory(persons[0], engine, "a drawing of <one> in the snow", negative="green", seed=9)
+    drawn += [trajectory(artifact, engine) for artifact in artifacts[1:]]
+    trajectory(artifacts[0], engine, "a drawing of <one> in the snow", negative="green", seed=9)
     assert engine.engine["compiled"] == compiled
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
     for other in drawn[1:]:  # alive: another LoRA draws another picture
         assert apart(drawn[0], other) > 100 * TOLERANCE
     untuned = trajectory(None, engine, "a photo of dog")
@@ -53,13 +53,13 @@ def test_other_subjects_ranks_and_texts_compile_nothing(
 
 
 def test_the_artifact_and_the_network_stay_as_they_were(
-    persons: list[Personalization], backbone: Backbone, engine
+    artifacts: list[Personalization], backbone: Backbone, engine
 ) -> None:
-    shapes = {name: value.shape for name, value in persons[0].tensors.items()}
-    before = sample(persons[0], backbone, PROMPT, steps=1, count=2)
-    sample(persons[0], engine, PROMPT, steps=1, count=2)
-    assert {name: value.shape for name, value in persons[0].tensors.items()} == shapes
-    after = sample(persons[0], backbone, PROMPT, steps=1, count=2)
+    shapes = {name: value.shape for name, value in artifacts[0].tensors.items()}
+    before = sample(artifacts[0], backbone, PROMPT, steps=1, count=2)
+    sample(artifacts[0], engine, PROMPT, steps=1, count=2)
+    assert {name: value.shape for name, value in artifacts[0].tensors.items()} == shapes
+    after = sample(artifacts[0], backbone, PROMPT, steps=1, count=2)
     assert (after == before).all()
     for module in backbone.parts["denoiser"].modules():
         assert "forward" not in vars(module)
@@ -73,10 +73,10 @@ def test_a_larger_rank_is_refused(backbone: Backbone, engine, subject) -> None:
     sample(None, backbone, "a dog", steps=1)  # nothing is left attached
 
 
-def test_the_command_needs_no_deployment(persons: list[Personalization], tmp_path: Path) -> None:
-    save(persons[0], tmp_path / "person")
+def test_the_command_needs_no_deployment(artifacts: list[Personalization], tmp_path: Path) -> None:
+    save(artifacts[0], tmp_path / "artifact")
     out = tmp_path / "drawn"
-    words = ["sample", str(tmp_path / "person"), PROMPT, "-n", "1", "--steps", "1"]
+    words = ["sample", str(tmp_path / "artifact"), PROMPT, "-n", "1", "--steps", "1"]
     words += ["--engine", "compile", "--option", "backend=eager", "--device", "cpu"]
     assert main([*words, "--out", str(out)]) == 0
     facts = json.loads((out / "sample.json").read_text("utf-8"))

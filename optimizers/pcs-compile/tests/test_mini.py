@@ -13,12 +13,12 @@ def test_mini(subject, trajectory, apart) -> None:
     mini = open_backbone("mini")
     settings = ["tune.steps=2", "tune.lr=1e-2"]
     recipe = load_recipe("lora-dreambooth", backbone="mini", overrides=settings)
-    persons = [fit(recipe, subject(s), mini, seed=s)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), mini, seed=s)[0] for s in (1, 2)]
     engine = open_engine(mini, "compile", backend="aot_eager")
-    drawn = [trajectory(persons[0], engine)]
+    drawn = [trajectory(artifacts[0], engine)]
     compiled = engine.engine["compiled"]
-    drawn.append(trajectory(persons[1], engine))
+    drawn.append(trajectory(artifacts[1], engine))
     assert engine.engine["compiled"] == compiled > 0
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, mini)) <= 1e-5
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, mini)) <= 1e-5
     assert apart(*drawn) > 1e-3

@@ -66,13 +66,13 @@ def adapted(backbone: Backbone, subject) -> list[Personalization]:
 def test_subjects_and_strengths_compile_nothing(
     adapted: list[Personalization], backbone: Backbone, engine, trajectory, apart
 ) -> None:
-    plans = [(person, {"image.scale": s}) for person in adapted for s in (1.0, 0.4)]
+    plans = [(artifact, {"image.scale": s}) for artifact in adapted for s in (1.0, 0.4)]
     drawn = [trajectory(plans[0][0], engine, strengths=plans[0][1])]
     compiled = engine.engine["compiled"]
-    drawn += [trajectory(person, engine, strengths=s) for person, s in plans[1:]]
+    drawn += [trajectory(artifact, engine, strengths=s) for artifact, s in plans[1:]]
     assert engine.engine["compiled"] == compiled > 0
-    for (person, strengths), found in zip(plans, drawn, strict=True):
-        expected = trajectory(person, backbone, strengths=strengths)
+    for (artifact, strengths), found in zip(plans, drawn, strict=True):
+        expected = trajectory(artifact, backbone, strengths=strengths)
         assert apart(found, expected) <= TOLERANCE
     for other in drawn[1:]:  # alive: every subject and every strength draws another picture
         assert apart(drawn[0], other) > 3 * TOLERANCE
@@ -111,10 +111,10 @@ def test_layers_that_peft_changed_are_refused(engine, subject, backbone: Backbon
     pytest.importorskip("peft")
     settings = ["tune.steps=1", "regularizers.prior_preservation.count=1"]
     recipe = load_recipe("oft", backbone="tiny", overrides=settings)
-    (person,) = fit(recipe, subject(1), backbone)
+    (artifact,) = fit(recipe, subject(1), backbone)
     with pytest.raises(CapabilityError, match="peft changed layer"):
-        sample(person, engine, "a photo of <one>", steps=1)
-    sample(person, backbone, "a photo of <one>", steps=1)
+        sample(artifact, engine, "a photo of <one>", steps=1)
+    sample(artifact, backbone, "a photo of <one>", steps=1)
 
 
 SETTINGS = {
@@ -144,15 +144,15 @@ def test_other_pretrained_systems(
 ) -> None:
     recipe = load_recipe(system, overrides=SETTINGS[system])
     adapter = pretrain(recipe, Records(), backbone)
-    persons = [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
     # words of references stand in the text from a fifth of the sampling on
     options = {"layout": LAYOUT} if system == "instantid" else {"steps": 5}
-    drawn = [trajectory(persons[0], engine, **options)]
+    drawn = [trajectory(artifacts[0], engine, **options)]
     compiled = engine.engine["compiled"]
-    drawn.append(trajectory(persons[1], engine, **options))
+    drawn.append(trajectory(artifacts[1], engine, **options))
     assert engine.engine["compiled"] == compiled
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, backbone, **options)) <= TOLERANCE
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, backbone, **options)) <= TOLERANCE
     assert apart(*drawn) > 3 * TOLERANCE
 
 

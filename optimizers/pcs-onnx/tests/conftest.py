@@ -35,11 +35,11 @@ def subject() -> Callable[..., Subject]:
 def trajectory() -> Callable[..., list[Tensor]]:
     """The latents after each step, and the pictures."""
 
-    def draw(person, on, prompt="a photo of <one> on the beach", **options) -> list[Tensor]:
+    def draw(artifact, on, prompt="a photo of <one> on the beach", **options) -> list[Tensor]:
         found: list[Tensor] = []
         watch = (lambda progress: found.append(progress.latents.clone()),)
         pictures = sample(
-            person, on, prompt, count=2, seed=3, steps=3, scale=3.0, watch=watch, **options
+            artifact, on, prompt, count=2, seed=3, steps=3, scale=3.0, watch=watch, **options
         )
         return [*found, pictures]
 

@@ -21,7 +21,7 @@ SETTINGS = ["weights.lora.rank=2", "weights.lora.sites=*.to_v"]
 
 
 @pytest.fixture(scope="module")
-def persons(backbone: Backbone, subject) -> list[Personalization]:
+def artifacts(backbone: Backbone, subject) -> list[Personalization]:
     settings = [*SETTINGS, "tune.steps=4", "tune.lr=3e-1", "sample.steps=4"]
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=settings)
     return [fit(recipe, subject(seed), backbone, seed=seed)[0] for seed in (1, 2)]
@@ -36,11 +36,11 @@ def folder(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 @pytest.fixture(scope="module")
-def small(folder: Path, persons: list[Personalization], tmp_path_factory) -> Path:
+def small(folder: Path, artifacts: list[Personalization], tmp_path_factory) -> Path:
     """The same in INT8, by the command."""
     root = tmp_path_factory.mktemp("int8")
-    save(persons[0], root / "person")
-    words = ["quantize", str(folder), "--artifact", str(root / "person"), "--prompt", PROMPT]
+    save(artifacts[0], root / "artifact")
+    words = ["quantize", str(folder), "--artifact", str(root / "artifact"), "--prompt", PROMPT]
     assert main([*words, "--steps", "12", "--out", str(root / "deployment")]) == 0
     return root / "deployment"
 
@@ -67,9 +67,12 @@ def test_weights_are_8_bit_and_what_an_artifact_brings_is_not(small: Path) -> No
                 and "lora" in n.input[0]]  # fmt: skip
 
 
-def test_pictures_are_near_and_alive(small: Path, folder: Path, persons) -> None:
+def test_pictures_are_near_and_alive(small: Path, folder: Path, artifacts) -> None:
     (one, other), (small_one, small_other) = (
-        [sample(person, open_backbone(f), PROMPT, count=2, seed=5, scale=1.5) for person in persons]
+        [
+            sample(artifact, open_backbone(f), PROMPT, count=2, seed=5, scale=1.5)
+            for artifact in artifacts
+        ]
         for f in (folder, small)
     )
     for want, have in ((one, small_one), (other, small_other)):

@@ -52,13 +52,13 @@ def test_two_subjects_at_two_strengths(
     subject, trajectory, apart,
 ) -> None:  # fmt: skip
     deployed = open_backbone(folder)
-    persons = [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), backbone, adapter=adapter)[0] for s in (1, 2)]
     drawn = []
-    for person in persons:
+    for artifact in artifacts:
         for strength in (0.5, 1.0):
             options = {"strengths": {"image.scale": strength}}
-            drawn.append(trajectory(person, deployed, **options))
-            assert apart(drawn[-1], trajectory(person, backbone, **options)) <= TOLERANCE
+            drawn.append(trajectory(artifact, deployed, **options))
+            assert apart(drawn[-1], trajectory(artifact, backbone, **options)) <= TOLERANCE
     for other in drawn[1:]:  # alive: every strength and every reference draws another picture
         assert apart(drawn[0], other) > 3 * TOLERANCE
 
@@ -79,8 +79,8 @@ def test_the_number_of_references_is_open(
     deployed = open_backbone(tmp_path / "out")
     drawn = []
     for count in (1, 3):
-        (person,) = fit(recipe, subject(4, count), deployed, adapter=adapter)
-        drawn.append(trajectory(person, deployed))
+        (artifact,) = fit(recipe, subject(4, count), deployed, adapter=adapter)
+        drawn.append(trajectory(artifact, deployed))
         (wanted,) = fit(recipe, subject(4, count), backbone, adapter=adapter)
         assert apart(drawn[-1], trajectory(wanted, backbone)) <= 2 * TOLERANCE
     assert apart(*drawn) > 3 * TOLERANCE
@@ -90,9 +90,9 @@ def test_another_adapter_is_refused(
     recipe: Recipe, backbone: Backbone, folder: Path, subject, records
 ) -> None:
     other = pretrain(recipe, records(7), backbone)
-    (person,) = fit(recipe, subject(1), backbone, adapter=other)
+    (artifact,) = fit(recipe, subject(1), backbone, adapter=other)
     with pytest.raises(CapabilityError, match="other pre-trained weights"):
-        sample(person, open_backbone(folder), "a photo of <one>", steps=1)
+        sample(artifact, open_backbone(folder), "a photo of <one>", steps=1)
 
 
 def test_a_new_reference_is_encoded_by_the_deployment(
@@ -102,14 +102,14 @@ def test_a_new_reference_is_encoded_by_the_deployment(
     (wanted,) = fit(recipe, subject(3), backbone, adapter=adapter)
     monkeypatch.setattr("pcs_diffusers.vision.ClipVision.pooled", None)  # the graph alone
     deployed = open_backbone(folder)
-    (person,) = fit(recipe, subject(3), deployed)
-    gap = (person.features["image"] - wanted.features["image"]).abs().max()
+    (artifact,) = fit(recipe, subject(3), deployed)
+    gap = (artifact.features["image"] - wanted.features["image"]).abs().max()
     assert float(gap) <= TOLERANCE * float(wanted.features["image"].abs().max())
-    assert apart(trajectory(person, deployed), trajectory(wanted, backbone)) <= 2 * TOLERANCE
+    assert apart(trajectory(artifact, deployed), trajectory(wanted, backbone)) <= 2 * TOLERANCE
     calls = {name: graph.session.calls for name, graph in deployed.graphs.items()}  # type: ignore[attr-defined]
     assert calls["encoder/tiny.image/pooled"] == calls["keys"] == 1 < calls["denoiser"] == 3
     assert calls["stream/image"] == 2  # with the reference, and without: guidance's other side
-    trajectory(person, deployed, strengths={"image.scale": 0.5})
+    trajectory(artifact, deployed, strengths={"image.scale": 0.5})
     again = {name: graph.session.calls for name, graph in deployed.graphs.items()}  # type: ignore[attr-defined]
     drawn = ("denoiser", "decoder")
     assert {k: v for k, v in again.items() if k not in drawn} == {

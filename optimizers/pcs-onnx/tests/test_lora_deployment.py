@@ -30,7 +30,7 @@ def recipe(rank: int, alpha: float) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def persons(backbone: Backbone, subject) -> list[Personalization]:
+def artifacts(backbone: Backbone, subject) -> list[Personalization]:
     """Two subjects, of two ranks and two scales."""
     one = fit(recipe(4, 4.0), subject(1), backbone, seed=1)
     return [*one, *fit(recipe(2, 8.0), subject(2), backbone, seed=2)]
@@ -69,23 +69,23 @@ def test_the_manifest_says_what_is_in_the_folder(folder: Path, backbone: Backbon
 
 
 def test_each_lora_draws_as_on_the_network(
-    persons: list[Personalization], backbone: Backbone, deployed: Backbone, trajectory, apart
+    artifacts: list[Personalization], backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
-    drawn = [trajectory(person, deployed) for person in persons]
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    drawn = [trajectory(artifact, deployed) for artifact in artifacts]
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
     assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
 
 
-def test_what_no_step_changes_runs_once(persons, folder: Path) -> None:
+def test_what_no_step_changes_runs_once(artifacts, folder: Path) -> None:
     deployed = open_backbone(folder)
     for _ in range(2):
-        sample(persons[0], deployed, PROMPT, steps=3)
+        sample(artifacts[0], deployed, PROMPT, steps=3)
     graphs = deployed.graphs  # type: ignore[attr-defined]
     assert graphs["keys"].asked == graphs["denoiser"].session.calls == 6
     assert graphs["keys"].session.calls == 1
     assert graphs["text"].session.calls == 2  # the prompt's and the empty one
-    sample(persons[1], deployed, PROMPT, steps=3)
+    sample(artifacts[1], deployed, PROMPT, steps=3)
     assert graphs["keys"].session.calls == 2
 
 
@@ -123,7 +123,7 @@ def test_one_size_only(deployed: Backbone) -> None:
 
 
 def test_the_untuned_network_comes_out_too(
-    persons, backbone: Backbone, deployed: Backbone, trajectory, apart
+    artifacts, backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
     prompt = "a photo of a dog"
     found = trajectory(None, deployed, prompt)
@@ -135,19 +135,19 @@ def test_a_learned_word_needs_no_deployment_of_its_own(
 ) -> None:
     settings = ["token.steps=2", "token.lr=1e-1"]
     words = load_recipe("textual-inversion", backbone="tiny", overrides=settings)
-    (person,) = fit(words, subject(1), backbone)
-    found = trajectory(person, deployed)
-    assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    (artifact,) = fit(words, subject(1), backbone)
+    found = trajectory(artifact, deployed)
+    assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
     assert apart(found, trajectory(None, backbone, "a photo of dog on the beach")) > TOLERANCE
 
 
 @pytest.mark.parametrize("scheduler", ["euler-trailing", "dpm++", "unipc", "lcm", "ddpm"])
 def test_every_scheduler(
-    scheduler: str, persons, backbone: Backbone, deployed: Backbone, trajectory, apart
+    scheduler: str, artifacts, backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
-    found = trajectory(persons[0], deployed, scheduler=scheduler)
+    found = trajectory(artifacts[0], deployed, scheduler=scheduler)
     # one level of noise more in the difference: the last steps divide by small sigmas
-    assert apart(found, trajectory(persons[0], backbone, scheduler=scheduler)) <= 2 * TOLERANCE
+    assert apart(found, trajectory(artifacts[0], backbone, scheduler=scheduler)) <= 2 * TOLERANCE
 
 
 def test_more_rows_than_a_graph_takes(deployed: Backbone, backbone: Backbone) -> None:
@@ -174,10 +174,10 @@ def test_the_tokenizer_reads_alike(text: str, backbone: Backbone, deployed: Back
 
 
 def test_the_command_draws_and_reports_providers(
-    persons: list[Personalization], folder: Path, tmp_path: Path
+    artifacts: list[Personalization], folder: Path, tmp_path: Path
 ) -> None:
-    save(persons[0], tmp_path / "person")
-    words = ["sample", str(tmp_path / "person"), PROMPT, "-n", "1", "--steps", "2"]
+    save(artifacts[0], tmp_path / "artifact")
+    words = ["sample", str(tmp_path / "artifact"), PROMPT, "-n", "1", "--steps", "2"]
     out = tmp_path / "drawn"
     words += ["--engine", "onnx", "--deployment", str(folder), "--device", "cpu"]
     assert main([*words, "--out", str(out)]) == 0
@@ -187,15 +187,15 @@ def test_the_command_draws_and_reports_providers(
 
 
 def test_nothing_of_transformers_peft_or_diffusers_models(
-    persons: list[Personalization], folder: Path, tmp_path: Path
+    artifacts: list[Personalization], folder: Path, tmp_path: Path
 ) -> None:
-    save(persons[1], tmp_path / "person")
+    save(artifacts[1], tmp_path / "artifact")
     code = f"""
 import sys
 for name in ("transformers", "peft", "onnx", "onnxscript"):
     sys.modules[name] = None  # as if it were not installed
 from pcs_core import sample
-pictures = sample({str(tmp_path / "person")!r}, None, {PROMPT!r}, steps=2,
+pictures = sample({str(tmp_path / "artifact")!r}, None, {PROMPT!r}, steps=2,
                   engine="onnx", deployment={str(folder)!r})
 assert pictures.shape == (1, 3, 32, 32), pictures.shape
 print([m for m in sys.modules if m.startswith(("diffusers.models", "diffusers.pipelines"))])
@@ -227,13 +227,13 @@ print(sorted(m for m in sys.modules if m.startswith("pcs_") and "." not in m and
 
 
 def test_switching_the_subject_makes_no_session(
-    persons: list[Personalization], deployed: Backbone, monkeypatch: pytest.MonkeyPatch
+    artifacts: list[Personalization], deployed: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", None)
-    for person in (*persons, *persons):
-        sample(person, deployed, PROMPT, steps=1)
+    for artifact in (*artifacts, *artifacts):
+        sample(artifact, deployed, PROMPT, steps=1)
 
 
 def test_a_larger_rank_is_refused(backbone: Backbone, deployed: Backbone, subject) -> None:
@@ -254,15 +254,15 @@ def test_edits_elsewhere_are_refused(
 ) -> None:
     words = [f"weights.lora.{setting}" for setting in settings]
     other = load_recipe("lora-dreambooth", backbone="tiny", overrides=[*words, "tune.steps=1"])
-    (person,) = fit(other, subject(1), backbone)
+    (artifact,) = fit(other, subject(1), backbone)
     with pytest.raises(CapabilityError, match=reason):
-        sample(person, deployed, PROMPT)
+        sample(artifact, deployed, PROMPT)
 
 
 def test_another_backbone_is_refused(subject, deployed: Backbone) -> None:
-    (person,) = fit(recipe(2, 2.0), subject(1), open_backbone("tiny-v"))
+    (artifact,) = fit(recipe(2, 2.0), subject(1), open_backbone("tiny-v"))
     with pytest.raises(ArtifactError, match="other weights"):
-        sample(person, deployed, PROMPT)
+        sample(artifact, deployed, PROMPT)
 
 
 def test_maps_and_gradients_are_refused(deployed: Backbone, backbone: Backbone) -> None:
@@ -306,13 +306,13 @@ def test_a_missing_provider_is_named_before_anything_is_read(
 
 
 def test_providers_are_an_option_of_the_engine(
-    persons: list[Personalization],
+    artifacts: list[Personalization],
     folder: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    save(persons[0], tmp_path / "person")
-    words = ["sample", str(tmp_path / "person"), PROMPT, "--out", str(tmp_path / "drawn")]
+    save(artifacts[0], tmp_path / "artifact")
+    words = ["sample", str(tmp_path / "artifact"), PROMPT, "--out", str(tmp_path / "drawn")]
     words += ["--deployment", str(folder)]
     assert main([*words, "--engine", "onnx", "--option", "providers=tensorrt,cuda"]) == 2
     assert "'tensorrt' runs on a GPU: use --device cuda" in capsys.readouterr().err

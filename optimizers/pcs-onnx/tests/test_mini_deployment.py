@@ -15,11 +15,11 @@ def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:
     mini = open_backbone("mini")
     settings = ["tune.steps=2", "tune.lr=1e-2"]
     recipe = load_recipe("lora-dreambooth", backbone="mini", overrides=settings)
-    (person,) = fit(recipe, subject(1), mini)
+    (artifact,) = fit(recipe, subject(1), mini)
     export(recipe, tmp_path / "out", to="onnx", backbone=mini)
     deployed = open_backbone(tmp_path / "out")
-    found = trajectory(person, deployed)
-    assert apart(found, trajectory(person, mini)) <= 1e-5
+    found = trajectory(artifact, deployed)
+    assert apart(found, trajectory(artifact, mini)) <= 1e-5
     assert apart(found, trajectory(None, deployed, "a photo of a dog")) > 1e-3
 
 

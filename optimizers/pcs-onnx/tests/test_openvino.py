@@ -40,7 +40,7 @@ def compiles(deployed) -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def persons(backbone: Backbone, subject) -> list[Personalization]:
+def artifacts(backbone: Backbone, subject) -> list[Personalization]:
     """Two LoRAs, of two ranks."""
     settings = ["tune.steps=2", "tune.lr=1e-2"]
     found = []
@@ -60,19 +60,19 @@ def folder(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_each_lora_draws_as_on_the_network_and_compiles_nothing(
-    persons: list[Personalization], backbone: Backbone, folder: Path, trajectory, apart
+    artifacts: list[Personalization], backbone: Backbone, folder: Path, trajectory, apart
 ) -> None:
     deployed = on_openvino(folder)
-    drawn = [trajectory(persons[0], deployed)]
+    drawn = [trajectory(artifacts[0], deployed)]
     once = compiles(deployed)
     assert once == {"text": 1, "keys": 1, "denoiser": 1, "decoder": 1}
-    drawn.append(trajectory(persons[1], deployed))
-    trajectory(persons[0], deployed)
+    drawn.append(trajectory(artifacts[1], deployed))
+    trajectory(artifacts[0], deployed)
     assert compiles(deployed) == once
-    for person, found in zip(persons, drawn, strict=True):
-        assert apart(found, trajectory(person, backbone)) <= TOLERANCE
+    for artifact, found in zip(artifacts, drawn, strict=True):
+        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
     assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
-    sample(persons[0], deployed, PROMPT, count=1, steps=1)  # another number of rows
+    sample(artifacts[0], deployed, PROMPT, count=1, steps=1)  # another number of rows
     more = compiles(deployed)
     assert more == {**once, "denoiser": 2, "decoder": 2}  # what says the same in each step is open
 
@@ -105,7 +105,12 @@ def test_each_reference_and_strength(
 
 
 def test_every_size_and_an_export_is_checked_by_onnx_runtime(
-    backbone: Backbone, persons, trajectory, apart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbone: Backbone,
+    artifacts,
+    trajectory,
+    apart,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=["weights.lora.rank=4"])
     with monkeypatch.context() as context:
@@ -113,31 +118,31 @@ def test_every_size_and_an_export_is_checked_by_onnx_runtime(
         export(recipe, tmp_path / "out", to="onnx", backbone=backbone, size="dynamic")
         deployed = open_backbone(tmp_path / "out")
     for size in ((32, 32), (48, 64)):
-        own = trajectory(persons[0], deployed.at(*size))  # type: ignore[attr-defined]
+        own = trajectory(artifacts[0], deployed.at(*size))  # type: ignore[attr-defined]
         known = open_backbone(tmp_path / "out").at(*size)  # type: ignore[attr-defined]
-        assert apart(own, trajectory(persons[0], known)) <= TOLERANCE
+        assert apart(own, trajectory(artifacts[0], known)) <= TOLERANCE
     assert compiles(deployed)["denoiser"] == 2
 
 
 @pytest.mark.slow
-def test_half_precision_graphs(backbone: Backbone, persons, trajectory, apart, tmp_path) -> None:
+def test_half_precision_graphs(backbone: Backbone, artifacts, trajectory, apart, tmp_path) -> None:
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=["weights.lora.rank=4"])
     export(recipe, tmp_path / "out", to="onnx", backbone=backbone, dtype="fp16")
-    found = trajectory(persons[0], on_openvino(tmp_path / "out"))
-    assert TOLERANCE < apart(found, trajectory(persons[0], backbone)) < 2e-2
+    found = trajectory(artifacts[0], on_openvino(tmp_path / "out"))
+    assert TOLERANCE < apart(found, trajectory(artifacts[0], backbone)) < 2e-2
 
 
-def test_int8(folder: Path, persons, tmp_path: Path, apart, trajectory) -> None:
+def test_int8(folder: Path, artifacts, tmp_path: Path, apart, trajectory) -> None:
     """The quantized file: near fp32, and not fp32."""
     plain = on_openvino(folder)
     with int8.recording(plain) as feeds:  # type: ignore[arg-type]
-        for person in persons:
-            sample(person, plain, PROMPT, steps=4)
+        for artifact in artifacts:
+            sample(artifact, plain, PROMPT, steps=4)
     int8.quantize(folder, tmp_path / "small", feeds)
     small = on_openvino(tmp_path / "small")
-    wanted, found = (trajectory(persons[0], on) for on in (plain, small))
+    wanted, found = (trajectory(artifacts[0], on) for on in (plain, small))
     assert 1e-4 < apart(found, wanted) < 0.3
-    assert apart(found, trajectory(persons[1], small)) > 1e-4  # the subject tells
+    assert apart(found, trajectory(artifacts[1], small)) > 1e-4  # the subject tells
     assert compiles(small)["denoiser"] == 1
 
 
@@ -241,9 +246,9 @@ def test_threads_are_those_of_torch(added: OpenVinoSession) -> None:
         torch.set_num_threads(before)
 
 
-def test_the_command_draws_and_says_what_ran(persons, folder: Path, tmp_path: Path) -> None:
-    save(persons[0], tmp_path / "person")
-    words = ["sample", str(tmp_path / "person"), PROMPT, "-n", "1", "--steps", "2"]
+def test_the_command_draws_and_says_what_ran(artifacts, folder: Path, tmp_path: Path) -> None:
+    save(artifacts[0], tmp_path / "artifact")
+    words = ["sample", str(tmp_path / "artifact"), PROMPT, "-n", "1", "--steps", "2"]
     words += ["--engine", "onnx", "--deployment", str(folder), "--device", "cpu"]
     out = tmp_path / "drawn"
     assert main([*words, "--option", "providers=openvino", "--out", str(out)]) == 0
@@ -255,8 +260,8 @@ def test_the_command_draws_and_says_what_ran(persons, folder: Path, tmp_path: Pa
     assert "onnxruntime" not in engine
 
 
-def test_it_needs_no_onnxruntime(persons, folder: Path, tmp_path: Path) -> None:
-    save(persons[0], tmp_path / "person")
+def test_it_needs_no_onnxruntime(artifacts, folder: Path, tmp_path: Path) -> None:
+    save(artifacts[0], tmp_path / "artifact")
     code = f"""
 import os, sys
 for name in ("onnxruntime", "onnx", "onnxscript", "transformers"):
@@ -264,7 +269,7 @@ for name in ("onnxruntime", "onnx", "onnxscript", "transformers"):
 os.environ["PCS_ONNX_PROVIDERS"] = "openvino"
 from pcs_core import open_backbone, sample
 deployed = open_backbone({str(folder)!r})
-pictures = sample({str(tmp_path / "person")!r}, deployed, {PROMPT!r}, steps=2)
+pictures = sample({str(tmp_path / "artifact")!r}, deployed, {PROMPT!r}, steps=2)
 assert pictures.shape == (1, 3, 32, 32), pictures.shape
 print(deployed.engine["providers"]["denoiser"])
 """
@@ -281,13 +286,13 @@ def missing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def test_a_missing_package_is_named_before_anything_is_read(
-    missing: None, persons, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    missing: None, artifacts, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "manifest.json").write_text((folder / "manifest.json").read_text("utf-8"))
     with pytest.raises(InputError, match=r"pip install pcs-onnx\[openvino\]"):
         on_openvino(tmp_path)
-    save(persons[0], tmp_path / "person")
-    words = ["sample", str(tmp_path / "person"), PROMPT, "--out", str(tmp_path / "drawn")]
+    save(artifacts[0], tmp_path / "artifact")
+    words = ["sample", str(tmp_path / "artifact"), PROMPT, "--out", str(tmp_path / "drawn")]
     words += ["--engine", "onnx", "--deployment", str(folder), "--option", "providers=openvino"]
     assert main(words) == 2
     assert "pip install pcs-onnx[openvino]" in capsys.readouterr().err
@@ -322,12 +327,14 @@ def test_what_does_not_go_together(options: dict, reason: str, folder: Path) -> 
 
 
 def test_bfloat16(
-    folder: Path, persons, trajectory, apart, monkeypatch: pytest.MonkeyPatch
+    folder: Path, artifacts, trajectory, apart, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if "BF16" in able:
         rounded = on_openvino(folder, precision="bf16")
-        gap = apart(trajectory(persons[0], rounded), trajectory(persons[0], on_openvino(folder)))
+        gap = apart(
+            trajectory(artifacts[0], rounded), trajectory(artifacts[0], on_openvino(folder))
+        )
         assert 10 * TOLERANCE < gap < 0.1
         assert rounded.engine["precision"] == "bf16"  # type: ignore[attr-defined]
     monkeypatch.setattr(openvino.Core, "get_property", lambda *_: ["FP32", "INT8"])

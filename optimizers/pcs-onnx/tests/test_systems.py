@@ -53,7 +53,7 @@ def test_the_same_and_alive(
     if system in STRENGTHS:
         adapter = tmp_path / "adapter"
         save(pretrain(recipe, records(), backbone), adapter)
-    persons = [fit(recipe, subject(s), backbone, adapter=adapter, seed=s)[0] for s in (1, 2)]
+    artifacts = [fit(recipe, subject(s), backbone, adapter=adapter, seed=s)[0] for s in (1, 2)]
     out = tmp_path / "deployment"
     export(recipe, out, to="onnx", backbone=backbone, adapter=adapter, size="dynamic", dtype=dtype)
     deployed = open_backbone(out)
@@ -65,11 +65,11 @@ def test_the_same_and_alive(
         backbone.latent_shape = (4, height // 2, width // 2)
         backbone.card = replace(backbone.card, size=(height, width))
         drawn = []
-        for person in persons:
+        for artifact in artifacts:
             for strengths in usual:
                 options = {**layout, "strengths": strengths}
-                found = trajectory(person, deployed, **options)
-                assert apart(found, trajectory(person, backbone, **options)) <= allowed
+                found = trajectory(artifact, deployed, **options)
+                assert apart(found, trajectory(artifact, backbone, **options)) <= allowed
                 drawn.append(found)
         assert drawn[0][-1].shape[-2:] == (height, width)
         for i, one in enumerate(drawn):  # whoever is drawn, and however strongly, shows

@@ -56,7 +56,7 @@ def show(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(metavar="ID|FILE", help="A preset.")],
-    artifacts: Annotated[
+    folders: Annotated[
         list[Path], typer.Argument(metavar="ARTIFACT...", help="Fitted subjects to draw.")
     ],
     prompts: Annotated[
@@ -108,16 +108,14 @@ def check(
     from pcs_cli import device_name, write_verdict
     from pcs_core import installed, load, load_preset, open_backbone
 
-    people = [load(folder.expanduser()) for folder in artifacts]
-    cards = {person.backbone.hash: person.backbone for person in people}
+    artifacts = [load(folder.expanduser()) for folder in folders]
+    cards = {artifact.backbone.hash: artifact.backbone for artifact in artifacts}
     if len(cards) != 1:
         raise InputError(
             "the artifacts are of several backbones: check them one backbone at a time"
         )
-    if subject and len(subject) != len(artifacts):
-        raise InputError(
-            f"{len(artifacts)} artifacts, but --subject {len(subject)} times: one each"
-        )
+    if subject and len(subject) != len(folders):
+        raise InputError(f"{len(folders)} artifacts, but --subject {len(subject)} times: one each")
     (card,) = cards.values()
     preset = load_preset(name, backbone=card.id)
     known = installed().ids("backbones")
@@ -126,7 +124,7 @@ def check(
     prefix = "mini." if card.id == "mini" else ""
     eyes = [metric(identity or f"{prefix}clip-i"), metric(alignment or f"{prefix}clip-t")]
     found = {}
-    for system, members in systems(people, artifacts, subject, backbone).items():
+    for system, members in systems(artifacts, folders, subject, backbone).items():
         verdict = check_preset(
             preset,
             members,
@@ -150,17 +148,18 @@ def check(
 
 
 def systems(
-    people: Sequence[Any],
-    artifacts: Sequence[Path],
-    folders: Sequence[Path] | None,
+    artifacts: Sequence[Any],
+    folders: Sequence[Path],
+    references_of: Sequence[Path] | None,
     backbone: Backbone,
 ) -> dict[str, list[Member]]:
     """Return the artifacts by system, each with its references."""
     from pcs_acceleration.comparing import Member, references
 
     found: dict[str, list[Member]] = {}
-    for i, (person, path) in enumerate(zip(people, artifacts, strict=True)):
-        pictures = references(person, backbone, folders[i] if folders else None)
-        member = Member(person, pictures, path.name)
-        found.setdefault(person.recipe.id, []).append(member)
+    for i, (artifact, path) in enumerate(zip(artifacts, folders, strict=True)):
+        given = references_of[i] if references_of else None
+        pictures = references(artifact, backbone, given)
+        member = Member(artifact, pictures, path.name)
+        found.setdefault(artifact.recipe.id, []).append(member)
     return found

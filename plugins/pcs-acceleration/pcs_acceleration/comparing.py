@@ -43,7 +43,7 @@ SEED = 700_000
 class Member:
     """One artifact under test and the pictures [m 3 h w] it was made from."""
 
-    person: Personalization
+    artifact: Personalization
     references: Tensor
     name: str = ""
 
@@ -74,7 +74,7 @@ def check_preset(
     if alignment is not None:
         losses["alignment"] = []
     for member in members:
-        token, noun = (getattr(member.person.concepts[0], k) for k in ("token", "noun"))
+        token, noun = (getattr(member.artifact.concepts[0], k) for k in ("token", "noun"))
         told = [f"a picture of {token} {place}" for place in prompts]
         given: dict[str, Any] = {
             "backbone": backbone,
@@ -82,8 +82,8 @@ def check_preset(
             "count": seeds,
             "seed": SEED,
         }
-        plain = sample(member.person, **given)
-        fast = sample(member.person, preset=preset, **given)
+        plain = sample(member.artifact, **given)
+        fast = sample(member.artifact, preset=preset, **given)
         said = [f"a picture of a {noun} {p}" for p in prompts for _ in range(seeds)]
         found = {"psnr": psnr(fast, plain)}
         for name, metric in (("identity", identity), ("alignment", alignment)):
@@ -98,7 +98,7 @@ def check_preset(
         if watch is not None:
             watch(member)
     facts = {
-        "artifacts": [m.name or m.person.subject for m in members],
+        "artifacts": [m.name or m.artifact.subject for m in members],
         "prompts": list(prompts),
         "seeds": seeds,
         "metrics": {
@@ -114,19 +114,19 @@ def cost(preset: Preset, member: Member, backbone: Backbone) -> float:
     """Return the FLOPs of one picture with ``preset`` over those of the plain one, decoder included."""
     counted = []
     for chosen in (preset, None):
-        prompt = f"a picture of {member.person.concepts[0].token}"
-        counted.append(flops(member.person, backbone, prompt, chosen))
+        prompt = f"a picture of {member.artifact.concepts[0].token}"
+        counted.append(flops(member.artifact, backbone, prompt, chosen))
     return counted[0] / counted[1]
 
 
 def flops(
-    person: Personalization, backbone: Backbone, prompt: str, preset: Preset | None = None
+    artifact: Personalization, backbone: Backbone, prompt: str, preset: Preset | None = None
 ) -> int:
     """Return the FLOPs of drawing one picture: matrix products and convolutions, twice their products."""
-    return flops_of(lambda: sample(person, backbone, prompt, seed=SEED, preset=preset))
+    return flops_of(lambda: sample(artifact, backbone, prompt, seed=SEED, preset=preset))
 
 
-def references(person: Personalization, backbone: Backbone, folder: Path | None = None) -> Tensor:
+def references(artifact: Personalization, backbone: Backbone, folder: Path | None = None) -> Tensor:
     """Return the pictures [m 3 h w] of a subject: those in ``folder``, or a shipped subject's of its name.
 
     Raises
@@ -139,13 +139,13 @@ def references(person: Personalization, backbone: Backbone, folder: Path | None 
         known: Mapping[str, Path] = (
             held.get("datasets", own)() if own in held.ids("datasets") else {}
         )
-        if person.subject not in known:
+        if artifact.subject not in known:
             raise InputError(
-                f"the pictures of {person.subject!r} are wanted to compare with: name its folder with "
+                f"the pictures of {artifact.subject!r} are wanted to compare with: name its folder with "
                 "--subject, in the order of the artifacts"
             )
-        folder = known[person.subject]
-    concept = person.concepts[0]
+        folder = known[artifact.subject]
+    concept = artifact.concepts[0]
     subject = load_subject(folder, noun=concept.noun, token=concept.token)
     return torch.stack([fit_image(image, backbone.card.size) for image in subject.images])
 

@@ -63,9 +63,9 @@ def draw(backbone: Backbone, asked: Asked) -> Callable[..., torch.Tensor]:
         settings = SampleSettings(steps=steps, scale=scale, scheduler=scheduler)
         phase = Phase("p", 1, lr={"*": learned})
         recipe = make_recipe([Probe(), *techniques], phase, sample=settings)
-        (person,) = fit(recipe, make_subject(), backbone)
+        (artifact,) = fit(recipe, make_subject(), backbone)
         asked.rows.clear()
         asked.flops.clear()
-        return sample(person, backbone, "a photo of <fido> on the beach", count=count, seed=1)
+        return sample(artifact, backbone, "a photo of <fido> on the beach", count=count, seed=1)
 
     return drawn

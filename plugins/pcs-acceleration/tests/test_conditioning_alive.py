@@ -28,7 +28,7 @@ USES = {
 }
 
 
-def person(seed: int) -> Personalization:
+def artifact(seed: int) -> Personalization:
     held = installed()
     uses = [held.get("techniques", id).from_settings(given) for id, given in USES.items()]
     phase = Phase("p", 3, lr={"*": 0.05})
@@ -37,8 +37,8 @@ def person(seed: int) -> Personalization:
 
 
 @pytest.fixture(scope="module")
-def people() -> tuple[Personalization, Personalization]:
-    return person(0), person(1)
+def artifacts() -> tuple[Personalization, Personalization]:
+    return artifact(0), artifact(1)
 
 
 def with_lora(one: Personalization, factor: float) -> Personalization:
@@ -50,7 +50,7 @@ def with_lora(one: Personalization, factor: float) -> Personalization:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_picture_changes(path: str, people: Any) -> None:
+def test_the_picture_changes(path: str, artifacts: Any) -> None:
     changes = [f"{path}.{setting}" for setting in PATHS[path]]
     techniques = [] if path == "plain" else [path]
     preset = load_preset(techniques=techniques, overrides=changes)
@@ -59,21 +59,21 @@ def test_the_picture_changes(path: str, people: Any) -> None:
         backbone = open_backbone("tiny")
         return sample(who, backbone, "a photo of <fido>", seed=1, preset=preset, **options)
 
-    one = drawn(people[0])
-    assert torch.equal(one, drawn(people[0]))
+    one = drawn(artifacts[0])
+    assert torch.equal(one, drawn(artifacts[0]))
     others = {
-        "subject": drawn(people[1]),
-        "strength": drawn(people[0], strengths={"image.scale": 0.0}),
-        "LoRA": drawn(with_lora(people[0], 3.0)),
+        "subject": drawn(artifacts[1]),
+        "strength": drawn(artifacts[0], strengths={"image.scale": 0.0}),
+        "LoRA": drawn(with_lora(artifacts[0], 3.0)),
     }
     still = [what for what, other in others.items() if (other - one).abs().max() < 1e-4]
     assert not still, f"{path}: the picture does not change with {', '.join(still)}"
     if path != "plain":
-        plain = sample(people[0], open_backbone("tiny"), "a photo of <fido>", seed=1)
+        plain = sample(artifacts[0], open_backbone("tiny"), "a photo of <fido>", seed=1)
         assert not torch.equal(plain, one)
 
 
-def test_image_tokens_are_alive_in_cached_steps(people: Any) -> None:
+def test_image_tokens_are_alive_in_cached_steps(artifacts: Any) -> None:
     """A subject that is exchanged after the only full step still shows, through the shallow blocks."""
     from pcs_acceleration.feature_cache import FeatureCache
     from pcs_core.backbone import Attachment, import_tensors
@@ -84,7 +84,7 @@ def test_image_tokens_are_alive_in_cached_steps(people: Any) -> None:
     uses = [held.get("techniques", id).from_settings(given) for id, given in USES.items()]
     backbone = open_backbone("tiny")
     fusion, features = build(make_recipe([*uses, FeatureCache()]), [make_subject()], backbone)
-    import_tensors(fusion, dict(people[0].tensors))
+    import_tensors(fusion, dict(artifacts[0].tensors))
     (head,) = fusion.of(HeadEdit)
     memory: Any = head.memory  # type: ignore[attr-defined]
     other = features.__class__(

@@ -27,7 +27,7 @@ LIGHT = ("acceleration.light_decoder",)
 
 
 @pytest.fixture(scope="module")
-def person() -> Personalization:
+def artifact() -> Personalization:
     held = installed()
     uses = [
         held.get("techniques", id).from_settings(given)
@@ -47,11 +47,11 @@ def engine() -> Any:
     return open_engine(open_backbone("tiny"), "compile", backend="aot_eager")
 
 
-def test_compiled_networks_take_all_but_the_gate(engine: Any, person: Personalization) -> None:
+def test_compiled_networks_take_all_but_the_gate(engine: Any, artifact: Personalization) -> None:
     plain = open_backbone("tiny")
 
     def both(preset: Preset) -> tuple[torch.Tensor, torch.Tensor]:
-        draws = [sample(person, on, PROMPT, seed=1, preset=preset) for on in (plain, engine)]
+        draws = [sample(artifact, on, PROMPT, seed=1, preset=preset) for on in (plain, engine)]
         return draws[0], draws[1]
 
     both(added(*INTERVAL))  # with the negative branch and without: both shapes are compiled
@@ -66,7 +66,7 @@ def test_compiled_networks_take_all_but_the_gate(engine: Any, person: Personaliz
 
 @pytest.mark.slow
 def test_an_exported_graph_takes_fewer_evaluations_and_no_memory(
-    person: Personalization, tmp_path: Path
+    artifact: Personalization, tmp_path: Path
 ) -> None:
     if "onnx" not in installed().ids("exporters"):
         pytest.skip("pcs-onnx is not installed")

@@ -109,9 +109,9 @@ def member() -> Member:
     recipe = make_recipe(
         [Probe()], Phase("p", 1, lr={"*": 0.5}), sample=SampleSettings(steps=6, scale=4.0)
     )
-    (person,) = fit(recipe, make_subject(), backbone)
-    mean = sample(person, backbone, "a picture of <fido>", seed=700_000)
-    return Member(person, mean, "fido")
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    mean = sample(artifact, backbone, "a picture of <fido>", seed=700_000)
+    return Member(artifact, mean, "fido")
 
 
 def preset(tmp_path: Path, text: str, bounds: str) -> Preset:
@@ -143,9 +143,9 @@ def test_a_gentle_preset_passes_and_a_sabotaged_one_fails(member: Member, tmp_pa
 def test_the_cost_counts_steps_and_branches(member: Member) -> None:
     backbone: Any = open_backbone("tiny")
     assert cost(load_preset(), member, backbone) == 1.0
-    one = flops(member.person, backbone, "a <fido>", Preset("one", sample={"steps": 1}))
-    six = flops(member.person, backbone, "a <fido>")
-    three = flops(member.person, backbone, "a <fido>", Preset("three", sample={"steps": 3}))
+    one = flops(member.artifact, backbone, "a <fido>", Preset("one", sample={"steps": 1}))
+    six = flops(member.artifact, backbone, "a <fido>")
+    three = flops(member.artifact, backbone, "a <fido>", Preset("three", sample={"steps": 3}))
     assert (three - one) / (six - one) == pytest.approx(2 / 5)
     for id, most in (("fast", 0.95), ("balanced", 0.8), ("gated", 0.85)):
         chosen = load_preset(id, overrides=["sample.steps=6", "sample.scheduler=ddim"])
@@ -166,8 +166,8 @@ def test_the_command_writes_a_verdict_that_sampling_shows(
         "use": [{"technique": "tokens.rare"}],
         "sample": {"steps": 6, "scale": 2.0},
     }
-    (person,) = fit(recipe_from_document(document), make_subject(), backbone)
-    save(person, tmp_path / "fido")
+    (artifact,) = fit(recipe_from_document(document), make_subject(), backbone)
+    save(artifact, tmp_path / "fido")
     (tmp_path / "photos").mkdir()
     write_png(make_picture(), tmp_path / "photos" / "0.png")
     file = tmp_path / "tried.toml"

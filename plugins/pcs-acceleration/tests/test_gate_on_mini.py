@@ -37,8 +37,8 @@ def test_a_sabotaged_preset_fails_where_a_gentle_one_passes(tmp_path: Path) -> N
     }
     folder = installed().get("datasets", "mini.subjects")()["dog_pug"]
     subject = load_subject(folder, noun="dog", token="<dog>")
-    (person,) = fit(recipe_from_document(document), subject, backbone)
-    member = Member(person, references(person, backbone, folder), "dog")
+    (artifact,) = fit(recipe_from_document(document), subject, backbone)
+    member = Member(artifact, references(artifact, backbone, folder), "dog")
 
     def verdict(text: str) -> Any:
         path = tmp_path / "tried.toml"

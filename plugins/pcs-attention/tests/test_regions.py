@@ -109,13 +109,13 @@ def test_a_small_box_has_one_place() -> None:
 
 
 def test_drawing_with_a_layout(backbone: Backbone) -> None:
-    (person,) = fit(make_recipe([RegionalAttention()]), Subject("s", concepts=()), backbone)
+    (artifact,) = fit(make_recipe([RegionalAttention()]), Subject("s", concepts=()), backbone)
 
     def draw(prompt: str) -> torch.Tensor:
         layout = Layout((Box("car", RIGHT, prompt),))
-        return sample(person, backbone, "a car on the beach", layout=layout, scheduler="ddim")
+        return sample(artifact, backbone, "a car on the beach", layout=layout, scheduler="ddim")
 
-    plain = sample(person, backbone, "a car on the beach", scheduler="ddim")
+    plain = sample(artifact, backbone, "a car on the beach", scheduler="ddim")
     assert torch.equal(draw(""), plain)
     assert (draw("a red toy") - plain).abs().max() > 1e-4
 

@@ -96,8 +96,8 @@ def test_an_inverted_reference_is_shown_with_the_noun_and_a_shift(backbone: Back
     )
     shifts = [e.shift for e in fusion.of(AttnEdit) if e.stage() == "bias"]  # type: ignore[attr-defined]
     assert shifts == pytest.approx([0.6931472] * len(backbone_selves(backbone)))
-    (person,) = fit(recipe, make_subject(), backbone)
-    shared = sample(person, backbone, "a <fido>", steps=3, scheduler="ddim")
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    shared = sample(artifact, backbone, "a <fido>", steps=3, scheduler="ddim")
     plain = sample(None, backbone, "a <fido>", steps=3, scale=2.0, scheduler="ddim")
     assert (shared - plain).abs().max() > 1e-4
 

@@ -50,11 +50,11 @@ def test_drawing_at_checkpoints_does_not_disturb_the_fit(backbone: Any) -> None:
     subject = make_subject()
     seen = []
 
-    def keep(persons: Any) -> list[bool]:
+    def keep(artifacts: Any) -> list[bool]:
         from pcs_core import sample
 
-        sample(persons[0], backbone, "a <fido>", seed=5, steps=2)
-        seen.append(persons[0])
+        sample(artifacts[0], backbone, "a <fido>", seed=5, steps=2)
+        seen.append(artifacts[0])
         return [True]
 
     (watched,) = fit(recipe(), subject, backbone, keep=keep, checkpoints=4)
@@ -68,8 +68,8 @@ def test_the_best_is_returned_for_each_subject(backbone: Any) -> None:
     subjects = [make_subject("fido"), make_subject("rex", seed=1)]
     seen = []
 
-    def keep(persons: Any) -> list[bool]:
-        seen.append(persons)
+    def keep(artifacts: Any) -> list[bool]:
+        seen.append(artifacts)
         return [len(seen) <= 2, len(seen) == 1]
 
     first, second = fit(recipe(), subjects, backbone, keep=keep, checkpoints=4)
@@ -88,9 +88,9 @@ def test_the_point_before_overfitting_is_kept(backbone: Any) -> None:
     )
     shown = []
 
-    def keep(persons: Any) -> list[bool]:
-        shown.append(persons[0])
-        return watch(persons)
+    def keep(artifacts: Any) -> list[bool]:
+        shown.append(artifacts[0])
+        return watch(artifacts)
 
     (kept,) = fit(recipe(), subject, backbone, keep=keep, checkpoints=4)
     assert kept is shown[1]
@@ -131,7 +131,7 @@ def test_luck_does_not_keep_an_earlier_checkpoint(backbone: Any) -> None:
 
 def test_no_resume_and_no_baseline_to_scale_by(backbone: Any) -> None:
     with pytest.raises(InputError, match="cannot be resumed"):
-        fit(recipe(2), make_subject(), backbone, keep=lambda persons: [True], resume=True)
+        fit(recipe(2), make_subject(), backbone, keep=lambda artifacts: [True], resume=True)
     flat = SimpleNamespace(score=lambda pictures, **_: torch.ones(len(pictures)))
     watch = Watch([make_subject()], backbone, alignment=flat, fidelity=flat)
     (kept,) = fit(recipe(2), make_subject(), backbone, keep=watch, checkpoints=2)

@@ -39,18 +39,18 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     subject = random_subject("thing")
-    (person,) = fit(recipe, subject, backbone)
+    (artifact,) = fit(recipe, subject, backbone)
     height, width = backbone.card.size
     clean = torch.stack(
         [torch.nn.functional.interpolate(i[None], (height, width))[0] for i in subject.images]
     )
-    delta = person.tensors.get(DELTA, torch.zeros_like(clean))
+    delta = artifact.tensors.get(DELTA, torch.zeros_like(clean))
     protected = (clean + EPS / 2 * delta).clamp(0, 1)
     most = float((2 * protected - 2 * clean).abs().max())
     outside = float((protected.clamp(0, 1) - protected).abs().max())
     signs = torch.rand(clean.shape, generator=torch.Generator().manual_seed(9)).sub(0.5).sign()
     noisy = (clean + EPS / 2 * delta.abs() * signs).clamp(0, 1)
-    plain, error, chance = (_error(person, backbone, x) for x in (clean, protected, noisy))
+    plain, error, chance = (_error(artifact, backbone, x) for x in (clean, protected, noisy))
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,
@@ -68,15 +68,15 @@ def check(neutral: bool = False) -> CheckReport:
 
 
 @torch.no_grad()
-def _error(person: Any, backbone: Any, images: torch.Tensor) -> float:
+def _error(artifact: Any, backbone: Any, images: torch.Tensor) -> float:
     """Return the mean denoising error of the final surrogate over fixed times and noise."""
     from pcs_testing.inspect import opened
 
     total, rng = 0.0, torch.Generator().manual_seed(5)
-    prompts = [f"a photo of {person.concepts[0].token}"] * len(images)
+    prompts = [f"a photo of {artifact.concepts[0].token}"] * len(images)
     process = backbone.process
     for at in TIMES:
-        with opened(person, backbone, prompts, time=at) as (net, cond, level):
+        with opened(artifact, backbone, prompts, time=at) as (net, cond, level):
             latents = backbone.moments(images)[0]
             noise = torch.randn(latents.shape, generator=rng)
             output = net.evaluate(process.corrupt(latents, noise, level), level, cond).output

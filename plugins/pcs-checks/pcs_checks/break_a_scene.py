@@ -119,7 +119,7 @@ def _far(rows: Any) -> float:
     return max(off for _, _, off in rows)
 
 
-def _moved(person: Any) -> int:
+def _moved(artifact: Any) -> int:
     """Return how many tensors of the networks differ from the base."""
-    deltas = [t for name, t in person.tensors.items() if name.startswith("weights.full/")]
+    deltas = [t for name, t in artifact.tensors.items() if name.startswith("weights.full/")]
     return sum(bool(delta.any()) for delta in deltas)

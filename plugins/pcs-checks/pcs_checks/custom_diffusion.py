@@ -35,23 +35,23 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     subjects = [random_subject("first", "dog", seed=1), random_subject("second", "cat", seed=2)]
-    persons = fit(recipe, subjects, backbone)
-    owners = {name.split("/")[0] for p in persons for name in p.tensors}
+    artifacts = fit(recipe, subjects, backbone)
+    owners = {name.split("/")[0] for p in artifacts for name in p.tensors}
     sites = {
         name.split("/", 1)[1]
-        for p in persons
+        for p in artifacts
         for name in p.tensors
         if name.startswith("weights.kv/")
     }
     elsewhere = [s for s in sites if ".attn2/" not in s or s.rsplit("/", 1)[1] not in ("k", "v")]
-    merged = merge_personalizations(persons, backbone)
-    mean = merge_personalizations(persons, backbone, method="average")
+    merged = merge_personalizations(artifacts, backbone)
+    mean = merge_personalizations(artifacts, backbone, method="average")
     strength = 0.0 if neutral else 1.0
-    own = [_deltas(p, "weights.kv", strength) for p in persons]
+    own = [_deltas(p, "weights.kv", strength) for p in artifacts]
     together, average = (_deltas(p, "weights.merge", 1.0) for p in (merged, mean))
     miss = max(
         float((rows @ (together[key] - delta[key]).T).abs().max())
-        for delta, rows in zip(own, [_caption_rows(p, backbone) for p in persons], strict=True)
+        for delta, rows in zip(own, [_caption_rows(p, backbone) for p in artifacts], strict=True)
         for key in delta
     )
     regular = torch.cat(
@@ -93,23 +93,23 @@ def check(neutral: bool = False) -> CheckReport:
     )
 
 
-def _deltas(person: Any, owner: str, strength: float) -> dict[str, torch.Tensor]:
+def _deltas(artifact: Any, owner: str, strength: float) -> dict[str, torch.Tensor]:
     """Return the deltas in force by site and projection."""
     prefix = f"{owner}/"
     return {
         name.removeprefix(prefix): strength * value
-        for name, value in person.tensors.items()
+        for name, value in artifact.tensors.items()
         if name.startswith(prefix)
     }
 
 
-def _caption_rows(person: Any, backbone: Any) -> torch.Tensor:
+def _caption_rows(artifact: Any, backbone: Any) -> torch.Tensor:
     """Return the text features of the concept's own words in its target caption."""
-    concept = person.concepts[0]
-    return _rows(person, backbone, f"a photo of {concept.token} {concept.noun}", None)
+    concept = artifact.concepts[0]
+    return _rows(artifact, backbone, f"a photo of {concept.token} {concept.noun}", None)
 
 
-def _rows(person: Any, backbone: Any, prompt: str, first: int | None) -> torch.Tensor:
+def _rows(artifact: Any, backbone: Any, prompt: str, first: int | None) -> torch.Tensor:
     """Return features [n d] from position ``first`` (None: the token's) to the last word."""
-    text, (end,), span = text_features(person, backbone, prompt)
+    text, (end,), span = text_features(artifact, backbone, prompt)
     return text[0, span[0] if first is None else first : end]

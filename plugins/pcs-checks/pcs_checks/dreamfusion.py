@@ -59,8 +59,8 @@ def check(neutral: bool = False) -> CheckReport:
     technique: Any = next(u.technique for u in recipe.uses if u.name == LOSS)
     recipe = replace(recipe, uses=(*recipe.uses, Use("checks.probe", Probe())))
     subject = Subject("thing", concepts=(Concept("dog", "<thing>", "dog"),))
-    (person,) = fit(recipe, subject, backbone)
-    stored = [n for n in person.tensors if n.startswith("three_d.canvas/")]
+    (artifact,) = fit(recipe, subject, backbone)
+    stored = [n for n in artifact.tensors if n.startswith("three_d.canvas/")]
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

@@ -45,17 +45,19 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     adapter = pretrain(recipe, RandomRecords(subjects=2), backbone)
-    persons = [
+    artifacts = [
         fit(recipe, random_subject("first", "dog", seed=s), backbone, adapter=adapter)[0]
         for s in (1, 2)
     ]
-    plain, fused = (conditioning(persons[0], backbone, PROMPT, progress=p).text for p in (0.0, 0.9))
+    plain, fused = (
+        conditioning(artifacts[0], backbone, PROMPT, progress=p).text for p in (0.0, 0.9)
+    )
     moved = (fused - plain).abs().amax(-1)[0]
     elsewhere = torch.cat([moved[:SUBJECT_AT], moved[SUBJECT_AT + 1 :]])
     paths: list[list[torch.Tensor]] = []
-    for person in persons:
+    for artifact in artifacts:
         path: list[torch.Tensor] = []
-        sample(person, backbone, PROMPT, watch=[partial(_remember, path)])
+        sample(artifact, backbone, PROMPT, watch=[partial(_remember, path)])
         paths.append(path)
     (merge,) = (
         u.technique.settings()["start"] for u in recipe.uses if u.name == "fusion.token_output"

@@ -42,31 +42,31 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     adapter = pretrain(recipe, RandomRecords(points=True), backbone)
-    persons = [
+    artifacts = [
         fit(recipe, random_subject("first", "dog", seed=s), backbone, adapter=adapter)[0]
         for s in (1, 2)
     ]
     one, reworded, other, elsewhere = (
-        control_residuals(person, backbone, prompt, layout=layout)
-        for person, prompt, layout in (
-            (persons[0], PROMPT, POINTS),
-            (persons[0], "a drawing of <first> in the snow", POINTS),
-            (persons[1], PROMPT, POINTS),
-            (persons[0], PROMPT, Layout(points=POINTS.points[::-1])),
+        control_residuals(artifact, backbone, prompt, layout=layout)
+        for artifact, prompt, layout in (
+            (artifacts[0], PROMPT, POINTS),
+            (artifacts[0], "a drawing of <first> in the snow", POINTS),
+            (artifacts[1], PROMPT, POINTS),
+            (artifacts[0], PROMPT, Layout(points=POINTS.points[::-1])),
         )
     )
     words = sum(not torch.equal(a, b) for a, b in zip(one, reworded, strict=True))
     face = max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
     pose = max(float((a - b).abs().max()) for a, b in zip(one, elsewhere, strict=True))
     off = sample(
-        persons[0],
+        artifacts[0],
         backbone,
         PROMPT,
         layout=POINTS,
         strengths={"face.scale": 0.0, "control.scale": 0.0},
     )
     plain = sample(None, backbone, "a photo of dog on the beach", steps=3, scale=5.0)
-    on = sample(persons[0], backbone, PROMPT, layout=POINTS)
+    on = sample(artifacts[0], backbone, PROMPT, layout=POINTS)
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

@@ -38,27 +38,27 @@ def check(neutral: bool = False) -> CheckReport:
     )
     adapter = pretrain(recipe, RandomRecords(), backbone)
     subject = random_subject("first", "dog", seed=1)
-    (person,) = fit(recipe, subject, backbone, adapter=adapter)
+    (artifact,) = fit(recipe, subject, backbone, adapter=adapter)
     (other,) = fit(recipe, random_subject("first", "dog", seed=2), backbone, adapter=adapter)
     sites = [s for s in backbone.sites if s.kind == "cross" and s.part == "denoiser"]
     expected = {f"{USE}/{s.name}/to_{p}/weight" for s in sites for p in ("k", "v")}
     found = {n for n in adapter.tensors if "/to_" in n}
     beside = [n for n in adapter.tensors if not n.startswith((f"{USE}/image/", *expected))]
     none, half, full = (
-        attention_outputs(person, backbone, PROMPT, strengths={"image.scale": s * strength})
+        attention_outputs(artifact, backbone, PROMPT, strengths={"image.scale": s * strength})
         for s in (0.0, 0.5, 1.0)
     )
     base = attention_outputs(None, backbone, "a photo of dog on the beach")
-    off = sample(person, backbone, PROMPT, strengths={"image.scale": 0.0})
+    off = sample(artifact, backbone, PROMPT, strengths={"image.scale": 0.0})
     plain = sample(None, backbone, "a photo of dog on the beach", steps=3)
-    on = sample(person, backbone, PROMPT)
+    on = sample(artifact, backbone, PROMPT)
     unlike = max(
         float((half[s] - none[s] - 0.5 * (full[s] - none[s])).abs().max()) for s in [sites[0].name]
     )
     added = max(float((full[s] - none[s]).abs().max()) for s in [sites[0].name])
     exact = sum(not torch.equal(none[s], base[s]) for s in none)
     same = float((off - plain).abs().max())
-    steps = sum(p.steps for p in person.recipe.phases if not p.pretrain)
+    steps = sum(p.steps for p in artifact.recipe.phases if not p.pretrain)
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

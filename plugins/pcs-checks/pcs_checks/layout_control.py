@@ -62,8 +62,8 @@ def check(neutral: bool = False) -> CheckReport:
     recipe = load(
         SYSTEM, overrides=[*settings, "guidance.layout.iterations=1", f"sample.steps={STEPS}"]
     )
-    (person,) = fit(recipe, Subject("layout", concepts=()), backbone)
-    energy, share = _watch(person, backbone)
+    (artifact,) = fit(recipe, Subject("layout", concepts=()), backbone)
+    energy, share = _watch(artifact, backbone)
     looks = FOUND["looks"]
     compare = CheckRow.compare
     return CheckReport.of(
@@ -73,7 +73,7 @@ def check(neutral: bool = False) -> CheckReport:
             compare("change of the attention inside the box", share, ">", 0.0),
             compare("sampling steps in which the energy is taken", len(set(looks)), "==", 10),
             compare("the last of them", max(looks, default=-1), "==", 9),
-            compare("tensors in the artifact", len(person.tensors), "==", 0),
+            compare("tensors in the artifact", len(artifact.tensors), "==", 0),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
         ],
         seconds=time.monotonic() - started,
@@ -82,15 +82,15 @@ def check(neutral: bool = False) -> CheckReport:
     )
 
 
-def _watch(person: Any, backbone: Any) -> tuple[float, float]:
+def _watch(artifact: Any, backbone: Any) -> tuple[float, float]:
     """Draw with a witness around the guidance; return what the first move changed."""
     from dataclasses import replace
 
     from pcs_core.data import Use
 
-    recipe = replace(person.recipe, uses=(Use("witness", Witness()), *person.recipe.uses))
+    recipe = replace(artifact.recipe, uses=(Use("witness", Witness()), *artifact.recipe.uses))
     FOUND.clear()
-    sample(replace(person, recipe=recipe), backbone, PROMPT, layout=LAYOUT)
+    sample(replace(artifact, recipe=recipe), backbone, PROMPT, layout=LAYOUT)
     (energy, share), (lower, higher) = FOUND["before"], FOUND["after"]
     return lower - energy, higher - share
 

@@ -29,14 +29,14 @@ def check(neutral: bool = False) -> CheckReport:
     if neutral:
         settings.append("weights.lora.alpha=0.0")
     fresh = fit(load(SYSTEM, overrides=[*settings, "tune.steps=0"]), subject, backbone)[0]
-    person = fit(load(SYSTEM, overrides=[*settings, "tune.steps=6"]), subject, backbone)[0]
+    artifact = fit(load(SYSTEM, overrides=[*settings, "tune.steps=6"]), subject, backbone)[0]
     plain = sample(None, backbone, PROMPT.replace("<thing>", "sks dog"), **DRAW)
     start = (sample(fresh, backbone, PROMPT, **DRAW) - plain).abs().max()
-    tuned = sample(person, backbone, PROMPT, **DRAW)
+    tuned = sample(artifact, backbone, PROMPT, **DRAW)
     scale = 0.0 if neutral else 1.0
     deltas = {
-        name.rsplit("/", 1)[0].split("/", 1)[1]: scale * b @ person.tensors[name[:-1] + "A"]
-        for name, b in person.tensors.items()
+        name.rsplit("/", 1)[0].split("/", 1)[1]: scale * b @ artifact.tensors[name[:-1] + "A"]
+        for name, b in artifact.tensors.items()
         if name.endswith("/B")
     }
     ranks = [int(torch.linalg.matrix_rank(d.double(), rtol=1e-5)) for d in deltas.values()]

@@ -58,17 +58,17 @@ def check(neutral: bool = False) -> CheckReport:
         settings += ["weights.lora.alpha=0.0", "text_lora.alpha=0.0", "attention.regions.ratio=0.0"]
     recipe = load(SYSTEM, backbone=backbone.card.id, overrides=settings)
     subjects = [random_subject("first", "dog", seed=1), random_subject("second", "cat", seed=2)]
-    persons = fit(recipe, subjects, backbone)
+    artifacts = fit(recipe, subjects, backbone)
     merged = merge_personalizations(
-        persons, backbone, method="gradient-fusion", iterations=100, steps=2
+        artifacts, backbone, method="gradient-fusion", iterations=100, steps=2
     )
     fused = {
         name.split("/")[1]: value
         for name, value in merged.tensors.items()
         if name.startswith("weights.gradient_fusion/")
     }
-    own = [_deltas(p, 0.0 if neutral else 1.0) for p in persons]
-    inputs = [_inputs(p, backbone, own[0]) for p in persons]
+    own = [_deltas(p, 0.0 if neutral else 1.0) for p in artifacts]
+    inputs = [_inputs(p, backbone, own[0]) for p in artifacts]
     mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
     ours, theirs = (
         sum(
@@ -101,17 +101,17 @@ def check(neutral: bool = False) -> CheckReport:
     )
 
 
-def _deltas(person: Any, strength: float) -> dict[str, torch.Tensor]:
+def _deltas(artifact: Any, strength: float) -> dict[str, torch.Tensor]:
     """Return the low-rank updates by layer."""
     return {
-        name.split("/")[1]: strength * b @ person.tensors[f"{name[:-1]}A"]
-        for name, b in person.tensors.items()
+        name.split("/")[1]: strength * b @ artifact.tensors[f"{name[:-1]}A"]
+        for name, b in artifact.tensors.items()
         if name.endswith("/B")
     }
 
 
-def _inputs(person: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
-    """Return what each layer reads [n in] while the person draws."""
+def _inputs(artifact: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
+    """Return what each layer reads [n in] while the artifact draws."""
     found: dict[str, list[torch.Tensor]] = {}
     with ExitStack() as stack:
         for part in ("denoiser", "text"):
@@ -122,14 +122,14 @@ def _inputs(person: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
                         found.setdefault(name, []).append(given[0].detach().flatten(0, -2))
 
                     stack.callback(module.register_forward_pre_hook(hear).remove)
-        token = person.concepts[0].token
-        sample(person, backbone, [f"a photo of {token}", token], steps=2, scale=1.0)
+        token = artifact.concepts[0].token
+        sample(artifact, backbone, [f"a photo of {token}", token], steps=2, scale=1.0)
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 
-def _regions(person: Any, backbone: Any) -> tuple[float, float]:
+def _regions(artifact: Any, backbone: Any) -> tuple[float, float]:
     """Return how far another prompt of box 2 moves the first site's output, outside and inside the box."""
-    recipe = replace(person.recipe, uses=(*person.recipe.uses, Use("witness", Witness())))
+    recipe = replace(artifact.recipe, uses=(*artifact.recipe.uses, Use("witness", Witness())))
     looks = []
     for words in ("a red toy", "a blue cat"):
         SEEN.clear()
@@ -140,7 +140,7 @@ def _regions(person: Any, backbone: Any) -> tuple[float, float]:
             )
         )
         prompt = "a photo of <first> and <second>"
-        sample(replace(person, recipe=recipe), backbone, prompt, layout=layout, steps=1)
+        sample(replace(artifact, recipe=recipe), backbone, prompt, layout=layout, steps=1)
         looks.append(SEEN[0].unflatten(1, backbone.latent_shape[-2:]))
     half = backbone.latent_shape[-1] // 2
     difference = (looks[0] - looks[1]).abs()

@@ -89,22 +89,24 @@ def _fit(settings: list[str], backbone: Any) -> tuple[Any, float]:
     subject = Subject("motion", (Concept("motion", "<motion>", "running"),), (clip,), (None,))
     recipe = load(SYSTEM, overrides=settings)
     watched = replace(recipe, uses=(*recipe.uses, Use(StillError.id, StillError())))
-    person = fit(watched, subject, backbone)[0]
-    return replace(person, recipe=recipe), (SHARES or [float("nan")])[0]
+    artifact = fit(watched, subject, backbone)[0]
+    return replace(artifact, recipe=recipe), (SHARES or [float("nan")])[0]
 
 
-def _without(person: Any, path: str) -> Any:
+def _without(artifact: Any, path: str) -> Any:
     """Return the personalization with the updates of one path zero."""
     tensors = {
         name: torch.zeros_like(value) if name.startswith(f"{path}/") else value
-        for name, value in person.tensors.items()
+        for name, value in artifact.tensors.items()
     }
-    return replace(person, tensors=tensors)
+    return replace(artifact, tensors=tensors)
 
 
-def _moved(person: Any, path: str) -> float:
+def _moved(artifact: Any, path: str) -> float:
     """Return the largest entry of a path's factors B, which start at zero."""
-    found = (t for n, t in person.tensors.items() if n.startswith(f"{path}/") and n.endswith("/B"))
+    found = (
+        t for n, t in artifact.tensors.items() if n.startswith(f"{path}/") and n.endswith("/B")
+    )
     return max(float(t.abs().max()) for t in found)
 
 

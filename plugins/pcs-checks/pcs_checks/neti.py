@@ -37,9 +37,9 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     subject = random_subject("thing")
-    person = fit(recipe, subject, backbone)[0]
+    artifact = fit(recipe, subject, backbone)[0]
     fusion = build_fusion(recipe, [subject], backbone)
-    import_tensors(fusion, dict(person.tensors))
+    import_tensors(fusion, dict(artifact.tensors))
     names = [s.name for s in select_sites(backbone.sites, "cross")]
     seen = [_look(backbone, fusion, names, level) for level in LEVELS]
     contexts = torch.stack([s["context"] for s in seen]).flatten(0, 1)  # [levels * layers, l d]

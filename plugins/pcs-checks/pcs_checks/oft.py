@@ -34,11 +34,11 @@ def check(neutral: bool = False) -> CheckReport:
             *(["weights.peft.coft=true", "weights.peft.eps=0.0"] if neutral else []),
         ],
     )
-    person = fit(recipe, random_subject("thing"), backbone)[0]
-    tuned = sample(person, backbone, PROMPT, **DRAW)
+    artifact = fit(recipe, random_subject("thing"), backbone)[0]
+    tuned = sample(artifact, backbone, PROMPT, **DRAW)
     zero = 0.0 if neutral else 1.0
     turned, skew, angles, moved = {}, 0.0, 0.0, float("inf")
-    for name, vector in person.tensors.items():
+    for name, vector in artifact.tensors.items():
         layer = name.split("/")[2]
         module: Any = backbone.parts["denoiser"].get_submodule(layer)
         weight = module.weight.detach().double()

@@ -25,17 +25,17 @@ def check(neutral: bool = False) -> CheckReport:
     before = snapshot(backbone)
     settings = [f"tokens.layerwise.shared={str(neutral).lower()}", "token.steps=4", "token.batch=2"]
     recipe = load(SYSTEM, overrides=[*settings, "token.lr=0.05"])
-    person = fit(recipe, random_subject("thing"), backbone)[0]
-    ((name, rows),) = person.tensors.items()
+    artifact = fit(recipe, random_subject("thing"), backbone)[0]
+    ((name, rows),) = artifact.tensors.items()
     names = [s.name for s in select_sites(backbone.sites, "cross")]
     distinct = len({tuple(row.flatten().tolist()) for row in rows[0]})
-    read = _contexts(person, backbone, names)
+    read = _contexts(artifact, backbone, names)
     strays, still = 0, 0
     for i in range(len(names)):
         moved = rows.clone()
         moved[:, min(i, moved.shape[1] - 1)] += 0.5
-        person.tensors[name] = moved  # type: ignore[index]
-        now = _contexts(person, backbone, names)
+        artifact.tensors[name] = moved  # type: ignore[index]
+        now = _contexts(artifact, backbone, names)
         still += torch.equal(now[names[i]], read[names[i]])
         strays += sum(not torch.equal(now[n], read[n]) for n in names if n != names[i])
     compare = CheckRow.compare
@@ -53,7 +53,7 @@ def check(neutral: bool = False) -> CheckReport:
     )
 
 
-def _contexts(person: Any, backbone: Any, names: list[str]) -> dict[str, torch.Tensor]:
+def _contexts(artifact: Any, backbone: Any, names: list[str]) -> dict[str, torch.Tensor]:
     """Return what the key projection of each cross-attention site got in one sampling step."""
     seen: dict[str, torch.Tensor] = {}
     unet = backbone.parts["denoiser"]
@@ -64,7 +64,7 @@ def _contexts(person: Any, backbone: Any, names: list[str]) -> dict[str, torch.T
         for n in names
     ]
     try:
-        sample(person, backbone, PROMPT, steps=1, scale=1.0)
+        sample(artifact, backbone, PROMPT, steps=1, scale=1.0)
     finally:
         for hook in hooks:
             hook.remove()

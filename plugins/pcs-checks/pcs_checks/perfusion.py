@@ -35,13 +35,13 @@ def check(neutral: bool = False) -> CheckReport:
         f"weights.key_locked.strength={0.0 if neutral else 1.0}",
     ]
     subject = random_subject("thing")
-    person = fit(load(SYSTEM, overrides=settings), subject, backbone)[0]
+    artifact = fit(load(SYSTEM, overrides=settings), subject, backbone)[0]
     gated, linear = (
         build_fusion(load(SYSTEM, overrides=[*settings, *more]), [subject], backbone)
         for more in ((), ["weights.key_locked.gated=false"])
     )
     for fusion in (gated, linear):
-        import_tensors(fusion, dict(person.tensors))
+        import_tensors(fusion, dict(artifact.tensors))
     token: Any = next((e for e in gated.of(TokenEdit) if hasattr(e, "superclass")), None)
     same, other, rank, least = 1.0, -1.0, 0, float("inf")
     shrinking, shown = 0, []

@@ -25,7 +25,7 @@ def check(neutral: bool = False) -> CheckReport:
     before = snapshot(backbone)
     settings = ["attention.shared.share=[]"] if neutral else []
     recipe = load(SYSTEM, overrides=[*settings, "sample.steps=2"])
-    (person,) = fit(recipe, Subject("style", concepts=()), backbone)
+    (artifact,) = fit(recipe, Subject("style", concepts=()), backbone)
     fusion = _fusion(recipe, backbone)
     latents = torch.randn(2, *backbone.latent_shape, generator=torch.Generator().manual_seed(3))
     alone = _look(backbone, Fusion(), latents[:1])
@@ -35,7 +35,7 @@ def check(neutral: bool = False) -> CheckReport:
     second[1] += 0.5
     from_reference = (_look(backbone, fusion, first)[1] - both[1]).abs().max()
     to_reference = (_look(backbone, fusion, second)[0] - both[0]).abs().max()
-    drawn = sample(person, backbone, PROMPTS[1], count=2)
+    drawn = sample(artifact, backbone, PROMPTS[1], count=2)
     plain = sample(None, backbone, PROMPTS[1], count=2, steps=2, scale=recipe.sample.scale)
     owned = [p for e in fusion.edits for p in e.parameters()]
     compare = CheckRow.compare
@@ -47,7 +47,7 @@ def check(neutral: bool = False) -> CheckReport:
             compare("the reference, when a picture moves", float(to_reference), "==", 0.0),
             compare("drawn pictures, against unshared ones", _most(drawn - plain), ">", 1e-4),
             compare("parameters that could train", len(owned), "==", 0),
-            compare("tensors in the artifact", len(person.tensors), "==", 0),
+            compare("tensors in the artifact", len(artifact.tensors), "==", 0),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
         ],
         seconds=time.monotonic() - started,

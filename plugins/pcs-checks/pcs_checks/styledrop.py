@@ -61,16 +61,16 @@ def _rows(name: str, neutral: bool) -> list[CheckRow]:
     before = snapshot(backbone)
     strength = f"{ADAPTERS}.strength={0.0 if neutral else 1.0}"
     fresh = _fit(backbone, strength, "tune.steps=0")
-    person = _fit(backbone, strength, "tune.steps=6")
+    artifact = _fit(backbone, strength, "tune.steps=6")
     start = _look(fresh, backbone, 2.0, 5.0)
-    both = _look(person, backbone, 2.0, 5.0)
-    base = _look(person, backbone, -1.0, 0.0)
-    tuned = _look(person, backbone, 0.0, 0.0)
+    both = _look(artifact, backbone, 2.0, 5.0)
+    base = _look(artifact, backbone, -1.0, 0.0)
+    tuned = _look(artifact, backbone, 0.0, 0.0)
     expected = (
         both["tuned"] + 2 * (both["tuned"] - both["base"]) + 5 * (both["base"] - both["null"])
     )
-    moved = max(float(t.abs().max()) for n, t in person.tensors.items() if n.endswith("/up"))
-    owners = {n.split("/")[0] for n in person.tensors}
+    moved = max(float(t.abs().max()) for n, t in artifact.tensors.items() if n.endswith("/up"))
+    owners = {n.split("/")[0] for n in artifact.tensors}
     compare = CheckRow.compare
     return [
         compare(f"{name}: fresh, tuned against base", _apart(start, "tuned", "base"), "==", 0.0),
@@ -98,16 +98,19 @@ def _fit(backbone: Any, *settings: str) -> Any:
     return fit(recipe, random_subject("ink", "ink drawing", count=1), backbone)[0]
 
 
-def _look(person: Any, backbone: Any, tuned: float, text: float) -> dict[str, torch.Tensor]:
+def _look(artifact: Any, backbone: Any, tuned: float, text: float) -> dict[str, torch.Tensor]:
     """Return the guided prediction of one step under these weights, and that of each side."""
     uses = [Use(Sides.id, Sides())]
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         technique = use.technique
         if use.name == GUIDANCE:
             technique = type(technique).from_settings({"tuned": tuned, "text": text})
         uses.append(replace(use, technique=technique))
     sample(
-        replace(person, recipe=replace(person.recipe, uses=tuple(uses))), backbone, PROMPT, steps=1
+        replace(artifact, recipe=replace(artifact.recipe, uses=tuple(uses))),
+        backbone,
+        PROMPT,
+        steps=1,
     )
     return dict(SEEN)
 

@@ -58,9 +58,9 @@ def check(neutral: bool = False) -> CheckReport:
     )
     subject = pair()
     watched = replace(recipe, uses=(*recipe.uses, Use("checks.probe", Probe())))
-    person = fit(watched, subject, backbone)[0]
+    artifact = fit(watched, subject, backbone)[0]
     fusion = build_fusion(recipe, [subject], backbone)
-    import_tensors(fusion, dict(person.tensors))
+    import_tensors(fusion, dict(artifact.tensors))
     slanted, lowest, least, expected = 0.0, float("inf"), float("inf"), 0
     for edit in fusion.of(WeightEdit):
         module: Any = backbone.parts[edit.site.part].get_submodule(edit.site.name)
@@ -87,7 +87,7 @@ def check(neutral: bool = False) -> CheckReport:
             compare("smallest over weights of the largest |W' - W|", least, ">", 0.0),
             compare(
                 "trained numbers less the sum of min(fan in, fan out)",
-                sum(t.numel() for t in person.tensors.values()) - expected,
+                sum(t.numel() for t in artifact.tensors.values()) - expected,
                 "==",
                 0,
             ),

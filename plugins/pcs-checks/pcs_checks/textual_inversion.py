@@ -22,8 +22,8 @@ def check(neutral: bool = False) -> CheckReport:
     subject = random_subject("thing")
     recipe = load(SYSTEM, overrides=[f"token.steps={0 if neutral else 1}", "token.batch=2"])
     start = fit(load(SYSTEM, overrides=["token.steps=0"]), subject, backbone)[0]
-    person = fit(recipe, subject, backbone)[0]
-    (name, rows), *others = person.tensors.items()
+    artifact = fit(recipe, subject, backbone)[0]
+    (name, rows), *others = artifact.tensors.items()
     moved = (rows != start.tensors[name]).any(dim=1).sum()
     table: Any = backbone.embedding
     hidden = int(table.weight.shape[1])

@@ -94,8 +94,8 @@ def open_exported(
             raise InputError(
                 f"--set {settings[0]}: the recipe of an artifact is fixed; export its system instead"
             )
-        person = open_artifact(folder)
-        return person, open_for(person, backbone, device)
+        artifact = open_artifact(folder)
+        return artifact, open_for(artifact, backbone, device)
     name = backbone_name(backbone or "mini")
     recipe = load_recipe(what, backbone=name, overrides=settings)
     return recipe, open_backbone(name, device=device_name(device))

@@ -123,7 +123,7 @@ def fit(  # long: its options
         notice(f"nothing to resume at {place.folder}: starting anew")
     again = command_line(context, "--resume")
     try:
-        persons, failed = run(plan, place, preview, chosen)
+        artifacts, failed = run(plan, place, preview, chosen)
         plan.destination.publish(place.result)
     except KeyboardInterrupt:
         place.close()
@@ -133,7 +133,7 @@ def fit(  # long: its options
         _leave(place, error, again)
         raise
     place.discard()
-    tell(plan, persons, failed, time.monotonic() - started, json)
+    tell(plan, artifacts, failed, time.monotonic() - started, json)
     if failed:
         raise typer.Exit(3)
 
@@ -173,7 +173,7 @@ def run(
     from pcs_core.storage import save
 
     with reporting("preparing") as reporter:
-        persons = engine_fit(
+        artifacts = engine_fit(
             plan.recipe,
             plan.subjects,
             plan.backbone,
@@ -186,14 +186,14 @@ def run(
             checkpointing=plan.checkpointing,
             keep=None if watch is None else watch(plan.subjects, plan.backbone),
         )
-        failed = {p.subject: why for p in persons if (why := diverged(p))}
-        if len(failed) == len(persons):
+        failed = {p.subject: why for p in artifacts if (why := diverged(p))}
+        if len(failed) == len(artifacts):
             raise InputError(next(iter(failed.values())))
-        whole = [p for p in persons if p.subject not in failed]
-        for person in whole:
-            extra = draw_preview(person, plan.backbone) if preview else {}
-            folder = place.result if alone(plan) else place.result / person.subject
-            save(person, folder, extra_files=extra)
+        whole = [p for p in artifacts if p.subject not in failed]
+        for artifact in whole:
+            extra = draw_preview(artifact, plan.backbone) if preview else {}
+            folder = place.result if alone(plan) else place.result / artifact.subject
+            save(artifact, folder, extra_files=extra)
     return whole, failed
 
 
@@ -202,12 +202,12 @@ def alone(plan: FitPlan) -> bool:
     return len(plan.subjects) == 1
 
 
-def diverged(person: Personalization) -> str:
+def diverged(artifact: Personalization) -> str:
     """Return why the numbers of a fit are worth nothing, or an empty string."""
-    for name, tensor in person.tensors.items():
+    for name, tensor in artifact.tensors.items():
         if not bool(tensor.isfinite().all()):
             return (
-                f"the fit of {person.subject!r} diverged ({name} is not finite): "
+                f"the fit of {artifact.subject!r} diverged ({name} is not finite): "
                 "use a smaller lr, as --set <phase>.lr=1e-5"
             )
     return ""
@@ -215,7 +215,7 @@ def diverged(person: Personalization) -> str:
 
 def tell(
     plan: FitPlan,
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     failed: Mapping[str, str],
     seconds: float,
     json: bool,
@@ -224,13 +224,13 @@ def tell(
     from pcs_cli.preview import default_prompt
 
     folder = plan.destination.folder
-    paths = [folder if alone(plan) else folder / person.subject for person in persons]
+    paths = [folder if alone(plan) else folder / artifact.subject for artifact in artifacts]
     for why in failed.values():
         complain(why)
     if json:
         rows: list[dict[str, Any]] = [
             {"subject": p.subject, "path": str(path), "losses": dict(p.losses)}
-            for p, path in zip(persons, paths, strict=True)
+            for p, path in zip(artifacts, paths, strict=True)
         ]
         emit_json(
             {
@@ -241,7 +241,7 @@ def tell(
             }
         )
         return
-    prompt = shlex.quote(default_prompt(persons[0]))
+    prompt = shlex.quote(default_prompt(artifacts[0]))
     notice(f"fitted in {seconds:.0f} s; draw with:")
     notice(f"  pcs sample {shlex.quote(str(paths[0]))} {prompt} -n 4 --out pictures")
     for path in paths:

@@ -16,7 +16,7 @@ from pcs_core.errors import InputError, UnknownNameError, nearest
 
 
 def merge(
-    artifacts: Annotated[
+    folders: Annotated[
         list[Path], typer.Argument(metavar="A B...", help="Artifacts made on one backbone.")
     ],
     out: Out,
@@ -44,17 +44,17 @@ def merge(
     from pcs_cli.preview import draw_preview
     from pcs_core.catalogue import catalogue
 
-    if len(artifacts) < 2:
+    if len(folders) < 2:
         raise InputError("a merge needs at least two artifacts: pcs merge A B --out DIR")
-    target = destination(out, overwrite=overwrite, inputs=artifacts)
+    target = destination(out, overwrite=overwrite, inputs=folders)
     values = read_settings(settings or (), method, catalogue().get("mergers", method))
-    persons = [open_artifact(folder) for folder in artifacts]
+    artifacts = [open_artifact(folder) for folder in folders]
 
     from pcs_core import merge_personalizations
     from pcs_core.storage import save
 
-    opened = open_for(persons[0], backbone, device)
-    merged = merge_personalizations(persons, opened, method=method, **values)
+    opened = open_for(artifacts[0], backbone, device)
+    merged = merge_personalizations(artifacts, opened, method=method, **values)
     extra = draw_preview(merged, opened) if preview else {}
     with target.filling() as ready:
         save(merged, ready, extra_files=extra)

@@ -58,11 +58,11 @@ def hide_loading_bars() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def remembered_backbone(person: Personalization) -> str:
-    """Return the name under which the backbone of ``person`` opens here."""
+def remembered_backbone(artifact: Personalization) -> str:
+    """Return the name under which the backbone of ``artifact`` opens here."""
     from pcs_core.catalogue import catalogue
 
-    card = person.backbone
+    card = artifact.backbone
     if card.id not in catalogue().ids("backbones") and card.location:
         if Path(card.location).is_dir():
             return card.location
@@ -74,14 +74,14 @@ def remembered_backbone(person: Personalization) -> str:
     return card.id
 
 
-def open_for(person: Personalization, backbone: str | None, device: str) -> Backbone:
-    """Open the backbone of ``person``, or ``backbone`` in its place.
+def open_for(artifact: Personalization, backbone: str | None, device: str) -> Backbone:
+    """Open the backbone of ``artifact``, or ``backbone`` in its place.
 
     What draws, merges or exports with it refuses one of other weights.
     """
     from pcs_core.engine import open_backbone
 
-    name = backbone_name(backbone or remembered_backbone(person))
+    name = backbone_name(backbone or remembered_backbone(artifact))
     return open_backbone(name, device=device_name(device))
 
 

@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 NAME = "preview.png"
 
 
-def default_prompt(person: Personalization) -> str:
+def default_prompt(artifact: Personalization) -> str:
     """Return the plainest prompt that names all concepts; without any, of a dog."""
-    return "a photo of " + (" and ".join(c.token for c in person.concepts) or "a dog")
+    return "a photo of " + (" and ".join(c.token for c in artifact.concepts) or "a dog")
 
 
-def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes]:
+def draw_preview(artifact: Personalization, backbone: Backbone) -> dict[str, bytes]:
     """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings.
 
     Empty, with a word on stderr, where the plainest prompt cannot be drawn (a control branch without key
@@ -30,7 +30,7 @@ def draw_preview(person: Personalization, backbone: Backbone) -> dict[str, bytes
     from pcs_folders.pictures import frame_sheet, png_bytes
 
     try:
-        picture = sample(person, backbone, default_prompt(person), count=1, seed=person.seed)
+        picture = sample(artifact, backbone, default_prompt(artifact), count=1, seed=artifact.seed)
     except InputError as refused:
         typer.echo(f"No {NAME}: {refused}", err=True)
         return {}

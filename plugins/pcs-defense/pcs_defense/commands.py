@@ -79,19 +79,19 @@ def protect(
     check_stems(subject)
     opened = open_backbone(backbone, device=device_name(device))
     with reporting("preparing") as reporter:
-        (person,) = fit(recipe, subject, opened, seed=seed, watch=(reporter.fitting,))
+        (artifact,) = fit(recipe, subject, opened, seed=seed, watch=(reporter.fitting,))
     facts = {
         "system": recipe.id,
         "eps": bound,
         "seed": seed,
         "noun": subject.concept.noun,
-        "backbone": {"id": person.backbone.id, "hash": person.backbone.hash},
-        "losses": dict(person.losses),
+        "backbone": {"id": artifact.backbone.id, "hash": artifact.backbone.hash},
+        "losses": dict(artifact.losses),
     }
-    delta = person.tensors[f"{use}/pixels/delta"]
+    delta = artifact.tensors[f"{use}/pixels/delta"]
     with target.filling() as ready:
         ready.mkdir()
-        pictures = write(person, folder, subject, delta, bound, ready)
+        pictures = write(artifact, folder, subject, delta, bound, ready)
     write_report(report, {**facts, "pictures": pictures})
     typer.echo(str(target.folder))
 
@@ -140,7 +140,7 @@ def check_stems(subject: Subject) -> None:
 
 
 def write(
-    person: Personalization, folder: Path, subject: Subject, delta: Any, eps: float, ready: Path
+    artifact: Personalization, folder: Path, subject: Subject, delta: Any, eps: float, ready: Path
 ) -> list[dict[str, Any]]:
     """Write the protected pictures to ``ready``; return what the report says about each.
 

@@ -83,8 +83,8 @@ def test_the_cast_goes_on_where_drawings_err() -> None:
 def test_references_move_together_as_drawings_say(backbone: Backbone, quick: str) -> None:
     subject = make_subject(images=2, seed=SEED)
     images = torch.stack([fit_image(i, backbone.card.size) for i in subject.images])
-    (person,) = fit(quick, subject, backbone)
-    drawn = sample(person, backbone, PROMPT, count=2)
+    (artifact,) = fit(quick, subject, backbone)
+    drawn = sample(artifact, backbone, PROMPT, count=2)
     run = EngineRun(load_recipe("anti-dreambooth"), backbone)
     assert torch.equal(run.draw_personalized(quick, subject, [PROMPT] * 2, seed=0), drawn)
     encoder = installed().get("feature_models", "tiny.image")()
@@ -93,15 +93,15 @@ def test_references_move_together_as_drawings_say(backbone: Backbone, quick: str
     way = (backbone.moments((images + SIZE * cast).clamp(0, 1))[0] - clean).mean(dim=(0, 2, 3))
     along = []
     for weight in (0.0, 1e4):
-        person = attacked(backbone, weight, quick)
-        delta = person.tensors[DELTA]
+        artifact = attacked(backbone, weight, quick)
+        delta = artifact.tensors[DELTA]
         assert float(delta.abs().max()) <= 1.0
         moved = backbone.moments((images + 0.025 * delta).clamp(0, 1))[0] - clean
         along.append(moved.mean(dim=(2, 3)) @ way / way.square().sum())
     assert float(along[1].min()) > 1.0, "not as far as the plain cast of the same bound"
     assert float(along[0].max()) < 0.5, "without the loss they move that way too"
     # the loss tells the same distance, of the step before
-    assert person.losses["defense.cast"] / -1e4 == pytest.approx(float(along[1].mean()), rel=0.3)
+    assert artifact.losses["defense.cast"] / -1e4 == pytest.approx(float(along[1].mean()), rel=0.3)
 
 
 def test_other_pictures_are_fitted_anew(

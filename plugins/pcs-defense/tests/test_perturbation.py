@@ -65,11 +65,11 @@ def test_pgd_steps_by_the_sign_and_projects() -> None:
 
 def test_a_fit_reaches_the_bound_in_sign_steps(backbone: Backbone) -> None:
     recipe = make_recipe([Perturbation(weight=2.0)], attack(3))
-    (person,) = fit(recipe, make_subject(images=1), backbone)
-    sizes = torch.unique((person.tensors[DELTA].abs() * 4).round(decimals=4))
+    (artifact,) = fit(recipe, make_subject(images=1), backbone)
+    sizes = torch.unique((artifact.tensors[DELTA].abs() * 4).round(decimals=4))
     assert set(sizes.tolist()) <= {0.0, 1.0, 2.0, 3.0}
     assert float(sizes.max()) == 3.0
-    assert person.losses["defense.adversarial"] < 0
+    assert artifact.losses["defense.adversarial"] < 0
 
 
 def test_a_bound_of_zero_is_no_edit(backbone: Backbone) -> None:

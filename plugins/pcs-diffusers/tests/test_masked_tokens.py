@@ -67,9 +67,9 @@ def test_the_loss_of_a_fit_is_the_cross_entropy_of_masked_tokens(
     backbone: TokenTransformer,
 ) -> None:
     recipe = make_recipe([Probe()], Phase("p", 30, batch={"subject": 4}, lr={"*": 5e-2}))
-    (person,) = fit(recipe, make_subject(size=(16, 16)), backbone)
+    (artifact,) = fit(recipe, make_subject(size=(16, 16)), backbone)
     # an untrained network guesses one of 32
-    assert 0.2 < person.losses["core.denoise"] < 1.3 * torch.tensor(32.0).log()
+    assert 0.2 < artifact.losses["core.denoise"] < 1.3 * torch.tensor(32.0).log()
 
 
 def test_the_steps_unmask_and_each_row_is_its_own(backbone: TokenTransformer) -> None:

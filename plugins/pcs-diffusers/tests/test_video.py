@@ -92,9 +92,9 @@ def test_the_autoencoder_sees_each_frame_by_itself(backbone: TextToVideo) -> Non
 
 def test_a_clip_is_fitted_and_drawn(backbone: TextToVideo) -> None:
     recipe = make_recipe([Probe(sites="temporal")], Phase("p", 2, lr={"*": 1e-2}))
-    (person,) = fit(recipe, clip_subject(), backbone)
-    assert any(t.abs().max() > 0 for t in person.tensors.values())
-    drawn = sample(person, backbone, "a photo of <run>", count=2)
+    (artifact,) = fit(recipe, clip_subject(), backbone)
+    assert any(t.abs().max() > 0 for t in artifact.tensors.values())
+    drawn = sample(artifact, backbone, "a photo of <run>", count=2)
     assert drawn.shape == (2, 3, 4, 16, 16)
     assert not torch.equal(drawn, sample(None, backbone, "a photo of <run>", count=2))
 

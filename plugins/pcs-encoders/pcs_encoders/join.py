@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization
 
 
-def join(persons: Sequence[Personalization], backbone: Backbone) -> Personalization:
+def join(artifacts: Sequence[Personalization], backbone: Backbone) -> Personalization:
     """Return one personalization whose prompts may name every subject.
 
     Each subject takes a slot of the features that ``encoders.image`` or ``encoders.face`` made.
@@ -26,14 +26,14 @@ def join(persons: Sequence[Personalization], backbone: Backbone) -> Personalizat
     InputError
         Subjects of different recipes or adapters, a fitted subject, or more of them than slots.
     """
-    first = persons[0]
-    for person in persons[1:]:
-        if person.recipe.hash != first.recipe.hash or person.extra != first.extra:
+    first = artifacts[0]
+    for artifact in artifacts[1:]:
+        if artifact.recipe.hash != first.recipe.hash or artifact.extra != first.extra:
             raise InputError(
-                f"{first.subject!r} and {person.subject!r} were made by different recipes or "
+                f"{first.subject!r} and {artifact.subject!r} were made by different recipes or "
                 "adapters: fit both with the same command"
             )
-    if any(person.tensors for person in persons):
+    if any(artifact.tensors for artifact in artifacts):
         raise InputError(
             "join is for pre-trained systems: what a fit trained cannot stand side by side"
         )
@@ -42,7 +42,7 @@ def join(persons: Sequence[Personalization], backbone: Backbone) -> Personalizat
     ]
     if not encoders:
         raise InputError(f"{first.recipe.id!r} encodes no reference: there is nothing to join")
-    count = sum(len(p.concepts) for p in persons)
+    count = sum(len(p.concepts) for p in artifacts)
     features = dict(first.features)
     for settings in encoders:
         key, slots = settings["key"], settings["slots"]
@@ -51,13 +51,13 @@ def join(persons: Sequence[Personalization], backbone: Backbone) -> Personalizat
                 f"{first.recipe.id!r} has room for {slots} subject{'s' if slots > 1 else ''}, these "
                 f"are {count}"
             )
-        held = [p.features[key][: len(p.concepts)] for p in persons]
+        held = [p.features[key][: len(p.concepts)] for p in artifacts]
         joined = torch.cat(held)
         empty = torch.zeros(slots - count, *joined.shape[1:])
         features[key] = torch.cat([joined, empty])
     return replace(
         first,
-        concepts=tuple(c for p in persons for c in p.concepts),
+        concepts=tuple(c for p in artifacts for c in p.concepts),
         features=features,
-        subject="+".join(p.subject for p in persons),
+        subject="+".join(p.subject for p in artifacts),
     )

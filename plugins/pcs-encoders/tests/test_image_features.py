@@ -131,7 +131,7 @@ def recipe(slots: int = 2) -> Any:
 def test_a_pretrained_fit_trains_nothing_and_joins(backbone: Backbone) -> None:
     adapter = pretrain(recipe(), Records(), backbone)
     names = ("fido", "tom")
-    persons = [
+    artifacts = [
         fit(
             recipe(),
             make_subject(n, token=f"<{n}>", seed=i),
@@ -141,20 +141,22 @@ def test_a_pretrained_fit_trains_nothing_and_joins(backbone: Backbone) -> None:
         for i, n in enumerate(names)
     ]
     # an adapter given as an object travels inside the artifact, one with a name stays where it is
-    assert all(p.tensors for p in persons)
+    assert all(p.tensors for p in artifacts)
     kept = [
-        replace(p, tensors={}, extra={"adapter": {"name": "x", "sha256": "y"}}) for p in persons
+        replace(p, tensors={}, extra={"adapter": {"name": "x", "sha256": "y"}}) for p in artifacts
     ]
     joined = merge_personalizations(kept, backbone, method="join")
     assert [c.token for c in joined.concepts] == ["<fido>", "<tom>"]
-    torch.testing.assert_close(joined.features["image"][1], persons[1].features["image"][0])
+    torch.testing.assert_close(joined.features["image"][1], artifacts[1].features["image"][0])
     with pytest.raises(ArtifactError, match="x"):
         sample(joined, backbone, "a photo of <fido> and <tom>")
     few = [replace(p, recipe=recipe(1)) for p in kept]
     with pytest.raises(InputError, match="room for 1 subject, these are 2"):
         merge_personalizations(few, backbone, method="join")
-    picture = sample(persons[0], backbone, "a photo of <fido>")
-    other = sample(replace(persons[1], concepts=persons[0].concepts), backbone, "a photo of <fido>")
+    picture = sample(artifacts[0], backbone, "a photo of <fido>")
+    other = sample(
+        replace(artifacts[1], concepts=artifacts[0].concepts), backbone, "a photo of <fido>"
+    )
     assert not torch.equal(picture, other)
 
 

@@ -52,20 +52,20 @@ def export(
     from pcs_core import installed
 
     exporter = installed().get("exporters", to)
-    person = None if isinstance(what, Recipe) else what
-    opened = resolve_backbone(backbone, person)
+    artifact = None if isinstance(what, Recipe) else what
+    opened = resolve_backbone(backbone, artifact)
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
-        if person is None:
+        if artifact is None:
             assert isinstance(what, Recipe)
             run, fusion, shared = _unfitted(what, opened, adapter)
             baked = frozenset() if shared is None else frozenset(shared.tensors)
         else:
-            run, fusion = restore(person, opened, 0)
-            baked = frozenset(adapter_of(person, opened)) - frozenset(person.tensors)
-            reference: Any = person.extra.get("adapter")
+            run, fusion = restore(artifact, opened, 0)
+            baked = frozenset(adapter_of(artifact, opened)) - frozenset(artifact.tensors)
+            reference: Any = artifact.extra.get("adapter")
             shared = (
-                find_adapter(person.recipe, opened, reference["name"])[0] if reference else None
+                find_adapter(artifact.recipe, opened, reference["name"])[0] if reference else None
             )
         if shared is not None:
             told = {**shared.extra, "sha256": digest(shared.tensors)}

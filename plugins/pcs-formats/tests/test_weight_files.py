@@ -38,10 +38,10 @@ def technique(id: str, **settings: Any) -> Any:
 
 def fitted(backbone: Any, *uses: Any) -> Personalization:
     recipe = make_recipe(uses, Phase("p", 1, lr={"*": 1e-3}))
-    person = fit(recipe, make_subject(), backbone)[0]
+    artifact = fit(recipe, make_subject(), backbone)[0]
     rng = torch.Generator().manual_seed(0)
-    moved = {k: t + 0.1 * torch.randn(t.shape, generator=rng) for k, t in person.tensors.items()}
-    return replace(person, tensors=moved)
+    moved = {k: t + 0.1 * torch.randn(t.shape, generator=rng) for k, t in artifact.tensors.items()}
+    return replace(artifact, tensors=moved)
 
 
 def pipeline(backbone: Any) -> Any:
@@ -95,12 +95,12 @@ def pipeline(backbone: Any) -> Any:
 def test_diffusers_loads_them(family: str, to: str, tmp_path: Path) -> None:
     backbone = MAKERS[family]()
     lora = technique("weights.lora", rank=2, alpha=3.0, sites=LAYERS, kind="*")
-    person = fitted(backbone, lora)
-    fusion, _ = build(person.recipe, [make_subject()], backbone)
-    import_tensors(fusion, dict(person.tensors))
+    artifact = fitted(backbone, lora)
+    fusion, _ = build(artifact.recipe, [make_subject()], backbone)
+    import_tensors(fusion, dict(artifact.tensors))
     plain, ours = evaluate(backbone), evaluate(backbone, fusion)
     assert (ours - plain).abs().max() > 1e-2
-    (file,) = export(person, tmp_path / "out", to=to, backbone=backbone)["files"]
+    (file,) = export(artifact, tmp_path / "out", to=to, backbone=backbone)["files"]
     loaded = pipeline(backbone)
     loaded.load_lora_weights(tmp_path / "out", weight_name=file)
     theirs = evaluate_bare(backbone)
@@ -146,8 +146,8 @@ def test_words_have_a_tensor_for_each_encoder(tmp_path: Path) -> None:
     }
     for family, widths in wanted.items():
         backbone = MAKERS[family]()
-        person = fitted(backbone, technique("tokens.learnable", vectors=2))
-        facts = export(person, tmp_path / family, to="diffusers", backbone=backbone)
+        artifact = fitted(backbone, technique("tokens.learnable", vectors=2))
+        facts = export(artifact, tmp_path / family, to="diffusers", backbone=backbone)
         token = make_subject().concept.token
         (name,) = facts["files"]
         assert name == re.sub(r"[<>]", "", token) + ".safetensors"
@@ -155,16 +155,16 @@ def test_words_have_a_tensor_for_each_encoder(tmp_path: Path) -> None:
         shapes = {k.replace(token, "<thing>"): tuple(v.shape) for k, v in found.items()}
         assert shapes == {k: (2, n) for k, n in widths.items()}
         whole = torch.cat([found[k.replace("<thing>", token)] for k in widths], dim=1)
-        assert torch.equal(whole, next(iter(person.tensors.values())))
+        assert torch.equal(whole, next(iter(artifact.tensors.values())))
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     backbone = tiny_sdxl()
-    person = fitted(backbone, technique("weights.kv"))
+    artifact = fitted(backbone, technique("weights.kv"))
     for to in ("diffusers", "kohya"):
         with pytest.raises(CapabilityError, match=rf"'weights\.kv' cannot be written for {to}"):
-            export(person, tmp_path / to, to=to, backbone=backbone)
+            export(artifact, tmp_path / to, to=to, backbone=backbone)
     backbone = tiny_sd3()
-    person = fitted(backbone, technique("weights.lora"))
+    artifact = fitted(backbone, technique("weights.lora"))
     with pytest.raises(CapabilityError, match="export to diffusers"):
-        export(person, tmp_path / "three", to="kohya", backbone=backbone)
+        export(artifact, tmp_path / "three", to="kohya", backbone=backbone)

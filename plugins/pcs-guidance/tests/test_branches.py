@@ -41,8 +41,8 @@ def test_the_prediction_is_the_weighted_sum(backbone: Backbone, tuned: float, te
     SEEN.clear()
     uses = [Look(), BranchGuidance(tuned=tuned, text=text), Probe()]
     recipe = make_recipe(uses, Phase("p", 2, lr={"*": 0.5}))
-    (person,) = fit(recipe, make_subject(), backbone)
-    sample(person, backbone, "a photo of <fido>", steps=1, scale=1.0)
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    sample(artifact, backbone, "a photo of <fido>", steps=1, scale=1.0)
     ((guided, x0),) = SEEN
     assert not torch.equal(x0["tuned"], x0["base"])
     expected = x0["tuned"] + tuned * (x0["tuned"] - x0["base"]) + text * (x0["base"] - x0["null"])

@@ -41,8 +41,8 @@ def draw(
         [Watch(), LayoutGuidance(**{"threshold": 0.0, **settings})],
         sample=SampleSettings(steps=4, scale=2.0, scheduler="ddim"),
     )
-    (person,) = fit(recipe, Subject("s", concepts=()), backbone)
-    return sample(person, backbone, prompts, layout=layout)
+    (artifact,) = fit(recipe, Subject("s", concepts=()), backbone)
+    return sample(artifact, backbone, prompts, layout=layout)
 
 
 def test_the_energy_falls_within_a_step(backbone: Backbone) -> None:

@@ -13,8 +13,8 @@ from pcs_testing import make_recipe, make_subject
 
 def test_it_goes_from_the_picture_to_noise(backbone: Backbone) -> None:
     subject = make_subject()
-    (person,) = fit(make_recipe([DDIMInversion(steps=6)]), subject, backbone)
-    way = person.features[TRAJECTORY]
+    (artifact,) = fit(make_recipe([DDIMInversion(steps=6)]), subject, backbone)
+    way = artifact.features[TRAJECTORY]
     assert tuple(way.shape) == (7, *backbone.latent_shape)
     mean, _ = backbone.moments(torch.stack(subject.images))
     torch.testing.assert_close(way[0], mean[0], rtol=1e-4, atol=1e-5)
@@ -33,5 +33,5 @@ def test_the_image_and_the_prompt_decide(backbone: Backbone) -> None:
 
 
 def test_a_subject_without_pictures_has_none(backbone: Backbone) -> None:
-    (person,) = fit(make_recipe([DDIMInversion()]), Subject("s", concepts=()), backbone)
-    assert not person.features
+    (artifact,) = fit(make_recipe([DDIMInversion()]), Subject("s", concepts=()), backbone)
+    assert not artifact.features

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.engine.opening import resolve_backbone, resolve_person
+from pcs_core.engine.opening import resolve_artifact, resolve_backbone
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def merge_personalizations(
-    persons: Sequence[Personalization | Path | str],
+    artifacts: Sequence[Personalization | Path | str],
     backbone: Backbone | str | Path | None = None,
     *,
     method: str = "closed-form",
@@ -34,20 +34,20 @@ def merge_personalizations(
     """
     from pcs_core import installed
 
-    loaded = [p for p in (resolve_person(q) for q in persons) if p is not None]
+    loaded = [p for p in (resolve_artifact(q) for q in artifacts) if p is not None]
     if len(loaded) < 2:
         raise InputError("a merge needs at least two personalizations")
     tokens: dict[str, str] = {}
-    for person in loaded:
-        for concept in person.concepts:
+    for artifact in loaded:
+        for concept in artifact.concepts:
             if concept.token in tokens:
                 raise InputError(
-                    f"{tokens[concept.token]!r} and {person.subject!r} share the token "
+                    f"{tokens[concept.token]!r} and {artifact.subject!r} share the token "
                     f"{concept.token!r}: fit one of them again with another token"
                 )
-            tokens[concept.token] = person.subject
+            tokens[concept.token] = artifact.subject
     opened = resolve_backbone(backbone, loaded[0])
-    for person in loaded[1:]:
-        resolve_backbone(opened, person)
+    for artifact in loaded[1:]:
+        resolve_backbone(opened, artifact)
     merged: Personalization = installed().get("mergers", method)(loaded, opened, **settings)
     return merged

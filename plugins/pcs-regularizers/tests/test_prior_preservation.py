@@ -44,12 +44,12 @@ def run(
 
 
 def test_the_term_is_the_mean_error_of_the_class_rows(backbone: Backbone) -> None:
-    (person,) = fit(run(backbone, weight=0.25), make_subject(), backbone)
+    (artifact,) = fit(run(backbone, weight=0.25), make_subject(), backbone)
     (step,) = STEPS
     assert step.batch.roles == ("subject",) * 2 + ("prior",) * 3
     error = step.error.detach().mean(dim=(1, 2, 3))
-    assert person.losses["prior"] == pytest.approx(0.25 * error[2:].mean().item(), rel=1e-5)
-    assert person.losses["core.denoise"] == pytest.approx(error[:2].mean().item(), rel=1e-5)
+    assert artifact.losses["prior"] == pytest.approx(0.25 * error[2:].mean().item(), rel=1e-5)
+    assert artifact.losses["core.denoise"] == pytest.approx(error[:2].mean().item(), rel=1e-5)
 
 
 def test_captions_of_class_pictures_do_not_name_the_subject(backbone: Backbone) -> None:

@@ -221,18 +221,18 @@ def save_and_load(case: Case) -> None:
     """A saved and loaded personalization draws the same pictures."""
     from pcs_core.storage import load, save
 
-    backbone, person = case.open(), case.fit()
+    backbone, artifact = case.open(), case.fit()
     if case.trains():
-        assert person.tensors, "nothing was exported"
+        assert artifact.tensors, "nothing was exported"
     with tempfile.TemporaryDirectory() as folder:
-        save(person, Path(folder) / "artifact")
+        save(artifact, Path(folder) / "artifact")
         loaded = load(Path(folder) / "artifact")
-    assert list(loaded.tensors) == sorted(person.tensors) or set(loaded.tensors) == set(
-        person.tensors
+    assert list(loaded.tensors) == sorted(artifact.tensors) or set(loaded.tensors) == set(
+        artifact.tensors
     )
-    for name, tensor in person.tensors.items():
+    for name, tensor in artifact.tensors.items():
         assert torch.equal(tensor, loaded.tensors[name]), f"{name} changed on its way"
-    first, second = (sample(p, backbone, case.prompt(), seed=1) for p in (person, loaded))
+    first, second = (sample(p, backbone, case.prompt(), seed=1) for p in (artifact, loaded))
     assert torch.equal(first, second)
 
 
@@ -243,7 +243,7 @@ def two_instances(case: Case) -> None:
     before = Snapshot(backbone)
     beside = {"testing.probe": Probe(), **case.named_others(), **uses}
     try:
-        person = fit(make_recipe(beside, case.phase()), subject, backbone)[0]
+        artifact = fit(make_recipe(beside, case.phase()), subject, backbone)[0]
     except ConflictError as error:
         assert "first" in str(error), f"the conflict does not name the first use: {error}"
         assert "second" in str(error), f"the conflict does not name the second use: {error}"
@@ -260,10 +260,10 @@ def two_instances(case: Case) -> None:
         for k, t in e.owned().items()
     }
     for use in uses:
-        names = [n for n in person.tensors if n.startswith(f"{use}/")]
+        names = [n for n in artifact.tensors if n.startswith(f"{use}/")]
         assert names, f"{use!r} exports nothing"
         moved = [
-            not torch.equal(person.tensors[n], start[n].reshape(person.tensors[n].shape))
+            not torch.equal(artifact.tensors[n], start[n].reshape(artifact.tensors[n].shape))
             for n in names
         ]
         assert any(moved), f"{use!r} was silenced: none of its parameters trained"
@@ -294,8 +294,8 @@ def holds_settings_only(case: Case) -> None:
     phase = case.phase(1, train=("testing.probe/*",))
     uses = {"testing.probe": Probe(), **case.named_others(), "under.test": technique}
     recipe = make_recipe(uses, phase)
-    person = fit(recipe, case.subject(), case.open())[0]
-    sample(person, case.open(), case.prompt(), steps=1)
+    artifact = fit(recipe, case.subject(), case.open())[0]
+    sample(artifact, case.open(), case.prompt(), steps=1)
     assert vars(technique) == before
 
 

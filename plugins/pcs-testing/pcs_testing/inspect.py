@@ -38,7 +38,7 @@ class _Spy(AttnEdit):
 
 @contextmanager
 def opened(
-    person: Personalization | None,
+    artifact: Personalization | None,
     backbone: Backbone,
     prompts: Sequence[str],
     *,
@@ -49,7 +49,7 @@ def opened(
     spies: Mapping[str, AttnState] | None = None,
 ) -> Iterator[tuple[Attachment, Conditioning, Level]]:
     """Attach a personalization and encode ``prompts`` at one level; yield net, conditioning, level."""
-    run, fusion = restore(person, backbone, 0)
+    run, fusion = restore(artifact, backbone, 0)
     run.layout, run.strengths = layout, dict(strengths or {})
     if spies is not None:
         sites = [s for s in backbone.sites if s.part == "denoiser" and s.kind in ("self", "cross")]
@@ -64,7 +64,7 @@ def opened(
 
 
 def attention_states(
-    person: Personalization | None,
+    artifact: Personalization | None,
     backbone: Backbone,
     prompt: str,
     *,
@@ -76,7 +76,7 @@ def attention_states(
     """Return what each attention site saw and gave, for one prompt on fixed latents."""
     seen: dict[str, AttnState] = {}
     more = {"time": time, "progress": progress, "spies": seen, **options}
-    with opened(person, backbone, [prompt], **more) as (net, cond, level):
+    with opened(artifact, backbone, [prompt], **more) as (net, cond, level):
         if latents is None:
             rng = torch.Generator().manual_seed(7)
             latents = torch.randn(1, *backbone.latent_shape, generator=rng)
@@ -85,26 +85,26 @@ def attention_states(
 
 
 def attention_outputs(
-    person: Personalization | None, backbone: Backbone, prompt: str, **options: Any
+    artifact: Personalization | None, backbone: Backbone, prompt: str, **options: Any
 ) -> dict[str, Tensor]:
     """Return the output [1 n hd] of each attention site before its output projection."""
-    states = attention_states(person, backbone, prompt, **options)
+    states = attention_states(artifact, backbone, prompt, **options)
     return {name: state.out for name, state in states.items() if state.out is not None}
 
 
 def conditioning(
-    person: Personalization | None, backbone: Backbone, prompt: str, **options: Any
+    artifact: Personalization | None, backbone: Backbone, prompt: str, **options: Any
 ) -> Conditioning:
     """Return the conditioning of one prompt under a personalization."""
-    with opened(person, backbone, [prompt], **options) as (_, cond, _level):
+    with opened(artifact, backbone, [prompt], **options) as (_, cond, _level):
         return cond
 
 
 def control_residuals(
-    person: Personalization, backbone: Backbone, prompt: str, **options: Any
+    artifact: Personalization, backbone: Backbone, prompt: str, **options: Any
 ) -> list[Tensor]:
     """Return the residuals of all control branches on fixed latents, middle block last."""
-    with opened(person, backbone, [prompt], **options) as (net, cond, level):
+    with opened(artifact, backbone, [prompt], **options) as (net, cond, level):
         rng = torch.Generator().manual_seed(7)
         latents = torch.randn(1, *backbone.latent_shape, generator=rng).to(backbone.device)
         found: list[Tensor] = []

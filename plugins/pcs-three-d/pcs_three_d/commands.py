@@ -20,7 +20,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 @app.command()
 def render(
-    artifact: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact with a field.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact with a field.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.", show_default=False)
     ],
@@ -45,9 +45,9 @@ def render(
     from pcs_cli import destination
     from pcs_core import load, sheet, write_png
 
-    target = destination(out, overwrite=overwrite, inputs=[artifact])
-    person = load(artifact.expanduser())
-    technique, field = read_field(person, artifact)
+    target = destination(out, overwrite=overwrite, inputs=[folder])
+    artifact = load(folder.expanduser())
+    technique, field = read_field(artifact, folder)
     pictures = turntable(field, views, size or technique.size, technique.samples, elevation)
     with target.filling() as ready:
         ready.mkdir()
@@ -57,7 +57,7 @@ def render(
     typer.echo(str(target.folder))
 
 
-def read_field(person: Personalization, place: Path) -> tuple[Any, Field]:
+def read_field(artifact: Personalization, place: Path) -> tuple[Any, Field]:
     """Return the canvas technique of an artifact and its trained field.
 
     Raises
@@ -67,13 +67,13 @@ def read_field(person: Personalization, place: Path) -> tuple[Any, Field]:
     """
     import torch
 
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         if use.technique.id == TECHNIQUE:
             technique: Any = use.technique
             field: Field = technique.field()
             with torch.no_grad():
                 for name, tensor in field.owned().items():
-                    tensor.copy_(person.tensors[f"{use.name}/{field.name}/{name}"])
+                    tensor.copy_(artifact.tensors[f"{use.name}/{field.name}/{name}"])
             return technique, field
     raise InputError(f"{place} holds no field to render: fit a system that uses {TECHNIQUE}")
 

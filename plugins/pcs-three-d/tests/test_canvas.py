@@ -119,7 +119,7 @@ def test_captions_name_what_is_known(backbone: Backbone) -> None:
 def test_its_own_losses_train_it(backbone: Backbone) -> None:
     phase = Phase("c", 3, batch={"canvas": 2}, lr={"*": 0.5}, losses=("three_d.*",))
     canvas = Canvas.from_settings({**SMALL, "opacity": 1.0})
-    (person,) = fit(make_recipe([canvas], phase), make_subject(), backbone)
-    density = person.tensors["three_d.canvas/field/density"]
+    (artifact,) = fit(make_recipe([canvas], phase), make_subject(), backbone)
+    density = artifact.tensors["three_d.canvas/field/density"]
     assert float(density.mean()) < 0
-    assert person.losses["three_d.opacity"] > 0
+    assert artifact.losses["three_d.opacity"] > 0

@@ -89,7 +89,7 @@ class LayerwiseToken(LearnableToken):
 
 
 def mix_layers(
-    persons: Sequence[Personalization], backbone: Any, *, fine: str = ""
+    artifacts: Sequence[Personalization], backbone: Any, *, fine: str = ""
 ) -> Personalization:
     """Mix two personalizations: the first's rows at coarse layers, the second's at fine ones.
 
@@ -101,9 +101,9 @@ def mix_layers(
     InputError
         Not two personalizations of `tokens.layerwise` alone with equal shapes, or no site matches.
     """
-    first, second = persons[0], persons[-1]
+    first, second = artifacts[0], artifacts[-1]
     uses = [[u for u in p.recipe.uses if hasattr(u.technique, "fuse")] for p in (first, second)]
-    if len(persons) != 2 or any(
+    if len(artifacts) != 2 or any(
         [u.technique.id for u in own] != ["tokens.layerwise"] for own in uses
     ):
         raise InputError(

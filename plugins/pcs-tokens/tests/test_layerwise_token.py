@@ -88,7 +88,7 @@ def test_subjects_train_in_one_forward(backbone: Backbone, stages: int) -> None:
             torch.testing.assert_close(tensor, together.tensors[name])
 
 
-def person(backbone: Backbone, subject: Subject, **settings: Any) -> Any:
+def artifact(backbone: Backbone, subject: Subject, **settings: Any) -> Any:
     document = {
         "recipe": {"id": "mine"},
         "use": [{"technique": "tokens.layerwise", "init": "random", **settings}],
@@ -100,8 +100,8 @@ def person(backbone: Backbone, subject: Subject, **settings: Any) -> Any:
 
 def test_mixing_takes_fine_layers_from_the_second(backbone: Backbone) -> None:
     both = [
-        person(backbone, make_subject("a", token="<a>")),
-        person(backbone, make_subject("b", token="<b>", seed=1)),
+        artifact(backbone, make_subject("a", token="<a>")),
+        artifact(backbone, make_subject("b", token="<b>", seed=1)),
     ]
     mixed = merge_personalizations(both, backbone, method="mix-layers")
     ((name, rows),) = mixed.tensors.items()
@@ -115,10 +115,10 @@ def test_mixing_takes_fine_layers_from_the_second(backbone: Backbone) -> None:
 
 
 def test_what_does_not_mix_is_refused(backbone: Backbone) -> None:
-    a = person(backbone, make_subject("a", token="<a>"), shared=True)
-    b = person(backbone, make_subject("b", token="<b>"), shared=True)
+    a = artifact(backbone, make_subject("a", token="<a>"), shared=True)
+    b = artifact(backbone, make_subject("b", token="<b>"), shared=True)
     with pytest.raises(InputError, match="shares its rows"):
         merge_personalizations([a, b], backbone, method="mix-layers")
-    other = person(backbone, make_subject("b", token="<b>"), vectors=2)
+    other = artifact(backbone, make_subject("b", token="<b>"), vectors=2)
     with pytest.raises(InputError, match="do not mix"):
         merge_personalizations([a, other], backbone, method="mix-layers")

@@ -64,12 +64,12 @@ def test_noise_makes_vectors_differ(backbone: Backbone) -> None:
 def test_only_the_rows_train_and_the_pictures_change(backbone: Any) -> None:
     table = backbone.embedding.weight.clone()
     recipe = make_recipe([LearnableToken()], Phase("p", 3, lr={"*": 0.1}))
-    (person,) = fit(recipe, make_subject(), backbone)
-    assert list(person.tensors) == ["tokens.learnable/<fido>/rows"]
-    assert person.tensors["tokens.learnable/<fido>/rows"].shape == (1, 32)
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    assert list(artifact.tensors) == ["tokens.learnable/<fido>/rows"]
+    assert artifact.tensors["tokens.learnable/<fido>/rows"].shape == (1, 32)
     assert torch.equal(table, backbone.embedding.weight)
     options: dict[str, Any] = {"steps": 2, "scale": 2.0, "scheduler": "ddim"}
-    tuned = sample(person, backbone, "a photo of <fido>", **options)
+    tuned = sample(artifact, backbone, "a photo of <fido>", **options)
     noun = sample(None, backbone, "a photo of dog", **options)
     assert (tuned - noun).abs().max() > 1e-4
 
@@ -104,10 +104,10 @@ def test_captions(backbone: Backbone, with_noun: bool, monkeypatch: pytest.Monke
 def test_the_noun_follows_the_token_where_asked(backbone: Backbone) -> None:
     subject = make_subject()
     recipe = make_recipe([LearnableToken(with_noun=True, init="random")], Phase("p", 2))
-    person = fit(recipe, subject, backbone)[0]
+    artifact = fit(recipe, subject, backbone)[0]
     options: dict[str, Any] = {"steps": 2, "scale": 1.0}
-    alone = sample(person, backbone, "a photo of <fido> on grass", **options)
-    named = sample(person, backbone, "a photo of <fido> dog on grass", **options)
+    alone = sample(artifact, backbone, "a photo of <fido> on grass", **options)
+    named = sample(artifact, backbone, "a photo of <fido> dog on grass", **options)
     assert torch.equal(alone, named)  # added where it lacks, not doubled where it stands
     bare = fit(make_recipe([LearnableToken(init="random")], Phase("p", 2)), subject, backbone)[0]
     without = sample(bare, backbone, "a photo of <fido> on grass", **options)
@@ -121,15 +121,15 @@ def test_every_concept_gets_rows_of_its_own(backbone: Backbone) -> None:
     recipe = make_recipe([LearnableToken(vectors=2)], Phase("p", 2, lr={"*": 0.1}))
     start = trainable(build_fusion(recipe, [subject], backbone))
     assert list(start) == ["tokens.learnable/<fido>/rows", "tokens.learnable/<ball>/rows"]
-    (person,) = fit(recipe, subject, backbone)
-    for name, rows in person.tensors.items():
+    (artifact,) = fit(recipe, subject, backbone)
+    for name, rows in artifact.tensors.items():
         assert not torch.equal(rows, start[name].detach()[0]), f"{name} did not train"
-    drawn = sample(person, backbone, "<ball> on <fido>", steps=1)
+    drawn = sample(artifact, backbone, "<ball> on <fido>", steps=1)
     assert drawn.shape == (1, 3, 32, 32)
 
 
 def test_a_prompt_that_would_lose_the_token_is_refused(backbone: Backbone) -> None:
     recipe = make_recipe([LearnableToken(vectors=4)], Phase("p", 1))
-    (person,) = fit(recipe, make_subject(), backbone)
+    (artifact,) = fit(recipe, make_subject(), backbone)
     with pytest.raises(InputError, match="too long"):
-        sample(person, backbone, "grass " * 20 + "<fido>", steps=1)
+        sample(artifact, backbone, "grass " * 20 + "<fido>", steps=1)

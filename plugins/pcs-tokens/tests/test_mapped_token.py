@@ -99,10 +99,10 @@ def test_it_is_saved_and_drawn(backbone: Backbone, tmp_path: Path) -> None:
         "phase": [{"name": "p", "steps": 2, "lr": 1e-2}],
         "sample": {"steps": 2},
     }
-    (person,) = fit(recipe_from_document(document), make_subject(), backbone)
-    save(person, tmp_path / "a")
+    (artifact,) = fit(recipe_from_document(document), make_subject(), backbone)
+    save(artifact, tmp_path / "a")
     options: dict[str, Any] = {"seed": 1}
-    first = sample(person, backbone, "a <fido>", **options)
+    first = sample(artifact, backbone, "a <fido>", **options)
     assert torch.equal(first, sample(load(tmp_path / "a"), backbone, "a <fido>", **options))
 
 

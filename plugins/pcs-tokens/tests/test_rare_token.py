@@ -38,9 +38,9 @@ def test_the_network_reads_plain_text(
 
 
 def test_pictures_are_those_of_the_plain_text(backbone: Backbone) -> None:
-    (person,) = fit(make_recipe([RareToken()]), make_subject(), backbone)
-    assert not person.tensors
-    ours = sample(person, backbone, "a photo of <fido> in snow", scheduler="ddim", **OPTIONS)
+    (artifact,) = fit(make_recipe([RareToken()]), make_subject(), backbone)
+    assert not artifact.tensors
+    ours = sample(artifact, backbone, "a photo of <fido> in snow", scheduler="ddim", **OPTIONS)
     plain = sample(None, backbone, "a photo of sks dog in snow", scheduler="ddim", **OPTIONS)
     assert torch.equal(ours, plain)
 

@@ -88,7 +88,7 @@ def test_each_subject_has_an_anchor_of_its_own_in_each_step() -> None:
 
 def test_it_trains_on_clips_and_refuses_pictures(backbone: Backbone, subject: Subject) -> None:
     uses = [MotionResidual(), Probe(sites="temporal")]
-    (person,) = fit(make_recipe(uses, Phase("p", 2, lr={"*": 1e-2})), subject, backbone)
-    assert person.losses["video.motion_residual"] > 0
+    (artifact,) = fit(make_recipe(uses, Phase("p", 2, lr={"*": 1e-2})), subject, backbone)
+    assert artifact.losses["video.motion_residual"] > 0
     with pytest.raises(CapabilityError, match="motion needs clips"):
         fit(make_recipe([MotionResidual(), Probe()], Phase("p", 1)), make_subject(), "tiny")

@@ -16,9 +16,9 @@ PROMPT = "a photo of <run>"
 
 def test_the_inverted_noise_is_kept_and_mixed(backbone: Backbone, subject: Subject) -> None:
     recipe = make_recipe([NoisePrior(inverted=1.0, steps=4)])
-    (person,) = fit(recipe, subject, backbone)
-    assert person.features[NOISE].shape == backbone.latent_shape
-    first, second = (sample(person, backbone, PROMPT, seed=s, steps=4) for s in (0, 1))
+    (artifact,) = fit(recipe, subject, backbone)
+    assert artifact.features[NOISE].shape == backbone.latent_shape
+    first, second = (sample(artifact, backbone, PROMPT, seed=s, steps=4) for s in (0, 1))
     # all of the noise is the reference's: the seed says nothing
     assert torch.equal(first, second)
     half = make_recipe([NoisePrior(inverted=0.5, steps=4)])
@@ -30,8 +30,8 @@ def test_the_inverted_noise_is_kept_and_mixed(backbone: Backbone, subject: Subje
 
 
 def test_without_it_nothing_is_inverted(backbone: Backbone, subject: Subject) -> None:
-    (person,) = fit(make_recipe([NoisePrior(inverted=0.0)]), subject, backbone)
-    assert not person.features
+    (artifact,) = fit(make_recipe([NoisePrior(inverted=0.0)]), subject, backbone)
+    assert not artifact.features
 
 
 @pytest.mark.parametrize("over_distance", [False, True])

@@ -48,12 +48,12 @@ def test_a_phase_of_frames_sees_one_frame_a_step(backbone: Backbone, subject: Su
 def test_its_loss_is_that_of_the_frames_alone(backbone: Backbone, subject: Subject) -> None:
     STEPS.clear()
     phase = Phase("spatial", 1, batch={"frame": 2}, lr={"*": 1e-2})
-    (person,) = fit(
+    (artifact,) = fit(
         make_recipe([SingleFrames(weight=0.5), Spy(), Probe()], phase), subject, backbone
     )
     error = STEPS[0].error.detach().mean()
-    assert abs(person.losses["video.single_frames"] - 0.5 * float(error)) < 1e-5
-    assert person.losses["core.denoise"] == 0.0
+    assert abs(artifact.losses["video.single_frames"] - 0.5 * float(error)) < 1e-5
+    assert artifact.losses["core.denoise"] == 0.0
 
 
 def test_every_second_frame(backbone: Backbone, subject: Subject) -> None:

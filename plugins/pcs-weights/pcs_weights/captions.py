@@ -31,25 +31,25 @@ NOUNS = "cat dog car house tree cup toy bird boat flower chair book".split()
 """Nouns that they are filled with."""
 
 
-def target_features(person: Personalization, backbone: Any, template: str) -> Tensor:
+def target_features(artifact: Personalization, backbone: Any, template: str) -> Tensor:
     """Return the text features [t d] of the caption words, from the token on, of each concept."""
     from pcs_core import text_features
 
     rows = []
-    for concept in person.concepts:
+    for concept in artifact.concepts:
         named = template.format(f"{concept.token} {concept.noun}")
-        text, length, first = text_features(person, backbone, named)
+        text, length, first = text_features(artifact, backbone, named)
         rows.append(text[0, first[0] if first else 1 : length[0]])
     return torch.cat(rows).float().cpu()
 
 
 def regular_features(
-    persons: Sequence[Personalization], backbone: Any, captions: Sequence[str]
+    artifacts: Sequence[Personalization], backbone: Any, captions: Sequence[str]
 ) -> Tensor:
     """Return text features [n d] of the regularisation captions over many nouns, end token included."""
     from pcs_core import text_features
 
-    nouns = dict.fromkeys([c.noun for p in persons for c in p.concepts] + NOUNS)
+    nouns = dict.fromkeys([c.noun for p in artifacts for c in p.concepts] + NOUNS)
     rows = []
     for noun in nouns:
         for caption in captions:

@@ -40,7 +40,7 @@ def solve(base: Tensor, targets: Tensor, values: Tensor, regular: Tensor, ridge:
 
 
 def closed_form(
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     backbone: Any,
     *,
     ridge: float = 1e-6,
@@ -48,16 +48,16 @@ def closed_form(
     template: str = TEMPLATE,
 ) -> Personalization:
     """Merge by constrained least squares; every concept keeps its own keys and values."""
-    return _merge(persons, backbone, ridge=ridge, captions=captions, template=template)
+    return _merge(artifacts, backbone, ridge=ridge, captions=captions, template=template)
 
 
-def average(persons: Sequence[Personalization], backbone: Any) -> Personalization:
+def average(artifacts: Sequence[Personalization], backbone: Any) -> Personalization:
     """Merge by the plain mean of the deltas: the baseline."""
-    return _merge(persons, backbone, ridge=None, captions=(), template="")
+    return _merge(artifacts, backbone, ridge=None, captions=(), template="")
 
 
 def _merge(
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     backbone: Any,
     *,
     ridge: float | None,
@@ -68,18 +68,18 @@ def _merge(
 
     from pcs_core import recipe_from_document
 
-    deltas = [deltas_of(p) for p in persons]
-    words = [token_uses(p) for p in persons]
-    check_words(persons, words)
+    deltas = [deltas_of(p) for p in artifacts]
+    words = [token_uses(p) for p in artifacts]
+    check_words(artifacts, words)
     keys = sorted(set().union(*deltas))
     if any(set(d) != set(keys) for d in deltas):
         raise InputError("the personalizations have deltas at different sites: they do not merge")
-    check_sites(persons[0], keys, backbone)
+    check_sites(artifacts[0], keys, backbone)
     if ridge is None:
         merged = {k: torch.stack([d[k] for d in deltas]).mean(0) for k in keys}
     else:
-        features = [target_features(p, backbone, template) for p in persons]
-        regular = regular_features(persons, backbone, captions)
+        features = [target_features(p, backbone, template) for p in artifacts]
+        regular = regular_features(artifacts, backbone, captions)
         merged = {}
         for key in keys:
             base = base_weight(backbone, key)
@@ -91,21 +91,21 @@ def _merge(
             merged.setdefault(key, torch.zeros_like(base_weight(backbone, key)))
     tokens = {
         f"{ours.name}/{name.removeprefix(f'{theirs.name}/')}": value
-        for person, uses in zip(persons, words, strict=True)
+        for artifact, uses in zip(artifacts, words, strict=True)
         for ours, theirs in zip(words[0], uses, strict=True)
-        for name, value in person.tensors.items()
+        for name, value in artifact.tensors.items()
         if name.startswith(f"{theirs.name}/")
     }
-    document = merged_document(persons[0], sites, backbone)
+    document = merged_document(artifacts[0], sites, backbone)
     return replace(
-        persons[0],
+        artifacts[0],
         recipe=recipe_from_document(document),
-        concepts=tuple(c for p in persons for c in p.concepts),
+        concepts=tuple(c for p in artifacts for c in p.concepts),
         tensors={**tokens, **{f"weights.merge/{k}": v for k, v in merged.items()}},
         features={},
         losses={},
-        subject="+".join(p.subject for p in persons),
-        extra={"merged_from": [p.subject for p in persons]},
+        subject="+".join(p.subject for p in artifacts),
+        extra={"merged_from": [p.subject for p in artifacts]},
     )
 
 
@@ -118,10 +118,10 @@ def base_weight(backbone: Any, key: str) -> Tensor:
 
 
 def merged_document(
-    person: Personalization, sites: Sequence[str], backbone: Any
+    artifact: Personalization, sites: Sequence[str], backbone: Any
 ) -> Mapping[str, Any]:
     """Return the recipe of the merged personalization: the first one's tokens, and the merged deltas."""
-    document: dict[str, Any] = dict(person.recipe.document)
+    document: dict[str, Any] = dict(artifact.recipe.document)
     kept = [u for u in document["use"] if u["technique"] in TOKENS]
     every = sorted(site.name for site in select_sites(backbone.sites, "cross"))
     where = "cross" if list(sites) == every else "|".join(sites)

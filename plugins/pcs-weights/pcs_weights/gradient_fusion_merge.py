@@ -24,7 +24,7 @@ TEMPLATES = ("a photo of {}", "{}")
 
 
 def gradient_fusion(
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     backbone: Any,
     *,
     iterations: int = 500,
@@ -46,11 +46,11 @@ def gradient_fusion(
     """
     from pcs_core import recipe_from_document
 
-    words = [word_uses(p) for p in persons]
-    deltas = [deltas_of(p) for p in persons]
-    check_alike(persons, words, deltas)
+    words = [word_uses(p) for p in artifacts]
+    deltas = [deltas_of(p) for p in artifacts]
+    check_alike(artifacts, words, deltas)
     grams = [
-        record(p, backbone, sorted(deltas[0]), templates, steps=steps, seed=seed) for p in persons
+        record(p, backbone, sorted(deltas[0]), templates, steps=steps, seed=seed) for p in artifacts
     ]
     cross = {site.name for site in select_sites(backbone.sites, "cross")}
     fused = {}
@@ -64,75 +64,75 @@ def gradient_fusion(
         )
     tokens = {
         f"{ours.name}/{name.removeprefix(f'{theirs.name}/')}": value
-        for person, uses in zip(persons, words, strict=True)
+        for artifact, uses in zip(artifacts, words, strict=True)
         for ours, theirs in zip(words[0], uses, strict=True)
-        for name, value in person.tensors.items()
+        for name, value in artifact.tensors.items()
         if name.startswith(f"{theirs.name}/")
     }
     return replace(
-        persons[0],
-        recipe=recipe_from_document(fused_document(persons[0])),
-        concepts=tuple(c for p in persons for c in p.concepts),
+        artifacts[0],
+        recipe=recipe_from_document(fused_document(artifacts[0])),
+        concepts=tuple(c for p in artifacts for c in p.concepts),
         tensors={**tokens, **{f"weights.gradient_fusion/{k}/delta": v for k, v in fused.items()}},
         features={},
         losses={},
-        subject="+".join(p.subject for p in persons),
-        extra={"merged_from": [p.subject for p in persons]},
+        subject="+".join(p.subject for p in artifacts),
+        extra={"merged_from": [p.subject for p in artifacts]},
     )
 
 
-def word_uses(person: Personalization) -> list[Use]:
+def word_uses(artifact: Personalization) -> list[Use]:
     """Return the uses that own words; refuse those whose tensors a fusion would lose."""
-    owners = {name.split("/", 1)[0] for name in person.tensors}
+    owners = {name.split("/", 1)[0] for name in artifact.tensors}
     found = []
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         kind = use.technique.id
         if use.name in owners and kind.startswith("tokens."):
             found.append(use)
         elif use.name in owners and kind != FACTORS:
             raise InputError(
-                f"{person.subject!r}: the tensors of the use {use.name!r} ({kind}) would be lost: gradient "
+                f"{artifact.subject!r}: the tensors of the use {use.name!r} ({kind}) would be lost: gradient "
                 f"fusion joins words and {FACTORS}"
             )
     return found
 
 
-def deltas_of(person: Personalization) -> dict[tuple[str, str], Tensor]:
+def deltas_of(artifact: Personalization) -> dict[tuple[str, str], Tensor]:
     """Return dW [out in] of each layer by (part, name)."""
     found: dict[tuple[str, str], Tensor] = {}
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         if use.technique.id != FACTORS:
             continue
         settings = use.technique.settings()
         rank, alpha, part = settings["rank"], settings["alpha"], settings["part"]
         scale = (rank if alpha is None else alpha) / rank
-        for name, b in person.tensors.items():
+        for name, b in artifact.tensors.items():
             if name.startswith(f"{use.name}/") and name.endswith("/B"):
                 layer = name.removeprefix(f"{use.name}/").removesuffix("/B")
-                a = person.tensors[f"{use.name}/{layer}/A"]
+                a = artifact.tensors[f"{use.name}/{layer}/A"]
                 found[part, layer] = found.get((part, layer), 0) + scale * (b @ a)
     if not found:
-        raise InputError(f"{person.subject!r} (recipe {person.recipe.id!r}) has no {FACTORS}")
+        raise InputError(f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no {FACTORS}")
     return found
 
 
 def check_alike(
-    persons: Sequence[Personalization],
+    artifacts: Sequence[Personalization],
     words: Sequence[Sequence[Use]],
     deltas: Sequence[Mapping[tuple[str, str], Tensor]],
 ) -> None:
     """Refuse personalizations that one recipe cannot hold; names the first that differs."""
-    for person, uses, own in zip(persons, words, deltas, strict=True):
+    for artifact, uses, own in zip(artifacts, words, deltas, strict=True):
         kinds = [[u.technique.id for u in w] for w in (uses, words[0])]
         if set(own) != set(deltas[0]) or kinds[0] != kinds[1]:
             raise InputError(
-                f"{person.subject!r} and {persons[0].subject!r} have other layers or words: fit both with "
+                f"{artifact.subject!r} and {artifacts[0].subject!r} have other layers or words: fit both with "
                 "one recipe"
             )
 
 
 def record(
-    person: Personalization,
+    artifact: Personalization,
     backbone: Any,
     layers: Sequence[tuple[str, str]],
     templates: Sequence[str],
@@ -140,13 +140,13 @@ def record(
     steps: int,
     seed: int,
 ) -> dict[tuple[str, str], Tensor]:
-    """Return the mean Gram matrix [in in] of each layer's inputs while ``person`` draws."""
+    """Return the mean Gram matrix [in in] of each layer's inputs while ``artifact`` draws."""
     from pcs_core import sample
 
-    named = " and ".join(c.token for c in person.concepts)
+    named = " and ".join(c.token for c in artifact.concepts)
     prompts = [t.format(named) for t in templates]
     with listening(backbone, layers) as grams:
-        sample(person, backbone, prompts, steps=steps, scale=1.0, seed=seed)
+        sample(artifact, backbone, prompts, steps=steps, scale=1.0, seed=seed)
     return grams
 
 
@@ -175,11 +175,11 @@ def listening(
             handle.remove()
 
 
-def fused_document(person: Personalization) -> Mapping[str, Any]:
+def fused_document(artifact: Personalization) -> Mapping[str, Any]:
     """Return the recipe of the fused personalization: its low-rank uses become one of fused deltas."""
-    document: dict[str, Any] = dict(person.recipe.document)
+    document: dict[str, Any] = dict(artifact.recipe.document)
     globs: dict[str, list[str]] = {"denoiser": [], "text": []}
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         if use.technique.id == FACTORS:
             settings = use.technique.settings()
             globs[settings["part"]].append(settings["sites"])

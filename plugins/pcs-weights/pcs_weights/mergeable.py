@@ -23,7 +23,7 @@ START_ONLY = frozenset({"init", "init_word", "noise", "templates"})
 """Settings of a token that mean nothing once it is trained."""
 
 
-def token_uses(person: Personalization) -> list[Use]:
+def token_uses(artifact: Personalization) -> list[Use]:
     """Return the uses that hold learned tokens, in recipe order.
 
     Raises
@@ -31,25 +31,25 @@ def token_uses(person: Personalization) -> list[Use]:
     InputError
         Another use, neither tokens nor key/value deltas, acts on the pictures: merging would lose it.
     """
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         # what has neither hook acts in a fit alone
         acts = any(hasattr(use.technique, hook) for hook in ("fuse", "sample"))
         if acts and use.technique.id not in (*TOKENS, *DELTAS):
             raise InputError(
-                f"{person.subject!r}: what the use {use.name!r} ({use.technique.id}) does would be lost: "
+                f"{artifact.subject!r}: what the use {use.name!r} ({use.technique.id}) does would be lost: "
                 f"only systems of {', '.join((*TOKENS, *DELTAS))} merge"
             )
-    owners = {use.name for use in person.recipe.uses if use.technique.id in (*TOKENS, *DELTAS)}
-    for name in person.tensors:
+    owners = {use.name for use in artifact.recipe.uses if use.technique.id in (*TOKENS, *DELTAS)}
+    for name in artifact.tensors:
         if (owner := name.split("/", 1)[0]) not in owners:
             raise InputError(
-                f"{person.subject!r}: the tensors of the use {owner!r} would be lost: "
+                f"{artifact.subject!r}: the tensors of the use {owner!r} would be lost: "
                 f"only systems of {', '.join((*TOKENS, *DELTAS))} merge"
             )
-    return [use for use in person.recipe.uses if use.technique.id in TOKENS]
+    return [use for use in artifact.recipe.uses if use.technique.id in TOKENS]
 
 
-def check_words(persons: Sequence[Personalization], words: Sequence[Sequence[Use]]) -> None:
+def check_words(artifacts: Sequence[Personalization], words: Sequence[Sequence[Use]]) -> None:
     """Refuse personalizations whose tokens one recipe cannot hold.
 
     Raises
@@ -58,11 +58,11 @@ def check_words(persons: Sequence[Personalization], words: Sequence[Sequence[Use
         Names the personalization, the use and the setting.
     """
     first = words[0]
-    for person, uses in zip(persons[1:], words[1:], strict=True):
+    for artifact, uses in zip(artifacts[1:], words[1:], strict=True):
         if len(uses) != len(first):
             raise InputError(
-                f"{person.subject!r} has {len(uses)} uses of tokens.learnable "
-                f"({', '.join(u.name for u in uses) or 'none'}), {persons[0].subject!r} has "
+                f"{artifact.subject!r} has {len(uses)} uses of tokens.learnable "
+                f"({', '.join(u.name for u in uses) or 'none'}), {artifacts[0].subject!r} has "
                 f"{len(first)} ({', '.join(u.name for u in first) or 'none'}): they do not merge"
             )
         for ours, theirs in zip(first, uses, strict=True):
@@ -70,12 +70,12 @@ def check_words(persons: Sequence[Personalization], words: Sequence[Sequence[Use
             for key, value in settings.items():
                 if key not in START_ONLY and value != wanted[key]:
                     raise InputError(
-                        f"{person.subject!r}: the use {theirs.name!r} has {key} = {value!r}, "
-                        f"{persons[0].subject!r} has {wanted[key]!r}: fit one of them again"
+                        f"{artifact.subject!r}: the use {theirs.name!r} has {key} = {value!r}, "
+                        f"{artifacts[0].subject!r} has {wanted[key]!r}: fit one of them again"
                     )
 
 
-def check_sites(person: Personalization, keys: Sequence[str], backbone: Any) -> None:
+def check_sites(artifact: Personalization, keys: Sequence[str], backbone: Any) -> None:
     """Refuse deltas of projections that do not read the text.
 
     Raises
@@ -87,12 +87,12 @@ def check_sites(person: Personalization, keys: Sequence[str], backbone: Any) -> 
     for key in keys:
         if (site := key.rpartition("/")[0]) not in cross:
             raise InputError(
-                f"{person.subject!r} has a delta at {site!r}, which is no cross attention: "
+                f"{artifact.subject!r} has a delta at {site!r}, which is no cross attention: "
                 "only keys and values of the text merge"
             )
 
 
-def deltas_of(person: Personalization) -> dict[str, Tensor]:
+def deltas_of(artifact: Personalization) -> dict[str, Tensor]:
     """Return the key/value deltas in force, by ``"<site>/<k or v>"``, the strength multiplied in.
 
     Raises
@@ -101,23 +101,23 @@ def deltas_of(person: Personalization) -> dict[str, Tensor]:
         The personalization has none, or also deltas of another projection.
     """
     found: dict[str, Tensor] = {}
-    for use in person.recipe.uses:
+    for use in artifact.recipe.uses:
         if use.technique.id not in DELTAS:
             continue
         strength = float(getattr(use.technique, "strength", 1.0))
-        for name, value in person.tensors.items():
+        for name, value in artifact.tensors.items():
             owner, _, key = name.partition("/")
             if owner != use.name:
                 continue
             if (part := key.rpartition("/")[2]) not in ("k", "v"):
                 raise InputError(
-                    f"{person.subject!r}: the use {use.name!r} has deltas of {part!r}: only keys and "
+                    f"{artifact.subject!r}: the use {use.name!r} has deltas of {part!r}: only keys and "
                     'values merge; fit with parts = ["k", "v"]'
                 )
             found[key] = found[key] + strength * value if key in found else strength * value
     if not found:
         raise InputError(
-            f"{person.subject!r} (recipe {person.recipe.id!r}) has no key/value deltas: only systems "
+            f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no key/value deltas: only systems "
             "with weights.kv, such as custom-diffusion, merge in closed form"
         )
     return found

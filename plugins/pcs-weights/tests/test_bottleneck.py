@@ -32,8 +32,8 @@ def test_it_adapts_the_output_of_the_layer(backbone: Backbone) -> None:
 
 
 def test_only_attention_and_feed_forward_outputs_by_default(backbone: Backbone) -> None:
-    person = fit(make_recipe([BottleneckAdapter()], Phase("p", 1)), make_subject(), backbone)[0]
-    layers = {name.split("/")[1] for name in person.tensors}
+    artifact = fit(make_recipe([BottleneckAdapter()], Phase("p", 1)), make_subject(), backbone)[0]
+    layers = {name.split("/")[1] for name in artifact.tensors}
     assert layers
     assert all(layer.endswith(("to_out.0", "ff.net.2")) for layer in layers)
 

@@ -54,12 +54,12 @@ def test_repeated_targets_do_not_blow_up() -> None:
 
 def test_what_has_no_deltas_does_not_merge(backbone: Backbone) -> None:
     subjects = [make_subject("a", token="<a>"), make_subject("b", token="<b>")]
-    persons = fit(make_recipe([Probe()], Phase("p", 1)), subjects, backbone)
+    artifacts = fit(make_recipe([Probe()], Phase("p", 1)), subjects, backbone)
     with pytest.raises(InputError, match="no key/value deltas"):
-        merge_personalizations(persons, backbone)
+        merge_personalizations(artifacts, backbone)
 
 
-def person(
+def artifact(
     backbone: Backbone,
     name: str,
     *extra: dict[str, Any],
@@ -83,10 +83,10 @@ def person(
 
 @pytest.mark.parametrize("method", ["closed-form", "average"])
 def test_uses_may_have_other_names(backbone: Backbone, tmp_path: Path, method: str) -> None:
-    plain = [person(backbone, "a"), person(backbone, "bb")]
+    plain = [artifact(backbone, "a"), artifact(backbone, "bb")]
     named = [
-        person(backbone, "a", word={"name": "word"}, kv={"name": "kv"}),
-        person(backbone, "bb", word={"name": "other"}, kv={"name": "deltas"}),
+        artifact(backbone, "a", word={"name": "word"}, kv={"name": "kv"}),
+        artifact(backbone, "bb", word={"name": "other"}, kv={"name": "deltas"}),
     ]
     merged, expected = (merge_personalizations(p, backbone, method=method) for p in (named, plain))
     assert {n.split("/")[0] for n in merged.tensors} == {"word", "weights.merge"}
@@ -104,7 +104,7 @@ def test_uses_may_have_other_names(backbone: Backbone, tmp_path: Path, method: s
 def test_a_merge_holds_the_sites_and_parts_that_were_trained(backbone: Backbone) -> None:
     kv = {"sites": "mid_block*attn2", "parts": ["k"]}
     merged = merge_personalizations(
-        [person(backbone, "a", kv=kv), person(backbone, "bb", kv=kv)], backbone
+        [artifact(backbone, "a", kv=kv), artifact(backbone, "bb", kv=kv)], backbone
     )
     deltas = {n: t for n, t in merged.tensors.items() if n.startswith("weights.merge/")}
     assert all("mid_block" in n for n in deltas)
@@ -130,7 +130,7 @@ def test_what_a_merge_would_lose_is_refused(
 ) -> None:
     extra = [change["extra"]] if "extra" in change else []
     rest = {key: value for key, value in change.items() if key != "extra"}
-    first, second = person(backbone, "a"), person(backbone, "bb", *extra, **rest)
+    first, second = artifact(backbone, "a"), artifact(backbone, "bb", *extra, **rest)
     with pytest.raises(InputError) as caught:
         merge_personalizations([first, second], backbone)
     assert all(w in str(caught.value) for w in words), str(caught.value)
@@ -138,13 +138,13 @@ def test_what_a_merge_would_lose_is_refused(
 
 def test_deltas_that_do_not_read_the_text_are_refused(backbone: Backbone) -> None:
     kv = {"sites": "attention"}
-    persons = [person(backbone, "a", kv=kv), person(backbone, "bb", kv=kv)]
+    artifacts = [artifact(backbone, "a", kv=kv), artifact(backbone, "bb", kv=kv)]
     with pytest.raises(InputError, match="'a' has a delta at .*no cross attention"):
-        merge_personalizations(persons, backbone)
+        merge_personalizations(artifacts, backbone)
 
 
 def test_where_a_token_started_does_not_matter(backbone: Backbone) -> None:
     merge_personalizations(
-        [person(backbone, "a"), person(backbone, "bb", word={"init": "random", "noise": 0.1})],
+        [artifact(backbone, "a"), artifact(backbone, "bb", word={"init": "random", "noise": 0.1})],
         backbone,
     )

@@ -57,18 +57,18 @@ def test_inputs_that_do_not_meet_keep_both_updates() -> None:
 
 def test_a_fusion_is_an_artifact_of_both(backbone: Backbone, tmp_path: Any) -> None:
     before = Snapshot(backbone)
-    persons = fitted(backbone, {"technique": "weights.lora"}, TEXT)
-    merged = merge_personalizations(persons, backbone, steps=1, **FEW)
+    artifacts = fitted(backbone, {"technique": "weights.lora"}, TEXT)
+    merged = merge_personalizations(artifacts, backbone, steps=1, **FEW)
     before.assert_unchanged()
     assert [c.token for c in merged.concepts] == ["<a>", "<b>"]
     owners = {name.split("/")[0] for name in merged.tensors}
     assert owners == {"tokens.learnable", "weights.gradient_fusion"}
     layers = {name.split("/")[1] for name in merged.tensors if name.endswith("/delta")}
-    assert layers == {layer for _, layer in deltas_of(persons[0])}
+    assert layers == {layer for _, layer in deltas_of(artifacts[0])}
     save(merged, tmp_path / "both")
     drawn = sample(merged, backbone, "a <a> and a <b>", seed=1)
     assert torch.equal(drawn, sample(load(tmp_path / "both"), backbone, "a <a> and a <b>", seed=1))
-    assert (drawn - sample(persons[0], backbone, "a <a> and a <b>", seed=1)).abs().max() > 1e-4
+    assert (drawn - sample(artifacts[0], backbone, "a <a> and a <b>", seed=1)).abs().max() > 1e-4
 
 
 def test_what_it_would_lose_is_refused(backbone: Backbone) -> None:

@@ -105,17 +105,17 @@ def test_the_mean_follows_the_word_in_fits_only(backbone: Backbone, tmp_path: Pa
         "phase": [{"name": "p", "steps": 3, "lr": {"*": 1e-2}}],
         "sample": {"steps": 2},
     }
-    (person,) = fit(recipe_from_document(document), make_subject(), backbone)
-    own = {k.rsplit("/", 1)[1]: v for k, v in person.tensors.items() if "<fido>" in k}
+    (artifact,) = fit(recipe_from_document(document), make_subject(), backbone)
+    own = {k.rsplit("/", 1)[1]: v for k, v in artifact.tensors.items() if "<fido>" in k}
     assert set(own) == {"rows", "input", "direction", "superclass"}
     assert not torch.allclose(own["input"], own["superclass"], atol=1e-2)
-    save(person, tmp_path / "a")
-    first = sample(person, backbone, "a <fido>", seed=1)
+    save(artifact, tmp_path / "a")
+    first = sample(artifact, backbone, "a <fido>", seed=1)
     assert torch.equal(first, sample(load(tmp_path / "a"), backbone, "a <fido>", seed=1))
-    loose = sample(person, backbone, "a <fido>", seed=1, strengths={"key_locked.beta": 1.5})
+    loose = sample(artifact, backbone, "a <fido>", seed=1, strengths={"key_locked.beta": 1.5})
     assert not torch.equal(first, loose)
     with pytest.raises(InputError, match="unknown strength 'key_locked.bata', did you mean"):
-        sample(person, backbone, "a <fido>", strengths={"key_locked.bata": 1.5})
+        sample(artifact, backbone, "a <fido>", strengths={"key_locked.bata": 1.5})
 
 
 def test_subjects_keep_means_of_their_own(backbone: Backbone) -> None:

@@ -118,13 +118,13 @@ def test_full_owns_every_weight_of_its_parts(backbone: Backbone, parts: tuple[An
 def test_full_stores_the_difference(backbone: Backbone) -> None:
     name = "mid_block.resnets.0.conv1.weight"
     technique = FullFinetune(pattern="mid_block.resnets.0.conv1.*")
-    (person,) = fit(
+    (artifact,) = fit(
         make_recipe([technique], Phase("p", 2, lr={"*": 1e-3})), make_subject(), backbone
     )
-    assert {k.rsplit(".", 1)[0] for k in person.tensors} == {
+    assert {k.rsplit(".", 1)[0] for k in artifact.tensors} == {
         "weights.full/denoiser/mid_block.resnets.0.conv1"
     }
-    delta = person.tensors[f"weights.full/denoiser/{name}"]
+    delta = artifact.tensors[f"weights.full/denoiser/{name}"]
     assert 0 < delta.abs().max() <= 2.1e-3  # two steps of adam at this rate
 
 
@@ -152,7 +152,7 @@ def test_a_lora_of_the_fit_is_left_out_of_sampling(backbone: Backbone) -> None:
     plain = sample(None, backbone, prompt, steps=2)
     for mode, alike in (("fit", True), ("both", False)):
         technique = LoRA.from_settings({"mode": mode})
-        (person,) = fit(make_recipe([technique], phase), subject, backbone)
-        assert max(t.abs().max() for n, t in person.tensors.items() if n.endswith("/B")) > 0.01
-        drawn = sample(person, backbone, prompt, steps=2, scale=7.5)
+        (artifact,) = fit(make_recipe([technique], phase), subject, backbone)
+        assert max(t.abs().max() for n, t in artifact.tensors.items() if n.endswith("/B")) > 0.01
+        drawn = sample(artifact, backbone, prompt, steps=2, scale=7.5)
         assert torch.equal(drawn, plain) == alike

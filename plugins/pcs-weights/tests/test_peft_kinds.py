@@ -153,10 +153,10 @@ def test_save_and_load(backbone: Backbone, tmp_path: Path, kind: str) -> None:
             "sample": {"steps": 2, "scale": 2.0},
         }
     )
-    (person,) = fit(recipe, make_subject(), backbone)
-    save(person, tmp_path / "artifact")
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    save(artifact, tmp_path / "artifact")
     loaded = load(tmp_path / "artifact")
-    first, second = (sample(p, backbone, "a photo of <fido>") for p in (person, loaded))
+    first, second = (sample(p, backbone, "a photo of <fido>") for p in (artifact, loaded))
     plain = sample(None, backbone, "a photo of <fido>", steps=2, scale=2.0, scheduler="ddim")
     assert torch.equal(first, second)
     assert (first - plain).abs().max() > 1e-4
@@ -188,8 +188,8 @@ def test_a_phase_may_train_part_of_it(backbone: Backbone) -> None:
     phase = Phase("p", 2, lr={"*": 1e-2}, train=("*lora_B*",))
     recipe = make_recipe([Peft(kind="lora", sites="*.to_v")], phase)
     start = trainable(build_fusion(recipe, [make_subject()], backbone))
-    (person,) = fit(recipe, make_subject(), backbone)
-    for name, tensor in person.tensors.items():
+    (artifact,) = fit(recipe, make_subject(), backbone)
+    for name, tensor in artifact.tensors.items():
         assert torch.equal(tensor, start[name].detach()) == ("lora_A" in name)
 
 

@@ -106,7 +106,7 @@ class Fitted(Source):
 
     def __init__(self, place: Workplace, job: Job) -> None:
         super().__init__(place, job)
-        self._person: Personalization | None = None
+        self._artifact: Personalization | None = None
         self._why: Exception | None = None
         self.recipe: Recipe = load_system(place.protocol, job.system)
         self.fit = fit_key(
@@ -129,27 +129,27 @@ class Fitted(Source):
         from pcs_core import sample
 
         texts = [self.text(cell) for cell in chunk]
-        drawn = sample(self.person, self.place.backbone, texts, seed=chunk[0].noise)
+        drawn = sample(self.artifact, self.place.backbone, texts, seed=chunk[0].noise)
         if drawn.dim() != 4:
             raise InputError(f"{self.job.system!r} draws clips, and a benchmark compares pictures")
         return drawn[: len(chunk)]
 
     def prepare(self) -> None:
         """See :meth:`Source.prepare`."""
-        _ = self.person
+        _ = self.artifact
 
     @property
-    def person(self) -> Personalization:
+    def artifact(self) -> Personalization:
         """The fit, made when it is first asked for; what fails once is not tried for every picture."""
         if self._why is not None:
             raise self._why
-        if self._person is None:
+        if self._artifact is None:
             try:
-                self._person = self._open()
+                self._artifact = self._open()
             except Exception as error:
                 self._why = error
                 raise
-        return self._person
+        return self._artifact
 
     def _open(self) -> Personalization:
         """Read the fit where it lies already, else make it, or go on with it after a kill."""
@@ -185,14 +185,14 @@ class Fitted(Source):
 
         with peak_memory(protocol.device) as peak:
             try:
-                person = once(resumed)
+                artifact = once(resumed)
             except PcsError:
                 if not resumed:
                     raise
                 shutil.rmtree(work)  # a checkpoint that a kill damaged
                 work.mkdir()
                 resumed = False
-                person = once(False)
+                artifact = once(False)
         seconds = time.monotonic() - started
         facts = {
             "key": self.fit,
@@ -203,19 +203,19 @@ class Fitted(Source):
             "steps": done["step"],
             "peak_bytes": peak.bytes,
             "peak_of": peak.what,
-            "parameters": sum(t.numel() for t in person.tensors.values()),
+            "parameters": sum(t.numel() for t in artifact.tensors.values()),
             "recipe_hash": self.recipe.hash,
             "backbone_hash": self.place.backbone.card.hash,
-            "losses": {k: v for k, v in person.losses.items() if v == v},
+            "losses": {k: v for k, v in artifact.losses.items() if v == v},
         }
-        for name, tensor in person.tensors.items():
+        for name, tensor in artifact.tensors.items():
             if not bool(tensor.isfinite().all()):
                 raise InputError(f"the fit diverged ({name} is not finite): use a smaller lr")
         write_json(folder.with_name(f"{self.fit}.json"), facts)
         write_json(folder.with_name(f"{self.fit}.recipe.json"), dict(self.recipe.document))
-        save(person, folder)
+        save(artifact, folder)
         shutil.rmtree(work, ignore_errors=True)
-        return person
+        return artifact
 
 
 def open_source(place: Workplace, job: Job) -> Source:

@@ -157,9 +157,9 @@ def _subject(
     watching = Watch([subject], place.backbone, *eyes)
     last: list[Any] = []
 
-    def keep(persons: Sequence[Any]) -> list[bool]:
-        last[:] = persons
-        return watching(persons)
+    def keep(artifacts: Sequence[Any]) -> list[bool]:
+        last[:] = artifacts
+        return watching(artifacts)
 
     (kept,) = fit(
         recipe,
@@ -178,8 +178,8 @@ def _subject(
     alignment, fidelity = eyes
     drawn: dict[str, Any] = {"prompts": texts, "seed": 0, "count": protocol.seeds}
     judge = Watch([subject], place.backbone, alignment, fidelity, **drawn)
-    for label, person in (("watched", kept), ("last", last[0])):
-        point = judge.point(person, subject)
+    for label, artifact in (("watched", kept), ("last", last[0])):
+        point = judge.point(artifact, subject)
         found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "merit")}
     return found
 

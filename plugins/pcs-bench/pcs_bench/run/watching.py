@@ -49,28 +49,28 @@ class Watch:
     kept: dict[str, int] = field(default_factory=dict)
     _ends: dict[str, tuple[float, float, float, float]] = field(default_factory=dict)
 
-    def __call__(self, persons: Sequence[Personalization]) -> list[bool]:
+    def __call__(self, artifacts: Sequence[Personalization]) -> list[bool]:
         """Return for each personalization whether it takes the place of the one kept so far."""
         by_name = {subject.name: subject for subject in self.subjects}
-        return [self._keeps(person, by_name[person.subject]) for person in persons]
+        return [self._keeps(artifact, by_name[artifact.subject]) for artifact in artifacts]
 
-    def point(self, person: Personalization, subject: Subject) -> Point:
+    def point(self, artifact: Personalization, subject: Subject) -> Point:
         """Draw with a personalization, and say where it lies between the baselines."""
         from pcs_core import sample
 
         texts = [told(p, subject.concepts) for p in self.prompts]
-        drawn = sample(person, self.backbone, texts, seed=self.seed, count=self.count)
+        drawn = sample(artifact, self.backbone, texts, seed=self.seed, count=self.count)
         alignment, fidelity = self._score(drawn, subject)
-        low, high, bottom, top = self._baselines(person, subject)
+        low, high, bottom, top = self._baselines(artifact, subject)
         pictures = [
             (scaled(a, low, high), scaled(f, bottom, top))
             for a, f in zip(alignment, fidelity, strict=True)
         ]
         return Point(*means(pictures), merit(pictures), tuple(pictures))
 
-    def _keeps(self, person: Personalization, subject: Subject) -> bool:
+    def _keeps(self, artifact: Personalization, subject: Subject) -> bool:
         seen = self.points.setdefault(subject.name, [])
-        seen.append(point := self.point(person, subject))
+        seen.append(point := self.point(artifact, subject))
         lead, error = max(seen, key=lambda p: (p.merit, p.fidelity)).lead(point)
         if lead > error:
             return False
@@ -78,13 +78,13 @@ class Watch:
         return True
 
     def _baselines(
-        self, person: Personalization, subject: Subject
+        self, artifact: Personalization, subject: Subject
     ) -> tuple[float, float, float, float]:
         """Return alignment of copies and untuned pictures, then fidelity of untuned and copies."""
         from pcs_core import sample
 
         if subject.name not in self._ends:
-            settings = person.recipe.sample
+            settings = artifact.recipe.sample
             untuned = sample(
                 None,
                 self.backbone,
