@@ -7,7 +7,7 @@ from dataclasses import fields
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.errors import CapabilityError, ConflictError
+from pcs_core.errors import ConflictError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +36,6 @@ def merge_features(results: Named) -> Features:
     ------
     ConflictError
         Two uses give a tensor of one key.
-    CapabilityError
-        A use gives transforms, which nothing applies so far.
     """
     from pcs_core.data import Features
 
@@ -51,8 +49,6 @@ def merge_features(results: Named) -> Features:
             tensors[key], origin[key] = value, name
         examples += features.examples
         captions += features.captions
-        if features.transforms:
-            _refuse(name, "Features.transforms")
         keep += features.keep
     return Features(
         tensors=tensors,
@@ -138,12 +134,6 @@ def check_names(results: Sequence[tuple[str, Fusion]]) -> None:
                 raise ConflictError(
                     f"the {pair[0]} {pair[1]!r} is claimed by both {other!r} and {name!r}"
                 )
-
-
-def _refuse(use: str, seam: str) -> None:
-    raise CapabilityError(
-        f"the use {use!r} sets {seam}, which nothing in this version reads: leave it out"
-    )
 
 
 def check_claims(edits: Sequence[Edit]) -> None:

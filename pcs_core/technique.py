@@ -41,6 +41,8 @@ class Technique:
     catalogue
         The catalogue's technique ids that this class implements, a tuple of literals (it is read as text).
         Where it depends on the settings, :meth:`implements` says which.
+    formerly
+        Ids that it had in earlier versions, a tuple of literals: artifacts that name them still open.
     neutral
         Settings under which the technique changes nothing (the contract test uses it).
     stacks_subjects
@@ -51,7 +53,7 @@ class Technique:
         Setting -> the field of a backbone's :class:`~pcs_core.data.Profile` that may fill it, where a
         recipe was published on another backbone. A setting that is empty there stays empty.
     mask_moments
-        Moments at which its ``mask`` is called: subject, batch (canvas and step are refused).
+        Moments at which its ``mask`` is called: subject, batch.
     reads, writes
         Words by which it meets other techniques ("feature:image", "role:prior": see
         :data:`pcs_core.data.words.KINDS`), checked when a recipe loads. Where they depend on settings,
@@ -77,6 +79,7 @@ class Technique:
     """
 
     id: ClassVar[str] = ""
+    formerly: ClassVar[tuple[str, ...]] = ()
     catalogue: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, Any] | None] = None
     stacks_subjects: ClassVar[bool] = True

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="throw away what was begun")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--subjects", type=int, default=24, help="held-out subjects to measure on")
-    parser.add_argument("--rulers", default="", help="feature models, in place of the usual ones")
+    parser.add_argument("--metrics", default="", help="feature models, in place of the usual ones")
     arguments = parser.parse_args()
     steps = arguments.do or ["train", "measure", "ship"]
     if unknown := set(steps) - {"train", "measure", "ship"}:

@@ -118,7 +118,7 @@ def knows_part(_: Sequence[SystemRow]) -> str:
     """Return what the shipped weights of Mini know, from the record beside them."""
     from pcs_mini.plugin import folder
     from pcs_mini.training.card import knows
-    from pcs_mini.world.lessons import read_record
+    from pcs_mini.world.curriculum import read_record
 
     return knows(read_record(folder()))
 
@@ -135,7 +135,7 @@ def gate_part(_: Sequence[SystemRow]) -> str:
     missed = [name for name, least in BOUNDS.items() if figures.get(name, 0) < least]
     told = f"not reached: {', '.join(f'`{name}`' for name in missed)}" if missed else "all reached"
     digest = figures["weights_sha256"][:12]
-    return f"{text}\nOf these bounds: {told}. Weights `{digest}`, lesson {figures['lesson']}."
+    return f"{text}\nOf these bounds: {told}. Weights `{digest}`, stage {figures['stage']}."
 
 
 Rows = Sequence[SystemRow]

@@ -19,6 +19,7 @@ from pcs_core.assembly.schema import (
     SampleTable,
     read_table,
 )
+from pcs_core.assembly.stored import with_names_of_today
 from pcs_core.assembly.tables import Layer, Table, layer_of
 from pcs_core.assembly.words import check_words
 from pcs_core.catalogue import Catalogue
@@ -42,7 +43,9 @@ def recipe_from_document(
     RecipeError
         The document is no recipe, or names a technique that is not installed.
     """
-    return build(layer_of(document, place), catalogue or installed(), source=source, stored=True)
+    holding = catalogue or installed()
+    layer = layer_of(with_names_of_today(document, holding), place)
+    return build(layer, holding, source=source, stored=True)
 
 
 def build(

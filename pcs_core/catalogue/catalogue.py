@@ -57,6 +57,7 @@ class Catalogue:
         self._evidence = {key: file for h in reversed(held) for key, file in h.evidence.items()}
         self._tuning = {key: file for h in reversed(held) for key, file in h.tuning.items()}
         self._implements = {id: words for h in reversed(held) for id, words in h.implements.items()}
+        self._formerly = {old: new for h in reversed(held) for old, new in h.formerly.items()}
         self._heads: dict[str, Head] | None = None
         for holdings in held:
             for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
@@ -117,6 +118,10 @@ class Catalogue:
         except Exception as error:
             title = f"{_singular(noun)} {id!r} of {entry.distribution} ({entry.where})"
             raise PcsError(f"{title} does not import: {one_line(error)}") from error
+
+    def technique_today(self, id: str) -> str:
+        """Return the id under which technique ``id`` of a stored recipe is known today."""
+        return self._formerly.get(id, id)
 
     def implements(self, technique: str) -> tuple[str, ...]:
         """Return the catalogue's techniques that a technique's class says it implements, without import.

@@ -59,6 +59,8 @@ class Holdings:
     implements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """``implements[technique id]``: the catalogue's techniques that its class says it implements. Known of
     techniques that are found by searching a package, not of those a plugin maps itself."""
+    formerly: Mapping[str, str] = field(default_factory=dict)
+    """``formerly[id of an earlier version]``: the technique's id today."""
 
 
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
@@ -97,6 +99,7 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
         dict(_by_backbone(packages, EVIDENCE, ".json")),
         dict(_by_backbone(packages, TUNING, ".toml")),
         {id: technique.catalogue for id, technique in scanned.items()},
+        {earlier: id for id, technique in scanned.items() for earlier in technique.formerly},
     )
 
 

@@ -11,21 +11,23 @@ from typing import NamedTuple
 _CLASS = re.compile(r"^class (\w+)\(", re.MULTILINE)
 _ID = re.compile(r'^    id(?:: [\w\[\]]+)? = "([a-z0-9_]+\.[a-z0-9_.]+)"$', re.MULTILINE)
 _CATALOGUE = re.compile(r"^    catalogue(?:: [\w\[\]., ]+)? = \(([^)]*)\)", re.MULTILINE)
+_FORMERLY = re.compile(r"^    formerly(?:: [\w\[\]., ]+)? = \(([^)]*)\)", re.MULTILINE)
 _LITERAL = re.compile(r'"([^"]*)"')
 
 
 class ScannedTechnique(NamedTuple):
-    """Where a technique lies, ``"module:class"``, and what its class says it implements."""
+    """Where a technique lies, ``"module:class"``, what its class says it implements, and its earlier ids."""
 
     where: str
     catalogue: tuple[str, ...]
+    formerly: tuple[str, ...] = ()
 
 
 def techniques_in(package: str) -> Mapping[str, ScannedTechnique]:
     """Return the techniques of a package by id: each top-level class with an ``id = "room.name"``.
 
-    The id is a literal, on a line of its own in the class's body, and so is ``catalogue``, a tuple of
-    literals. Modules are read as text, because importing them would import torch.
+    The id is a literal, on a line of its own in the class's body, and so are ``catalogue`` and ``formerly``,
+    tuples of literals. Modules are read as text, because importing them would import torch.
 
     Raises
     ------
@@ -41,10 +43,14 @@ def techniques_in(package: str) -> Mapping[str, ScannedTechnique]:
             if match[1] in techniques:
                 first = techniques[match[1]].where
                 raise ValueError(f"{first} and {where} have one id, {match[1]!r}")
-            words = _CATALOGUE.search(body)
-            literals = tuple(_LITERAL.findall(words[1])) if words else ()
-            techniques[match[1]] = ScannedTechnique(where, literals)
+            techniques[match[1]] = ScannedTechnique(
+                where, _literals(_CATALOGUE.search(body)), _literals(_FORMERLY.search(body))
+            )
     return techniques
+
+
+def _literals(match: re.Match[str] | None) -> tuple[str, ...]:
+    return tuple(_LITERAL.findall(match[1])) if match else ()
 
 
 def _sources(package: str) -> Iterator[tuple[str, str]]:

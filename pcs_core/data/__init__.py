@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_core.data.conditioning import Conditioning, concatenate
-from pcs_core.data.features import Features, Transform
+from pcs_core.data.features import Features
 from pcs_core.data.fusion import (
     Branch,
-    Canvas,
     FitRow,
     Fusion,
     GuidanceTerm,
+    Renderable,
     Rendered,
     Row,
     TimestepSampler,
@@ -21,7 +21,7 @@ from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.preset import Preset
 from pcs_core.data.profile import Profile
-from pcs_core.data.recipe import CANVAS, Phase, Recipe, SampleSettings, Use
+from pcs_core.data.recipe import RENDERED, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
 from pcs_core.data.subject import Concept, Example, Record, Subject
@@ -44,8 +44,8 @@ from pcs_core.edits import (
 )
 
 __all__ = [
-    "CANVAS",
     "LOSS",
+    "RENDERED",
     "AttnEdit",
     "AttnState",
     "BackboneCard",
@@ -54,7 +54,6 @@ __all__ = [
     "Box",
     "Branch",
     "BranchEdit",
-    "Canvas",
     "CheckReport",
     "CheckRow",
     "Concept",
@@ -83,6 +82,7 @@ __all__ = [
     "Profile",
     "Recipe",
     "Record",
+    "Renderable",
     "Rendered",
     "ReplaceEdit",
     "Row",
@@ -94,7 +94,6 @@ __all__ = [
     "Subject",
     "TimestepSampler",
     "TokenEdit",
-    "Transform",
     "Use",
     "WeightEdit",
     "Word",

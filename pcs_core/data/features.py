@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,9 +10,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data.subject import Concept, Example
-
-Transform = Callable[["Sequence[Example]", random.Random, float], "Sequence[Example]"]
-"""Draw-time change of examples: ``(examples, rng, progress) -> examples``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +27,6 @@ class Features:
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     examples: tuple[Example, ...] = ()
     captions: tuple[str, ...] = ()
-    transforms: tuple[Transform, ...] = ()
     concepts: tuple[tuple[Concept, ...], ...] = ()
     keep: tuple[str, ...] = ()
     origin: Mapping[str, str] = field(default_factory=dict)

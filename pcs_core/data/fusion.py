@@ -95,7 +95,7 @@ class FitRow:
     level: Literal["same", "clean"] = "clean"
 
 
-class Canvas(Protocol):
+class Renderable(Protocol):
     """A source of pictures that has parameters: what a fit renders instead of drawing examples."""
 
     @property
@@ -103,12 +103,12 @@ class Canvas(Protocol):
         """All captions it may give, with placeholders: they are tokenised once."""
 
     def render(self, count: int, rng: Generator, progress: float) -> Rendered:
-        """Return ``count`` pictures with gradients to the canvas."""
+        """Return ``count`` pictures with gradients to what is rendered."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Pictures [n 3 h w] in [0, 1] of a canvas, a caption each (with placeholders), and ``extra`` [n ...]."""
+    """Pictures [n 3 h w] in [0, 1], a caption each (with placeholders), and ``extra`` [n ...]."""
 
     images: Tensor
     captions: tuple[str, ...]
@@ -138,8 +138,8 @@ class Fusion:
     edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
-    :class:`Canvas`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place of
-    the backbone's.
+    :class:`Renderable`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place
+    of the backbone's.
 
     Raises
     ------
@@ -155,7 +155,7 @@ class Fusion:
     guidance: tuple[GuidanceTerm, ...] = ()
     strengths: Mapping[str, float] = field(default_factory=dict)
     dropout: Mapping[str, float] = field(default_factory=dict)
-    source: Canvas | None = None
+    source: Renderable | None = None
     timestep_sampler: TimestepSampler | None = None
     decoder: Callable[[Tensor], Tensor] | None = None
     origin: Mapping[str, str] = field(default_factory=dict)

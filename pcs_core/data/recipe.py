@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pcs_core.technique import Technique
 
 
-CANVAS = "canvas"
-"""Role in a phase's ``batch`` of the rows that a canvas renders; no example has it."""
+RENDERED = "rendered"
+"""Role in a phase's ``batch`` of the rows that a renderable gives; no example has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Phase:
     rate. ``ema`` is the decay of a moving average of what trains, which the phase ends with (0: none).
     ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
     whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
-    phase begins; ``restore`` brings those of that name back when it ends. Role "canvas" in ``batch``
+    phase begins; ``restore`` brings those of that name back when it ends. Role "rendered" in ``batch``
     renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain`` runs, once for
     all subjects, on the data set ``source``; a fit passes it over.
     """

@@ -15,7 +15,7 @@ KINDS: Mapping[str, str] = {
     "role": "examples, rows of batch.rows(<name>)",
     "region": "masks of examples, in batch.regions",
     "mask": "weights of the error, in step.masks",
-    "extra": "what examples or a canvas carry, in batch.extra",
+    "extra": "what examples or a renderable carry, in batch.extra",
     "place": "token positions, boxes and points of a prompt, in cond.spans, cond.masks and cond.extra",
 }
 """Kind of a word -> where it is found. A word is written "<kind>:<name>"; a name may be a glob."""

@@ -8,7 +8,7 @@ from pcs_core.edits.edit import Edit
 
 
 class HeadEdit(Edit):
-    """A module that trains but plugs into nothing: a discriminator, a canvas, a covariance.
+    """A module that trains but plugs into nothing: a discriminator, a radiance field, a covariance.
 
     Reached through the technique's own ``fuse`` closure or ``run.heads[name]``; stored with the
     artifact.

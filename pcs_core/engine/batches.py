@@ -1,4 +1,4 @@
-"""The rows of one fit step: examples drawn from the pools, or pictures of a canvas."""
+"""The rows of one fit step: examples drawn from the pools, or pictures of a renderable."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import CANVAS, LOSS, Batch, Phase
+from pcs_core.data import LOSS, RENDERED, Batch, Phase
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.engine.pools import Pool
 from pcs_core.errors import RecipeError
@@ -125,25 +125,25 @@ def render_batch(
     rngs: Sequence[Generator],
     progress: float,
 ) -> Drawn:
-    """Render the rows of one step from the fusion's canvas, with gradients to it.
+    """Render the rows of one step from the fusion's renderable, with gradients to it.
 
     Raises
     ------
     RecipeError
-        No technique gives a canvas, the batch mixes it with examples, or several subjects share it.
+        No technique gives a renderable, the batch mixes it with examples, or several subjects share it.
     """
-    canvas, count = net.fusion.source, phase.batch[CANVAS]
-    if canvas is None or len(phase.batch) > 1 or len(rngs) > 1:
-        what = "no technique of the recipe gives one" if canvas is None else "it must be alone"
-        raise RecipeError(f"phase {phase.name!r} draws from a canvas: {what}")
+    renderable, count = net.fusion.source, phase.batch[RENDERED]
+    if renderable is None or len(phase.batch) > 1 or len(rngs) > 1:
+        what = "no technique of the recipe gives one" if renderable is None else "it must be alone"
+        raise RecipeError(f"phase {phase.name!r} draws rendered rows: {what}")
     backbone, rng = net.backbone, rngs[0]
-    rendered = canvas.render(count, rng, progress)
+    rendered = renderable.render(count, rng, progress)
     latents = backbone.moments(rendered.images.to(backbone.device))[0]
     batch = Batch(
         latents=latents,
         subject=torch.zeros(count, dtype=torch.long, device=latents.device),
         weight=torch.ones(count, device=latents.device),
-        roles=(CANVAS,) * count,
+        roles=(RENDERED,) * count,
         captions=rendered.captions,
         index=(-1,) * count,
         extra=rendered.extra,

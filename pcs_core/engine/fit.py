@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
-from pcs_core.data import CANVAS, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
+from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit_rows import FitSupply
@@ -191,9 +191,11 @@ class Fitting:
         return fusion
 
     def _phases(self) -> list[Phase]:
-        # without pictures only what a canvas renders is left to learn from
+        # without pictures only what is rendered is left to learn from
         pictures = any(s.images for s in self.subjects)
-        once = [p for p in self.recipe.phases if not p.pretrain and (pictures or CANVAS in p.batch)]
+        once = [
+            p for p in self.recipe.phases if not p.pretrain and (pictures or RENDERED in p.batch)
+        ]
         self.cycle = once
         return [p for _ in range(self.recipe.cycles) for p in once]
 

@@ -1,4 +1,4 @@
-"""The rows of a fit's steps: subjects' examples from their pools, or what a canvas renders."""
+"""The rows of a fit's steps: subjects' examples from their pools, or what is rendered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import CANVAS, FitStep, Phase
+from pcs_core.data import RENDERED, FitStep, Phase
 from pcs_core.engine.batches import Drawn, draw_batch, render_batch
 from pcs_core.engine.beside import Beside, draw_beside, shown_beside
 from pcs_core.engine.captions import CaptionTable, text_is_constant
@@ -110,7 +110,7 @@ class FitSupply:
 
     def _draw(self, phase: Phase, progress: float, live: Sequence[int]) -> Drawn:
         net = self.net
-        if CANVAS in phase.batch:
+        if RENDERED in phase.batch:
             with net.under(edits=edits_of(phase)), self.precision.whole():
                 return render_batch(net, self.table, phase, self.rngs, progress)
         process = net.backbone.process

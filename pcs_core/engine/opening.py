@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token
-from pcs_core.data import CANVAS
+from pcs_core.data import RENDERED
 from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def check_layout(
 def needs_pictures(recipe: Recipe) -> bool:
     """Return whether a fit of ``recipe`` needs pictures: it trains, and renders nothing itself."""
     trained = [phase for phase in recipe.phases if phase.steps]
-    return bool(trained) and not any(CANVAS in phase.batch for phase in trained)
+    return bool(trained) and not any(RENDERED in phase.batch for phase in trained)
 
 
 def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: bool = True) -> None:

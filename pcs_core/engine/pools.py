@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import CANVAS, Example, Features
+from pcs_core.data import RENDERED, Example, Features
 from pcs_core.data.masks import mask_at
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.errors import RecipeError
@@ -68,12 +68,12 @@ def encode_pools(
         for row, example in enumerate(examples):
             by_role.setdefault(example.role, []).append(row)
         for role in roles:
-            if role not in by_role and role != CANVAS:
+            if role not in by_role and role != RENDERED:
                 raise RecipeError(
                     f"a phase asks for examples of role {role!r}, but no technique of the recipe "
                     f"gives any (roles found: {', '.join(by_role)})"
                 )
-        if not examples:  # nothing but a canvas to draw from
+        if not examples:  # nothing but a renderable to draw from
             nothing = torch.zeros(0, device=net.backbone.device)
             pools.append(Pool({}, [], [], nothing, None, [], [], {}, {}))
             continue

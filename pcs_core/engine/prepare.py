@@ -181,7 +181,6 @@ class Answers:
         return Features(
             tensors=united.tensors,
             examples=_captioned(examples, united.captions, self.subject, self.index),
-            transforms=united.transforms,
             concepts=(self.subject.concepts,),
             keep=united.keep,
             origin=united.origin,

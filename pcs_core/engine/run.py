@@ -16,7 +16,7 @@ from pcs_core.edits import PLACES
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
 from pcs_core.engine.registered import RegisteredUse
-from pcs_core.errors import CapabilityError
+from pcs_core.errors import CapabilityError, nearest
 from pcs_core.hookspecs import run_manager
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def check_moments(use: Use) -> None:
     for moment in use.technique.mask_moments:
         if moment not in MASK_MOMENTS:
             raise CapabilityError(
-                f"the use {use.name!r} wants `mask` called at moment {moment!r}, which nothing in this "
-                f"version does (moments: {', '.join(MASK_MOMENTS)})"
+                f"the use {use.name!r} lists {moment!r} in mask_moments, which is no moment of `mask`"
+                f"{nearest(moment, MASK_MOMENTS)} (moments: {', '.join(MASK_MOMENTS)})"
             )
 
 

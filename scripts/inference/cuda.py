@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference import measure, networks
-from inference.artifacts import encoder_cast, prompts_of
+from inference.artifacts import prepare_encoder, prompts_of
 from inference.engines import Open, attempts
 from inference.machine import rates
 from inference.rounds import Timing, interleaved, timed
@@ -82,8 +82,8 @@ def _one(
     backbone = open_backbone(work.rehearsal) if tiny else work.build(device=device, dtype=dtype)
     count, steps = 1, 2 if tiny else work.steps
     with tempfile.TemporaryDirectory() as scratch:
-        cast = encoder_cast(backbone, 1, Path(scratch) / "adapter")
-        artifact = cast.artifacts[0]
+        prepared = prepare_encoder(backbone, 1, Path(scratch) / "adapter")
+        artifact = prepared.artifacts[0]
         opened = [Open(EAGER, backbone)]
         if not tiny:
             made = partial(_compiled, work, device, dtype)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inference.artifacts import Cast, prompts_of
+from inference.artifacts import Prepared, prompts_of
 from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, TWINS, Side
 from inference.steps import Step
 from pcs_core import export, open_backbone, open_engine, sample
@@ -72,10 +72,10 @@ def compiled(build: Callable[[], Backbone], backend: str = "inductor") -> Open:
 
 
 def onnx(
-    cast: Cast, backbone: Backbone, root: Path, *, fresh: bool, tolerance: float = 0.0
+    prepared: Prepared, backbone: Backbone, root: Path, *, fresh: bool, tolerance: float = 0.0
 ) -> Open:
-    """Export the system of ``cast``, or open what an earlier run with the same versions wrote."""
-    folder = root / f"{backbone.card.id}-{cast.recipe.id}-{_key(cast, backbone)}"
+    """Export the system of ``prepared``, or open what an earlier run with the same versions wrote."""
+    folder = root / f"{backbone.card.id}-{prepared.recipe.id}-{_key(prepared, backbone)}"
     seconds = None
     if fresh and folder.exists():
         shutil.rmtree(folder)
@@ -84,11 +84,11 @@ def onnx(
         begun = time.perf_counter()
         shutil.rmtree(folder, ignore_errors=True)
         export(
-            cast.recipe,
+            prepared.recipe,
             folder,
             to="onnx",
             backbone=backbone,
-            adapter=cast.adapter,
+            adapter=prepared.adapter,
             tolerance=tolerance,
         )
         seconds = time.perf_counter() - begun
@@ -141,22 +141,24 @@ def with_openvino(opened: Sequence[Open], skip: Callable[[str, str], None]) -> l
     return [*opened, *attempts(wanted, skip)]
 
 
-def drawings(source: Open, cast: Cast, *, steps: int, prompts: int = 2) -> Callable[[], None]:
-    """Return what draws two subjects of ``cast`` at the first ``prompts`` of their prompts."""
+def drawings(
+    source: Open, prepared: Prepared, *, steps: int, prompts: int = 2
+) -> Callable[[], None]:
+    """Return what draws two subjects of ``prepared`` at the first ``prompts`` of their prompts."""
 
     def draw() -> None:
-        for artifact in cast.artifacts[:2]:
+        for artifact in prepared.artifacts[:2]:
             for number, prompt in enumerate(prompts_of(artifact)[:prompts]):
                 sample(artifact, source.backbone, prompt, count=2, seed=100 + number, steps=steps)
 
     return draw
 
 
-def single_steps(source: Open, cast: Cast, count: int = 4) -> Callable[[], None]:
+def single_steps(source: Open, prepared: Prepared, count: int = 4) -> Callable[[], None]:
     """Return what evaluates ``count`` steps: where a whole drawing takes minutes."""
 
     def evaluate() -> None:
-        artifact = cast.artifacts[0]
+        artifact = prepared.artifacts[0]
         for number in range(count):
             with Step(source.backbone, artifact, prompts_of(artifact)[0], 1, seed=number) as step:
                 step()
@@ -222,17 +224,17 @@ def _reopen(folder: Path) -> Backbone | None:
         return None
 
 
-def _key(cast: Cast, backbone: Backbone) -> str:
+def _key(prepared: Prepared, backbone: Backbone) -> str:
     """Return what a deployment depends on, as a short digest."""
     import pcs_onnx
 
     known = hashlib.sha256(backbone.card.hash.encode())
-    known.update(repr(cast.recipe.document).encode())
+    known.update(repr(prepared.recipe.document).encode())
     for name in ("torch", "onnx", "onnxscript", "onnxruntime"):
         known.update(version(name).encode())
     for file in sorted(Path(pcs_onnx.__file__).parent.glob("*.py")):
         known.update(file.read_bytes())
-    for name, tensor in sorted((cast.adapter.tensors if cast.adapter else {}).items()):
+    for name, tensor in sorted((prepared.adapter.tensors if prepared.adapter else {}).items()):
         known.update(name.encode())
         known.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return known.hexdigest()[:12]

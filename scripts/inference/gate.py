@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from inference.artifacts import Cast, Judge, prompts_of, untuned_prompt
+from inference.artifacts import Judge, Prepared, prompts_of, untuned_prompt
 from pcs_acceleration.gate import FEWEST, psnr
 from pcs_acceleration.gate import judge as verdict_on
 
@@ -33,7 +33,7 @@ INT8_BOUNDS: Mapping[str, float] = {
 
 def compare(
     draws: tuple[Draw, Draw],
-    cast: Cast,
+    prepared: Prepared,
     judge: Judge,
     bounds: Mapping[str, float],
     *,
@@ -44,7 +44,9 @@ def compare(
     """Draw every subject at every prompt both ways (eager first), and judge the pairs."""
     losses: dict[str, list[float]] = {"identity": [], "psnr": []}
     similar: list[float] = []
-    for number, (artifact, subject) in enumerate(zip(cast.artifacts, cast.subjects, strict=True)):
+    for number, (artifact, subject) in enumerate(
+        zip(prepared.artifacts, prepared.subjects, strict=True)
+    ):
         identity = judge.identity(subject.images)
         for index, prompt in enumerate(prompts_of(artifact)[:prompts]):
             seed = 1000 * number + 10 * index
@@ -58,14 +60,14 @@ def compare(
                 gap = float((text(new) - text(plain)).mean())
                 losses.setdefault("alignment", []).append(gap)
     return {
-        "system": cast.recipe.id,
-        "personalizations": cast.note,
+        "system": prepared.recipe.id,
+        "personalizations": prepared.note,
         "judge": judge.name,
-        "subjects": len(cast.artifacts),
+        "subjects": len(prepared.artifacts),
         "pictures": len(similar) * count,
         "bounds": dict(bounds),
         "eager_similarity": sum(similar) / max(1, len(similar)),
-        **verdict(losses, bounds, cost, trained=cast.trained),
+        **verdict(losses, bounds, cost, trained=prepared.trained),
     }
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inference.artifacts import PLACES, Cast, judge, prompts_of
+from inference.artifacts import PLACES, Prepared, judge, prompts_of
 from inference.engines import Counting, Open
 from inference.gate import INT8_BOUNDS, compare
 from inference.rounds import Budget, Timing, interleaved, timed
@@ -281,29 +281,31 @@ def cold_starts(
 
 
 def int8_gate(
-    plan: Plan, eager: Open, new: Open, cast: Cast, *, prompts: int, count: int
+    plan: Plan, eager: Open, new: Open, prepared: Prepared, *, prompts: int, count: int
 ) -> dict[str, Any]:
     """Judge pictures of an INT8 deployment against eager ones."""
     draws = (partial(_draw, plan, eager), partial(_draw, plan, new))
-    found = compare(draws, cast, judge(eager.backbone), INT8_BOUNDS, prompts=prompts, count=count)
+    found = compare(
+        draws, prepared, judge(eager.backbone), INT8_BOUNDS, prompts=prompts, count=count
+    )
     return {"of": new.side.label, **found}
 
 
 def preset_gate(
-    plan: Plan, eager: Open, preset: str, cast: Cast, *, prompts: int, count: int
+    plan: Plan, eager: Open, preset: str, prepared: Prepared, *, prompts: int, count: int
 ) -> dict[str, Any]:
     """Judge pictures drawn with a preset against plain ones, by the preset's own bounds."""
     from pcs_core import load_preset
 
     known = load_preset(preset, backbone=eager.backbone.card.id)
     draws = (partial(_draw, plan, eager), partial(_draw, plan, eager, preset=preset))
-    artifact = cast.artifacts[0]
+    artifact = prepared.artifacts[0]
     prompt = prompts_of(artifact)[0]
     # anew: a picture that another gate kept costs nothing
     work = [flops_of(partial(draw, artifact, prompt, 1, 0, remember=False)) for draw in draws]
     found = compare(
         draws,
-        cast,
+        prepared,
         judge(eager.backbone),
         known.bounds,
         prompts=prompts,

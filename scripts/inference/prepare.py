@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from inference import engines
-from inference.artifacts import lora_cast
+from inference.artifacts import prepare_lora
 from pcs_core import open_backbone
 
 
@@ -19,8 +19,8 @@ def lora(name: str, root: Path, count: int, steps: int, fresh: bool) -> None:
     logging.getLogger("pcs").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     backbone = open_backbone(name)
-    cast = lora_cast(backbone, count, steps, root, fresh=fresh)
-    engines.onnx(cast, backbone, root, fresh=fresh)
+    prepared = prepare_lora(backbone, count, steps, root, fresh=fresh)
+    engines.onnx(prepared, backbone, root, fresh=fresh)
 
 
 def begin(name: str, root: Path, count: int, steps: int, *, fresh: bool) -> Any:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from inference import engines, machine, measure, networks, prepare
-from inference.artifacts import Cast, encoder_cast, lora_cast, prompts_of
+from inference.artifacts import Prepared, prepare_encoder, prepare_lora, prompts_of
 from inference.engines import Open
 from inference.rounds import Budget
 from inference.rows import (
@@ -95,13 +95,15 @@ def _small(
     subjects = 3 if tiny else 8
     adapter = root / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)
-    cast = encoder_cast(first.backbone, subjects, adapter)
-    found["personalizations"] = {"system": cast.recipe.id, "note": cast.note}
-    with Step(first.backbone, cast.artifacts[0], prompts_of(cast.artifacts[0])[0], 4) as step:
+    prepared = prepare_encoder(first.backbone, subjects, adapter)
+    found["personalizations"] = {"system": prepared.recipe.id, "note": prepared.note}
+    with Step(
+        first.backbone, prepared.artifacts[0], prompts_of(prepared.artifacts[0])[0], 4
+    ) as step:
         _threads(plan, found, step)
-    tell(f"{found['machine']['threads']} threads; {cast.note}")
+    tell(f"{found['machine']['threads']} threads; {prepared.note}")
 
-    wants_lora = plan.wants("lora") or (plan.wants("gates") and not cast.trained)
+    wants_lora = plan.wants("lora") or (plan.wants("gates") and not prepared.trained)
     process = None
     if wants_lora:
         process = prepare.begin(name, root, *_fits(tiny), fresh=fresh)
@@ -112,14 +114,16 @@ def _small(
         wanted.append((BF16.label, partial(engines.bf16, name)))
     build = partial(open_backbone, name)
     wanted.append((COMPILE.label, partial(engines.compiled, build, backend)))
-    wanted.append((ONNX.label, partial(engines.onnx, cast, first.backbone, root, fresh=fresh)))
+    wanted.append((ONNX.label, partial(engines.onnx, prepared, first.backbone, root, fresh=fresh)))
     for one in engines.attempts(wanted, budget.skip):
         tell(f"{one.side.label} is open, {budget.left:.0f} s left")
         opened.append(one)
     held = {o.side.label: o for o in opened}
     if ONNX.label in held:
         source = held[ONNX.label]
-        quantize = partial(engines.int8, source, engines.drawings(source, cast, steps=plan.steps))
+        quantize = partial(
+            engines.int8, source, engines.drawings(source, prepared, steps=plan.steps)
+        )
         for one in engines.attempts([(INT8.label, quantize)], budget.skip):
             tell(f"{one.side.label} is open, {budget.left:.0f} s left")
             opened.append(one)
@@ -127,7 +131,7 @@ def _small(
     held = {o.side.label: o for o in opened}
     found["deployments"] |= {o.side.label: dict(o.facts) for o in opened if o.facts}
     if COMPILE.label in held:
-        measure.warm(held[COMPILE.label], cast.artifacts[0])
+        measure.warm(held[COMPILE.label], prepared.artifacts[0])
         tell(f"compiled, {budget.left:.0f} s left")
     if process is not None:
         process.join(max(1.0, budget.left - 120))
@@ -137,7 +141,7 @@ def _small(
             wants_lora = False
         tell(f"LoRA is ready, {budget.left:.0f} s left")
 
-    artifact = cast.artifacts[0]
+    artifact = prepared.artifacts[0]
     tell("steps")
     measure.steps(plan, opened, artifact, 1)
     flop = measure.steps(plan, opened, artifact, measure.PICTURES)
@@ -146,26 +150,28 @@ def _small(
     some = [o for o in opened if o.side is not BF16]
 
     def pictures() -> None:
-        measure.pictures(plan, some, cast.artifacts, flop)
-        _fast(plan, name, opened, cast, found)
+        measure.pictures(plan, some, prepared.artifacts, flop)
+        _fast(plan, name, opened, prepared, found)
 
     def switches() -> None:
-        measure.switches(plan, exact, cast.artifacts[:2], "subject", 4 if tiny else 9)
-        for strength in _strengths(cast, first.backbone)[:1]:
+        measure.switches(plan, exact, prepared.artifacts[:2], "subject", 4 if tiny else 9)
+        for strength in _strengths(prepared, first.backbone)[:1]:
             values = [{strength: 0.4}, {strength: 0.8}]
-            measure.switches(plan, exact, cast.artifacts[:1], "strength", 4 if tiny else 9, values)
+            measure.switches(
+                plan, exact, prepared.artifacts[:1], "strength", 4 if tiny else 9, values
+            )
 
     _part(plan, "pictures", pictures, tell)
     _part(plan, "switches", switches, tell)
-    if cast.trained:
-        gates = partial(_gates, plan, first, small, cast, tiny, found)
+    if prepared.trained:
+        gates = partial(_gates, plan, first, small, prepared, tiny, found)
         _part(plan, "gates", gates, tell)
     if wants_lora:
-        _part(plan, "lora", partial(_lora, plan, first, held, cast, root, tiny, found), tell)
+        _part(plan, "lora", partial(_lora, plan, first, held, prepared, root, tiny, found), tell)
     if plan.wants("large"):
         _part(plan, "large", partial(_large, plan, "mini", root, fresh, tiny, found, tell), tell)
     columns = [*exact, *(o for o in small if o.side is INT8)]
-    _part(plan, "cold", partial(_cold, plan, columns, cast, root, tiny), tell)
+    _part(plan, "cold", partial(_cold, plan, columns, prepared, root, tiny), tell)
 
 
 def _part(plan: measure.Plan, part: str, work: Callable[[], None], tell: Tell) -> None:
@@ -185,7 +191,7 @@ def _fast(
     plan: measure.Plan,
     name: str,
     opened: list[Open],
-    cast: Cast,
+    prepared: Prepared,
     found: dict[str, Any],
 ) -> None:
     """Time the drawing with the preset, on what draws exactly."""
@@ -194,22 +200,26 @@ def _fast(
         return
     steps = int(load_preset(FAST, backbone=name).sample.get("steps", plan.steps))
     exact = [o for o in opened if o.side in (EAGER, ONNX, OPENVINO)]
-    measure.pictures(plan, exact, cast.artifacts, 0, preset=FAST, steps=steps)
+    measure.pictures(plan, exact, prepared.artifacts, 0, preset=FAST, steps=steps)
     found["fast_steps"] = steps
 
 
-def _strengths(cast: Cast, backbone: Backbone) -> list[str]:
-    with Step(backbone, cast.artifacts[0], prompts_of(cast.artifacts[0])[0], 1) as step:
+def _strengths(prepared: Prepared, backbone: Backbone) -> list[str]:
+    with Step(backbone, prepared.artifacts[0], prompts_of(prepared.artifacts[0])[0], 1) as step:
         return sorted(step.net.fusion.strengths)
 
 
-def _cold(plan: measure.Plan, opened: list[Open], cast: Cast, root: Path, tiny: bool) -> None:
+def _cold(
+    plan: measure.Plan, opened: list[Open], prepared: Prepared, root: Path, tiny: bool
+) -> None:
     folder = root / "artifact"
     shutil.rmtree(folder, ignore_errors=True)
-    save(cast.artifacts[0], folder)
+    save(prepared.artifacts[0], folder)
     if tiny:
         opened = [o for o in opened if o.side in (EAGER, ONNX)]
-    measure.cold_starts(plan, opened, folder, prompts_of(cast.artifacts[0])[0], 1 if tiny else 2)
+    measure.cold_starts(
+        plan, opened, folder, prompts_of(prepared.artifacts[0])[0], 1 if tiny else 2
+    )
 
 
 def _fits(tiny: bool) -> tuple[int, int]:
@@ -221,13 +231,13 @@ def _lora(
     plan: measure.Plan,
     first: Open,
     held: dict[str, Open],
-    cast: Cast,
+    prepared: Prepared,
     root: Path,
     tiny: bool,
     found: dict[str, Any],
 ) -> None:
     """Measure the switch of LoRAs; judge on fits where the encoder system is not trained here."""
-    fits = lora_cast(first.backbone, *_fits(tiny), root)
+    fits = prepare_lora(first.backbone, *_fits(tiny), root)
     opened = [first, *(held[k] for k in (COMPILE.label,) if k in held)]
     if ONNX.label in held:
         deploy = partial(engines.onnx, fits, first.backbone, root, fresh=False)
@@ -235,7 +245,7 @@ def _lora(
     source = next((o for o in opened if o.side is ONNX), None)
     opened = engines.with_openvino(opened, plan.budget.skip)
     measure.switches(plan, opened, fits.artifacts[:2], "LoRA", 4 if tiny else 9)
-    if cast.trained or not plan.wants("gates"):
+    if prepared.trained or not plan.wants("gates"):
         return
     small: list[Open] = []
     if INT8.label in held and source is not None:
@@ -250,17 +260,17 @@ def _gates(
     plan: measure.Plan,
     first: Open,
     small: list[Open],
-    cast: Cast,
+    prepared: Prepared,
     tiny: bool,
     found: dict[str, Any],
 ) -> None:
-    """Judge INT8 and the fast preset by the pictures of ``cast``."""
+    """Judge INT8 and the fast preset by the pictures of ``prepared``."""
     prompts = 4 if tiny else 2
     works: list[tuple[str, Callable[..., dict[str, Any]]]] = []
     for one in small:
-        works.append((one.side.label, partial(measure.int8_gate, plan, first, one, cast)))
+        works.append((one.side.label, partial(measure.int8_gate, plan, first, one, prepared)))
     if FAST in catalogue().ids("presets"):
-        works.append((FAST, partial(measure.preset_gate, plan, first, FAST, cast)))
+        works.append((FAST, partial(measure.preset_gate, plan, first, FAST, prepared)))
     for name, work in works:
         if plan.budget.allows(f"quality gate of {name}", 0 if tiny else SECONDS["gates"]):
             begun = time.perf_counter()
@@ -303,7 +313,7 @@ def _large(
     backbone = build()
     adapter = root / "adapter-large"
     shutil.rmtree(adapter, ignore_errors=True)
-    cast = encoder_cast(backbone, 1, adapter)
+    prepared = prepare_encoder(backbone, 1, adapter)
     opened = [Open(EAGER, backbone)]
     wanted: list[tuple[str, Callable[[], Open]]] = []
     if whole:
@@ -311,7 +321,7 @@ def _large(
         wanted.append(("compile of SD 1.5", compiled))
     if whole or tiny or budget.left > SECONDS["large onnx"] + SECONDS["cold"]:
         # rounding adds up in a decoder of random weights, which a step does not use
-        deploy = partial(engines.onnx, cast, backbone, root, fresh=fresh, tolerance=1e-4)
+        deploy = partial(engines.onnx, prepared, backbone, root, fresh=fresh, tolerance=1e-4)
         wanted.append(("onnx of SD 1.5", deploy))
     else:
         budget.skip("SD 1.5 on ONNX Runtime", "no time left: MODEL=sd15 measures it")
@@ -319,12 +329,12 @@ def _large(
         tell(f"{one.side.label} of SD 1.5 is open, {budget.left:.0f} s left")
         opened.append(one)
     if whole and opened[-1].side is ONNX:
-        quantize = partial(engines.int8, opened[-1], engines.single_steps(opened[-1], cast), 1)
+        quantize = partial(engines.int8, opened[-1], engines.single_steps(opened[-1], prepared), 1)
         opened += engines.attempts([("onnx int8 of SD 1.5", quantize)], budget.skip)
         opened = engines.with_openvino(opened, budget.skip)
-    measure.steps(own, opened, cast.artifacts[0], 1, pixels=list(backbone.card.size))
+    measure.steps(own, opened, prepared.artifacts[0], 1, pixels=list(backbone.card.size))
     plan.rows += own.rows
-    del opened, backbone, cast
+    del opened, backbone, prepared
     gc.collect()
 
 

@@ -82,7 +82,7 @@ Measured: {", ".join(f"`{name}`" for name in figures["subjects"])}.
 ## Limits
 
 It knows the small world of Mini: drawings, toy-like solids, avatars. Of photographs it was shown none.
-It was measured by the rulers of that world, which are networks too.
+It was measured by the metrics of that world, which are networks too.
 
 Made by `make adapters`. Apache-2.0.
 """
@@ -90,12 +90,12 @@ Made by `make adapters`. Apache-2.0.
 
 def table(figures: Mapping[str, Any]) -> str:
     """Return the figures as a table in Markdown."""
-    rulers = list(figures["rulers"])
-    head = ["", *(f"similarity, `{r}`" for r in rulers), *(f"nearest, `{r}`" for r in rulers)]
+    metrics = list(figures["metrics"])
+    head = ["", *(f"similarity, `{r}`" for r in metrics), *(f"nearest, `{r}`" for r in metrics)]
     head += ["own is better for", "place"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for row in figures["rulers"][rulers[0]]:
-        found = [figures["rulers"][r][row] for r in rulers]
+    for row in figures["metrics"][metrics[0]]:
+        found = [figures["metrics"][r][row] for r in metrics]
         cells = [f"{f['similarity']:.3f}" for f in found]
         cells += [f"{f['nearest']:.2f}" if "nearest" in f else "" for f in found]
         better = row in (NONE, OTHER, UNTUNED)
@@ -104,16 +104,16 @@ def table(figures: Mapping[str, Any]) -> str:
         place = figures["place_accuracy"].get(row)
         cells.append("" if place is None else f"{place:.2f}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    lines += ["", *by_group(figures, rulers[0])]
+    lines += ["", *by_group(figures, metrics[0])]
     if found := figures.get("pairs"):
         lines += ["", f"Two subjects in one picture, likeness of each one's best half over "
                   f"{found['pairs']} pairs: {found[OWN]:.3f}, at strength 0 {found[NONE]:.3f}."]  # fmt: skip
     return "\n".join(lines)
 
 
-def by_group(figures: Mapping[str, Any], ruler: str) -> list[str]:
-    """Return a line per group of subjects: how like they are by one ruler, with and without the adapter."""
-    found = figures["rulers"][ruler]
+def by_group(figures: Mapping[str, Any], metric: str) -> list[str]:
+    """Return a line per group of subjects: how like they are by one metric, with and without the adapter."""
+    found = figures["metrics"][metric]
     rows = [row for row in found if "each" in found[row]]
     belongs = list(figures["subjects"].values())
     lines = []
@@ -122,5 +122,5 @@ def by_group(figures: Mapping[str, Any], ruler: str) -> list[str]:
         means = [
             f"{row} {sum(found[row]['each'][i] for i in here) / len(here):.3f}" for row in rows
         ]
-        lines.append(f"- {group} ({len(here)}), similarity by `{ruler}`: {', '.join(means)}")
+        lines.append(f"- {group} ({len(here)}), similarity by `{metric}`: {', '.join(means)}")
     return lines

@@ -19,7 +19,7 @@ STRENGTHS = {
     "fastcomposer": ("image.words",),
     "instantid": ("face.scale", "control.scale"),
 }
-RULERS = {"instantid": ("mini.identity", "mini.views")}
+METRICS = {"instantid": ("mini.identity", "mini.views")}
 """What measures likeness; the first of an entry is the one the card quotes first."""
 OTHERWISE = ("mini.views", "mini.clip")
 PLACES = ("beach", "grass", "red", "blue")
@@ -61,21 +61,21 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
                 sample(None, backbone, plain, seed=7, steps=settings.steps, scale=settings.scale)
             )
         print(f"{system}: {number + 1} of {len(subjects)} drawn", file=sys.stderr)
-    names = [r for r in arguments.rulers.split(",") if r] or RULERS.get(system, OTHERWISE)
+    names = [r for r in arguments.metrics.split(",") if r] or METRICS.get(system, OTHERWISE)
     figures: dict[str, Any] = {
         "system": system,
         "backbone_sha256": backbone.card.hash,
         "subjects": {case.name: case.group for case in subjects},
         "pictures": len(PLACES),
         "seconds_a_subject": round(seconds, 3),
-        "rulers": {},
+        "metrics": {},
     }
     for name in names:
-        ruler = installed().get("feature_models", name)()
-        kept = [embed(ruler, case.kept) for case in subjects]
-        looks = {row: [embed(ruler, images) for images in those] for row, those in drawn.items()}
-        given = [embed(ruler, torch.stack([p.image for p in c.given])) for c in subjects]
-        figures["rulers"][name] = likeness(looks, kept, given)
+        metric = installed().get("feature_models", name)()
+        kept = [embed(metric, case.kept) for case in subjects]
+        looks = {row: [embed(metric, images) for images in those] for row, those in drawn.items()}
+        given = [embed(metric, torch.stack([p.image for p in c.given])) for c in subjects]
+        figures["metrics"][name] = likeness(looks, kept, given)
     judge = installed().get("feature_models", "mini.image")()
     figures["place_accuracy"] = {
         row: sum(
@@ -87,20 +87,20 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
         for row, those in drawn.items()
     }
     if system == "fastcomposer":
-        ruler = installed().get("feature_models", names[0])()
-        figures["pairs"] = pairs(subjects, backbone, ruler, zero, merge_personalizations, sample)
+        metric = installed().get("feature_models", names[0])()
+        figures["pairs"] = pairs(subjects, backbone, metric, zero, merge_personalizations, sample)
     (arguments.out / f"{system}.json").write_text(json.dumps(figures, indent=1) + "\n")
     write_sheet(subjects, drawn, arguments.out / f"{system}.jpg")
     print(table(figures))
 
 
-def embed(ruler: Any, images: Any) -> Any:
+def embed(metric: Any, images: Any) -> Any:
     """Return unit vectors [n d]."""
     import torch.nn.functional as F
 
-    if hasattr(ruler, "image_features"):
-        return ruler.image_features(images).detach()
-    return F.normalize(ruler.pooled(images), dim=-1)
+    if hasattr(metric, "image_features"):
+        return metric.image_features(images).detach()
+    return F.normalize(metric.pooled(images), dim=-1)
 
 
 def likeness(
@@ -137,7 +137,7 @@ def likeness(
 def pairs(
     subjects: Sequence[Case],
     backbone: Any,
-    ruler: Any,
+    metric: Any,
     zero: Mapping[str, float],
     merge: Any,
     sample: Any,
@@ -152,9 +152,9 @@ def pairs(
         prompt = f"{one.article} <it{i}> next to {other.article} <it{i + 1}> on the beach"
         for row, strengths in ((OWN, None), (NONE, zero)):
             images = sample(both, backbone, prompt, count=2, seed=7, strengths=strengths)
-            halves = [embed(ruler, half) for half in images.chunk(2, dim=3)]
+            halves = [embed(metric, half) for half in images.chunk(2, dim=3)]
             for case in (one, other):
-                own = embed(ruler, case.kept)
+                own = embed(metric, case.kept)
                 best = max(float((half @ own.T).mean()) for half in halves)
                 found[row].append(best)
     count = max(1, len(found[OWN]))

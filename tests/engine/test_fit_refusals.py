@@ -145,7 +145,7 @@ def test_merging_needs_two_with_tokens_of_their_own(backbone: Backbone) -> None:
         merge_personalizations([artifact, artifact], backbone)
 
 
-@pytest.mark.parametrize("moment", ["canvas", "step"])
+@pytest.mark.parametrize("moment", ["render", "step"])
 def test_masks_at_a_moment_that_does_not_come(backbone: Backbone, moment: str) -> None:
     class Late(Technique):
         id = "test.late"

@@ -29,7 +29,7 @@ FEW = {
     "regularizers.prior_preservation": ("count=2", "steps=2"),
     "video.noise_prior": ("steps=2",),
     "data.augment": ("variants=1",),
-    "three_d.canvas": ("size=16",),
+    "three_d.renderable": ("size=16",),
 }
 TINY = {
     "encoders.image": ("model=tiny.image", "output=pooled"),
@@ -43,7 +43,7 @@ SMALL = {
     "weights.full": ('parts=["text"]',),
     "spatial": ("rank=2",),
     "temporal": ("rank=2",),
-    "three_d.canvas": ("cells=12",),
+    "three_d.renderable": ("cells=12",),
 }
 """What keeps an artifact small enough to be kept here."""
 

@@ -29,7 +29,7 @@ from pcs_core.data import (
     WeightEdit,
     Word,
 )
-from pcs_core.errors import CapabilityError, ConflictError
+from pcs_core.errors import ConflictError
 from pcs_core.merge import (
     flatten_losses,
     merge_features,
@@ -198,12 +198,6 @@ def test_kinds_stand_in_an_order_of_their_own() -> None:
     kinds = [type(e).__name__ for e in Fusion(edits=edits).edits]
     assert kinds == ["Rows", "Rewrite", "Add", "Replace", "HeadEdit"]
     assert [type(e).__name__ for e in Fusion(edits=edits).of(WeightEdit)] == ["Add", "Replace"]
-
-
-def test_transforms_are_refused_by_name() -> None:
-    features = Features(transforms=(lambda examples, rng, progress: examples,))
-    with pytest.raises(CapabilityError, match=r"'second' sets Features\.transforms"):
-        merge_features([("first", Features()), ("second", features)])
 
 
 def loss(name: str, **options: Any) -> Loss:

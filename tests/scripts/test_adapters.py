@@ -1,4 +1,4 @@
-"""`scripts/adapters.py`, from records to figures, on the tiny network with untrained rulers."""
+"""`scripts/adapters.py`, from records to figures, on the tiny network with untrained metrics."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pretraining.measuring import likeness
 from pretraining.subjects import groups
 
 from pcs_core import load
-from pcs_mini.rulers import identity, judge, stored
-from pcs_mini.rulers.trunk import Embedder
+from pcs_mini.metrics import identity, judge, stored
+from pcs_mini.metrics.trunk import Embedder
 from pcs_mini.world.backdrops import COLOURS, SCENES
 
 SMALL = {
@@ -29,13 +29,13 @@ SMALL = {
 
 
 @pytest.fixture
-def _rulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     names = {"concept": ["dog"], "style": ["flat"], "place": [*COLOURS, *SCENES]}
-    stored.write(tmp_path / "rulers" / "judge", judge.build(names), {"names": names})
+    stored.write(tmp_path / "metrics" / "judge", judge.build(names), {"names": names})
     net = {"size": 8, "widths": [4, 4, 4, 4]}
-    stored.write(tmp_path / "rulers" / "identity", Embedder(**net), {"net": net})
-    monkeypatch.setenv(stored.ELSEWHERE, str(tmp_path / "rulers"))
+    stored.write(tmp_path / "metrics" / "identity", Embedder(**net), {"net": net})
+    monkeypatch.setenv(stored.ELSEWHERE, str(tmp_path / "metrics"))
     for module in (judge, identity):
         module.load.cache_clear()
 
@@ -48,13 +48,13 @@ def _rulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param("instantid", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.usefixtures("_rulers")
+@pytest.mark.usefixtures("_metrics")
 def test_train_and_measure(system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     phase = {"ip-adapter": "adapter", "fastcomposer": "compose", "instantid": "identity"}[system]
     changes = [f"{phase}.batch=2", "sample.steps=1", *SMALL[system]]
     command = ["adapters.py", "train", "measure", "--backbone", "tiny", "--out", str(tmp_path)]
     command += ["--systems", system, "--steps", "2", "--precision", "fp32", "--subjects", "2"]
-    command += ["--rulers", "mini.image", *(f"--set={c}" for c in changes)]
+    command += ["--metrics", "mini.image", *(f"--set={c}" for c in changes)]
     found = measuring.cases  # the tiny tokenizer spells long words out
     short = lambda *a: [replace(c, noun=n) for c, n in zip(found(*a), ("dog", "cat"), strict=True)]  # noqa: E731
     monkeypatch.setattr(measuring, "cases", short)
@@ -64,7 +64,7 @@ def test_train_and_measure(system: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert {t.dtype for t in adapter.tensors.values()} == {torch.float16}
     assert adapter.extra["pretrained"]["images"] == 4
     figures = json.loads((tmp_path / f"{system}.json").read_text())
-    rows = figures["rulers"]["mini.image"]
+    rows = figures["metrics"]["mini.image"]
     assert {OWN, NONE, OTHER} <= set(rows)
     assert -1.0 <= rows[OWN]["similarity"] <= 1.0
     assert (tmp_path / f"{system}.jpg").stat().st_size > 0

@@ -1,4 +1,4 @@
-"""The gate with the trained backbone and its own rulers: a sabotaged preset loses, and is told so."""
+"""The gate with the trained backbone and its own metrics: a sabotaged preset loses, and is told so."""
 
 from __future__ import annotations
 

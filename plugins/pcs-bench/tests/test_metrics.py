@@ -32,7 +32,7 @@ def findings() -> dict[tuple[str, str], Finding]:
         ("mixing", "mini.identity-mixing", 0.3),
     ],
 )
-def test_rulers_agree_with_the_truth(
+def test_metrics_agree_with_the_truth(
     findings: dict[tuple[str, str], Finding], case: str, id: str, least: float
 ) -> None:
     found = findings[case, id]

@@ -27,7 +27,7 @@ def test_one_subject_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
     (row,) = found["subjects"]
     assert row["key"] == "mini-object/backpack_outlined"
     assert row["of"] == 2
-    assert 0 <= row["watched"]["merit"] <= 1
+    assert 0 <= row["watched"]["quality"] <= 1
     if row["kept"] == 2:
         assert row["watched"] == row["last"]
     assert found["summary"]["verdict"] == "undecided"  # one subject proves nothing
@@ -86,7 +86,7 @@ def row(name: str, watched: float, last: float, kept: int = 3) -> dict[str, Any]
     scores = {"alignment": 0.5, "fidelity": 0.5}
     return {
         **{"key": name, "kept": kept, "of": 8},
-        **{"watched": {**scores, "merit": watched}, "last": {**scores, "merit": last}},
+        **{"watched": {**scores, "quality": watched}, "last": {**scores, "quality": last}},
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pcs_bench.metrics
-from pcs_bench.run.merits import Point
+from pcs_bench.run.quality import Point
 from pcs_bench.run.watching import Watch
 from pcs_cli.main import main
 from pcs_core import fit, load, load_recipe, open_backbone, write_png
@@ -94,8 +94,8 @@ def test_the_point_before_overfitting_is_kept(backbone: Any) -> None:
 
     (kept,) = fit(recipe(), subject, backbone, keep=keep, checkpoints=4)
     assert kept is shown[1]
-    merits = [point.merit for point in watch.points["fido"]]
-    assert merits.index(max(merits)) == 1
+    qualities = [point.quality for point in watch.points["fido"]]
+    assert qualities.index(max(qualities)) == 1
     assert [round(p.fidelity, 3) for p in watch.points["fido"]] == [0.125, 0.625, 0.75, 0.938]
     assert all(0 <= p.alignment <= 1 for p in watch.points["fido"])
 
@@ -112,7 +112,7 @@ def test_a_lead_is_told_with_its_error() -> None:
     assert error == pytest.approx(0, abs=1e-9)
     lead, error = point((0.9, 0.9), (0.5, 0.5)).lead(point((0.5, 0.5), (0.7, 0.7)))
     assert lead == pytest.approx(0.1)
-    # with alignment equal to fidelity a merit is a mean, and the jackknife its standard error
+    # with alignment equal to fidelity a quality is a mean, and the jackknife its standard error
     assert error == pytest.approx(torch.tensor([0.4, -0.2]).std().item() / 2**0.5)
 
 

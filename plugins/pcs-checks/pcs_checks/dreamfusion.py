@@ -47,11 +47,11 @@ def check(neutral: bool = False) -> CheckReport:
     recipe = load(
         SYSTEM,
         overrides=[
-            "canvas.steps=2",
-            "canvas.batch={canvas=2}",
-            "three_d.canvas.size=16",
-            "three_d.canvas.cells=8",
-            "three_d.canvas.samples=12",
+            "render.steps=2",
+            "render.batch={rendered=2}",
+            "three_d.renderable.size=16",
+            "three_d.renderable.cells=8",
+            "three_d.renderable.samples=12",
             f"three_d.score_distillation.weight={0.0 if neutral else 1.0}",
             "sample.steps=2",
         ],
@@ -60,7 +60,7 @@ def check(neutral: bool = False) -> CheckReport:
     recipe = replace(recipe, uses=(*recipe.uses, Use("checks.probe", Probe())))
     subject = Subject("thing", concepts=(Concept("dog", "<thing>", "dog"),))
     (artifact,) = fit(recipe, subject, backbone)
-    stored = [n for n in artifact.tensors if n.startswith("three_d.canvas/")]
+    stored = [n for n in artifact.tensors if n.startswith("three_d.renderable/")]
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

@@ -97,7 +97,7 @@ def read_subjects(
         No folder for a system that learns from pictures, or only one of noun and token.
     """
     from pcs_core import load_subject
-    from pcs_core.data import CANVAS, Concept, Subject
+    from pcs_core.data import RENDERED, Concept, Subject
     from pcs_core.engine.opening import needs_pictures
     from pcs_folders.concepts import check_concepts
 
@@ -105,7 +105,7 @@ def read_subjects(
         return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
     if needs_pictures(recipe):
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
-    if any(CANVAS in phase.batch for phase in recipe.phases):
+    if any(RENDERED in phase.batch for phase in recipe.phases):
         if noun is None:
             raise InputError(f"{recipe.id!r} must know what to make: give --noun, or a FOLDER")
         token = token or f"<{'-'.join(noun.split())}>"

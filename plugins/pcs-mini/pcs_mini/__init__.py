@@ -1,1 +1,1 @@
-"""The embedded text-to-image backbone: its weights, its world, its training, its rulers."""
+"""The embedded text-to-image backbone: its weights, its world, its training, its metrics."""

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel
 
 from pcs_mini.generate import check_model
-from pcs_mini.rulers import stored
+from pcs_mini.metrics import stored
 
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -64,8 +64,8 @@ def assemble(model: Path, out: Path, vae: Path | None = None) -> Path:
     return out
 
 
-def take_rulers(folder: Path) -> list[str]:
-    """Copy the trained rulers of a folder of `pcs mini ruler` to the shipped ones; their names.
+def take_metrics(folder: Path) -> list[str]:
+    """Copy the trained metrics of a folder of `pcs mini metric` to the shipped ones; their names.
 
     Without tokenizers: the backbone's, made of the same words, is beside them.
     """

@@ -1,4 +1,4 @@
-"""``pcs mini pack|world|train|ruler|assemble|evaluate|subjects``. Heavy imports wait for a command."""
+"""``pcs mini pack|world|train|metric|assemble|evaluate|subjects``. Heavy imports wait for a command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from pcs_mini.ruler_commands import ruler
+from pcs_mini.metric_commands import metric
 from pcs_mini.world_commands import app as world
 from pcs_mini.world_commands import build
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The embedded backbone: its world, its training, its quality gate.")
 app.add_typer(world, name="world")
 app.command("pack")(build)
-app.command("ruler")(ruler)
+app.command("metric")(metric)
 _err = Console(stderr=True, highlight=False)
 
 
@@ -80,7 +80,7 @@ def train(
     assets: Annotated[
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
     ] = None,
-    lesson: Annotated[
+    curriculum: Annotated[
         int,
         typer.Option(
             min=0,
@@ -129,11 +129,11 @@ def train(
     stages = [stage] if stage is not Stage.all else [s for s in Stage if s is not Stage.all]
     for one in stages:
         share = min(seen, _MOST.get(one, seen)) if stage is Stage.all else seen
-        typer.echo(str(_train(one, replace(settings, images=share), archive, lesson, pairs)))
+        typer.echo(str(_train(one, replace(settings, images=share), archive, curriculum, pairs)))
 
 
 def _train(
-    stage: Stage, settings: Settings, assets: Assets, lesson: int, pairs: float | None
+    stage: Stage, settings: Settings, assets: Assets, curriculum: int, pairs: float | None
 ) -> Path:
     """One stage; several processes of one run share out the work."""
     import os
@@ -143,8 +143,8 @@ def _train(
     from pcs_mini.world.grammar import vocabulary
 
     trained, cache = settings.out / "autoencoder", settings.out / "cache"
-    if lesson:
-        cache = settings.out / f"lesson{lesson}-cache"
+    if curriculum:
+        cache = settings.out / f"stage{curriculum}-cache"
     if stage is Stage.autoencoder:
         return autoencoder.train(settings, latents.render(assets, 0, settings.pool)[0], _say)
     tokenizer = build_tokenizer(vocabulary(assets))
@@ -160,12 +160,12 @@ def _train(
             _say,
             seed=seed,
             share=share,
-            lesson=lesson,
+            curriculum=curriculum,
             pairs=pairs,
         )
         return cache
     watch = diffusion.Watch()
-    return diffusion.train(settings, trained, tokenizer, cache, _say, watch, lesson)
+    return diffusion.train(settings, trained, tokenizer, cache, _say, watch, curriculum)
 
 
 @app.command()
@@ -178,7 +178,7 @@ def evaluate(
     assets: Annotated[
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
     ] = None,
-    rulers: Annotated[
+    metrics: Annotated[
         Path | None,
         typer.Option(help="Folder of the metrics' networks; default: the shipped ones."),
     ] = None,
@@ -201,7 +201,7 @@ def evaluate(
         weights or folder(),
         prompts,
         archive=assets,
-        rulers=rulers,
+        metrics=metrics,
         seed=seed,
         steps=steps,
         guidance=guidance,
@@ -229,7 +229,7 @@ def evaluate(
 def assemble(
     parts: Annotated[Path, typer.Option(help="Folder of `pcs mini train`.")] = Path("mini"),
     out: Annotated[Path | None, typer.Option(help="Default: the shipped folder.")] = None,
-    lesson: Annotated[
+    curriculum: Annotated[
         int | None,
         typer.Option(
             min=0,
@@ -240,10 +240,10 @@ def assemble(
     assets: Annotated[
         Path | None, typer.Option(help="Archive of the world; default: the installed one.")
     ] = None,
-    rulers: Annotated[
+    metrics: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Folder of `pcs mini ruler`: ship the trained ones in it as well; later ones win."
+            help="Folder of `pcs mini metric`: ship the trained ones in it as well; later ones win."
         ),
     ] = None,
     journal: Annotated[
@@ -256,27 +256,27 @@ def assemble(
     A decoder that was trained further, in ``decoder``, replaces the run's own.
     """
     from pcs_mini.assemble import assemble as put_together
-    from pcs_mini.assemble import take_rulers
+    from pcs_mini.assemble import take_metrics
+    from pcs_mini.metrics import stored
     from pcs_mini.plugin import folder
-    from pcs_mini.rulers import stored
     from pcs_mini.training import card
     from pcs_mini.training.journal import read_journal
     from pcs_mini.world.assets import open_assets
-    from pcs_mini.world.lessons import read_record, write_record
+    from pcs_mini.world.curriculum import read_record, write_record
 
     target = out or folder()
     vaes = [parts / name for name in ("decoder/autoencoder", "autoencoder")]
     put_together(parts / "model", target, next((vae for vae in vaes if vae.exists()), None))
-    if lesson is None:
-        told = [line["lesson"] for line in read_journal(parts, "diffusion") if "lesson" in line]
-        lesson = told[-1] if told else 0
-    write_record(target, open_assets(assets), lesson)
-    for found in rulers or []:
-        for name in take_rulers(found):
-            typer.echo(f"ruler {name} of {found}")
+    if curriculum is None:
+        told = [line["stage"] for line in read_journal(parts, "diffusion") if "stage" in line]
+        curriculum = told[-1] if told else 0
+    write_record(target, open_assets(assets), curriculum)
+    for found in metrics or []:
+        for name in take_metrics(found):
+            typer.echo(f"metric {name} of {found}")
     sections = {"What the weights know": card.knows(read_record(target))}
     if target == folder():
-        sections["Rulers"] = card.rulers(stored.FOLDER)
+        sections["Metrics"] = card.metrics(stored.FOLDER)
     card.write_card(target, [*(journal or []), parts], sections=sections)
     size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     typer.echo(f"{target} ({size} bytes)")

@@ -1,7 +1,7 @@
 """The quality gate: what the judge says of pictures that nobody trained on.
 
 The prompts are put together from the words that the weights know, as their record says
-(`world.lessons`). Every prompt asks for a combination of concept, style and place that is reserved
+(`world.curriculum`). Every prompt asks for a combination of concept, style and place that is reserved
 (see `world.reserved`): its words were trained, the combination never. The judge was trained on
 renders; how right it is about renders of the same prompts is measured beside.
 """
@@ -23,13 +23,13 @@ from torch import Tensor
 from pcs_core.errors import InputError
 from pcs_mini.digest import weights_sha256
 from pcs_mini.generate import check_model, load_parts, pictures
-from pcs_mini.rulers.judge import Judge, Reading, open_judge
+from pcs_mini.metrics.judge import Judge, Reading, open_judge
 from pcs_mini.training.autoencoder import psnr
 from pcs_mini.world import grammar, scene
 from pcs_mini.world.assets import Assets, open_assets
 from pcs_mini.world.backdrops import known
-from pcs_mini.world.cast import Cast, Member, core, held_out
-from pcs_mini.world.lessons import known_cast, read_record
+from pcs_mini.world.curriculum import known_population, read_record
+from pcs_mini.world.population import Member, Population, core, held_out
 from pcs_mini.world.pose import pose_of
 from pcs_mini.world.reserved import is_reserved
 
@@ -47,7 +47,7 @@ BOUNDS = {
 PAIRS = 0.2
 """Share of the prompts that name two subjects."""
 CORE_PROMPTS = 0.5
-"""Share of the prompts of one subject whose concept is one of `world.cast.core`."""
+"""Share of the prompts of one subject whose concept is one of `world.population.core`."""
 SPREAD = 4
 """Pictures of one prompt that diversity compares."""
 REPEATS = 2
@@ -73,11 +73,11 @@ class Asked:
 
 
 def compose_prompts(
-    assets: Assets, cast: Cast, judge: Judge, n: int = 500, seed: int = 0
+    assets: Assets, population: Population, judge: Judge, n: int = 500, seed: int = 0
 ) -> list[Asked]:
-    """`n` prompts of reserved combinations of this cast; the judge can read them.
+    """`n` prompts of reserved combinations of this population; the judge can read them.
 
-    The same for a seed. A lesson may have fewer: then prompts come up again, at most
+    The same for a seed. A stage may have fewer: then prompts come up again, at most
     :data:`REPEATS` times each, and are drawn from other noise.
 
     Raises
@@ -87,7 +87,7 @@ def compose_prompts(
     """
     rng = np.random.default_rng((RENDER_SEED, seed))
     places = sorted(set(known(assets)) & set(judge.names["place"]))
-    those = [m for m in cast.members if grammar.noun_of(m.concept) in judge.names["concept"]]
+    those = [m for m in population.members if grammar.noun_of(m.concept) in judge.names["concept"]]
     first = [m for m in those if m.concept in core()] or those
     chosen: dict[str, Asked] = {}
     for _ in range(400 * n):
@@ -98,7 +98,7 @@ def compose_prompts(
         place = places[rng.integers(len(places))]
         if not is_reserved(one.concept, one.style, place):
             continue
-        asked = _asked(rng, cast, one, place, len(chosen) % round(1 / PAIRS) == 0)
+        asked = _asked(rng, population, one, place, len(chosen) % round(1 / PAIRS) == 0)
         if asked is not None:
             chosen.setdefault(asked.text, asked)
     if REPEATS * len(chosen) >= n:
@@ -118,7 +118,7 @@ def _evenly(rng: np.random.Generator, members: Sequence[Member]) -> Member:
 
 
 def _asked(
-    rng: np.random.Generator, cast: Cast, one: Member, place: str, pair: bool
+    rng: np.random.Generator, population: Population, one: Member, place: str, pair: bool
 ) -> Asked | None:
     """The prompt of one subject, or of it and another core subject of its style."""
     members: tuple[Member, ...] = (one,)
@@ -126,7 +126,7 @@ def _asked(
     if pair:
         others = [
             m
-            for m in cast.members
+            for m in population.members
             if m.style == one.style and m.concept in core() and m.concept != one.concept
         ]
         relations = sorted(set(scene.RELATED) - held_out().relations - {"", "behind"})
@@ -146,7 +146,7 @@ def renders(assets: Assets, asked: Sequence[Asked]) -> Tensor:
         scene.draw(
             rng,
             assets,
-            Cast(a.members),
+            Population(a.members),
             subjects=a.members,
             poses=[pose_of(rng, assets, m, colour="") for m in a.members],
             place=a.place,
@@ -214,7 +214,10 @@ def spread(images: Tensor, each: int = SPREAD) -> float:
 
 
 def diversity(
-    assets: Assets, cast: Cast, asked: Sequence[Asked], draw: Callable[[list[str]], Tensor]
+    assets: Assets,
+    population: Population,
+    asked: Sequence[Asked],
+    draw: Callable[[list[str]], Tensor],
 ) -> float:
     """How much pictures of one prompt differ, against renders of it, 0..1.
 
@@ -225,7 +228,7 @@ def diversity(
     for a in asked:
         noun = a.concepts[0]
         texts += [grammar.prompt([grammar.Mention(noun)], a.place)] * SPREAD
-        styles = [m for m in cast.members if m.concept == a.members[0].concept]
+        styles = [m for m in population.members if m.concept == a.members[0].concept]
         for _ in range(SPREAD):
             member = styles[rng.integers(len(styles))]
             wanted.append(Asked("", (member,), member.style, a.place))
@@ -237,7 +240,7 @@ def evaluate(
     prompts: int = 500,
     *,
     archive: Path | None = None,
-    rulers: Path | None = None,
+    metrics: Path | None = None,
     seed: int = 0,
     steps: int = 25,
     guidance: float = 3.0,
@@ -251,12 +254,12 @@ def evaluate(
     """
     began = time.monotonic()
     check_model(folder)
-    judge = open_judge(rulers, device)
+    judge = open_judge(metrics, device)
     assets = open_assets(archive)
-    record, cast = read_record(folder), known_cast(folder, assets)
-    asked = compose_prompts(assets, cast, judge, prompts, seed)
-    concepts = len({m.concept for m in cast.members})
-    report(f"trained on lesson {record['lesson']}, {record['title']}: {concepts} concepts")
+    record, population = read_record(folder), known_population(folder, assets)
+    asked = compose_prompts(assets, population, judge, prompts, seed)
+    concepts = len({m.concept for m in population.members})
+    report(f"trained on stage {record['stage']}, {record['title']}: {concepts} concepts")
     parts = load_parts(folder, device)
     report(f"rendering {prompts} prompts")
     real = renders(assets, asked)
@@ -290,15 +293,18 @@ def evaluate(
             v for k, v in trusted.items() if not k.startswith(("core", "relation"))
         ),
         "diversity": round(
-            diversity(assets, cast, few, lambda texts: draw(texts, seed + 10_000, "diversity")), 4
+            diversity(
+                assets, population, few, lambda texts: draw(texts, seed + 10_000, "diversity")
+            ),
+            4,
         ),
         "vae_psnr_db": round(decibel, 2),
         "prompts": prompts,
         "seconds": round(time.monotonic() - began, 1),
         "weights_sha256": weights_sha256(folder),
         "world_sha256": assets.sha256,
-        "lesson": record["lesson"],
-        "lesson_concepts": concepts,
+        "stage": record["stage"],
+        "stage_concepts": concepts,
     }
     return figures, asked, drawn
 

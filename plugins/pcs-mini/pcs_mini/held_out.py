@@ -14,7 +14,7 @@ from torch import Tensor
 from pcs_core.errors import nearest
 from pcs_mini.world import backdrops
 from pcs_mini.world.assets import Assets, AssetsError, open_assets
-from pcs_mini.world.cast import Cast, Member, members, open_cast
+from pcs_mini.world.population import Member, Population, members, open_population
 from pcs_mini.world.pose import Pose, pose_of
 from pcs_mini.world.scene import Scene, draw, draw_place
 
@@ -51,7 +51,7 @@ class Studio:
 
     @cached_property
     def _held(self) -> dict[str, Member]:
-        return {name_of(m): m for m in open_cast(self.assets, trained=False).members}
+        return {name_of(m): m for m in open_population(self.assets, trained=False).members}
 
     @cached_property
     def _all(self) -> dict[str, Member]:
@@ -149,7 +149,7 @@ class Studio:
         scene: Scene = draw(
             rng,
             self.assets,
-            Cast(chosen),
+            Population(chosen),
             size=size,
             subjects=chosen,
             poses=poses,

@@ -59,12 +59,12 @@ def profiles() -> Mapping[str, str]:
 def feature_models() -> Mapping[str, str]:
     """What measures pictures of the world, and what adapters read of references."""
     return {
-        "mini.clip": "pcs_mini.rulers.clip:load",
-        "mini.views": "pcs_mini.rulers.views:load",
-        "mini.identity": "pcs_mini.rulers.identity:load",
-        "mini.image": "pcs_mini.rulers.judge:load",
-        "mini.judge": "pcs_mini.rulers.judge:load",
-        "mini.backdrop": "pcs_mini.rulers.judge:load_places",
+        "mini.clip": "pcs_mini.metrics.clip:load",
+        "mini.views": "pcs_mini.metrics.views:load",
+        "mini.identity": "pcs_mini.metrics.identity:load",
+        "mini.image": "pcs_mini.metrics.judge:load",
+        "mini.judge": "pcs_mini.metrics.judge:load",
+        "mini.backdrop": "pcs_mini.metrics.judge:load_places",
     }
 
 

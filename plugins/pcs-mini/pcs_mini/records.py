@@ -11,7 +11,7 @@ from pcs_core.data import Record
 from pcs_mini.world import grammar
 from pcs_mini.world.assets import Assets, open_assets
 from pcs_mini.world.backdrops import phrase
-from pcs_mini.world.cast import Cast, open_cast
+from pcs_mini.world.population import Population, open_population
 from pcs_mini.world.scene import Figure, draw, mention, references
 
 CATEGORY_SAID = 0.2
@@ -35,9 +35,9 @@ class WorldRecords:
         return open_assets()
 
     @cached_property
-    def cast(self) -> Cast:
+    def population(self) -> Population:
         """Who may be drawn."""
-        return open_cast(self.assets)
+        return open_population(self.assets)
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -52,9 +52,9 @@ class WorldRecords:
         scene = draw(
             rng,
             self.assets,
-            self.cast,
+            self.population,
             count=2 if several else 1,
-            subjects=[self.cast.pick(rng, self.kind)],
+            subjects=[self.population.pick(rng, self.kind)],
         )
         nouns = [self._noun(rng, figure) for figure in scene.figures]
         if len(set(nouns)) < len(nouns):  # one word cannot stand for two subjects

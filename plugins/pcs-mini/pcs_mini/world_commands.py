@@ -115,12 +115,12 @@ def sheet(
 ) -> None:
     """Draw scenes with their captions on one sheet."""
     from pcs_mini.world.assets import open_assets
-    from pcs_mini.world.cast import open_cast
+    from pcs_mini.world.population import open_population
     from pcs_mini.world.shards import scene_at
     from pcs_mini.world.sheet import captioned
 
     assets = open_assets(archive)
-    cast = open_cast(assets, trained=not held_out)
-    drawn = [scene_at(assets, cast, seed, index, kind=kind) for index in range(scenes)]
+    population = open_population(assets, trained=not held_out)
+    drawn = [scene_at(assets, population, seed, index, kind=kind) for index in range(scenes)]
     captioned([(scene.image, scene.caption) for scene in drawn]).save(out)
     typer.echo(str(out))

@@ -1,4 +1,4 @@
-"""What adapters read of the rulers: tokens and vectors of a subject, and a clear word without them."""
+"""What adapters read of the metrics: tokens and vectors of a subject, and a clear word without them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 
 from pcs_core.catalogue import catalogue
 from pcs_core.errors import InputError
-from pcs_mini.rulers import identity, judge, stored
-from pcs_mini.rulers.encoding import subject_vector, tokens_of
-from pcs_mini.rulers.trunk import Embedder, Trunk
+from pcs_mini.metrics import identity, judge, stored
+from pcs_mini.metrics.encoding import subject_vector, tokens_of
+from pcs_mini.metrics.trunk import Embedder, Trunk
 
 NET = {"size": 8, "widths": [4, 4, 4, 4]}
 
 
 @pytest.fixture
-def rulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Untrained rulers in a folder of their own."""
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Untrained metrics in a folder of their own."""
     torch.manual_seed(0)
     names = {"concept": ["dog", "cat"], "style": ["flat"], "place": ["beach"]}
     stored.write(tmp_path / "judge", judge.build(names), {"names": names})
@@ -31,7 +31,7 @@ def rulers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         module.load.cache_clear()
 
 
-def test_the_catalogue_gives_encoders_of_the_rulers_found(rulers: Path) -> None:
+def test_the_catalogue_gives_encoders_of_the_metrics_found(metrics: Path) -> None:
     pictures = torch.rand(2, 3, 128, 128)
     image = catalogue().get("feature_models", "mini.image")()
     assert image.patches(pictures).shape == (2, 64, 240)
@@ -42,12 +42,12 @@ def test_the_catalogue_gives_encoders_of_the_rulers_found(rulers: Path) -> None:
     torch.testing.assert_close(face.pooled(pictures).norm(dim=1), torch.ones(2))
 
 
-def test_without_rulers_one_message_says_what_to_do(
+def test_without_metrics_one_message_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(stored.ELSEWHERE, str(tmp_path / "none"))
     judge.load.cache_clear()
-    with pytest.raises(InputError, match=r"no ruler in .*judge: .*pcs mini ruler judge"):
+    with pytest.raises(InputError, match=r"no metric in .*judge: .*pcs mini metric judge"):
         catalogue().get("feature_models", "mini.image")()
 
 

@@ -13,7 +13,7 @@ from pcs_mini.held_out import Studio
 from pcs_mini.subjects import render_subjects, subject_table
 from pcs_mini.world.assets import SLICE_FILE, Assets
 from pcs_mini.world.backdrops import known
-from pcs_mini.world.cast import core
+from pcs_mini.world.population import core
 
 
 def test_listing_and_help_import_no_torch():

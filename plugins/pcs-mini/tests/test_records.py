@@ -36,6 +36,6 @@ def test_people_come_with_key_points_inside_the_picture_or_far_outside() -> None
 
 def test_held_out_members_never_come_up() -> None:
     records = WorldRecords(1)
-    from pcs_mini.world.cast import is_held_out
+    from pcs_mini.world.population import is_held_out
 
-    assert not any(is_held_out(records.assets, m) for m in records.cast.members)
+    assert not any(is_held_out(records.assets, m) for m in records.population.members)

@@ -28,7 +28,7 @@ from pcs_mini.training.latents import encode_shard, load_latents, shard_path, wo
 from pcs_mini.training.loop import Settings, rate
 from pcs_mini.training.muon import Muon, orthogonalise
 from pcs_mini.world.assets import open_assets
-from pcs_mini.world.lessons import read_record
+from pcs_mini.world.curriculum import read_record
 
 THINGS = ("disc", "square", "cross")
 GROUNDS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
@@ -286,7 +286,7 @@ def test_three_commands_make_a_model(archive, tmp_path, tiny, monkeypatch):
     card = (shipped / "model_card.md").read_text()
     assert "8 pictures in 2 steps, of 6 scenes" in card
     assert "whole trained world" in card
-    assert read_record(shipped)["lesson"] == 0
+    assert read_record(shipped)["stage"] == 0
 
 
 def test_no_latents_is_said(tmp_path):

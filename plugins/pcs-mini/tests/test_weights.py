@@ -6,12 +6,12 @@ from safetensors import safe_open
 
 from pcs_mini.architecture import build_tokenizer
 from pcs_mini.generate import load_parts, pictures, tokenise
+from pcs_mini.metrics import stored
 from pcs_mini.plugin import folder
-from pcs_mini.rulers import stored
 from pcs_mini.training.latents import render
 from pcs_mini.world.assets import SLICE_FILE, Assets
+from pcs_mini.world.curriculum import known_population
 from pcs_mini.world.grammar import vocabulary
-from pcs_mini.world.lessons import known_cast
 
 pytestmark = pytest.mark.skipif(
     not (folder() / "model_index.json").exists(), reason="a source tree without trained weights"
@@ -54,13 +54,13 @@ def test_parts_load_and_draw(parts):
 
 
 def test_the_record_names_trained_members_of_the_world():
-    cast = known_cast(folder(), Assets(SLICE_FILE))
-    assert len(cast.concepts) >= 20
+    population = known_population(folder(), Assets(SLICE_FILE))
+    assert len(population.concepts) >= 20
 
 
 def test_the_card_says_what_is_shipped():
     card = (folder() / "model_card.md").read_text("utf-8")
-    for heading in ("## What the weights know", "## Rulers", "## Training", "128 x 128"):
+    for heading in ("## What the weights know", "## Metrics", "## Training", "128 x 128"):
         assert heading in card
 
 

@@ -21,8 +21,8 @@ from pcs_mini.world.build.archive import (
     write_family,
 )
 from pcs_mini.world.build.family import Family
-from pcs_mini.world.cast import Member, core, held_out, open_cast
 from pcs_mini.world.places import COLOURS
+from pcs_mini.world.population import Member, core, held_out, open_population
 from pcs_mini.world.reserved import is_reserved
 from pcs_mini.world.scene import draw, references
 from pcs_mini.world.shards import Shards, render, scene_at
@@ -101,16 +101,16 @@ def assets(tmp_path_factory) -> Assets:
 
 
 def scenes(assets, n, **settings):
-    cast = open_cast(assets)
-    return [draw(np.random.default_rng((0, i)), assets, cast, **settings) for i in range(n)]
+    population = open_population(assets)
+    return [draw(np.random.default_rng((0, i)), assets, population, **settings) for i in range(n)]
 
 
 def test_same_seed_same_scene_whatever_was_drawn_before(assets):
     once = scenes(assets, 12)
     other = Assets(assets.path, cache_bytes=1)
-    cast = open_cast(other)
+    population = open_population(other)
     for i in reversed(range(12)):
-        again = draw(np.random.default_rng((0, i)), other, cast)
+        again = draw(np.random.default_rng((0, i)), other, population)
         assert np.array_equal(again.image, once[i].image)
         assert again.caption == once[i].caption
 
@@ -133,7 +133,7 @@ def test_training_never_draws_what_is_held_out(assets):
             assert figure.style not in {"outlined", "cartoon"}
             assert not is_reserved(figure.concept, figure.style, scene.place)
     assert kinds == {"drawn", "solid", "person"}
-    never = open_cast(assets, trained=False)
+    never = open_population(assets, trained=False)
     assert {"penguin"} == {m.concept for m in never.members if m.style == "flat"}
     assert any(m.style == "cartoon" for m in never.members)
 
@@ -144,7 +144,7 @@ def test_a_mask_is_what_the_picture_shows_of_its_subject(assets):
         scene = draw(
             np.random.default_rng(i),
             assets,
-            open_cast(assets),
+            open_population(assets),
             subjects=[dog, owl],
             place="white",
             relation="behind",
@@ -164,7 +164,7 @@ def test_relations_are_drawn_as_they_are_said(assets, relation):
         scene = draw(
             np.random.default_rng(i),
             assets,
-            open_cast(assets),
+            open_population(assets),
             subjects=[dog, owl],
             relation=relation,
         )
@@ -189,7 +189,7 @@ def test_relations_are_drawn_as_they_are_said(assets, relation):
 
 
 def test_solids_know_depth_and_camera_and_people_their_points(assets):
-    chair = draw(np.random.default_rng(1), assets, open_cast(assets), kind="solid", count=1)
+    chair = draw(np.random.default_rng(1), assets, open_population(assets), kind="solid", count=1)
     (figure,) = chair.figures
     assert figure.camera in {(0, 15), (90, 15), (180, 15), (270, 15)}
     assert (figure.depth[figure.mask > 127] > 60).mean() > 0.95
@@ -197,7 +197,7 @@ def test_solids_know_depth_and_camera_and_people_their_points(assets):
     mirrored = set()
     for i in range(12):
         rng = np.random.default_rng(i)
-        someone = draw(rng, assets, open_cast(assets), kind="person", count=1)
+        someone = draw(rng, assets, open_population(assets), kind="person", count=1)
         (figure,) = someone.figures
         mirrored.add(figure.pose.flipped)
         left, top, right, bottom = figure.box
@@ -209,9 +209,9 @@ def test_solids_know_depth_and_camera_and_people_their_points(assets):
 
 
 def test_references_show_the_same_thing_elsewhere(assets):
-    cast = open_cast(assets)
+    population = open_population(assets)
     for kind in ("drawn", "solid", "person"):
-        scene = draw(np.random.default_rng(3), assets, cast, kind=kind, count=1)
+        scene = draw(np.random.default_rng(3), assets, population, kind=kind, count=1)
         others = references(np.random.default_rng(4), assets, scene.figures[0], 4)
         assert len({other.place for other in others}) == 4
         for other in others:
@@ -311,9 +311,9 @@ def test_the_shipped_slice():
     assert lists.concepts <= names
     assert all(style in cut.drawn[concept].styles for concept, style in lists.instances)
     assert set(core()) <= cut.drawn.keys()
-    assert open_cast(cut, trained=False).concepts
+    assert open_population(cut, trained=False).concepts
     for i in range(40):
-        scene = draw(np.random.default_rng(i), cut, open_cast(cut, trained=i % 2 == 0))
+        scene = draw(np.random.default_rng(i), cut, open_population(cut, trained=i % 2 == 0))
         assert 0.02 < (scene.figures[0].mask > 127).mean() < 0.9
     page = SLICE_FILE.with_suffix(".md").read_text("utf-8")
     assert all(f"| {name} | {about.credit} |" in page for name, about in cut.solids.items())
@@ -330,7 +330,7 @@ def test_unknown_names_say_what_to_do(assets, tmp_path):
     with pytest.raises(AssetsError, match="meadow"):
         backdrops.paint("medow", np.random.default_rng(0), 64, assets)
     with pytest.raises(AssetsError, match="'unicorn'"):
-        open_cast(assets).find("unicorn")
+        open_population(assets).find("unicorn")
 
 
 def test_shards_are_the_same_however_they_are_made(assets, tmp_path):
@@ -346,7 +346,7 @@ def test_shards_are_the_same_however_they_are_made(assets, tmp_path):
     assert len(parts) == len(whole) == 6
     assert list(parts) == list(whole)
     assert np.array_equal(parts.images(range(6)), whole.images(range(6)))
-    alone = scene_at(assets, open_cast(assets), 0, 4, size=32)
+    alone = scene_at(assets, open_population(assets), 0, 4, size=32)
     assert np.array_equal(whole.images([4])[0], alone.image)
     assert whole.captions[4] == alone.caption
     assert (whole.masks([4])[0] > 0).any()
@@ -402,5 +402,5 @@ def test_families_are_merged_and_checked(assets, tmp_path):
         read_family("solids", tmp_path / "p.zip")
     assert cut.drawing("dog", "flat").shape == (64, 64, 4)
     assert cut.people["sketch"]["0001"].variations[1].expression == "sad"
-    scene = draw(np.random.default_rng(0), cut, open_cast(cut), kind="solid")
+    scene = draw(np.random.default_rng(0), cut, open_population(cut), kind="solid")
     assert scene.figures[0].concept == "chair"

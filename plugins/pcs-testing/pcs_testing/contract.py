@@ -192,7 +192,7 @@ def gradients_stay_inside(case: Case) -> None:
 
 
 def beside_the_network(net: Attachment) -> list[torch.Tensor]:
-    """Return what a fusion gives the network to look at: changed references, pictures of a canvas."""
+    """Return what a fusion gives the network to look at: changed references, pictures of a renderable."""
     found = []
     if net.encodes_each_step:
         pictures = torch.stack([make_picture(i, net.backbone.card.size) for i in range(2)])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization
     from pcs_three_d.field import Field
 
-TECHNIQUE = "three_d.canvas"
+TECHNIQUE = "three_d.renderable"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -58,7 +58,7 @@ def render(
 
 
 def read_field(artifact: Personalization, place: Path) -> tuple[Any, Field]:
-    """Return the canvas technique of an artifact and its trained field.
+    """Return the renderable technique of an artifact and its trained field.
 
     Raises
     ------

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import CANVAS, Fusion, Loss
+from pcs_core.data import RENDERED, Fusion, Loss
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -22,13 +22,13 @@ class ScoreDistillation(Technique):
     """Push w(t) (eps_hat - eps) into rendered latents; the denoiser's own Jacobian is left out.
 
     ``eps_hat`` is guided: two evaluations without gradients, with the caption and without. Use it in a
-    phase whose batch is ``{ canvas = n }`` in place of "core.denoise". Its range of noise levels acts
+    phase whose batch is ``{ rendered = n }`` in place of "core.denoise". Its range of noise levels acts
     in phases whose ``edits`` name this use.
     """
 
     id = "three_d.score_distillation"
-    tiny_beside = {"three_d.canvas": {}}
-    reads = ("role:canvas",)
+    tiny_beside = {"three_d.renderable": {}}
+    reads = ("role:rendered",)
     catalogue = ("score-distillation",)
     neutral = {"weight": 0.0}
 
@@ -63,7 +63,7 @@ class ScoreDistillation(Technique):
     @hookimpl
     def regularize(self, step: FitStep) -> Loss | None:
         """Return a term of rendered rows whose gradient is the one wanted; its value is half its square."""
-        rows = step.batch.rows(CANVAS)
+        rows = step.batch.rows(RENDERED)
         if not self.weight or not bool(rows.any()):
             return None
         latents = step.batch.latents.float()

@@ -10,9 +10,9 @@ from PIL import Image
 from pcs_cli.main import main
 
 FEW = [
-    *("--set", "canvas.steps=2", "--set", "canvas.batch={canvas=1}", "--set", "sample.steps=2"),
-    *("--set", "three_d.canvas.size=16", "--set", "three_d.canvas.cells=6"),
-    *("--set", "three_d.canvas.samples=8", "--backbone", "tiny", "--no-preview"),
+    *("--set", "render.steps=2", "--set", "render.batch={rendered=1}", "--set", "sample.steps=2"),
+    *("--set", "three_d.renderable.size=16", "--set", "three_d.renderable.cells=6"),
+    *("--set", "three_d.renderable.samples=8", "--backbone", "tiny", "--no-preview"),
 ]
 
 

@@ -12,7 +12,7 @@ from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Evaluation, Phase
 from pcs_testing import make_recipe, make_subject
-from pcs_three_d.canvas import Canvas
+from pcs_three_d.renderable import Renderable
 from pcs_three_d.score_distillation import ScoreDistillation
 
 SEEN: list[Any] = []
@@ -29,9 +29,9 @@ class Spy(Technique):
 @pytest.fixture(scope="module")
 def step(backbone: Backbone) -> Any:
     SEEN.clear()
-    canvas = Canvas(size=16, cells=8, samples=12)
-    phase = Phase("c", 1, batch={"canvas": 2}, lr={"*": 0.1}, losses=("three_d.score*",))
-    fit(make_recipe([canvas, ScoreDistillation(), Spy()], phase), make_subject(), backbone)
+    renderable = Renderable(size=16, cells=8, samples=12)
+    phase = Phase("c", 1, batch={"rendered": 2}, lr={"*": 0.1}, losses=("three_d.score*",))
+    fit(make_recipe([renderable, ScoreDistillation(), Spy()], phase), make_subject(), backbone)
     return SEEN[0]
 
 

@@ -1,6 +1,6 @@
 """Metrics: what is measured of pictures, each with its paper, model and preprocessing.
 
-Ids that start with ``mini.`` look through the rulers of the Mini world and say nothing about
+Ids that start with ``mini.`` look through the metrics of the Mini world and say nothing about
 photographs; all others load the published model, and fail by name where its weights are absent.
 """
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MINI = "mini."
-"""How ids begin of metrics that look through the Mini rulers."""
+"""How ids begin of metrics that look through the Mini metrics."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Metric:
 
     @property
     def real(self) -> bool:
-        """Whether the published model looks, and not a Mini ruler."""
+        """Whether the published model looks, and not a Mini metric."""
         return not self.id.startswith(MINI)
 
     def score(

@@ -188,7 +188,7 @@ def named_systems(text: str) -> tuple[str, ...]:
 def named_metrics(text: str | None, suite: Suite, backbone: str) -> tuple[str, ...]:
     """Return the metrics that ``"a,b"`` names; without a text those that fit backbone and suite.
 
-    The Mini rulers know the Mini backbone alone, and no other metric knows it: they are never mixed.
+    The Mini metrics know the Mini backbone alone, and no other metric knows it: they are never mixed.
 
     Raises
     ------

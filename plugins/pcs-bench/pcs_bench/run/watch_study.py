@@ -173,31 +173,31 @@ def _subject(
     found: dict[str, Any] = {
         "kept": watching.kept[name],
         "of": len(watching.points[name]),
-        "seen": [[p.alignment, p.fidelity, p.merit] for p in watching.points[name]],
+        "seen": [[p.alignment, p.fidelity, p.quality] for p in watching.points[name]],
     }
     alignment, fidelity = eyes
     drawn: dict[str, Any] = {"prompts": texts, "seed": 0, "count": protocol.seeds}
     judge = Watch([subject], place.backbone, alignment, fidelity, **drawn)
     for label, artifact in (("watched", kept), ("last", last[0])):
         point = judge.point(artifact, subject)
-        found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "merit")}
+        found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "quality")}
     return found
 
 
 def _told(line: dict[str, Any]) -> str:
     if line.get("error"):
         return f"{line['key']}: {line['error']}"
-    merits = line["watched"]["merit"], line["last"]["merit"]
+    qualities = line["watched"]["quality"], line["last"]["quality"]
     return (
-        f"{line['key']}: checkpoint {line['kept']} of {line['of']} kept; merit {merits[0]:.3f}, "
-        f"last step {merits[1]:.3f}"
+        f"{line['key']}: checkpoint {line['kept']} of {line['of']} kept; quality {qualities[0]:.3f}, "
+        f"last step {qualities[1]:.3f}"
     )
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the paired difference in merit with interval, p-value and a sentence.
+    """Return the paired difference in quality with interval, p-value and a sentence.
 
-    Merit is the geometric mean of alignment and fidelity, each 0 at one baseline and 1 at the other.
+    Quality is the geometric mean of alignment and fidelity, each 0 at one baseline and 1 at the other.
     """
     from pcs_bench.report.claims import p_words
     from pcs_bench.report.statistics import interval, sign_flip
@@ -205,13 +205,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     done = [row for row in rows if not row.get("error")]
     if not done:
         return {"verdict": "not tested", "answer": "Not tested: no subject was fitted.", "n": 0}
-    apart = [row["watched"]["merit"] - row["last"]["merit"] for row in done]
+    apart = [row["watched"]["quality"] - row["last"]["quality"] for row in done]
     moved = [row for row in done if row["kept"] != row["of"]]
     span, p = interval([[d] for d in apart]), sign_flip(apart)
     assert span is not None
     wins, losses = sum(d > 0 for d in apart), sum(d < 0 for d in apart)
     answer = (
-        f"Over {len(done)} subjects the kept checkpoint scores {span.mean:+.3f} in merit against the last "
+        f"Over {len(done)} subjects the kept checkpoint scores {span.mean:+.3f} in quality against the last "
         f"step (better {wins}, worse {losses}, the last step itself {len(done) - len(moved)}), p {p_words(p)}"
     )
     if span.low is not None:
@@ -222,7 +222,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     means = {
         label: {
             part: sum(row[label][part] for row in done) / len(done)
-            for part in ("alignment", "fidelity", "merit")
+            for part in ("alignment", "fidelity", "quality")
         }
         for label in ("watched", "last")
     }

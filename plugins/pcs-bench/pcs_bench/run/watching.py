@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pcs_bench.run.merits import Point, mean, means, merit, scaled
+from pcs_bench.run.quality import Point, mean, means, quality, scaled
 from pcs_bench.run.texts import plain, told
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ class Watch:
             (scaled(a, low, high), scaled(f, bottom, top))
             for a, f in zip(alignment, fidelity, strict=True)
         ]
-        return Point(*means(pictures), merit(pictures), tuple(pictures))
+        return Point(*means(pictures), quality(pictures), tuple(pictures))
 
     def _keeps(self, artifact: Personalization, subject: Subject) -> bool:
         seen = self.points.setdefault(subject.name, [])
         seen.append(point := self.point(artifact, subject))
-        lead, error = max(seen, key=lambda p: (p.merit, p.fidelity)).lead(point)
+        lead, error = max(seen, key=lambda p: (p.quality, p.fidelity)).lead(point)
         if lead > error:
             return False
         self.kept[subject.name] = len(seen)
@@ -135,7 +135,7 @@ class Watch:
 
 
 def fidelity(subjects: Sequence[Subject], backbone: Backbone) -> Watch:
-    """Return the watch of ``pcs fit --watch fidelity``: CLIP-T and CLIP-I, on Mini through its ruler.
+    """Return the watch of ``pcs fit --watch fidelity``: CLIP-T and CLIP-I, on Mini through its metric.
 
     Raises
     ------

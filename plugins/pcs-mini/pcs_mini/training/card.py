@@ -57,12 +57,12 @@ def megabytes(folder: Path) -> float:
 
 
 def knows(record: Mapping[str, Any]) -> str:
-    """What the weights know, as their record (`world.lessons`) says."""
-    if not record["lesson"]:
+    """What the weights know, as their record (`world.curriculum`) says."""
+    if not record["stage"]:
         return "The words of the whole trained world were drawn for them."
     styles, people = ", ".join(record["styles"]), ", ".join(record["people"])
     told = (
-        f"They were trained last on lesson {record['lesson']} of the world: {record['title']}. These "
+        f"They were trained last on stage {record['stage']} of the world: {record['title']}. These "
         f"{len(record['concepts'])} things, in the styles {styles}, were drawn for them: "
         f"{', '.join(record['concepts'])}."
     )
@@ -74,8 +74,8 @@ def knows(record: Mapping[str, Any]) -> str:
     )
 
 
-def rulers(folder: Path) -> str:
-    """The rulers in a folder, their sizes, and how well they do on real renders."""
+def metrics(folder: Path) -> str:
+    """The metrics in a folder, their sizes, and how well they do on real renders."""
     lines = []
     for path in sorted(folder.glob("*/config.json")):
         scores = _config(path.parent).get("scores", {})
@@ -140,7 +140,7 @@ def _training(runs: Sequence[Path]) -> list[str]:
     for stage, entries in lines.items():
         last = entries[-1]
         text = f"- **{stage}**: {last['images']:,} pictures in {last['step']:,} steps"
-        # A resumed run says again what it draws from; a lesson has a cache of its own.
+        # A resumed run says again what it draws from; a stage has a cache of its own.
         scenes = [k for k, _ in groupby(e["scenes"] for e in entries if "scenes" in e)]
         if scenes:
             each = ", then ".join(f"{count:,}" for count in scenes)

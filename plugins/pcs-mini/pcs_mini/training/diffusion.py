@@ -131,7 +131,7 @@ def train(
     cache_folder: Path,
     report: Report,
     watch: Watch | None = None,
-    lesson: int = 0,
+    curriculum: int = 0,
 ) -> Path:
     """Train text encoder and UNet; writes and returns ``out/model`` (diffusers layout, fp32).
 
@@ -167,7 +167,7 @@ def train(
     steps, n = settings.images // settings.batch, settings.batch
     journal = Journal(settings.out, "diffusion", active=main)
     size = sum(p.numel() for p in parameters)
-    facts = {"scenes": len(cache), "lesson": lesson, "parameters": size}
+    facts = {"scenes": len(cache), "stage": curriculum, "parameters": size}
     journal.note(first, first * n, device=device_of(accelerator), **facts)
     kept = scheduler.alphas_cumprod.to(device)
     empty = tokenise(tokenizer, [""]).to(torch.int32)

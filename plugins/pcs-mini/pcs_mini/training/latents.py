@@ -21,8 +21,8 @@ from pcs_mini.architecture import PICTURE_SIZE
 from pcs_mini.generate import tokenise
 from pcs_mini.training.loop import Report
 from pcs_mini.world.assets import Assets
-from pcs_mini.world.cast import open_cast
-from pcs_mini.world.lessons import lesson_cast
+from pcs_mini.world.curriculum import curriculum_population
+from pcs_mini.world.population import open_population
 from pcs_mini.world.scene import draw
 
 _PATTERN = "latents-*.safetensors"
@@ -53,26 +53,26 @@ def render(
     count: int,
     seed: int = 0,
     *,
-    lesson: int = 0,
+    curriculum: int = 0,
     pairs: float | None = None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], list[str]]:
     """Training scenes `first` to `first + count` of a seed, each from its own random numbers.
 
     Every second one shows a single subject, whatever the world's own shares are: what things look
-    like is learned from those. In a ``lesson`` three of four do, of its part of the cast. Of those
+    like is learned from those. In a ``stage`` three of four do, of its part of the population. Of those
     that may show more, only a third do: ``pairs`` gives the share that shows two, and one the rest.
     Pictures ``[n, 128, 128, 3]``, masks of all subjects ``[n, 128, 128]`` (255 = subject), captions.
     """
-    cast = lesson_cast(open_cast(assets), lesson)
+    population = curriculum_population(open_population(assets), curriculum)
     images = np.empty((count, PICTURE_SIZE, PICTURE_SIZE, 3), np.uint8)
     masks = np.zeros((count, PICTURE_SIZE, PICTURE_SIZE), np.uint8)
     captions = []
     for i in range(count):
         rng = np.random.default_rng((seed, first + i))
-        subjects = 1 if (first + i) % (4 if lesson else 2) else None
+        subjects = 1 if (first + i) % (4 if curriculum else 2) else None
         if pairs is not None:
             subjects = 2 if rng.random() < pairs else 1
-        scene = draw(rng, assets, cast, size=PICTURE_SIZE, count=subjects)
+        scene = draw(rng, assets, population, size=PICTURE_SIZE, count=subjects)
         images[i] = scene.image
         for figure in scene.figures:
             np.maximum(masks[i], figure.mask, out=masks[i])
@@ -90,7 +90,7 @@ def make_latents(
     *,
     seed: int = 0,
     share: slice = slice(None),
-    lesson: int = 0,
+    curriculum: int = 0,
     pairs: float | None = None,
 ) -> None:
     """Render and encode `count` scenes into `folder`; files that are there already stay.
@@ -104,7 +104,9 @@ def make_latents(
         if path.exists():
             continue
         first = number * SHARD
-        scenes = render(assets, first, min(SHARD, count - first), seed, lesson=lesson, pairs=pairs)
+        scenes = render(
+            assets, first, min(SHARD, count - first), seed, curriculum=curriculum, pairs=pairs
+        )
         encode_shard(autoencoder, tokenizer, *scenes, path)
         report(f"latents: {path.name} of {-(-count // SHARD)}")
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 from pcs_mini.world import grammar
 from pcs_mini.world.assets import Assets, Person, Pixels, Solid
-from pcs_mini.world.cast import Member
 from pcs_mini.world.places import COLOURS
+from pcs_mini.world.population import Member
 
 TINTED = 0.10
 """Share of drawings repainted in a named colour."""

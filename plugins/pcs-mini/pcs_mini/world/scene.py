@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from pcs_mini.world import backdrops, grammar
 from pcs_mini.world.assets import Assets, Pixels
-from pcs_mini.world.cast import Cast, Member, held_out
 from pcs_mini.world.layout import Placed, lay_out
 from pcs_mini.world.places import COLOURS
+from pcs_mini.world.population import Member, Population, held_out
 from pcs_mini.world.pose import Pose, Sprite, pose_of, sprite_of
 from pcs_mini.world.reserved import is_reserved
 
@@ -125,7 +125,7 @@ class Scene:
 def draw(
     rng: np.random.Generator,
     assets: Assets,
-    cast: Cast,
+    population: Population,
     *,
     size: int = SIZE,
     kind: str | None = None,
@@ -135,7 +135,7 @@ def draw(
     relation: str | None = None,
     count: int | None = None,
 ) -> Scene:
-    """One scene of `size` px. What is not given is drawn from the cast.
+    """One scene of `size` px. What is not given is drawn from the population.
 
     ``subjects`` and ``poses`` fix the first figures, ``relation=""`` asks for none, ``count`` is
     1 to 3. Reserved combinations of concept, style and place, and held-out relations, come up only
@@ -147,9 +147,9 @@ def draw(
     if count is None:
         count = max(len(chosen), 1 + int(np.searchsorted(np.cumsum(COUNTS[:2]), rng.random())))
     if not chosen:
-        chosen.append(cast.pick(rng, kind))
+        chosen.append(population.pick(rng, kind))
     while len(chosen) < count:
-        chosen.append(_companion(rng, cast, chosen))
+        chosen.append(_companion(rng, population, chosen))
     if relation is None:
         relation = _relation(rng, chosen) if count == 2 else ""
     taken = [pose_of(rng, assets, m) for m in chosen[len(poses) :]]
@@ -180,7 +180,7 @@ def references(
             draw(
                 rng,
                 assets,
-                Cast([member]),
+                Population([member]),
                 size=size,
                 subjects=[member],
                 poses=[pose],
@@ -276,15 +276,17 @@ def _figure(member: Member, pose: Pose, spot: Placed, mask: Pixels) -> Figure:
     return Figure(member, pose, box, mask, depth, pose.camera, points)
 
 
-def _companion(rng: np.random.Generator, cast: Cast, chosen: Sequence[Member]) -> Member:
+def _companion(
+    rng: np.random.Generator, population: Population, chosen: Sequence[Member]
+) -> Member:
     """Another subject, mostly of the first one's kind and style, never a concept twice."""
     first = chosen[0]
     style = first.style if rng.random() < SAME_STYLE else None
     for _ in range(20):
-        other = cast.pick(rng, first.kind if rng.random() < 0.8 else None, style)
+        other = population.pick(rng, first.kind if rng.random() < 0.8 else None, style)
         if other.concept not in {m.concept for m in chosen}:
             return other
-    return cast.pick(rng)
+    return population.pick(rng)
 
 
 def _relation(rng: np.random.Generator, pair: Sequence[Member]) -> str:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from pcs_core.errors import InputError
 from pcs_mini.world.assets import Assets, open_assets
-from pcs_mini.world.cast import Cast, open_cast
+from pcs_mini.world.population import Population, open_population
 from pcs_mini.world.scene import SIZE, Figure, Scene, draw
 
 SHARD = 1024
@@ -42,10 +42,16 @@ class Plan:
 
 
 def scene_at(
-    assets: Assets, cast: Cast, seed: int, index: int, *, size: int = SIZE, **settings: Any
+    assets: Assets,
+    population: Population,
+    seed: int,
+    index: int,
+    *,
+    size: int = SIZE,
+    **settings: Any,
 ) -> Scene:
     """Scene number `index` of a seed; `settings` go to `draw`."""
-    return draw(np.random.default_rng((seed, index)), assets, cast, size=size, **settings)
+    return draw(np.random.default_rng((seed, index)), assets, population, size=size, **settings)
 
 
 def render(
@@ -96,12 +102,12 @@ def render(
 
 def _render_shard(job: tuple[Path, int, Plan, Path]) -> str:
     folder, number, plan, archive = job
-    assets, cast = _opened(archive)
+    assets, population = _opened(archive)
     images = np.empty((plan.shard, plan.size, plan.size, 3), np.uint8)
     masks = np.empty((plan.shard, plan.size, plan.size), np.uint8)
     lines = []
     for at in range(plan.shard):
-        scene = scene_at(assets, cast, plan.seed, number * plan.shard + at, size=plan.size)
+        scene = scene_at(assets, population, plan.seed, number * plan.shard + at, size=plan.size)
         images[at], masks[at] = scene.image, owners(scene)
         lines.append(json.dumps(describe(scene), ensure_ascii=False))
     stem = _stem(number)
@@ -111,15 +117,15 @@ def _render_shard(job: tuple[Path, int, Plan, Path]) -> str:
     return f"shard {number} done"
 
 
-_OPEN: dict[Path, tuple[Assets, Cast]] = {}
-"""One archive a process: opening it and listing its cast takes longer than a scene."""
+_OPEN: dict[Path, tuple[Assets, Population]] = {}
+"""One archive a process: opening it and listing its population takes longer than a scene."""
 
 
-def _opened(archive: Path) -> tuple[Assets, Cast]:
+def _opened(archive: Path) -> tuple[Assets, Population]:
     if archive not in _OPEN:
         _OPEN.clear()
         assets = open_assets(archive)
-        _OPEN[archive] = (assets, open_cast(assets))
+        _OPEN[archive] = (assets, open_population(assets))
     return _OPEN[archive]
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from pcs_core.errors import InputError
 from pcs_mini.world.assets import Assets, open_assets
 from pcs_mini.world.build.family import Family
-from pcs_mini.world.cast import Member, core, held_out, is_held_out
+from pcs_mini.world.population import Member, core, held_out, is_held_out
 
 FAMILIES: tuple[str, ...] = ("drawn", "solids", "people", "panoramas")
 LIMIT = 40_000_000

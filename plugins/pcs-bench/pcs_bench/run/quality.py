@@ -8,31 +8,31 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A checkpoint: both scores scaled so that 0 and 1 are the two baselines, and their merit.
+    """A checkpoint: both scores scaled so that 0 and 1 are the two baselines, and their quality.
 
     ``alignment`` 0 is a copy of the references and 1 the untuned backbone; ``fidelity`` the other way
-    round. ``merit`` is their geometric mean: its highest point lies on the Pareto front. ``pictures``
+    round. ``quality`` is their geometric mean: its highest point lies on the Pareto front. ``pictures``
     are both scores of every picture, scaled and not cut off: the same prompts and the same noise at
     every checkpoint.
     """
 
     alignment: float
     fidelity: float
-    merit: float
+    quality: float
     pictures: tuple[tuple[float, float], ...] = ()
 
     def lead(self, other: Point) -> tuple[float, float]:
-        """Return by how much this merit is the higher one, and the standard error of that.
+        """Return by how much this quality is the higher one, and the standard error of that.
 
         The error is a jackknife over pictures, which both points have drawn from the same noise.
         """
-        apart = self.merit - other.merit
+        apart = self.quality - other.quality
         count = len(self.pictures)
         if count < 2:
             return apart, 0.0
         without = [
-            merit([*self.pictures[:i], *self.pictures[i + 1 :]])
-            - merit([*other.pictures[:i], *other.pictures[i + 1 :]])
+            quality([*self.pictures[:i], *self.pictures[i + 1 :]])
+            - quality([*other.pictures[:i], *other.pictures[i + 1 :]])
             for i in range(count)
         ]
         middle = sum(without) / count
@@ -56,7 +56,7 @@ def means(pictures: Sequence[tuple[float, float]]) -> tuple[float, float]:
     return alignment, fidelity
 
 
-def merit(pictures: Sequence[tuple[float, float]]) -> float:
+def quality(pictures: Sequence[tuple[float, float]]) -> float:
     """Return the geometric mean of mean alignment and mean fidelity of pictures."""
     alignment, fidelity = means(pictures)
     return float((alignment * fidelity) ** 0.5)

@@ -1,6 +1,6 @@
-"""What adapters read of a ruler: tokens of a picture, and a vector of what stands in it.
+"""What adapters read of a metric: tokens of a picture, and a vector of what stands in it.
 
-Rulers are trained to see through changes of light and colour. An adapter has to paint what it is shown, so
+Metrics are trained to see through changes of light and colour. An adapter has to paint what it is shown, so
 the colours of each cell stand beside what the trunk makes of it.
 """
 
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_mini.rulers.trunk import CELLS, SIZE, prepare
+from pcs_mini.metrics.trunk import CELLS, SIZE, prepare
 
 SHADES = 4
 """Side of the patch of colours that a cell brings along."""
@@ -53,7 +53,7 @@ def subject_vector(x: Tensor, tokens: Tensor, subject: Tensor) -> Tensor:
 
 
 class EncodesCells:
-    """``patches`` and ``pooled`` of a ruler with an :class:`~pcs_mini.rulers.trunk.Embedder`."""
+    """``patches`` and ``pooled`` of a metric with an :class:`~pcs_mini.metrics.trunk.Embedder`."""
 
     net: Any
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from pcs_mini.generate import tokenise
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.trunk import prepare
 from pcs_mini.plugin import folder as weights_folder
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.trunk import prepare
 
 CONFIG: dict[str, Any] = {
     "embed_dim": 128,
@@ -85,7 +85,7 @@ class Clip:
 
 
 def open_clip(folder: Path | None = None, device: str = "cpu") -> Clip:
-    """Mini-CLIP of a folder of rulers, the shipped one if None, which reads with the backbone's tokenizer."""
+    """Mini-CLIP of a folder of metrics, the shipped one if None, which reads with the backbone's tokenizer."""
     net, _ = stored.read("clip", folder, lambda config: build_clip(config["model_cfg"]))
     root = (stored.shipped() if folder is None else Path(folder)) / "clip"
     if not (root / stored.TOKENIZER).exists():

@@ -34,7 +34,7 @@ class Sheet(HeadEdit):
 
 
 class Drawing(Technique):
-    """A canvas of one picture, judged at one noise level."""
+    """A renderable of one picture, judged at one noise level."""
 
     id = "test.drawing"
 
@@ -51,7 +51,7 @@ class Drawing(Technique):
 
 
 PICTURES = Phase("pictures", 2, train=("testing.probe/*",), edits=("testing.probe",))
-CANVAS = Phase("canvas", 2, batch={"canvas": 2}, train=("test.drawing/*",))
+RENDERED = Phase("render", 2, batch={"rendered": 2}, train=("test.drawing/*",))
 
 
 @pytest.fixture(autouse=True)
@@ -60,19 +60,19 @@ def _clean() -> None:
 
 
 def test_pictures_first_and_then_the_canvas(backbone: Backbone) -> None:
-    recipe = make_recipe([Probe(), Drawing()], PICTURES, CANVAS)
+    recipe = make_recipe([Probe(), Drawing()], PICTURES, RENDERED)
     (artifact,) = fit(recipe, make_subject(), backbone)
-    assert [s.phase for s in SEEN] == ["pictures"] * 2 + ["canvas"] * 2
-    assert SEEN[-1].batch.roles == ("canvas",) * 2
+    assert [s.phase for s in SEEN] == ["pictures"] * 2 + ["render"] * 2
+    assert SEEN[-1].batch.roles == ("rendered",) * 2
     sheet = artifact.tensors["test.drawing/sheet/pixels"]
     assert not torch.equal(sheet, torch.full_like(sheet, 0.5))
 
 
 def test_without_pictures_only_the_canvas_trains(backbone: Backbone) -> None:
     subject = Subject("it", concepts=(Concept("toy", "<it>", "toy"),))
-    recipe = make_recipe([Probe(), Drawing()], PICTURES, CANVAS)
+    recipe = make_recipe([Probe(), Drawing()], PICTURES, RENDERED)
     (artifact,) = fit(recipe, subject, backbone)
-    assert [s.phase for s in SEEN] == ["canvas"] * 2
+    assert [s.phase for s in SEEN] == ["render"] * 2
     probe = [t for n, t in artifact.tensors.items() if n.startswith("testing.probe/")]
     assert probe
     assert all(bool((t == 0).all()) for t in probe)
@@ -81,14 +81,14 @@ def test_without_pictures_only_the_canvas_trains(backbone: Backbone) -> None:
 
 
 def test_a_noise_law_acts_where_its_use_does(backbone: Backbone) -> None:
-    fit(make_recipe([Probe(), Drawing()], PICTURES, CANVAS), make_subject(), backbone)
+    fit(make_recipe([Probe(), Drawing()], PICTURES, RENDERED), make_subject(), backbone)
     half = backbone.process.at(torch.tensor([0.5]))
-    assert all(bool((s.level.time == half).all()) for s in SEEN if s.phase == "canvas")
+    assert all(bool((s.level.time == half).all()) for s in SEEN if s.phase == "render")
     assert not any(bool((s.level.time == half).all()) for s in SEEN if s.phase == "pictures")
 
 
 def test_a_step_encodes_a_text_for_each_row(backbone: Backbone) -> None:
-    fit(make_recipe([Probe(), Drawing()], PICTURES, CANVAS), make_subject(), backbone)
+    fit(make_recipe([Probe(), Drawing()], PICTURES, RENDERED), make_subject(), backbone)
     step = SEEN[-1]
     with torch.no_grad():
         again, other = step.encode("a picture of <it>"), step.encode("")
@@ -99,6 +99,6 @@ def test_a_step_encodes_a_text_for_each_row(backbone: Backbone) -> None:
 
 
 def test_a_canvas_is_alone_in_its_batch(backbone: Backbone) -> None:
-    phase = Phase("both", 1, batch={"canvas": 1, "subject": 1}, train=("test.drawing/*",))
+    phase = Phase("both", 1, batch={"rendered": 1, "subject": 1}, train=("test.drawing/*",))
     with pytest.raises(RecipeError, match="must be alone"):
         fit(make_recipe([Drawing()], phase), make_subject(), backbone)

@@ -1,4 +1,4 @@
-"""Pictures for the rulers: drawn once at 64 px, used a few times, degraded as a decoder would."""
+"""Pictures for the metrics: drawn once at 64 px, used a few times, degraded as a decoder would."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pcs_mini.rulers.trunk import CELLS, SIZE
+from pcs_mini.metrics.trunk import CELLS, SIZE
 from pcs_mini.world import grammar, scene
 from pcs_mini.world.assets import Assets
 from pcs_mini.world.backdrops import phrase
-from pcs_mini.world.cast import Cast, Member
+from pcs_mini.world.population import Member, Population
 from pcs_mini.world.pose import pose_of
 from pcs_mini.world.scene import Scene
 
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class View:
-    """One picture, with what a ruler may learn from it."""
+    """One picture, with what a metric may learn from it."""
 
     image: NDArray[np.uint8]
     """``[64, 64, 3]``."""
@@ -88,20 +88,25 @@ class Replay(Generic[Item]):
 def any_scene(
     rng: np.random.Generator,
     assets: Assets,
-    cast: Cast,
+    population: Population,
     *,
     count: int | None = None,
     size: int = SIZE,
 ) -> Scene:
-    """A scene of the cast in which rare members come up more often than in the world."""
+    """A scene of the population in which rare members come up more often than in the world."""
     first: list[Member] = []
     if rng.random() < EVENLY:
-        first = [cast.members[rng.integers(len(cast.members))]]
-    return scene.draw(rng, assets, cast, subjects=first, count=_count(rng, count), size=size)
+        first = [population.members[rng.integers(len(population.members))]]
+    return scene.draw(rng, assets, population, subjects=first, count=_count(rng, count), size=size)
 
 
 def again(
-    rng: np.random.Generator, assets: Assets, cast: Cast, first: Scene, *, size: int = SIZE
+    rng: np.random.Generator,
+    assets: Assets,
+    population: Population,
+    first: Scene,
+    *,
+    size: int = SIZE,
 ) -> Scene:
     """The same individual things once more: another place, another view, another arrangement."""
     poses = [pose_of(rng, assets, f.member, colour=f.colour, unlike=f.pose) for f in first.figures]
@@ -112,7 +117,7 @@ def again(
     return scene.draw(
         rng,
         assets,
-        cast,
+        population,
         subjects=members,
         poses=poses,
         place=place,
@@ -123,7 +128,7 @@ def again(
 
 
 def view_of(assets: Assets, drawn: Scene) -> View:
-    """What the rulers keep of a scene of 64 px."""
+    """What the metrics keep of a scene of 64 px."""
     side = SIZE // CELLS
     cells = [
         f.mask.reshape(CELLS, side, CELLS, side).mean((1, 3)).astype(np.uint8)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import Field as Setting
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import CANVAS, Features, Fusion, Loss, Rendered
+from pcs_core.data import RENDERED, Features, Fusion, Loss, Rendered
 from pcs_three_d.cameras import draw_camera, view
 from pcs_three_d.field import Field
 
@@ -29,10 +29,10 @@ Weight = Annotated[float, Setting(ge=0.0)]
 
 @dataclass(frozen=True, slots=True)
 class Renderer:
-    """The canvas of a fit: ``field`` seen by random cameras, at the backbone's size [h w]."""
+    """What a fit renders: ``field`` seen by random cameras, at the backbone's size [h w]."""
 
     field: Field
-    settings: Canvas
+    settings: Renderable
     prompt: str
     size: tuple[int, int]
 
@@ -68,24 +68,25 @@ class Renderer:
         return Rendered(images, tuple(self.captions[view(c)] for c in cameras), extra)
 
 
-class Canvas(Technique):
-    """Own a field of voxels; a phase with ``batch = { canvas = n }`` renders it from random cameras.
+class Renderable(Technique):
+    """Own a field of voxels; a phase with ``batch = { rendered = n }`` renders it from random cameras.
 
     What judges the pictures is another technique's business. Two small losses of its own keep the
     field thin ("three_d.opacity") and its surfaces turned to the cameras ("three_d.orientation").
     """
 
-    id = "three_d.canvas"
+    id = "three_d.renderable"
+    formerly = ("three_d.canvas",)
     writes = (
         "feature:three_d.pictures",
         "head:field",
-        "role:canvas",
+        "role:rendered",
         "extra:three_d.opacity",
         "extra:three_d.orientation",
     )
     catalogue = ("renderable-canvas",)
     tiny = {"size": 16, "cells": 6, "samples": 8, "random_background": 0.0}
-    tiny_batch = {"canvas": 1}
+    tiny_batch = {"rendered": 1}
     stacks_subjects = False
 
     size: Annotated[int, Setting(ge=8, le=512)] = 64
@@ -151,7 +152,7 @@ class Canvas(Technique):
     @hookimpl
     def regularize(self, step: FitStep) -> list[Loss] | None:
         """Return the field's own two losses, for rendered rows."""
-        rows, extra = step.batch.rows(CANVAS), step.batch.extra
+        rows, extra = step.batch.rows(RENDERED), step.batch.extra
         if not bool(rows.any()):
             return None
         weights = {"three_d.opacity": self.opacity, "three_d.orientation": self.orientation}

@@ -1,4 +1,4 @@
-"""The rulers and the gate: what they measure is measured, and misuse is refused by name."""
+"""The metrics and the gate: what they measure is measured, and misuse is refused by name."""
 
 import io
 import json
@@ -25,21 +25,21 @@ from pcs_mini.commands import app
 from pcs_mini.digest import weights_sha256
 from pcs_mini.evaluate import Asked, compose_prompts, evaluate, relation_holds, spread
 from pcs_mini.generate import Parts
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.clip import open_clip
-from pcs_mini.rulers.identity import open_identity
-from pcs_mini.rulers.judge import Judge, Reading, build, open_judge
-from pcs_mini.rulers.stored import RulerError
-from pcs_mini.rulers.views import open_views
-from pcs_mini.training import rulers_clip, rulers_identity, rulers_judge, rulers_views
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.clip import open_clip
+from pcs_mini.metrics.identity import open_identity
+from pcs_mini.metrics.judge import Judge, Reading, build, open_judge
+from pcs_mini.metrics.stored import MetricError
+from pcs_mini.metrics.views import open_views
+from pcs_mini.training import metrics_clip, metrics_identity, metrics_judge, metrics_views
 from pcs_mini.training.diffusion import write_model
 from pcs_mini.training.loop import Settings
-from pcs_mini.training.rulers_pictures import Replay, any_scene, degrade, view_of
+from pcs_mini.training.metrics_pictures import Replay, any_scene, degrade, view_of
 from pcs_mini.world import scene
 from pcs_mini.world.assets import Assets
-from pcs_mini.world.cast import Member, open_cast
+from pcs_mini.world.curriculum import RECORD, known_population
 from pcs_mini.world.grammar import vocabulary
-from pcs_mini.world.lessons import RECORD, known_cast
+from pcs_mini.world.population import Member, open_population
 from pcs_mini.world.reserved import RESERVED_SHARE, is_reserved
 
 SHADES = {"dog": (200, 120, 40), "owl": (90, 90, 160), "car": (220, 30, 30), "penguin": (9, 9, 60)}
@@ -106,16 +106,16 @@ def settings(out, images=16, resume=False):
 
 
 @pytest.fixture(scope="module")
-def rulers(tmp_path_factory, assets):
+def metrics(tmp_path_factory, assets):
     """All four, after two steps."""
-    out = tmp_path_factory.mktemp("rulers")
+    out = tmp_path_factory.mktemp("metrics")
     patch = pytest.MonkeyPatch()
-    few = rulers_views.retrieval
-    patch.setattr(rulers_views, "retrieval", lambda *a, **k: few(*a, **k, things=2, views=2))
-    judged, zero_shot = rulers_judge.check, rulers_clip.check
-    patch.setattr(rulers_judge, "check", lambda j, a, c, n=0: judged(j, a, c, 6))
-    patch.setattr(rulers_clip, "check", lambda s, a, c, n=0: zero_shot(s, a, c, 8))
-    for stage in (rulers_judge, rulers_clip, rulers_identity, rulers_views):
+    few = metrics_views.retrieval
+    patch.setattr(metrics_views, "retrieval", lambda *a, **k: few(*a, **k, things=2, views=2))
+    judged, zero_shot = metrics_judge.check, metrics_clip.check
+    patch.setattr(metrics_judge, "check", lambda j, a, c, n=0: judged(j, a, c, 6))
+    patch.setattr(metrics_clip, "check", lambda s, a, c, n=0: zero_shot(s, a, c, 8))
+    for stage in (metrics_judge, metrics_clip, metrics_identity, metrics_views):
         stage.train(settings(out), assets, lambda line: None)
     patch.undo()
     return out
@@ -155,11 +155,11 @@ def test_training_never_draws_a_reserved_combination(assets):
 
 
 def test_a_replayed_batch_depends_on_its_step_alone(assets):
-    cast = open_cast(assets)
+    population = open_population(assets)
 
     def stream(first):
         return Replay(
-            lambda rng: view_of(assets, any_scene(rng, assets, cast)),
+            lambda rng: view_of(assets, any_scene(rng, assets, population)),
             6,
             uses=3,
             seed=1,
@@ -175,11 +175,13 @@ def test_a_replayed_batch_depends_on_its_step_alone(assets):
         assert one.caption == other.caption
 
 
-def test_rulers_are_trained_without_what_is_held_out(assets):
-    cast = open_cast(assets)
+def test_metrics_are_trained_without_what_is_held_out(assets):
+    population = open_population(assets)
     rng = np.random.default_rng(0)
     seen = {
-        m.concept for _ in range(100) for m in view_of(assets, any_scene(rng, assets, cast)).members
+        m.concept
+        for _ in range(100)
+        for m in view_of(assets, any_scene(rng, assets, population)).members
     }
     assert seen == {"dog", "owl", "car", "person"}
 
@@ -198,13 +200,15 @@ def test_degrading_keeps_the_range_and_changes_the_picture():
 def test_a_caption_is_true_of_pictures_that_hold_all_it_says():
     words = {"dog", "owl", "beach", "snow", "flat", "on", "the", "a"}
     sayable = [frozenset({"dog", "beach", "flat"}), frozenset({"dog", "snow"})]
-    true = rulers_clip.truths(["a flat dog", "a zog dog"], sayable, words)
+    true = metrics_clip.truths(["a flat dog", "a zog dog"], sayable, words)
     assert true.tolist() == [[True, True], [False, True]]
 
 
 def test_each_cell_belongs_to_the_subject_that_covers_it(assets):
-    view = view_of(assets, any_scene(np.random.default_rng(3), assets, open_cast(assets), count=2))
-    owner, weight = rulers_judge.owners([view])
+    view = view_of(
+        assets, any_scene(np.random.default_rng(3), assets, open_population(assets), count=2)
+    )
+    owner, weight = metrics_judge.owners([view])
     assert set(owner.unique().tolist()) == {-1, 0, 1}
     for k in (0, 1):
         assert weight[owner == k].sum() == pytest.approx(1, abs=1e-5)
@@ -213,41 +217,43 @@ def test_each_cell_belongs_to_the_subject_that_covers_it(assets):
 
 def test_ntxent_is_lowest_when_partners_agree():
     features = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
-    assert rulers_views.ntxent(features, features) < rulers_views.ntxent(features, features.flip(0))
+    assert metrics_views.ntxent(features, features) < metrics_views.ntxent(
+        features, features.flip(0)
+    )
 
 
 # --- stages ------------------------------------------------------------------------------------
 
 
-def test_every_ruler_is_saved_small_and_opens(rulers):
+def test_every_ruler_is_saved_small_and_opens(metrics):
     images = torch.rand(3, 3, 128, 128)
     for name, opened in (
-        ("clip", open_clip(rulers)),
-        ("views", open_views(rulers)),
-        ("identity", open_identity(rulers)),
+        ("clip", open_clip(metrics)),
+        ("views", open_views(metrics)),
+        ("identity", open_identity(metrics)),
     ):
         features = opened.image_features(images)
         torch.testing.assert_close(features.norm(dim=1), torch.ones(3))
-        saved = load_file(rulers / name / "model.safetensors")
+        saved = load_file(metrics / name / "model.safetensors")
         assert {v.dtype for v in saved.values() if v.is_floating_point()} == {torch.float16}
-        assert "scores" in json.loads((rulers / name / "config.json").read_text())
-    assert open_clip(rulers).text_features(["a dog"]).shape == (1, 128)
-    total = sum(path.stat().st_size for path in rulers.glob("*/model.safetensors"))
+        assert "scores" in json.loads((metrics / name / "config.json").read_text())
+    assert open_clip(metrics).text_features(["a dog"]).shape == (1, 128)
+    total = sum(path.stat().st_size for path in metrics.glob("*/model.safetensors"))
     assert total < 12e6
 
 
-def test_gradients_reach_the_picture(rulers):
-    for ruler in (open_clip(rulers), open_views(rulers), open_identity(rulers)):
+def test_gradients_reach_the_picture(metrics):
+    for metric in (open_clip(metrics), open_views(metrics), open_identity(metrics)):
         image = torch.rand(1, 3, 128, 128, requires_grad=True)
-        ruler.image_features(image)[0, 0].backward()
+        metric.image_features(image)[0, 0].backward()
         assert image.grad.abs().sum() > 0
 
 
 def test_a_stage_resumes_bit_for_bit(tmp_path, assets, monkeypatch):
-    monkeypatch.setattr(rulers_judge, "check", lambda *a: {})
-    rulers_judge.train(settings(tmp_path / "a", 24), assets, lambda line: None)
-    rulers_judge.train(settings(tmp_path / "b", 16), assets, lambda line: None)
-    rulers_judge.train(settings(tmp_path / "b", 24, resume=True), assets, lambda line: None)
+    monkeypatch.setattr(metrics_judge, "check", lambda *a: {})
+    metrics_judge.train(settings(tmp_path / "a", 24), assets, lambda line: None)
+    metrics_judge.train(settings(tmp_path / "b", 16), assets, lambda line: None)
+    metrics_judge.train(settings(tmp_path / "b", 24, resume=True), assets, lambda line: None)
     a, b = (load_file(tmp_path / x / "judge.safetensors") for x in "ab")
     for key, value in a.items():
         assert torch.equal(value, b[key]), key
@@ -278,7 +284,7 @@ def test_the_surest_concepts_must_be_the_wanted_ones(judge):
 
 
 def test_names_that_the_judge_has_not_learned_are_refused(judge):
-    with pytest.raises(RulerError, match="knows no concept 'dgo', did you mean 'dog'"):
+    with pytest.raises(MetricError, match="knows no concept 'dgo', did you mean 'dog'"):
         judge.index("concept", "dgo")
 
 
@@ -296,7 +302,7 @@ def test_a_relation_is_read_off_the_cells(judge):
 
 
 def test_a_missing_ruler_says_how_to_make_it(tmp_path):
-    with pytest.raises(RulerError, match="pcs mini ruler judge"):
+    with pytest.raises(MetricError, match="pcs mini metric judge"):
         open_judge(tmp_path)
 
 
@@ -304,35 +310,35 @@ def test_a_missing_ruler_says_how_to_make_it(tmp_path):
 
 
 def all_knowing(assets):
-    names = rulers_judge.names_of(assets, open_cast(assets))
+    names = metrics_judge.names_of(assets, open_population(assets))
     return Judge(build(names).eval(), names)
 
 
 def test_prompts_are_reserved_combinations_of_trained_words(assets):
-    asked = compose_prompts(assets, open_cast(assets), all_knowing(assets), 10)
+    asked = compose_prompts(assets, open_population(assets), all_knowing(assets), 10)
     assert len({a.text for a in asked}) == 10
     for a in asked:
         assert any(is_reserved(m.concept, m.style, a.place) for m in a.members)
         assert "penguin" not in a.text
         assert all(concept in a.text for concept in a.concepts)
     assert sum(len(a.members) == 2 for a in asked) == 2
-    assert asked == compose_prompts(assets, open_cast(assets), all_knowing(assets), 10)
+    assert asked == compose_prompts(assets, open_population(assets), all_knowing(assets), 10)
 
 
 def test_prompts_keep_to_the_words_that_the_weights_know(tmp_path, assets):
-    record = {"lesson": 1, "concepts": ["dog", "owl"], "styles": ["flat"], "people": []}
+    record = {"stage": 1, "concepts": ["dog", "owl"], "styles": ["flat"], "people": []}
     (tmp_path / RECORD).write_text(json.dumps(record))
-    cast = known_cast(tmp_path, assets)
-    asked = compose_prompts(assets, cast, all_knowing(assets), 4)
+    population = known_population(tmp_path, assets)
+    asked = compose_prompts(assets, population, all_knowing(assets), 4)
     assert {m.style for a in asked for m in a.members} == {"flat"}
     assert {m.concept for a in asked for m in a.members} <= {"dog", "owl"}
     with pytest.raises(InputError, match="of what the weights know"):
-        compose_prompts(assets, cast, all_knowing(assets), 100)
+        compose_prompts(assets, population, all_knowing(assets), 100)
 
 
 def test_a_small_world_says_how_many_prompts_it_has(assets):
     with pytest.raises(InputError, match=r"gives \d+ prompts of what the weights know, not 300"):
-        compose_prompts(assets, open_cast(assets), all_knowing(assets), 300)
+        compose_prompts(assets, open_population(assets), all_knowing(assets), 300)
 
 
 def test_spread_is_that_of_pictures_of_one_prompt():
@@ -341,7 +347,7 @@ def test_spread_is_that_of_pictures_of_one_prompt():
     assert spread(torch.cat([torch.zeros(2, 3, 32, 32), torch.ones(2, 3, 32, 32)])) > 0.5
 
 
-def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
+def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, metrics):
     tokenizer = build_tokenizer(vocabulary(assets))
     parts = Parts(
         tokenizer,
@@ -351,7 +357,7 @@ def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
         build_scheduler(),
     )
     write_model(tmp_path, parts)
-    given = ["--weights", tmp_path, "--assets", archive, "--rulers", rulers, "--prompts", 10]
+    given = ["--weights", tmp_path, "--assets", archive, "--metrics", metrics, "--prompts", 10]
     result = CliRunner().invoke(app, ["evaluate", *map(str, given), "--steps", "1", "--json"])
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
@@ -362,7 +368,7 @@ def test_the_gate_prints_one_flat_object(tmp_path, archive, assets, rulers):
     assert figures["prompts"] == 10
     assert len(figures["weights_sha256"]) == 64
     assert all(not isinstance(value, (dict, list)) for value in figures.values())
-    assert (figures["lesson"], figures["lesson_concepts"]) == (0, 4)
+    assert (figures["stage"], figures["stage_concepts"]) == (0, 4)
     before = weights_sha256(tmp_path)
     (tmp_path / "vae" / "x.safetensors").write_bytes(b"0")
     assert weights_sha256(tmp_path) != before

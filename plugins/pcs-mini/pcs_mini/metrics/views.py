@@ -7,9 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.encoding import EncodesCells
-from pcs_mini.rulers.trunk import Embedder, prepare
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.encoding import EncodesCells
+from pcs_mini.metrics.trunk import Embedder, prepare
 
 
 class Views(EncodesCells):
@@ -32,7 +32,7 @@ class Views(EncodesCells):
 
 
 def open_views(folder: Path | None = None, device: str = "cpu") -> Views:
-    """The embedder of a folder of rulers, the shipped one if None."""
+    """The embedder of a folder of metrics, the shipped one if None."""
     net, _ = stored.read("views", folder, lambda config: Embedder(**config["net"]))
     return Views(net.to(device))
 

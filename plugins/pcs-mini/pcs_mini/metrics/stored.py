@@ -1,4 +1,4 @@
-"""A ruler on disk: ``config.json`` and half-precision ``model.safetensors`` in a folder of its name."""
+"""A metric on disk: ``config.json`` and half-precision ``model.safetensors`` in a folder of its name."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from torch import nn
 from pcs_core.errors import InputError
 
 TOKENIZER = "tokenizer"
-"""Folder of a ruler that reads text. A shipped one reads with the backbone's."""
+"""Folder of a metric that reads text. A shipped one reads with the backbone's."""
 FOLDER = Path(__file__).parent / "weights"
-"""The shipped rulers, one folder each."""
-ELSEWHERE = "PCS_MINI_RULERS"
-"""Environment variable: a folder of rulers to use in place of the shipped ones."""
+"""The shipped metrics, one folder each."""
+ELSEWHERE = "PCS_MINI_METRICS"
+"""Environment variable: a folder of metrics to use in place of the shipped ones."""
 
 Net = TypeVar("Net", bound=nn.Module)
 
 
-class RulerError(InputError):
-    """A ruler that is not there, or a name that it does not know."""
+class MetricError(InputError):
+    """A metric that is not there, or a name that it does not know."""
 
 
 def shipped() -> Path:
-    """Return the folder of the shipped rulers, or the one that ``PCS_MINI_RULERS`` names."""
+    """Return the folder of the shipped metrics, or the one that ``PCS_MINI_METRICS`` names."""
     return Path(os.environ.get(ELSEWHERE) or FOLDER)
 
 
@@ -47,7 +47,7 @@ def write(folder: Path, net: nn.Module, config: dict[str, Any]) -> Path:
 
 
 def begin_from(net: nn.Module, folder: Path) -> int:
-    """Take over the weights of a ruler saved before, where name and shape agree; their count."""
+    """Take over the weights of a metric saved before, where name and shape agree; their count."""
     kept = load_file(folder / "model.safetensors")
     own = net.state_dict()
     same = {k: v.to(own[k].dtype) for k, v in kept.items() if k in own and own[k].shape == v.shape}
@@ -58,20 +58,20 @@ def begin_from(net: nn.Module, folder: Path) -> int:
 def read(
     name: str, folder: Path | None, build: Callable[[dict[str, Any]], Net]
 ) -> tuple[Net, dict[str, Any]]:
-    """Open ruler `name` of a folder of rulers (the shipped one if None), in fp32, not trainable.
+    """Open metric `name` of a folder of metrics (the shipped one if None), in fp32, not trainable.
 
     `build` makes the network from the configuration.
 
     Raises
     ------
     RulerError
-        If the folder has no such ruler.
+        If the folder has no such metric.
     """
     root = (shipped() if folder is None else Path(folder)) / name
     if not (root / "config.json").exists():
-        raise RulerError(
-            f"no ruler in {root}: reinstall pcs-mini, or train it with `pcs mini ruler {name}` "
-            f"and name the folder of rulers in {ELSEWHERE}"
+        raise MetricError(
+            f"no metric in {root}: reinstall pcs-mini, or train it with `pcs mini metric {name}` "
+            f"and name the folder of metrics in {ELSEWHERE}"
         )
     config = json.loads((root / "config.json").read_text(encoding="utf-8"))
     net = build(config)

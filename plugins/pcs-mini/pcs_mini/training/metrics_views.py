@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.trunk import SIZE, Embedder
-from pcs_mini.rulers.views import Views
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.trunk import SIZE, Embedder
+from pcs_mini.metrics.views import Views
 from pcs_mini.training.loop import Report, Settings
-from pcs_mini.training.rulers_loop import Run
-from pcs_mini.training.rulers_pictures import (
+from pcs_mini.training.metrics_loop import Run
+from pcs_mini.training.metrics_pictures import (
     Replay,
     View,
     again,
@@ -30,7 +30,7 @@ from pcs_mini.training.rulers_pictures import (
     view_of,
 )
 from pcs_mini.world.assets import Assets
-from pcs_mini.world.cast import Cast, open_cast
+from pcs_mini.world.population import Population, open_population
 
 TEMPERATURE = 0.1
 USES = 3
@@ -40,10 +40,12 @@ CHECK_SEED = 987_655
 Pair = tuple[View, View]
 
 
-def pair_of(rng: np.random.Generator, assets: Assets, cast: Cast, count: int | None = 1) -> Pair:
+def pair_of(
+    rng: np.random.Generator, assets: Assets, population: Population, count: int | None = 1
+) -> Pair:
     """Two pictures of the same thing, or with ``count=None`` of the same things."""
-    first = any_scene(rng, assets, cast, count=count, size=SIZE)
-    second = again(rng, assets, cast, first, size=SIZE)
+    first = any_scene(rng, assets, population, count=count, size=SIZE)
+    second = again(rng, assets, population, first, size=SIZE)
     return view_of(assets, first), view_of(assets, second)
 
 
@@ -80,7 +82,7 @@ def ntxent(one: Tensor, other: Tensor, temperature: float = TEMPERATURE) -> Tens
 def retrieval(
     features: Callable[[Tensor], Tensor],
     assets: Assets,
-    cast: Cast,
+    population: Population,
     *,
     kind: str,
     things: int = 60,
@@ -94,13 +96,13 @@ def retrieval(
     from pcs_mini.world.scene import draw, references
 
     rng = np.random.default_rng(CHECK_SEED)
-    those = [m for m in cast.members if m.kind == kind]
+    those = [m for m in population.members if m.kind == kind]
     those = [those[i] for i in rng.permutation(len(those))[:things]]
     if len(those) < 2:
         return float("nan")
     images, names = [], []
     for number, member in enumerate(those):
-        first = draw(rng, assets, cast, subjects=[member], count=1)
+        first = draw(rng, assets, population, subjects=[member], count=1)
         scenes = [first, *references(rng, assets, first.figures[0], views - 1)]
         images += [s.image for s in scenes]
         names += [number] * views
@@ -117,9 +119,9 @@ def check(
     """Retrieval of held-out and of trained members, by kind, as far as the archive has them."""
     found = {}
     for trained in (False, True):
-        cast = open_cast(assets, trained=trained)
+        population = open_population(assets, trained=trained)
         for kind in kinds or ("drawn", "solid", "person"):
-            value = retrieval(features, assets, cast, kind=kind)
+            value = retrieval(features, assets, population, kind=kind)
             if value == value:
                 found[f"{'trained' if trained else 'held_out'}_{kind}"] = value
     return found
@@ -127,12 +129,12 @@ def check(
 
 def train(settings: Settings, assets: Assets, report: Report) -> Path:
     """Train and return the folder ``out/views``."""
-    cast = open_cast(assets)
+    population = open_population(assets)
     torch.manual_seed(settings.seed)
     net = Embedder(**CONFIG)  # type: ignore[arg-type]
     run = Run("views", settings, {"views": net}, ("project", "stem"), report)
     replay = Replay(
-        lambda rng: pair_of(rng, assets, cast),
+        lambda rng: pair_of(rng, assets, population),
         settings.batch // 2,
         uses=USES,
         seed=settings.seed,

@@ -13,17 +13,17 @@ from transformers import CLIPTokenizer
 
 from pcs_mini.architecture import build_tokenizer
 from pcs_mini.generate import tokenise
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.clip import CONFIG, Clip, build_clip
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.clip import CONFIG, Clip, build_clip
 from pcs_mini.training.loop import Report, Settings
-from pcs_mini.training.rulers_loop import Run
-from pcs_mini.training.rulers_pictures import Replay, degrade, stack
-from pcs_mini.training.rulers_views import check as retrieve
-from pcs_mini.training.rulers_views import pair_of
+from pcs_mini.training.metrics_loop import Run
+from pcs_mini.training.metrics_pictures import Replay, degrade, stack
+from pcs_mini.training.metrics_views import check as retrieve
+from pcs_mini.training.metrics_views import pair_of
 from pcs_mini.world import grammar, scene
 from pcs_mini.world.assets import Assets
 from pcs_mini.world.backdrops import known
-from pcs_mini.world.cast import PERSON, Cast, core, open_cast
+from pcs_mini.world.population import PERSON, Population, core, open_population
 
 TEMPERATURE = 0.1
 """Of the term between pictures; that between pictures and captions is learned."""
@@ -65,12 +65,12 @@ def positives(logits: Tensor, match: Tensor) -> Tensor:
     return -((logits.log_softmax(1) * weight).sum(1) / weight.sum(1)).mean()
 
 
-def check(clip: Clip, assets: Assets, cast: Cast, n: int = 300) -> dict[str, float]:
+def check(clip: Clip, assets: Assets, population: Population, n: int = 300) -> dict[str, float]:
     """Zero-shot shares of fresh renders of one subject: concept among all, core, place, style."""
     rng = np.random.default_rng(CHECK_SEED)
-    concepts = sorted({grammar.noun_of(c) for c in cast.concepts if c != PERSON})
-    places, styles = sorted(set(known(assets))), sorted({m.style for m in cast.members})
-    scenes = [scene.draw(rng, assets, cast, count=1) for _ in range(n)]
+    concepts = sorted({grammar.noun_of(c) for c in population.concepts if c != PERSON})
+    places, styles = sorted(set(known(assets))), sorted({m.style for m in population.members})
+    scenes = [scene.draw(rng, assets, population, count=1) for _ in range(n)]
     scenes = [s for s in scenes if s.figures[0].kind != PERSON]
     pixels = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float() / 255
     right: dict[str, list[bool]] = {}
@@ -95,7 +95,7 @@ def check(clip: Clip, assets: Assets, cast: Cast, n: int = 300) -> dict[str, flo
 
 def train(settings: Settings, assets: Assets, report: Report) -> Path:
     """Train and return the folder ``out/clip``, with its tokenizer."""
-    cast = open_cast(assets)
+    population = open_population(assets)
     vocabulary = grammar.vocabulary(assets)
     tokenizer: CLIPTokenizer = build_tokenizer(vocabulary)
     config = json.loads(json.dumps(CONFIG))
@@ -106,7 +106,7 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
     heads = ("embedding", "visual.conv1", "projection")
     run = Run("clip", settings, {"clip": net}, heads, report)
     replay = Replay(
-        lambda rng: pair_of(rng, assets, cast, None if rng.random() < 0.4 else 1),
+        lambda rng: pair_of(rng, assets, population, None if rng.random() < 0.4 else 1),
         settings.batch // 2,
         uses=USES,
         seed=settings.seed,
@@ -134,8 +134,8 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         )
         return loss + SAME_THINGS * positives(apart, same), {"matched": first}
 
-    run.train(loss_of, lambda: check(clip, assets, cast, 150))
-    scores = check(clip, assets, cast, 600) | retrieve(clip.image_features, assets)
+    run.train(loss_of, lambda: check(clip, assets, population, 150))
+    scores = check(clip, assets, population, 600) | retrieve(clip.image_features, assets)
     report(f"clip: {scores}")
     folder = stored.write(
         settings.out / "clip",

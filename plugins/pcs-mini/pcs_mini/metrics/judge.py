@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from pcs_core.errors import nearest
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.encoding import subject_vector, tokens_of
-from pcs_mini.rulers.stored import RulerError
-from pcs_mini.rulers.trunk import CELLS, Trunk, prepare
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.encoding import subject_vector, tokens_of
+from pcs_mini.metrics.stored import MetricError
+from pcs_mini.metrics.trunk import CELLS, Trunk, prepare
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class Judge:
             return self.names[what].index(name)
         except ValueError:
             hint = nearest(name, self.names[what])
-            raise RulerError(f"the judge knows no {what} {name!r}{hint}") from None
+            raise MetricError(f"the judge knows no {what} {name!r}{hint}") from None
 
     def found(self, reading: Reading, wanted: Sequence[Sequence[str]]) -> list[bool]:
         """Whether the surest concepts of each picture are exactly the wanted ones."""
@@ -133,7 +133,7 @@ class Judge:
 
 
 def open_judge(folder: Path | None = None, device: str = "cpu") -> Judge:
-    """The judge of a folder of rulers, the shipped one if None."""
+    """The judge of a folder of metrics, the shipped one if None."""
     net, config = stored.read("judge", folder, lambda c: build(c["names"]))
     return Judge(net.to(device), config["names"])
 

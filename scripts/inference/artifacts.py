@@ -36,7 +36,7 @@ PLACES = ("on the beach", "in the snow", "on grass", "at night")
 
 
 @dataclass(frozen=True, slots=True)
-class Cast:
+class Prepared:
     """Personalizations of one system on one backbone, and what they share."""
 
     recipe: Recipe
@@ -85,7 +85,7 @@ def shipped_subjects(backbone: Backbone, count: int) -> list[Subject]:
     ]
 
 
-def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
+def prepare_encoder(backbone: Backbone, count: int, folder: Path) -> Prepared:
     """Return subjects of the encoder system, added one by one; nothing of theirs is trained.
 
     Where no plugin brings trained weights for this backbone, an untrained adapter of the same shape
@@ -96,7 +96,7 @@ def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
     if held:
         recipe = load_recipe(ENCODER, backbone=backbone)
         artifacts = [fit(recipe, subject, backbone)[0] for subject in subjects]
-        return Cast(recipe, tuple(artifacts), tuple(subjects), None, True, "trained adapter")
+        return Prepared(recipe, tuple(artifacts), tuple(subjects), None, True, "trained adapter")
     reasons = []
     # a random network needs no real encoder, which a hub would be asked for
     for settings in ([], [PLAIN_ENCODER]) if shipped(backbone) else ([PLAIN_ENCODER],):
@@ -109,13 +109,13 @@ def encoder_cast(backbone: Backbone, count: int, folder: Path) -> Cast:
             reasons.append(str(error).splitlines()[0])
             continue
         note = "untrained adapter" + (", random image encoder" if settings else "")
-        return Cast(recipe, tuple(artifacts), tuple(subjects), adapter, False, note)
+        return Prepared(recipe, tuple(artifacts), tuple(subjects), adapter, False, note)
     raise PcsError(f"no adapter of {ENCODER!r} can be made on {backbone.card.id!r}: {reasons[-1]}")
 
 
-def lora_cast(
+def prepare_lora(
     backbone: Backbone, count: int, steps: int, root: Path, *, fresh: bool = False
-) -> Cast:
+) -> Prepared:
     """Return a joint fit of ``count`` subjects by low-rank updates, kept in a folder below ``root``."""
     subjects = shipped_subjects(backbone, count)
     recipe = load_recipe(LORA, backbone=backbone, overrides=[f"tune.steps={steps}"])
@@ -129,7 +129,7 @@ def lora_cast(
         for artifact, file in zip(artifacts, files, strict=True):
             save(artifact, file, overwrite=True)
     note = f"{steps} steps together"
-    return Cast(recipe, tuple(artifacts), tuple(subjects), None, shipped(backbone), note)
+    return Prepared(recipe, tuple(artifacts), tuple(subjects), None, shipped(backbone), note)
 
 
 def prompts_of(artifact: Personalization) -> list[str]:

@@ -1,4 +1,4 @@
-"""The convolutional trunk of the rulers: 64 px pictures to a map of cells, small and quick on a CPU."""
+"""The convolutional trunk of the metrics: 64 px pictures to a map of cells, small and quick on a CPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SIZE = 64
-"""Side of the pictures that every ruler looks at; larger ones are scaled down first."""
+"""Side of the pictures that every metric looks at; larger ones are scaled down first."""
 CELLS = 8
 """Side of the map that :class:`Trunk` returns."""
 

@@ -119,7 +119,7 @@ def members(assets: Assets) -> list[Member]:
     return found
 
 
-class Cast:
+class Population:
     """Members to draw from. `open_cast` gives the trained ones or the held-out ones."""
 
     def __init__(self, chosen: Sequence[Member]) -> None:
@@ -144,11 +144,11 @@ class Cast:
 
     @property
     def concepts(self) -> list[str]:
-        """Concepts that this cast draws, drawn and solid, sorted."""
+        """Concepts that this population draws, drawn and solid, sorted."""
         return sorted({m.concept for m in self.members if m.kind != PERSON})
 
     def styles(self, concept: str) -> list[str]:
-        """Styles in which this cast draws the concept."""
+        """Styles in which this population draws the concept."""
         return sorted({m.style for m in self.members if m.concept == concept})
 
     def find(self, concept: str, style: str | None = None) -> list[Member]:
@@ -157,7 +157,7 @@ class Cast:
         Raises
         ------
         AssetsError
-            If this cast has none.
+            If this population has none.
         """
         if concept in self._drawn and style != SOLID:
             those = self._drawn[concept]
@@ -166,7 +166,7 @@ class Cast:
         those = [m for m in those if style is None or m.style == style]
         if not those:
             what = f"{style!r} {concept!r}" if style else repr(concept)
-            raise AssetsError(f"this cast draws no {what}{nearest(concept, self.concepts)}")
+            raise AssetsError(f"this population draws no {what}{nearest(concept, self.concepts)}")
         return those
 
     def pick(
@@ -175,11 +175,13 @@ class Cast:
         """Draw a member. `style` is kept where the concept that comes up is drawn in it."""
         if kind is None:
             if not self._kinds:
-                raise AssetsError("this cast is empty: the archive holds nothing that it may draw")
+                raise AssetsError(
+                    "this population is empty: the archive holds nothing that it may draw"
+                )
             at = int(np.searchsorted(self._shares, rng.random(), side="right"))
             kind = self._kinds[min(at, len(self._kinds) - 1)]
         if kind not in self._kinds:
-            raise AssetsError(f"this cast has no {kind!r}: one of {', '.join(self._kinds)}")
+            raise AssetsError(f"this population has no {kind!r}: one of {', '.join(self._kinds)}")
         if kind == "solid":
             return self._solids[rng.integers(len(self._solids))]
         if kind == "person":
@@ -192,6 +194,6 @@ class Cast:
         return same[0] if same else those[rng.integers(len(those))]
 
 
-def open_cast(assets: Assets, *, trained: bool = True) -> Cast:
+def open_population(assets: Assets, *, trained: bool = True) -> Population:
     """The members that training draws, or with ``trained=False`` those it never draws."""
-    return Cast([m for m in members(assets) if is_held_out(assets, m) != trained])
+    return Population([m for m in members(assets) if is_held_out(assets, m) != trained])

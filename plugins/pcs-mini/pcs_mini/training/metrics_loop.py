@@ -1,4 +1,4 @@
-"""The loop that every ruler trains with: schedule, averaging, checkpoints, a line now and then."""
+"""The loop that every metric trains with: schedule, averaging, checkpoints, a line now and then."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from pcs_mini.rulers import stored
+from pcs_mini.metrics import stored
 from pcs_mini.training.journal import Journal
 from pcs_mini.training.loop import (
     Average,
@@ -28,7 +28,7 @@ _SETTLING = 24
 
 @dataclass
 class Run:
-    """A ruler in training."""
+    """A metric in training."""
 
     name: str
     settings: Settings

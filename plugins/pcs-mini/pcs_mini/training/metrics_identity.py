@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.identity import Identity
-from pcs_mini.rulers.trunk import Embedder
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.identity import Identity
+from pcs_mini.metrics.trunk import Embedder
 from pcs_mini.training.loop import Report, Settings
-from pcs_mini.training.rulers_loop import Run
-from pcs_mini.training.rulers_pictures import Replay, degrade, stack
-from pcs_mini.training.rulers_views import CONFIG, check, crop, ntxent, pair_of, recolour
+from pcs_mini.training.metrics_loop import Run
+from pcs_mini.training.metrics_pictures import Replay, degrade, stack
+from pcs_mini.training.metrics_views import CONFIG, check, crop, ntxent, pair_of, recolour
 from pcs_mini.world.assets import Assets, AssetsError
-from pcs_mini.world.cast import PERSON, Cast, Member, open_cast
+from pcs_mini.world.population import PERSON, Member, Population, open_population
 
 MARGIN, SCALE = 0.25, 16.0
 USES = 3
@@ -41,9 +41,9 @@ class Centres(nn.Module):
         return F.cross_entropy(SCALE * (cosine - margin), wanted)
 
 
-def identities(cast: Cast) -> list[Member]:
-    """The people of a cast, in the order of the centres."""
-    return sorted(m for m in cast.members if m.kind == PERSON)
+def identities(population: Population) -> list[Member]:
+    """The people of a population, in the order of the centres."""
+    return sorted(m for m in population.members if m.kind == PERSON)
 
 
 def train(settings: Settings, assets: Assets, report: Report) -> Path:
@@ -54,18 +54,18 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
     AssetsError
         If the archive holds no trained people.
     """
-    people = identities(open_cast(assets))
+    people = identities(open_population(assets))
     if len(people) < 2:
         raise AssetsError(f"{assets.path.name} holds no people to train on: use the whole archive")
     number = {member: i for i, member in enumerate(people)}
-    cast = Cast(people)
+    population = Population(people)
     torch.manual_seed(settings.seed)
     net = Embedder(**CONFIG)  # type: ignore[arg-type]
     centres = Centres(len(people), CONFIG["size"])  # type: ignore[arg-type]
     modules = {"identity": net, "centres": centres}
     run = Run("identity", settings, modules, ("project", "stem", "centre"), report)
     replay = Replay(
-        lambda rng: pair_of(rng, assets, cast),
+        lambda rng: pair_of(rng, assets, population),
         settings.batch // 2,
         uses=USES,
         seed=settings.seed,

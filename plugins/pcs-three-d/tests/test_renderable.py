@@ -10,8 +10,8 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Phase, Subject
 from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_three_d.cameras import Camera, rays, view
-from pcs_three_d.canvas import Canvas
 from pcs_three_d.field import Field
+from pcs_three_d.renderable import Renderable
 
 SMALL = {"size": 16, "cells": 8, "samples": 12}
 
@@ -104,7 +104,7 @@ def test_every_parameter_has_a_gradient() -> None:
 
 
 def test_captions_name_what_is_known(backbone: Backbone) -> None:
-    recipe = make_recipe([Canvas.from_settings(SMALL)])
+    recipe = make_recipe([Renderable.from_settings(SMALL)])
     pictured, bare = make_subject(), Subject("it", (Concept("dog", "<dog>", "dog"),))
     for subject, start in ((pictured, "a photo of <fido>"), (bare, "a photo of a dog")):
         source = build_fusion(recipe, [subject], backbone).source
@@ -117,9 +117,9 @@ def test_captions_name_what_is_known(backbone: Backbone) -> None:
 
 
 def test_its_own_losses_train_it(backbone: Backbone) -> None:
-    phase = Phase("c", 3, batch={"canvas": 2}, lr={"*": 0.5}, losses=("three_d.*",))
-    canvas = Canvas.from_settings({**SMALL, "opacity": 1.0})
-    (artifact,) = fit(make_recipe([canvas], phase), make_subject(), backbone)
-    density = artifact.tensors["three_d.canvas/field/density"]
+    phase = Phase("c", 3, batch={"rendered": 2}, lr={"*": 0.5}, losses=("three_d.*",))
+    renderable = Renderable.from_settings({**SMALL, "opacity": 1.0})
+    (artifact,) = fit(make_recipe([renderable], phase), make_subject(), backbone)
+    density = artifact.tensors["three_d.renderable/field/density"]
     assert float(density.mean()) < 0
     assert artifact.losses["three_d.opacity"] > 0

@@ -10,18 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pcs_mini.rulers import stored
-from pcs_mini.rulers.judge import Judge, JudgeNet, build
-from pcs_mini.rulers.trunk import SIZE
+from pcs_mini.metrics import stored
+from pcs_mini.metrics.judge import Judge, JudgeNet, build
+from pcs_mini.metrics.trunk import SIZE
 from pcs_mini.training.loop import Report, Settings
-from pcs_mini.training.rulers_loop import Run
-from pcs_mini.training.rulers_pictures import Replay, View, any_scene, degrade, stack, view_of
+from pcs_mini.training.metrics_loop import Run
+from pcs_mini.training.metrics_pictures import Replay, View, any_scene, degrade, stack, view_of
 from pcs_mini.world import scene
 from pcs_mini.world.assets import Assets
 from pcs_mini.world.backdrops import known
-from pcs_mini.world.cast import Cast, core, open_cast
+from pcs_mini.world.curriculum import curriculum_population
 from pcs_mini.world.grammar import noun_of
-from pcs_mini.world.lessons import lesson_cast
+from pcs_mini.world.population import Population, core, open_population
 
 COVERED = 0.35
 """A cell belongs to a subject that covers this much of it, or nearly as much as it ever does."""
@@ -29,17 +29,17 @@ CELLS_PER_PICTURE = 5
 """Cells whose concept and style are learned, on average; every cell learns whether it has one."""
 USES = 3
 """How often a drawn picture comes up."""
-LESSON_SHARE = 0.75
-"""Share of the scenes that show what a lesson shows, where one is given."""
+CURRICULUM_SHARE = 0.75
+"""Share of the scenes that show what a stage shows, where one is given."""
 CHECK_SEED = 987_654
 """Far from any training seed."""
 
 
-def names_of(assets: Assets, cast: Cast) -> dict[str, list[str]]:
+def names_of(assets: Assets, population: Population) -> dict[str, list[str]]:
     """Trained concepts, style words and places, in the order of the heads."""
     return {
-        "concept": sorted({noun_of(m.concept) for m in cast.members}),
-        "style": sorted({m.style for m in cast.members}),
+        "concept": sorted({noun_of(m.concept) for m in population.members}),
+        "style": sorted({m.style for m in population.members}),
         "place": sorted(set(known(assets))),
     }
 
@@ -93,10 +93,10 @@ def loss_on(
     return loss, {"cell_accuracy": float((said.argmax(1) == concept).float().mean())}
 
 
-def check(judge: Judge, assets: Assets, cast: Cast, n: int = 400) -> dict[str, float]:
+def check(judge: Judge, assets: Assets, population: Population, n: int = 400) -> dict[str, float]:
     """Shares of `n` fresh scenes of 128 px, drawn as the world draws them, that are read right."""
     rng = np.random.default_rng(CHECK_SEED)
-    scenes = [scene.draw(rng, assets, cast) for _ in range(n)]
+    scenes = [scene.draw(rng, assets, population) for _ in range(n)]
     right: dict[str, list[bool]] = {}
     for at in range(0, n, 50):
         some = scenes[at : at + 50]
@@ -116,15 +116,15 @@ def check(judge: Judge, assets: Assets, cast: Cast, n: int = 400) -> dict[str, f
     return {key: round(sum(values) / len(values), 4) for key, values in sorted(right.items())}
 
 
-def train(settings: Settings, assets: Assets, report: Report, lesson: int = 0) -> Path:
+def train(settings: Settings, assets: Assets, report: Report, curriculum: int = 0) -> Path:
     """Train and return the folder ``out/judge``; its configuration holds what it knows and scores.
 
-    With a ``lesson`` (see `world.lessons`) most scenes show what that lesson shows, so that
+    With a ``stage`` (see `world.curriculum`) most scenes show what that stage shows, so that
     the judge is surest of what the denoiser was taught; it keeps the names of the whole world.
     """
-    cast = open_cast(assets)
-    often = lesson_cast(cast, lesson)
-    names = names_of(assets, cast)
+    population = open_population(assets)
+    often = curriculum_population(population, curriculum)
+    names = names_of(assets, population)
     lookup = {what: {name: i for i, name in enumerate(those)} for what, those in names.items()}
     torch.manual_seed(settings.seed)
     net = build(names)
@@ -132,7 +132,9 @@ def train(settings: Settings, assets: Assets, report: Report, lesson: int = 0) -
     replay = Replay(
         lambda rng: view_of(
             assets,
-            any_scene(rng, assets, often if rng.random() < LESSON_SHARE else cast, size=SIZE),
+            any_scene(
+                rng, assets, often if rng.random() < CURRICULUM_SHARE else population, size=SIZE
+            ),
         ),
         settings.batch,
         uses=USES,
@@ -144,12 +146,12 @@ def train(settings: Settings, assets: Assets, report: Report, lesson: int = 0) -
         lambda: loss_on(net, replay.next(), names, run.draws, lookup),
         lambda: check(Judge(net, names), assets, often, 200),
     )
-    scores = check(Judge(net, names), assets, cast, 1000)
+    scores = check(Judge(net, names), assets, population, 1000)
     report(f"judge: {scores}")
-    if lesson:
+    if curriculum:
         taught = check(Judge(net, names), assets, often, 1000)
-        report(f"judge, lesson {lesson}: {taught}")
-        scores |= {f"lesson_{key}": value for key, value in taught.items()}
+        report(f"judge, stage {curriculum}: {taught}")
+        scores |= {f"stage_{key}": value for key, value in taught.items()}
     return stored.write(
         settings.out / "judge",
         net,
