@@ -39,6 +39,7 @@ class Shift(Base):
         "shifting",
         "moving",
     )
+    formerly = ("toy.push",)
 
 
 class Turn(Base):
@@ -56,6 +57,8 @@ def test_ids_are_read_without_importing(install: Callable[..., Path]) -> None:
     assert held.ids("techniques") == ["toy.shift", "toy.turn"]
     assert held.where("techniques", "toy.turn") == "x_scan.deep.two:Turn"
     assert held.implements("toy.shift") == ("shifting", "moving")
+    assert held.technique_today("toy.push") == "toy.shift"
+    assert held.technique_today("toy.turn") == "toy.turn"
     assert held.implementations() == {
         "shifting": ["toy.shift"],
         "moving": ["toy.shift", "toy.turn"],
@@ -88,7 +91,7 @@ def test_every_technique_of_a_searched_package_is_found() -> None:
         ):
             importlib.import_module(module.name)
     found = {
-        id: (technique.where, technique.catalogue)
+        id: (technique.where, technique.catalogue, technique.formerly)
         for package in packages
         for id, technique in techniques_in(package).items()
     }
@@ -97,6 +100,7 @@ def test_every_technique_of_a_searched_package_is_found() -> None:
         for cls in waiting.pop().__subclasses__():
             waiting.append(cls)
             if cls.id and cls.__module__.split(".")[0] in packages:
-                classes[cls.id] = (f"{cls.__module__}:{cls.__qualname__}", cls.catalogue)
+                where = f"{cls.__module__}:{cls.__qualname__}"
+                classes[cls.id] = (where, cls.catalogue, cls.formerly)
     assert found == classes
     assert set(found) == set(known.ids("techniques"))
