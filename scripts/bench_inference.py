@@ -55,7 +55,7 @@ def main() -> None:
     if unknown := sorted(set(parts) - set(PARTS)):
         parser.error(f"--parts {unknown[0]}: known are {', '.join(PARTS)}")
     begun = time.perf_counter()
-    found: dict[str, Any] = run(
+    measured: dict[str, Any] = run(
         arguments.model,
         work=WORK,
         minutes=minutes,
@@ -65,12 +65,12 @@ def main() -> None:
         tell=tell,
         parts=parts,
     )
-    found["seconds"] = round(time.perf_counter() - begun, 1)
-    write(found, arguments.out)
-    tell(f"{arguments.out} and {arguments.out.with_suffix('.svg')}, {found['seconds']:.0f} s")
-    if not found["rows"]:
+    measured["seconds"] = round(time.perf_counter() - begun, 1)
+    write(measured, arguments.out)
+    tell(f"{arguments.out} and {arguments.out.with_suffix('.svg')}, {measured['seconds']:.0f} s")
+    if not measured["rows"]:
         sys.exit(1)
-    print(json.dumps({"targets": found["targets"], "skipped": found["skipped"]}, indent=1))
+    print(json.dumps({"targets": measured["targets"], "skipped": measured["skipped"]}, indent=1))
 
 
 def tell(line: str) -> None:

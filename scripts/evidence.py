@@ -115,8 +115,8 @@ def record_places(system: str, backbone: str) -> None:
         commands=(f"make evidence SYSTEMS={system}",),
         seconds=round(time.monotonic() - started),
     )
-    found = evidence_of(system, load_recipe(system, backbone=backbone), backbone)
-    write(found.model_copy(update={"run": run, "effect": Effect(**observed)}))
+    evidence = evidence_of(system, load_recipe(system, backbone=backbone), backbone)
+    write(evidence.model_copy(update={"run": run, "effect": Effect(**observed)}))
     print(f"{system}: {observed['mean']}")
 
 
@@ -248,8 +248,8 @@ def from_results(results: Any) -> dict[str, Evidence]:
             continue
         differences = paired(results.lines, row.system, results.fidelity)
         observed = effect(differences, results.fidelity)
-        found = evidence_of(row.system, recipe, backbone)
-        evidence[row.system] = found.model_copy(
+        current = evidence_of(row.system, recipe, backbone)
+        evidence[row.system] = current.model_copy(
             update={
                 "run": Run(
                     suite=protocol["suite"],

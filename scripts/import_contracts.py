@@ -65,35 +65,37 @@ def distributions(root: Path = ROOT) -> list[Distribution]:
     return result
 
 
-def contracts(held: list[Distribution]) -> list[dict[str, Any]]:
+def contracts(distributions: list[Distribution]) -> list[dict[str, Any]]:
     """Return the contracts, as import-linter reads them, for these distributions."""
-    plugins = [d.package for d in held if d.plugin]
-    libraries = [d.package for d in held if not d.plugin]
+    plugins = [d.package for d in distributions if d.plugin]
+    libraries = [d.package for d in distributions if not d.plugin]
     rules: list[dict[str, Any]] = [
         _independence("plugins-apart", "Plugins do not import each other", plugins),
         _forbidden("core-below", "The core imports no plugin", [CORE], [*plugins, *libraries]),
         _forbidden("libraries-below", "Libraries import no plugin", libraries, plugins),
     ]
     for library in libraries:
-        sources = [d.package for d in held if d.package != library and library not in d.requires]
+        sources = [
+            d.package for d in distributions if d.package != library and library not in d.requires
+        ]
         rules.append(_forbidden(library, f"Who imports {library} declares it", sources, [library]))
     for part in PRIVATE:
-        rules.append(_declared(f"{CORE}.{part}", [d for d in held if d.plugin]))
+        rules.append(_declared(f"{CORE}.{part}", [d for d in distributions if d.plugin]))
     for library in MODEL_LIBRARIES:
-        rule = _declared(library, held)
+        rule = _declared(library, distributions)
         rules.append(rule | {"source_modules": [CORE, *rule["source_modules"]]})
     return [rule for rule in rules if rule.get("source_modules") or rule.get("modules")]
 
 
-def document(held: list[Distribution]) -> str:
+def document(distributions: list[Distribution]) -> str:
     """Return the file for import-linter."""
     head = {
-        "root_packages": [CORE, *(d.package for d in held)],
+        "root_packages": [CORE, *(d.package for d in distributions)],
         "include_external_packages": True,
         "exclude_type_checking_imports": True,
     }
     text = "[tool.importlinter]\n" + _lines(head)
-    for rule in contracts(held):
+    for rule in contracts(distributions):
         text += "\n[[tool.importlinter.contracts]]\n" + _lines(rule)
     return text
 
@@ -102,10 +104,10 @@ def _independence(id: str, name: str, modules: list[str]) -> dict[str, Any]:
     return {"id": id, "name": name, "type": "independence", "modules": modules}
 
 
-def _declared(target: str, held: list[Distribution]) -> dict[str, Any]:
+def _declared(target: str, distributions: list[Distribution]) -> dict[str, Any]:
     """Return the contract that only the modules which their own distribution names import ``target``."""
     sources, exceptions = [], []
-    for one in held:
+    for one in distributions:
         modules = one.imports.get(target, [])
         if one.package not in modules:
             sources.append(one.package)

@@ -52,15 +52,15 @@ def main() -> None:
 def lines(table: Table) -> list[str]:
     """Return the table as Markdown: means over subjects, and in how many a copy scores lower."""
     columns = list(next(iter(table.values())))
-    found = ["| system | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    rendered = ["| system | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for system, row in table.items():
         clean = row[columns[0]]
         cells = [f"{fmean(clean):.3f}"]
         for column in columns[1:]:
             lower = sum(a < b for a, b in zip(row[column], clean, strict=True))
             cells.append(f"{fmean(row[column]):.3f} ({lower} of {len(clean)} lower)")
-        found.append(f"| {system} | " + " | ".join(cells) + " |")
-    return found
+        rendered.append(f"| {system} | " + " | ".join(cells) + " |")
+    return rendered
 
 
 def protect(name: str, out: Path) -> Path:
@@ -101,9 +101,9 @@ def measure(name: str, safe: Path, arguments: argparse.Namespace, table: Table) 
         for way, variant in variants.items():
             (artifact,) = fit(recipe, variant, backbone, seed=arguments.seed)
             drawn = sample(artifact, backbone, prompts, count=arguments.count, seed=SEED)
-            found = float(scorer.subject_similarity(drawn, references))
-            table.setdefault(system, {}).setdefault(way, []).append(found)
-            print(system, name, way, round(found, 3), file=sys.stderr, flush=True)
+            similarity = float(scorer.subject_similarity(drawn, references))
+            table.setdefault(system, {}).setdefault(way, []).append(similarity)
+            print(system, name, way, round(similarity, 3), file=sys.stderr, flush=True)
 
 
 def tensor(image: Any) -> Any:

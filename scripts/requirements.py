@@ -23,13 +23,13 @@ def distributions() -> list[Path]:
 def third_party() -> list[str]:
     """Return the requirements that are not distributions of this repository."""
     tables = [tomllib.loads((d / "pyproject.toml").read_text("utf-8")) for d in distributions()]
-    own = {_normal(t["project"]["name"]) for t in tables}
-    wanted = {line for t in tables for line in t["project"].get("dependencies", [])}
-    wanted |= {line for t in tables for line in t.get("dependency-groups", {}).get("dev", [])}
+    local = {_normal(t["project"]["name"]) for t in tables}
+    required = {line for t in tables for line in t["project"].get("dependencies", [])}
+    required |= {line for t in tables for line in t.get("dependency-groups", {}).get("dev", [])}
     for table in tables:
         for lines in table["project"].get("optional-dependencies", {}).values():
-            wanted |= set(lines)
-    return sorted(line for line in wanted if _normal(_name(line)) not in own)
+            required |= set(lines)
+    return sorted(line for line in required if _normal(_name(line)) not in local)
 
 
 def _name(requirement: str) -> str:

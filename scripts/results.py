@@ -44,15 +44,15 @@ def main() -> None:
     from pcs_core.errors import PcsError
 
     try:
-        found = [gather(run) for run in arguments.runs]
+        gathered = [gather(run) for run in arguments.runs]
     except PcsError as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
     if not arguments.evidence:
-        text = markdown(found[0])
+        text = markdown(gathered[0])
         head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
         PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
-        write_sheets(found[0])
-        write_front(found[0].protocol["subjects"])
+        write_sheets(gathered[0])
+        write_front(gathered[0].protocol["subjects"])
         print(text)
     for run in arguments.runs:
         record_run(run)
@@ -113,13 +113,13 @@ def write_sheets(results: Any) -> None:
         lines = []
         for subject in results.protocol["subjects"]:
             given = sorted((folder / "references" / subject).glob("*.png"))[:2]
-            own = [
+            shown = [
                 line
                 for line in results.lines
                 if (line["system"], line["subject"], line["seed"]) == (row.system, subject, 0)
                 and line["state"] == "done"
             ]
-            drawn = [folder / line["picture"] for line in own[:PROMPTS]]
+            drawn = [folder / line["picture"] for line in shown[:PROMPTS]]
             planes = [read_planes(path)[0] for path in (*given, *drawn)]
             planes += [torch.ones_like(planes[0])] * (PROMPTS - len(drawn))
             gap = torch.ones(3, planes[0].shape[1], GAP)

@@ -40,14 +40,16 @@ def main() -> None:
             raise SystemExit(f"no log at {arguments.log}: make it with --record")
         recorded = json.loads(arguments.log.read_text())
     with tempfile.TemporaryDirectory() as folder:
-        found = retrain(arguments.images, arguments.out or Path(folder))
+        trained = retrain(arguments.images, arguments.out or Path(folder))
     if recorded is None:
-        arguments.log.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.log.write_text(json.dumps(trained, indent=1) + "\n")
         print(arguments.log)
         return
-    if differ := differences(recorded, found):
+    if differ := differences(recorded, trained):
         raise SystemExit("\n".join(differ))
-    print(f"{len(found['journal'])} lines and {len(found['sha256'])} files are equal, bit for bit")
+    print(
+        f"{len(trained['journal'])} lines and {len(trained['sha256'])} files are equal, bit for bit"
+    )
 
 
 def retrain(images: int, out: Path) -> dict[str, Any]:
@@ -86,22 +88,22 @@ def log_of(out: Path) -> dict[str, Any]:
     }
 
 
-def differences(recorded: dict[str, Any], found: dict[str, Any]) -> list[str]:
+def differences(recorded: dict[str, Any], trained: dict[str, Any]) -> list[str]:
     """What differs, the first line of the journal that does and every file; empty if nothing."""
-    told = [
-        f"{key}: recorded {recorded[key]}, now {found[key]}"
+    lines = [
+        f"{key}: recorded {recorded[key]}, now {trained[key]}"
         for key in recorded
-        if key not in ("journal", "sha256") and recorded[key] != found.get(key)
+        if key not in ("journal", "sha256") and recorded[key] != trained.get(key)
     ]
-    pairs = zip(recorded["journal"], found["journal"], strict=False)
+    pairs = zip(recorded["journal"], trained["journal"], strict=False)
     first = next(((a, b) for a, b in pairs if a != b), None)
     if first:
-        told.append(f"journal: recorded {first[0]}, now {first[1]}")
-    elif len(recorded["journal"]) != len(found["journal"]):
-        told.append(f"journal: {len(recorded['journal'])} lines, now {len(found['journal'])}")
-    names = sorted(recorded["sha256"].keys() | found["sha256"].keys())
-    told += [n for n in names if recorded["sha256"].get(n) != found["sha256"].get(n)]
-    return told
+        lines.append(f"journal: recorded {first[0]}, now {first[1]}")
+    elif len(recorded["journal"]) != len(trained["journal"]):
+        lines.append(f"journal: {len(recorded['journal'])} lines, now {len(trained['journal'])}")
+    names = sorted(recorded["sha256"].keys() | trained["sha256"].keys())
+    lines += [n for n in names if recorded["sha256"].get(n) != trained["sha256"].get(n)]
+    return lines
 
 
 if __name__ == "__main__":

@@ -112,14 +112,14 @@ def main() -> None:
     parser.add_argument("--systems", default=",".join(SHOWS))
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "showcase")
     arguments = parser.parse_args()
-    wanted = [s for s in arguments.systems.split(",") if s]
-    if unknown := sorted(set(wanted) - set(SHOWS)):
+    systems = [s for s in arguments.systems.split(",") if s]
+    if unknown := sorted(set(systems) - set(SHOWS)):
         parser.error(f"--systems {unknown[0]}: known are {', '.join(SHOWS)}")
     layouts = arguments.out / "layouts"
     layouts.mkdir(parents=True, exist_ok=True)
     for name, layout in LAYOUTS.items():
         (layouts / f"{name}.json").write_text(json.dumps(layout))
-    for system in wanted:
+    for system in systems:
         write(show(system, arguments.out / system, layouts))
 
 

@@ -28,8 +28,8 @@ def requirements(folder: Path, *, release: bool) -> list[str]:
     """
     root = folder.parent.parent
     if not (root / "plugins").is_dir() or not (root / "pyproject.toml").is_file():
-        told = message_from_string((folder / "PKG-INFO").read_text("utf-8"))
-        return sorted(told.get_all("Requires-Dist", []))
+        metadata = message_from_string((folder / "PKG-INFO").read_text("utf-8"))
+        return sorted(metadata.get_all("Requires-Dist", []))
     projects = [root / "pyproject.toml"]
     projects += [*root.glob("plugins/*/pyproject.toml"), *root.glob("optimizers/*/pyproject.toml")]
     lines = []

@@ -24,13 +24,13 @@ SIDE = {"cpu": 1536, "cuda": 8192}
 
 def versions() -> dict[str, str]:
     """Return the versions of what is measured, and Python's."""
-    found = {"python": platform.python_version()}
+    numbers = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            numbers[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers
 
 
 def describe(threads: int) -> dict[str, Any]:
@@ -85,26 +85,26 @@ def matmul_rate(dtype: str, device: str = "cpu", rounds: int = 5, side: int = 0)
 
 def rates(dtypes: tuple[str, ...], device: str = "cpu", side: int = 0) -> dict[str, float]:
     """Return the rate of each dtype that can be multiplied here, in GFLOP a second."""
-    found = {}
+    by_dtype = {}
     for dtype in dtypes:
         try:
-            found[dtype] = round(matmul_rate(dtype, device, side=side) / 1e9, 1)
+            by_dtype[dtype] = round(matmul_rate(dtype, device, side=side) / 1e9, 1)
         except RuntimeError:  # a kernel that this build or device lacks
             continue
-    return found
+    return by_dtype
 
 
 def best_threads(work: Callable[[], Any], rounds: int = 3) -> dict[int, float]:
     """Set the number of threads at which ``work`` is fastest; return the seconds of each tried."""
     limit = cores()
     tried = sorted({1, max(1, limit // 2), limit})
-    found = {}
+    seconds = {}
     for threads in tried:
         torch.set_num_threads(threads)
         work()
-        found[threads] = statistics.median(timed(work) for _ in range(rounds))
-    torch.set_num_threads(min(found, key=lambda n: found[n]))
-    return found
+        seconds[threads] = statistics.median(timed(work) for _ in range(rounds))
+    torch.set_num_threads(min(seconds, key=lambda n: seconds[n]))
+    return seconds
 
 
 def _cpu() -> dict[str, str]:

@@ -21,7 +21,7 @@ ABOUT = {
 }
 
 
-def write(found: Mapping[str, Any], out: Path) -> None:
+def write(report: Mapping[str, Any], out: Path) -> None:
     """Write ``out`` and an SVG of the same name.
 
     Raises
@@ -29,15 +29,15 @@ def write(found: Mapping[str, Any], out: Path) -> None:
     ValueError
         A row lacks a key, its name is not unique, or ``versus`` names no row.
     """
-    check(found["rows"])
+    check(report["rows"])
     out.parent.mkdir(parents=True, exist_ok=True)
-    document = {"about": ABOUT, **rounded(found)}
+    document = {"about": ABOUT, **rounded(report)}
     out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    machine = found["machine"]
+    machine = report["machine"]
     below = (
-        f"{machine['processor']}, {machine['threads']} threads, torch {found['versions']['torch']}"
+        f"{machine['processor']}, {machine['threads']} threads, torch {report['versions']['torch']}"
     )
-    svg = bars(found["rows"], "Seconds by engine (shorter is better)", below)
+    svg = bars(report["rows"], "Seconds by engine (shorter is better)", below)
     out.with_suffix(".svg").write_text(svg, encoding="utf-8")
 
 

@@ -44,15 +44,15 @@ def interleaved(
         for side in sides.values():
             side()
     names = list(sides)
-    found: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         begun = time.perf_counter()
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            found[name].append(sides[name]())
+            times[name].append(sides[name]())
         if number + 1 < rounds and not room(time.perf_counter() - begun):
             break
-    return {name: Timing(tuple(values)) for name, values in found.items()}
+    return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
 def timed(function: Callable[[], Any], device: str = "cpu", calls: int = 1) -> float:

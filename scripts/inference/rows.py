@@ -55,7 +55,7 @@ def rows_of(
     ``flop`` of one unit of work gives the rate and its share of the machine's ``rates`` (GFLOP a second,
     by dtype).
     """
-    found = []
+    rows = []
     for label, timing in timings.items():
         side = SIDES[label]
         row: dict[str, Any] = {
@@ -79,8 +79,8 @@ def rows_of(
             row["gflop"] = flop / 1e9
             row["gflop_per_second"] = rate
             row["share_of_matmul"] = None if not machine else rate / machine
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def target(
@@ -88,7 +88,7 @@ def target(
     rows: Mapping[str, Mapping[str, Any]],
     row: str,
     key: str,
-    wanted: float,
+    bound: float,
     *,
     least: bool,
     also: Callable[[Mapping[str, Any]], bool] = lambda _: True,
@@ -97,16 +97,16 @@ def target(
 
     ``met`` is None where the row was not measured.
     """
-    found = rows.get(row)
-    value = None if found is None else float(found[key])
+    entry = rows.get(row)
+    value = None if entry is None else float(entry[key])
     met = None
-    if found is not None and value is not None:
-        met = (value >= wanted if least else value <= wanted) and also(found)
+    if entry is not None and value is not None:
+        met = (value >= bound if least else value <= bound) and also(entry)
     return {
         "name": name,
         "row": row,
         "key": key,
-        "at_least" if least else "at_most": wanted,
+        "at_least" if least else "at_most": bound,
         "found": value,
         "met": met,
     }

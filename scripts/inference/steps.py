@@ -52,7 +52,7 @@ class Step:
             prompt,
             pictures,
         )
-        self.wanted = dict(strengths or {})
+        self.strengths = dict(strengths or {})
         self.settings = SampleSettings(steps=steps, scale=scale)
         self.seed = seed
         self._stack = ExitStack()
@@ -63,7 +63,7 @@ class Step:
         self._stack = ExitStack()
         self._stack.enter_context(suspended(self.backbone))
         run, fusion = self._stack.enter_context(restored(self.artifact, self.backbone, self.seed))
-        run.strengths = check_strengths(self.wanted, fusion)
+        run.strengths = check_strengths(self.strengths, fusion)
         self.restore_seconds = time.perf_counter() - begun
         self.net = self._stack.enter_context(Attachment(self.backbone, fusion))
         self.bind_seconds = time.perf_counter() - begun - self.restore_seconds
@@ -92,18 +92,18 @@ class Step:
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """Evaluate the network once."""
-        found: Tensor = self.net.evaluate(
+        output: Tensor = self.net.evaluate(
             self.latents, self.level, self.cond, progress=MIDDLE
         ).output
-        return found
+        return output
 
 
-def relative_error(found: Tensor, wanted: Tensor) -> float:
+def relative_error(actual: Tensor, expected: Tensor) -> float:
     """Return the largest difference, relative to the largest wanted value."""
-    found, wanted = found.double().cpu(), wanted.double().cpu()
-    return float((found - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+    actual, expected = actual.double().cpu(), expected.double().cpu()
+    return float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
-def largest_gap(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+def largest_gap(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
     """Return the largest :func:`relative_error` of several outputs."""
-    return max(relative_error(a, b) for a, b in zip(found, wanted, strict=True))
+    return max(relative_error(a, b) for a, b in zip(actual, expected, strict=True))

@@ -33,10 +33,10 @@ def score(entry: Entry, metric: str) -> float:
 
 def answers_part() -> str:
     """Return a line per case: the three systems that the run puts first, with the figure that says so."""
-    found = report()
-    systems = [s for s in found["systems"] if s["system"] not in BASELINES]
+    results = report()
+    systems = [s for s in results["systems"] if s["system"] not in BASELINES]
     trained = [s for s in systems if s["parameters"]]
-    front = [s for s in systems if s["system"] in found["front"]]
+    front = [s for s in systems if s["system"] in results["front"]]
     text = "| what matters most | first | figure |\n|---|---|---|\n"
     cases: list[tuple[str, list[Entry], Callable[[Entry], float], str, bool]] = [
         ("likeness", systems, lambda s: score(s, FIDELITY), "similarity {:.2f}", True),
@@ -80,10 +80,10 @@ def scopes_part(rows: Sequence[Any]) -> str:
 
 def figures_part() -> str:
     """Return a line per system of the run, most alike first."""
-    found = report()
+    results = report()
     text = "| system | similarity | alignment | prompts dropped | copies | fit, s | trained numbers |\n"
     text += "|---|---|---|---|---|---|---|\n"
-    for entry in sorted(found["systems"], key=lambda s: -score(s, FIDELITY)):
+    for entry in sorted(results["systems"], key=lambda s: -score(s, FIDELITY)):
         seconds = "" if entry["seconds"] is None else f"{entry['seconds']:.0f}"
         numbers = "" if entry["parameters"] is None else f"{entry['parameters']:,}"
         means = (f"{score(entry, m):.2f}" for m in (FIDELITY, ALIGNMENT, DROPPED, COPIED))

@@ -68,8 +68,10 @@ def technique_files(id: str) -> Iterator[Path]:
     module = catalogue().where("techniques", id).partition(":")[0]
     (dist,) = (d for d in distributions() if d.package == module.partition(".")[0])
     yield dist.folder / Path(*module.split(".")).with_suffix(".py")
-    own = f"test_{module.rpartition('.')[2]}"
-    for path in sorted(dist.folder.glob("tests/test_*.py"), key=lambda p: (p.stem != own, p.stem)):
+    namesake = f"test_{module.rpartition('.')[2]}"
+    for path in sorted(
+        dist.folder.glob("tests/test_*.py"), key=lambda p: (p.stem != namesake, p.stem)
+    ):
         text = path.read_text("utf-8")
         if f'"{id}"' in text or f"{module} import" in text:
             yield path

@@ -14,12 +14,12 @@ from pcs_evidence import SystemRow
 
 def coverage_page(rows: Sequence[SystemRow]) -> str:
     """Return docs/coverage.md: the path of every catalogued system, from its file and the code."""
-    held = catalogue()
-    facts = {t.id: t for t in held.get("datasets", "catalogue.techniques")()}
-    needs = held.get("datasets", "catalogue.needs")()
-    heads = held.heads()
+    known = catalogue()
+    facts = {t.id: t for t in known.get("datasets", "catalogue.techniques")()}
+    needs = known.get("datasets", "catalogue.needs")()
+    heads = known.heads()
     asking = Counter(need for head in heads.values() for need in head.table.get("needs", ()))
-    built = held.implementations()
+    built = known.implementations()
     impossible = sum("impossible" in head.table for head in heads.values())
     text = "# Coverage\n\nHow each of the catalogued systems is, or will be, a recipe. "
     text += (

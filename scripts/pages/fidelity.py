@@ -78,10 +78,10 @@ def exists(id: str) -> bool:
     body: Sequence[ast.stmt] = ast.parse(path.read_text("utf-8")).body
     for name in names:
         kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-        found = [node for node in body if isinstance(node, kinds) and node.name == name]
-        if not found:
+        matching = [node for node in body if isinstance(node, kinds) and node.name == name]
+        if not matching:
             return False
-        body = found[0].body
+        body = matching[0].body
     return True
 
 

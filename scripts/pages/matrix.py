@@ -8,7 +8,7 @@ from typing import Any
 from pages.tree import DOCS, escape, row
 
 
-def found() -> Any:
+def recorded() -> Any:
     """Return family -> system -> "" where it runs, else what it said."""
     return json.loads((DOCS / "families.json").read_text("utf-8"))
 
@@ -22,7 +22,7 @@ def word(said: str) -> str:
 
 def matrix_part() -> str:
     """Return a line per system, a column per family."""
-    families = found()
+    families = recorded()
     text = "| system | " + " | ".join(families) + " |\n" + "|---" * (len(families) + 1) + "|\n"
     for system in next(iter(families.values())):
         words = (word(families[family].get(system, "not tried")) for family in families)
@@ -33,7 +33,7 @@ def matrix_part() -> str:
 def reasons_part() -> str:
     """Return what was said where a system does not run."""
     text = ""
-    for family, systems in found().items():
+    for family, systems in recorded().items():
         for system, said in systems.items():
             if said:
                 text += f"- {family}, `{system}` ({word(said)}): {escape(said)}\n"

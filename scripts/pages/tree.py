@@ -23,13 +23,13 @@ class Distribution:
 
 def distributions() -> list[Distribution]:
     """Return every distribution but the core, by name."""
-    found = []
+    listed = []
     for path in (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml")):
         project = tomllib.loads(path.read_text("utf-8"))["project"]
         words = project["description"].removeprefix("PCS ")
         package = project["name"].replace("-", "_")
-        found.append(Distribution(project["name"], path.parent, package, words))
-    return sorted(found, key=lambda d: d.name)
+        listed.append(Distribution(project["name"], path.parent, package, words))
+    return sorted(listed, key=lambda d: d.name)
 
 
 def title(page: Path, text: str) -> str:

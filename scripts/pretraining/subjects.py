@@ -35,7 +35,7 @@ def groups(studio: Any, kinds: Sequence[str]) -> dict[str, list[str]]:
         tuple(name.split("/")[:2]) for kind in kinds for name in studio.names(kind, trained=True)
     ]
     concepts, styles = {c for c, _ in trained}, {s for _, s in trained}
-    found: dict[str, list[str]] = {}
+    by_group: dict[str, list[str]] = {}
     for name in (name for kind in kinds for name in studio.names(kind)):
         concept, style = name.split("/")[:2]
         new = [
@@ -43,8 +43,8 @@ def groups(studio: Any, kinds: Sequence[str]) -> dict[str, list[str]]:
             for w, known in (("concept", concept in concepts), ("style", style in styles))
             if not known
         ]
-        found.setdefault(f"new {' and '.join(new) or 'instance'}", []).append(name)
-    return {group: found[group] for group in sorted(found)}
+        by_group.setdefault(f"new {' and '.join(new) or 'instance'}", []).append(name)
+    return {group: by_group[group] for group in sorted(by_group)}
 
 
 def cases(system: str, count: int, size: int) -> list[Case]:
@@ -56,15 +56,15 @@ def cases(system: str, count: int, size: int) -> list[Case]:
 
     studio = installed().get("datasets", "mini.held-out")()
     kinds = ("person",) if system == "instantid" else ("drawn", "solid")
-    held = groups(studio, kinds)
-    each = -(-count // len(held))
+    by_group = groups(studio, kinds)
+    each = -(-count // len(by_group))
     chosen = [
         (group, names[int(i * len(names) / each)])
         for i in range(each)
-        for group, names in held.items()
+        for group, names in by_group.items()
         if i < len(names)
     ]
-    found = []
+    chosen_cases = []
     for group, name in chosen[:count]:
         # a word that training never read says nothing; the kind of thing is what is left
         concept = name.split("/")[0]
@@ -72,8 +72,10 @@ def cases(system: str, count: int, size: int) -> list[Case]:
             concept = grammar.kind_of(concept, studio.category(name)) or "thing"
         pictures = studio.references(name, GIVEN + KEPT, seed=5, size=size)
         images = torch.stack([p.image for p in pictures])
-        found.append(Case(name, grammar.noun_of(concept), group, pictures[:GIVEN], images[GIVEN:]))
-    return found
+        chosen_cases.append(
+            Case(name, grammar.noun_of(concept), group, pictures[:GIVEN], images[GIVEN:])
+        )
+    return chosen_cases
 
 
 def subject_of(case: Case, number: int) -> Any:

@@ -65,8 +65,8 @@ def train(system: str, arguments: argparse.Namespace) -> None:
     backbone = open_backbone(arguments.backbone)
     out, work = arguments.out / system, arguments.out / f"{system}.partial"
     if (out / "manifest.json").exists() and not arguments.anew:
-        found = load(out)
-        if (found.recipe.hash, found.backbone.hash) == (recipe.hash, backbone.card.hash):
+        finished = load(out)
+        if (finished.recipe.hash, finished.backbone.hash) == (recipe.hash, backbone.card.hash):
             return
     if arguments.anew:
         shutil.rmtree(work, ignore_errors=True)

@@ -80,9 +80,9 @@ def test_a_target_needs_more_than_speed() -> None:
 def test_sides_take_turns_and_each_begins_a_round() -> None:
     calls: list[str] = []
     sides = {name: (lambda n=name: calls.append(n) or 1.0) for name in "abc"}
-    found = interleaved(sides, 3)
+    timings = interleaved(sides, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
-    assert {len(t.values) for t in found.values()} == {3}
+    assert {len(t.values) for t in timings.values()} == {3}
     short = interleaved(sides, 9, room=lambda _: False)
     assert {len(t.values) for t in short.values()} == {1}
 
@@ -104,9 +104,9 @@ LOSSES = {"identity": [0.0, 0.01] * 6, "psnr": [35.0, 36.0] * 6, "alignment": [0
 
 
 def test_the_gate_calls_usable_what_loses_nothing() -> None:
-    found = verdict(LOSSES, INT8_BOUNDS, 1.0, trained=True)
-    assert found["usable"]
-    assert not found["reasons"]
+    judged = verdict(LOSSES, INT8_BOUNDS, 1.0, trained=True)
+    assert judged["usable"]
+    assert not judged["reasons"]
 
 
 @pytest.mark.parametrize(
@@ -121,9 +121,9 @@ def test_the_gate_calls_usable_what_loses_nothing() -> None:
     ],
 )
 def test_the_gate_refuses(losses: dict, trained: bool, reason: str) -> None:
-    found = verdict(losses, INT8_BOUNDS, 1.0, trained=trained)
-    assert not found["usable"]
-    assert any(reason in why for why in found["reasons"])
+    judged = verdict(losses, INT8_BOUNDS, 1.0, trained=trained)
+    assert not judged["usable"]
+    assert any(reason in why for why in judged["reasons"])
 
 
 def test_sessions_are_counted_and_the_count_ends() -> None:
@@ -204,16 +204,16 @@ def rehearse(out: Path, *words: str) -> dict:
     command += ["--minutes", "60", "--rounds", "1", "--out", str(out), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict = json.loads(out.read_text("utf-8"))
-    check(found["rows"])
+    report: dict = json.loads(out.read_text("utf-8"))
+    check(report["rows"])
     assert out.with_suffix(".svg").is_file()
-    return found
+    return report
 
 
 def test_a_rehearsal_of_steps_and_switches(tmp_path: Path) -> None:
-    found = rehearse(tmp_path / "found.json", "--parts", "switches")
-    assert {"machine", "versions", "rows", "targets", "skipped"} <= set(found)
-    rows = {row["name"]: row for row in found["rows"]}
+    report = rehearse(tmp_path / "found.json", "--parts", "switches")
+    assert {"machine", "versions", "rows", "targets", "skipped"} <= set(report)
+    rows = {row["name"]: row for row in report["rows"]}
     step = "step of 4 pictures with guidance: "
     assert rows[step + "onnx"]["max_error"] <= 1e-5
     assert rows[step + "onnx openvino"]["max_error"] <= 1e-5
@@ -231,15 +231,15 @@ def test_a_rehearsal_of_steps_and_switches(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rehearsal_of_everything(tmp_path: Path) -> None:
-    found = rehearse(tmp_path / "found.json")
-    names = {row["name"] for row in found["rows"]}
-    assert {row["engine"] for row in found["rows"]} == {"eager", "compile", "onnx"}
+    report = rehearse(tmp_path / "found.json")
+    names = {row["name"] for row in report["rows"]}
+    assert {row["engine"] for row in report["rows"]} == {"eager", "compile", "onnx"}
     assert "cold start to the first picture: onnx" in names
     assert {"switch of LoRA: onnx", "switch of LoRA: onnx openvino"} <= names
     assert any("sdxl with an image adapter" in name for name in names)
-    models = {row["model"] for row in found["rows"]}
+    models = {row["model"] for row in report["rows"]}
     assert {"tiny (mini)", "tiny (sd15)", "tiny (sdxl)"} <= models
-    gates = {gate["of"]: gate for gate in found["gates"]}
+    gates = {gate["of"]: gate for gate in report["gates"]}
     assert set(gates) == {"onnx int8", "onnx openvino int8", "fast"}
     assert not any(gate["usable"] for gate in gates.values())  # of networks without training
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import families as script
 import pytest
-from pages.matrix import found, word
+from pages.matrix import recorded, word
 
 from pcs_core import open_backbone
 from pcs_core.catalogue import catalogue
@@ -19,12 +19,12 @@ from pcs_core.catalogue import catalogue
 def test_what_is_recorded_is_what_happens(system: str, family: str, tmp_path: Path) -> None:
     shown = script.subject(tmp_path / "thing", clips=family == "clips")
     said = script.attempt(system, open_backbone(script.FAMILIES[family]), shown)
-    assert found()[family][system] == said, "run scripts/families.py"
+    assert recorded()[family][system] == said, "run scripts/families.py"
 
 
 def test_every_built_system_is_in_it() -> None:
-    assert set(found()) == set(script.FAMILIES)
-    for systems in found().values():
+    assert set(recorded()) == set(script.FAMILIES)
+    for systems in recorded().values():
         assert set(systems) == set(catalogue().recipe_files()), "run scripts/families.py"
 
 

@@ -30,8 +30,8 @@ def test_what_is_on_record_is_of_something() -> None:
 
 
 def test_a_fault_without_a_guard_is_refused() -> None:
-    told = {"system": "oft", "fault": "a", "right": "b"}
+    fault = {"system": "oft", "fault": "a", "right": "b"}
     with pytest.raises(ValidationError, match="test"):
-        fidelity.Fault.model_validate(told)
+        fidelity.Fault.model_validate(fault)
     with pytest.raises(ValidationError, match="test"):
-        fidelity.Fault.model_validate({**told, "test": "by hand"})
+        fidelity.Fault.model_validate({**fault, "test": "by hand"})

@@ -78,9 +78,9 @@ def results(
 
 
 def test_a_whole_run_makes_a_system_ready(tmp_path: Path) -> None:
-    found = evidence.from_results(results())
-    assert set(found) == {SYSTEM}
-    observed = found[SYSTEM]
+    by_system = evidence.from_results(results())
+    assert set(by_system) == {SYSTEM}
+    observed = by_system[SYSTEM]
     assert observed.measured == {"mini.clip-i": 0.5, "mini.copy": 0.1}
     assert observed.run is not None
     assert (observed.run.suite, observed.run.pictures) == ("mini-object", 4)

@@ -76,9 +76,9 @@ class Bindings:
 
     def select(self, edits: list[Edit]) -> None:
         """Leave only ``edits`` in the lists."""
-        wanted = {id(edit) for edit in edits}
-        for held, whole in self.lists:
-            held[:] = [edit for edit in whole if id(edit) in wanted]
+        ids = {id(edit) for edit in edits}
+        for active, whole in self.lists:
+            active[:] = [edit for edit in whole if id(edit) in ids]
 
     def in_force(self) -> list[Edit]:
         """Return the edits that act now."""

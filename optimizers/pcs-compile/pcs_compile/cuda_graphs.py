@@ -110,8 +110,8 @@ def _tensors(value: Any) -> Iterator[Any]:
     elif isinstance(value, nn.Module):
         yield from (*value.parameters(), *value.buffers())
     elif isinstance(value, dict):
-        for held in value.values():
-            yield from _tensors(held)
+        for element in value.values():
+            yield from _tensors(element)
     elif isinstance(value, list | tuple):
-        for held in value:
-            yield from _tensors(held)
+        for element in value:
+            yield from _tensors(element)

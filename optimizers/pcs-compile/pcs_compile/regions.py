@@ -95,8 +95,8 @@ class Regions:
 
     def names(self, network: nn.Module) -> list[str]:
         """Return the paths of the compiled modules in ``network``; the whole of it is "" ."""
-        own = {id(module) for module in self.modules}
-        return [name for name, module in network.named_modules() if id(module) in own]
+        compiled = {id(module) for module in self.modules}
+        return [name for name, module in network.named_modules() if id(module) in compiled]
 
     @contextmanager
     def active(self) -> Iterator[None]:

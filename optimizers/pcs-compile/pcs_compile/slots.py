@@ -67,11 +67,11 @@ class Slots:
     def place(self, edit: Edit, name: str, count: int, value: Tensor, shape: torch.Size) -> Tensor:
         """Return where the tensor is put: always the same where addresses are fixed."""
         key = (edit.owner, edit.name, type(edit), name, count, shape, value.dtype, value.device)
-        found = self._places.get(key) if self.fixed else None
-        if found is None:
-            found = torch.empty(shape, dtype=value.dtype, device=value.device)
+        buffer = self._places.get(key) if self.fixed else None
+        if buffer is None:
+            buffer = torch.empty(shape, dtype=value.dtype, device=value.device)
             if isinstance(value, nn.Parameter):
-                found = nn.Parameter(found, requires_grad=value.requires_grad)
+                buffer = nn.Parameter(buffer, requires_grad=value.requires_grad)
             if self.fixed:
-                self._places[key] = found
-        return found
+                self._places[key] = buffer
+        return buffer

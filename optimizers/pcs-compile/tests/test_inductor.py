@@ -27,8 +27,8 @@ def test_inductor(regions: str, backbone: Backbone, subject, trajectory, apart) 
     compiled = engine.engine["compiled"]
     drawn.append(trajectory(artifacts[1], engine))
     assert engine.engine["compiled"] == compiled > 0
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone)) <= 1e-5
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone)) <= 1e-5
     assert apart(*drawn) > 1e-3
 
 
@@ -48,6 +48,6 @@ def test_cuda_graphs_see_the_next_artifact(subject, trajectory, apart) -> None:
     again = trajectory(artifacts[0], engine)
     assert engine.engine["cuda_graphs"] == recorded == 1
     assert apart(again, drawn[0]) <= 1e-6
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, plain)) <= 1e-4
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, plain)) <= 1e-4
     assert apart(*drawn) > 1e-3

@@ -44,8 +44,8 @@ def test_other_subjects_ranks_and_texts_compile_nothing(
     drawn += [trajectory(artifact, engine) for artifact in artifacts[1:]]
     trajectory(artifacts[0], engine, "a drawing of <one> in the snow", negative="green", seed=9)
     assert engine.engine["compiled"] == compiled
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone)) <= TOLERANCE
     for other in drawn[1:]:  # alive: another LoRA draws another picture
         assert apart(drawn[0], other) > 100 * TOLERANCE
     untuned = trajectory(None, engine, "a photo of dog")

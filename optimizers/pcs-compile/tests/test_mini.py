@@ -19,6 +19,6 @@ def test_mini(subject, trajectory, apart) -> None:
     compiled = engine.engine["compiled"]
     drawn.append(trajectory(artifacts[1], engine))
     assert engine.engine["compiled"] == compiled > 0
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, mini)) <= 1e-5
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, mini)) <= 1e-5
     assert apart(*drawn) > 1e-3

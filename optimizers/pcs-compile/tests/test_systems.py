@@ -71,9 +71,9 @@ def test_subjects_and_strengths_compile_nothing(
     compiled = engine.engine["compiled"]
     drawn += [trajectory(artifact, engine, strengths=s) for artifact, s in plans[1:]]
     assert engine.engine["compiled"] == compiled > 0
-    for (artifact, strengths), found in zip(plans, drawn, strict=True):
+    for (artifact, strengths), actual in zip(plans, drawn, strict=True):
         expected = trajectory(artifact, backbone, strengths=strengths)
-        assert apart(found, expected) <= TOLERANCE
+        assert apart(actual, expected) <= TOLERANCE
     for other in drawn[1:]:  # alive: every subject and every strength draws another picture
         assert apart(drawn[0], other) > 3 * TOLERANCE
 
@@ -151,8 +151,8 @@ def test_other_pretrained_systems(
     compiled = engine.engine["compiled"]
     drawn.append(trajectory(artifacts[1], engine, **options))
     assert engine.engine["compiled"] == compiled
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone, **options)) <= TOLERANCE
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone, **options)) <= TOLERANCE
     assert apart(*drawn) > 3 * TOLERANCE
 
 
@@ -161,7 +161,7 @@ def test_edits_of_a_part_of_the_sampling(backbone: Backbone, engine, trajectory,
     site = next(s for s in backbone.sites if s.kind == "cross")
     level = Level(*(torch.full((1,), v) for v in (0.6, 0.8)), torch.full((1,), 500))
     latents = torch.randn(1, *backbone.latent_shape, generator=torch.Generator().manual_seed(0))
-    found, counts = {}, []
+    outputs, counts = {}, []
     for on in (backbone, engine):
         edit = Halved(site, start=0.5)
         edit.owner = "halved"
@@ -169,11 +169,11 @@ def test_edits_of_a_part_of_the_sampling(backbone: Backbone, engine, trajectory,
             cond = net.encode_text(tokenise(["a dog"], backbone.tokenizer))
             for progress in (0.0, 0.6, 0.1, 0.9):
                 output = net.evaluate(latents, level, cond, progress=progress).output
-                found.setdefault(progress, []).append(output)
+                outputs.setdefault(progress, []).append(output)
                 counts.append(engine.engine["compiled"])
             base = net.evaluate(latents, level, cond, progress=0.9, model="base").output
-    for before, after in found.values():
+    for before, after in outputs.values():
         assert float((before - after).abs().max() / before.abs().max()) <= TOLERANCE
-    assert torch.equal(found[0.0][1], base)
-    assert not torch.equal(found[0.6][1], base)
+    assert torch.equal(outputs[0.0][1], base)
+    assert not torch.equal(outputs[0.6][1], base)
     assert counts[5] == counts[-1] > counts[3]  # the third and the fourth call compile nothing

@@ -53,7 +53,7 @@ class Size:
         """Return the open axes of each argument, as ``torch.export`` names them."""
         batch = torch.export.Dim("batch", min=1, max=ROWS)
         height, width = (torch.export.Dim(n, min=1, max=512) for n in ("height", "width"))
-        found: list[dict[int, Any]] = []
+        open_axes: list[dict[int, Any]] = []
         for index, argument in enumerate(arguments):
             open_: dict[int, Any] = {} if argument.kind == "tensor" else {0: batch}
             if argument.slots:
@@ -63,8 +63,8 @@ class Size:
                 times = round(self.step * argument.grid)
                 many = {2: height, 3: width}
                 open_ |= {k: d if times == 1 else times * d for k, d in many.items()}
-            found.append(open_)
-        return tuple(found)
+            open_axes.append(open_)
+        return tuple(open_axes)
 
     def larger(self, argument: Argument) -> tuple[int, ...]:
         """Return the shape of an argument where the latents have one more ``step`` a side."""
@@ -78,27 +78,27 @@ class Size:
 def plain(kinds: Mapping[str, Any], grids: Mapping[str, float] | None = None) -> list[Argument]:
     """Return arguments that are no tensors of edits: ``"kind"`` or ``"kind/name"`` -> example."""
     known = {"latents": 1.0, **(grids or {})}
-    found = []
+    arguments = []
     for name, value in kinds.items():
         kind = name.split("/")[0]
         # a trace closes an axis of one
         slots = kind in ("feature", "stream") and min(value.shape[1:-1], default=1) > 1
-        found.append(Argument(name, kind, value, grid=known.get(name, 0.0), slots=slots))
-    return found
+        arguments.append(Argument(name, kind, value, grid=known.get(name, 0.0), slots=slots))
+    return arguments
 
 
 def lift(edits: Sequence[Edit], baked: Collection[str]) -> list[Argument]:
     """Return an argument for each tensor of ``edits`` that is not in ``baked``."""
-    found = []
+    arguments = []
     for index, edit in enumerate(edits):
         for path, value in tensors(edit).items():
             name = input_name(edit, path)
             if name not in baked:
                 example = value.detach().clone()
-                found.append(
+                arguments.append(
                     Argument(name, "tensor", example, f"edits.{index}.{path}", axes(edit).get(path))
                 )
-    return found
+    return arguments
 
 
 def conditioning(

@@ -55,12 +55,12 @@ class OnnxBackbone(Holdings):
         folder: Path,
         *,
         device: str = "cpu",
-        wanted: Sequence[str] = (),
+        preferred: Sequence[str] = (),
         disabled: Sequence[str] = (),
         precision: str = "fp32",
     ) -> None:
         # refused before anything is read
-        self.chosen, self.precision = chosen(device, wanted), precision
+        self.chosen, self.precision = chosen(device, preferred), precision
         self.openvino = self.chosen[0] == OPENVINO
         if not self.openvino:
             providers(device, self.chosen)
@@ -84,7 +84,7 @@ class OnnxBackbone(Holdings):
             for part in ("denoiser", "text", "vae")
         }
         off = tuple(dict.fromkeys((*facts["disabled_optimizers"], *disabled)))
-        start = partial(Session, device=device, wanted=self.chosen, disabled=off)
+        start = partial(Session, device=device, preferred=self.chosen, disabled=off)
         self.graphs = {
             name: DeployedGraph(
                 name,
@@ -123,12 +123,12 @@ class OnnxBackbone(Holdings):
 
     def _library(self) -> dict[str, Any]:
         if self.openvino:
-            own = {"openvino": openvino_version(), "precision": self.precision}
-            return {**own, "chosen": list(self.chosen)}
+            facts = {"openvino": openvino_version(), "precision": self.precision}
+            return {**facts, "chosen": list(self.chosen)}
         import onnxruntime
 
-        found = providers(str(self.device), self.chosen)
-        return {"onnxruntime": onnxruntime.__version__, "chosen": found}
+        names = providers(str(self.device), self.chosen)
+        return {"onnxruntime": onnxruntime.__version__, "chosen": names}
 
     @property
     def parts(self) -> Mapping[str, nn.Module]:
@@ -181,8 +181,8 @@ class OnnxBackbone(Holdings):
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return text [b l d] and pooled [b d]; rows of learned words come from the token table."""
-        found = self.graphs["text"]({"embeds": self.embedding(ids), "ids": ids}, self.context)
-        return found[0], found[1] if len(found) > 1 else None
+        outputs = self.graphs["text"]({"embeds": self.embedding(ids), "ids": ids}, self.context)
+        return outputs[0], outputs[1] if len(outputs) > 1 else None
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Refuse: a deployment draws, and holds no encoder of pictures."""

@@ -30,18 +30,18 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
             f"{injection.owner!r} lets another library change its layers"
         )
     _check_swaps(backbone, fusion)
-    wanted: dict[str, list[Edit]] = {
+    by_graph: dict[str, list[Edit]] = {
         graph: list(fusion.inside(part))
         for graph, part in (("denoiser", "denoiser"), ("text", "text"), ("decoder", "vae"))
     }
     if "control" in graphs:
-        wanted["control"] = list(fusion.of(BranchEdit))
+        by_graph["control"] = list(fusion.of(BranchEdit))
     elif fusion.of(BranchEdit):
         raise CapabilityError(
             f"{backbone.folder}: this deployment holds no graph of the control branch of "
             f"{fusion.of(BranchEdit)[0].owner!r}"
         )
-    before = {name: graphs[name].edits for name in wanted}
+    before = {name: graphs[name].edits for name in by_graph}
     streams: list[StreamEdit] = []
 
     def undo() -> None:
@@ -51,7 +51,7 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
             del edit.stream
 
     try:
-        for name, edits in wanted.items():
+        for name, edits in by_graph.items():
             graphs[name].bind(edits)
     except BaseException:
         undo()
@@ -66,11 +66,13 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
 
 def _check_swaps(backbone: OnnxBackbone, fusion: Fusion) -> None:
     """Refuse replaced weights other than those that the graphs hold as constants."""
-    held: dict[str, str] = backbone.manifest["swaps"]
+    digests: dict[str, str] = backbone.manifest["swaps"]
     graph = backbone.graphs["denoiser"]
     for swap in fusion.of(ReplaceEdit):
-        own = {f"{swap.owner}/{swap.part}/{k}": v - swap.base[k] for k, v in swap.owned().items()}
-        if held.get(f"{swap.owner}/{swap.part}") != swap_digest(own):
+        changes = {
+            f"{swap.owner}/{swap.part}/{k}": v - swap.base[k] for k, v in swap.owned().items()
+        }
+        if digests.get(f"{swap.owner}/{swap.part}") != swap_digest(changes):
             raise graph.other(f"{swap.owner!r} replaces weights of the {swap.part} by others")
-    if held and not fusion.of(ReplaceEdit):
-        raise graph.other(f"the graph holds weights of {min(held)!r}, and nothing else does")
+    if digests and not fusion.of(ReplaceEdit):
+        raise graph.other(f"the graph holds weights of {min(digests)!r}, and nothing else does")

@@ -79,12 +79,16 @@ class DeployedGraph:
         """Return why the graph does not fit ``edits``, or None."""
         known = self.facts["edits"]
         for edit in edits:
-            name, own = identity(edit), constants(edit)
+            name, current = identity(edit), constants(edit)
             if name not in known:
                 return f"it knows no {name!r}"
-            if own != known[name]:
-                key = next(k for k in {**own, **known[name]} if own.get(k) != known[name].get(k))
-                return f"{name!r} has {key} = {own.get(key)!r}, the graph {known[name].get(key)!r}"
+            if current != known[name]:
+                key = next(
+                    k for k in {**current, **known[name]} if current.get(k) != known[name].get(k)
+                )
+                return (
+                    f"{name!r} has {key} = {current.get(key)!r}, the graph {known[name].get(key)!r}"
+                )
         if edits and len(edits) < len(known):
             missing = set(known) - {identity(e) for e in edits}
             return f"the artifact has no {min(missing)!r}"
@@ -95,13 +99,15 @@ class DeployedGraph:
     def __call__(self, given: Mapping[str, Tensor], context: Context | None) -> list[Tensor]:
         """Run the graph with ``given`` and the tensors of the edits in force."""
         acting = self.acting(context)
-        own = {input_name(e, path): value for e in acting for path, value in tensors(e).items()}
+        edit_tensors = {
+            input_name(e, path): value for e in acting for path, value in tensors(e).items()
+        }
         first = next(iter(given.values()))
         batched, constant = [], []
         for entry in self.inputs:
             kind, name = entry["kind"], entry["name"]
             if kind == "tensor":
-                constant.append(self.tensor(entry, own) if acting else _zeros(entry, None))
+                constant.append(self.tensor(entry, edit_tensors) if acting else _zeros(entry, None))
             elif name in given and (acting or kind not in ("stream", "strength")):
                 batched.append(given[name].to(getattr(torch, entry["dtype"])))
             elif kind == "residual" or (not acting and kind in ("stream", "strength")):
@@ -117,18 +123,18 @@ class DeployedGraph:
             return self.session(batched, constant)  # type: ignore[no-any-return]
         values = [*batched, *constant]
         for index in reversed(range(len(self._kept))):  # the last used first: every step asks again
-            before, found = self._kept[index]
+            before, outputs = self._kept[index]
             if all(
                 a.shape == b.shape and torch.equal(a, b)
                 for a, b in zip(before, values, strict=True)
             ):
                 self._kept.append(self._kept.pop(index))
-                return [t.clone() for t in found]
-        found = self.session(batched, constant)
+                return [t.clone() for t in outputs]
+        outputs = self.session(batched, constant)
         # copies: an artifact's tensors may be trained on, and a caller may write into results
-        self._kept.append(([v.detach().clone() for v in values], [t.clone() for t in found]))
+        self._kept.append(([v.detach().clone() for v in values], [t.clone() for t in outputs]))
         del self._kept[:-REMEMBERED]
-        return found  # type: ignore[no-any-return]
+        return outputs  # type: ignore[no-any-return]
 
     def acting(self, context: Context | None) -> list[Edit]:
         """Return the edits in force: all, or none.
@@ -153,15 +159,15 @@ class DeployedGraph:
             )
         return acting
 
-    def tensor(self, entry: Mapping[str, Any], own: Mapping[str, Tensor]) -> Tensor:
+    def tensor(self, entry: Mapping[str, Any], edit_tensors: Mapping[str, Tensor]) -> Tensor:
         """Return what is fed as the input ``entry``, filled up with zeros to its shape."""
         name, shape = entry["name"], tuple(entry["shape"])
-        if name not in own:
+        if name not in edit_tensors:
             raise self.other(f"it needs {name!r}, which the artifact has not")
-        value = padded(own[name].float(), shape, entry["padded_axis"])
+        value = padded(edit_tensors[name].float(), shape, entry["padded_axis"])
         if value is None:
             raise self.other(
-                f"{name!r} has shape {tuple(own[name].shape)}, the graph takes {shape}"
+                f"{name!r} has shape {tuple(edit_tensors[name].shape)}, the graph takes {shape}"
             )
         return value.to(getattr(torch, entry["dtype"]))
 

@@ -26,8 +26,8 @@ def identity(edit: Edit) -> str:
 
 def tensors(edit: Edit) -> dict[str, Tensor]:
     """Return what an artifact changes in this edit, by attribute path: parameters and factors."""
-    found = {key.replace("/", "."): value for key, value in edit.owned().items()}
-    return found | {name: getattr(edit, name) for name in edit.FACTORS}
+    parameters = {key.replace("/", "."): value for key, value in edit.owned().items()}
+    return parameters | {name: getattr(edit, name) for name in edit.FACTORS}
 
 
 def input_name(edit: Edit, path: str) -> str:
@@ -52,11 +52,11 @@ def digest(edits: Iterable[Edit], names: Iterable[str]) -> str:
 
     The hash of a tensor is kept with its edit until the tensor changes: subjects switch in milliseconds.
     """
-    wanted, total = set(names), hashlib.sha256()
+    chosen, total = set(names), hashlib.sha256()
     for edit in edits:
         known = _HASHES.setdefault(edit, {})
         for path, value in tensors(edit).items():
-            if (name := input_name(edit, path)) in wanted:
+            if (name := input_name(edit, path)) in chosen:
                 total.update(name.encode())
                 total.update(_hash(known, path, value.detach()))
     return total.hexdigest()
@@ -65,13 +65,13 @@ def digest(edits: Iterable[Edit], names: Iterable[str]) -> str:
 def _hash(known: dict[str, tuple[Tensor, int, bytes]], path: str, value: Tensor) -> bytes:
     version = -1 if value.is_inference() else value._version  # such a tensor counts no changes
     if path in known:
-        held, before, found = known[path]
-        if held.data_ptr() == value.data_ptr() and before == version >= 0:
-            return found
+        earlier, before, hashed = known[path]
+        if earlier.data_ptr() == value.data_ptr() and before == version >= 0:
+            return hashed
     plain = value.cpu().contiguous().reshape(-1).view(torch.uint8)
-    found = hashlib.sha256(plain.numpy().tobytes()).digest()
-    known[path] = (value, version, found)
-    return found
+    hashed = hashlib.sha256(plain.numpy().tobytes()).digest()
+    known[path] = (value, version, hashed)
+    return hashed
 
 
 def swap_digest(changes: Mapping[str, Tensor]) -> str:

@@ -160,22 +160,22 @@ def check_options(**given: tuple[Any, Collection[Any]]) -> None:
 def _swaps(net: Attachment, adapter: Personalization | None) -> dict[str, str]:
     """Return the digest of each use's changes of the network's own weights, which are constants."""
     given = {} if adapter is None else adapter.tensors
-    found = {}
+    digests = {}
     for swap in net.fusion.of(ReplaceEdit):
         prefix = f"{swap.owner}/{swap.part}/"
-        found[prefix[:-1]] = swap_digest({k: v for k, v in given.items() if k.startswith(prefix)})
-    return found
+        digests[prefix[:-1]] = swap_digest({k: v for k, v in given.items() if k.startswith(prefix)})
+    return digests
 
 
 def _projections(net: Attachment) -> dict[str, dict[str, str]]:
     """Return the path of the layer behind each projection of each attention site."""
     backbone = net.backbone
     paths = {id(m): name for name, m in backbone.parts["denoiser"].named_modules()}
-    found: dict[str, dict[str, str]] = {}
+    projections: dict[str, dict[str, str]] = {}
     for site in backbone.sites:
         if site.part == "denoiser" and site.kind in ATTENTION:
-            own = found[site.name] = {}
+            layers = projections[site.name] = {}
             for part in (*PROJECTIONS, *(f"add_{p}" for p in PROJECTIONS if site.kind == "joint")):
                 with suppress(CapabilityError):  # the last joint block gives no text
-                    own[part] = paths[id(backbone.projection(site, part))]
-    return found
+                    layers[part] = paths[id(backbone.projection(site, part))]
+    return projections

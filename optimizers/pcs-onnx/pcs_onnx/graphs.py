@@ -29,9 +29,9 @@ class Lifted(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """Return what the root returns, in fp32."""
-        own = dict(zip(self.paths, values[self.plain :], strict=True))
-        found: Any = torch.func.functional_call(self.root, own, values[: self.plain])
-        return tuple(t.float() for t in (found if isinstance(found, tuple) else (found,)))
+        parameters = dict(zip(self.paths, values[self.plain :], strict=True))
+        outputs: Any = torch.func.functional_call(self.root, parameters, values[: self.plain])
+        return tuple(t.float() for t in (outputs if isinstance(outputs, tuple) else (outputs,)))
 
 
 class DenoiserRoot(nn.Module):
@@ -50,8 +50,8 @@ class DenoiserRoot(nn.Module):
     def forward(self, *values: Tensor) -> Tensor:
         """Return the network's native output [b c h w]."""
         (net,) = self.net
-        cond, one, found = conditioning(self.arguments, values)
-        residuals = (found[:-1], found[-1]) if found else None
+        cond, one, ordered = conditioning(self.arguments, values)
+        residuals = (ordered[:-1], ordered[-1]) if ordered else None
         size = tuple(one["latents"].shape[2:])
         with net.under(cond=cond, subject=cond.subject, record=(), size=size):
             return net.backbone.denoise(one["latents"], one["time"], cond, residuals=residuals)
@@ -84,8 +84,8 @@ class StreamRoot(nn.Module):
         """Return the tokens."""
         (edit,) = self.edits
         kind = next((p.dtype for p in edit.parameters()), torch.float32)
-        found: Tensor = edit.stream(*(f.to(kind) for f in features))  # type: ignore[operator]
-        return found
+        tokens: Tensor = edit.stream(*(f.to(kind) for f in features))  # type: ignore[operator]
+        return tokens
 
 
 class TextRoot(nn.Module):

@@ -24,7 +24,7 @@ def traced_in(dtype: torch.dtype, root: nn.Module, backbone: Any) -> Iterator[No
     if dtype is torch.float32:
         yield
         return
-    held: list[tuple[Tensor, Tensor]] = []
+    originals: list[tuple[Tensor, Tensor]] = []
     before = backbone.dtype
     seen: set[int] = set()
     try:
@@ -32,10 +32,10 @@ def traced_in(dtype: torch.dtype, root: nn.Module, backbone: Any) -> Iterator[No
         for tensor in (*root.parameters(), *root.buffers()):
             if tensor.dtype is torch.float32 and id(tensor) not in seen:
                 seen.add(id(tensor))
-                held.append((tensor, tensor.data))
+                originals.append((tensor, tensor.data))
                 tensor.data = tensor.data.to(dtype)
         yield
     finally:
         backbone.dtype = before
-        for tensor, data in held:
+        for tensor, data in originals:
             tensor.data = data

@@ -47,8 +47,8 @@ class Holdings:
 
     def feature_model(self, id: str) -> EncoderStandIn | None:
         """Return the exported feature model ``id``, or None."""
-        own = [g for g in self.graphs.values() if g.facts.get("model") == id]
-        return EncoderStandIn(own, self.manifest["encoders"][id]) if own else None
+        graphs = [g for g in self.graphs.values() if g.facts.get("model") == id]
+        return EncoderStandIn(graphs, self.manifest["encoders"][id]) if graphs else None
 
     def adapter(self, system: str) -> Personalization | None:
         """Return the pre-trained weights of ``system`` that were exported, or None."""

@@ -55,8 +55,8 @@ class Recorder:
                 }
             )
         self.count += 1
-        found: list[Tensor] = self.session(batched, constant)
-        return found
+        outputs: list[Tensor] = self.session(batched, constant)
+        return outputs
 
 
 @contextmanager
@@ -95,8 +95,8 @@ def quantize(folder: Path, out: Path, feeds: Sequence[Feed]) -> dict[str, Any]:
             f"{folder}: the denoiser is not in float32: quantize a deployment exported in float32"
         )
     kept = [feed for i, feed in enumerate(feeds) if i % HELD_OUT != HELD_OUT - 1]
-    held = [feed for i, feed in enumerate(feeds) if i % HELD_OUT == HELD_OUT - 1]
-    if not held:
+    held_out = [feed for i, feed in enumerate(feeds) if i % HELD_OUT == HELD_OUT - 1]
+    if not held_out:
         raise InputError(
             f"{len(feeds)} calls of the denoiser were recorded, {HELD_OUT} at least are needed"
         )
@@ -110,7 +110,7 @@ def quantize(folder: Path, out: Path, feeds: Sequence[Feed]) -> dict[str, Any]:
             shutil.copy2(folder / name, out / name)
     LOGGER.info("quantizing %d layers of the denoiser", len(chosen))
     _static(source, out / graph["file"], kept, left)
-    error = compare(source, out / graph["file"], held)
+    error = compare(source, out / graph["file"], held_out)
     denoiser = {
         **graph,
         "max_error": max(error["max"]),
@@ -164,13 +164,13 @@ def compare(reference: Path, other: Path, feeds: Sequence[Feed]) -> dict[str, li
         onnxruntime.InferenceSession(str(f), options, providers=["CPUExecutionProvider"])
         for f in (reference, other)
     ]
-    found: dict[str, list[float]] = {"max": [], "rms": []}
+    errors: dict[str, list[float]] = {"max": [], "rms": []}
     for feed in feeds:
         want, have = (np.asarray(s.run(None, dict(feed))[0], dtype=np.float64) for s in sessions)
         gap = have - want
-        found["max"].append(float(np.abs(gap).max() / max(np.abs(want).max(), 1e-12)))
-        found["rms"].append(float(np.sqrt((gap**2).mean() / max((want**2).mean(), 1e-24))))
-    return found
+        errors["max"].append(float(np.abs(gap).max() / max(np.abs(want).max(), 1e-12)))
+        errors["rms"].append(float(np.sqrt((gap**2).mean() / max((want**2).mean(), 1e-24))))
+    return errors
 
 
 def _static(source: Path, target: Path, feeds: Sequence[Feed], left: Sequence[str]) -> None:

@@ -30,10 +30,10 @@ def write(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def is_deployment(folder: Path) -> bool:
     """Return whether ``folder`` says that it is a deployment."""
     try:
-        found = json.loads((folder / FILE).read_text("utf-8"))
+        document = json.loads((folder / FILE).read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and str(found.get("schema", "")).startswith("pcs-onnx/")
+    return isinstance(document, dict) and str(document.get("schema", "")).startswith("pcs-onnx/")
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class OpenVinoSession:
         self.calls += 1
         request = self._request([tuple(v.shape) for v in values])
         # held until it has run: a tensor of OpenVINO that shares memory does not keep it
-        held = [value.detach().cpu().contiguous().numpy() for value in values]
-        for index, value in enumerate(held):
+        inputs = [value.detach().cpu().contiguous().numpy() for value in values]
+        for index, value in enumerate(inputs):
             request.set_input_tensor(index, self.library.Tensor(value, shared_memory=True))
         request.infer(share_outputs=True)
         # copied: the request writes its next results to the same place
@@ -69,14 +69,14 @@ class OpenVinoSession:
     def _request(self, shapes: list[tuple[int, ...]]) -> Any:
         """Return what runs inputs of ``shapes``, compiled if it is not kept."""
         key = tuple(shapes) if self.fixed else ()
-        found = self._requests.pop(key, None)
-        if found is None:
-            found = self._compile(shapes)
+        request = self._requests.pop(key, None)
+        if request is None:
+            request = self._compile(shapes)
             self.compiles += 1
-        self._requests[key] = found  # the last used stands last
+        self._requests[key] = request  # the last used stands last
         while len(self._requests) > KEPT:
             del self._requests[next(iter(self._requests))]
-        return found
+        return request
 
     def _compile(self, shapes: list[tuple[int, ...]]) -> Any:
         model = self.model.clone()
@@ -150,8 +150,8 @@ def check_options(precision: str, disabled: Sequence[str], *, runs: bool) -> Non
 
 def unknown_operators(message: str) -> str:
     """Return the operators that an error of reading a graph names, or nothing."""
-    found = re.search(r"No conversion rule found for operations?:\s*([^\n]+)", message)
-    return found[1].strip() if found else ""
+    match = re.search(r"No conversion rule found for operations?:\s*([^\n]+)", message)
+    return match[1].strip() if match else ""
 
 
 def _last_line(error: BaseException) -> str:

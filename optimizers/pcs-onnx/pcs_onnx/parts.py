@@ -131,10 +131,10 @@ class Parts:
 
         In fp32 always: it runs once per subject, and ONNX Runtime's CPU crashes on a resampler in fp16.
         """
-        found: dict[str, Any] = {}
+        graphs: dict[str, Any] = {}
         for edit in self.net.fusion.of(StreamEdit):
-            own = {f"{edit.owner}/{edit.name}/{key}" for key in edit.owned()}
-            if own and own <= set(self.writer.baked):
+            names = {f"{edit.owner}/{edit.name}/{key}" for key in edit.owned()}
+            if names and names <= set(self.writer.baked):
                 shapes = [self.features[name].shape[1:] for name in edit.reads]
                 # twice one reference's: an axis of one would be closed, and others are tried as well
                 rows = [
@@ -142,24 +142,24 @@ class Parts:
                     for shape in shapes
                 ]
                 kinds = {f"feature/{i}": value for i, value in enumerate(rows)}
-                found |= self.writer.graph(
+                graphs |= self.writer.graph(
                     f"stream/{edit.name}", StreamRoot(edit), plain(kinds), edits=(edit,), full=True
                 )
-        return found
+        return graphs
 
     def encoders(self, used: Mapping[str, tuple[Any, Mapping[str, Tensor]]]) -> dict[str, Any]:
         """Write each method of each feature model that a reference is encoded with."""
-        found: dict[str, Any] = {}
+        graphs: dict[str, Any] = {}
         for id, (model, calls) in used.items():
             for method, images in calls.items():
                 rows = torch.rand(2, *images.shape[1:], generator=self.writer.rng)
                 root = CallRoot(getattr(model, method), modules_of(model))
                 name = f"encoder/{id}/{method}"
                 with resized_by_products():
-                    found |= self.writer.graph(
+                    graphs |= self.writer.graph(
                         name, root, plain({"image": rows}), resized=False, model=id, method=method
                     )
-        return found
+        return graphs
 
     def ids(self) -> Tensor:
         """Return two rows of ids."""

@@ -34,10 +34,10 @@ VARIABLE = "PCS_ONNX_PROVIDERS"
 """Names them where nothing else does, comma between."""
 
 
-def chosen(device: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+def chosen(device: str, preferred: Sequence[str] = ()) -> tuple[str, ...]:
     """Return what runs the graphs on ``device``, by short names, the best first.
 
-    ``wanted`` are such names ("tensorrt", "cuda", "cpu", "openvino"); without them the environment
+    ``preferred`` are such names ("tensorrt", "cuda", "cpu", "openvino"); without them the environment
     variable ``PCS_ONNX_PROVIDERS``, or those of the device.
 
     Raises
@@ -46,7 +46,7 @@ def chosen(device: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         No such name, it does not run on ``device``, or the package ``openvino`` is not installed.
     """
     named = os.environ.get(VARIABLE, "").replace(" ", "")
-    names = tuple(wanted) or tuple(filter(None, named.split(",")))
+    names = tuple(preferred) or tuple(filter(None, named.split(",")))
     kind = device.split(":")[0]
     if not names and kind not in DEFAULT:
         raise InputError(
@@ -74,10 +74,10 @@ def chosen(device: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     return names
 
 
-def providers(device: str, wanted: Sequence[str] = ()) -> list[str]:
+def providers(device: str, preferred: Sequence[str] = ()) -> list[str]:
     """Return the execution providers for ``device``, ONNX Runtime's names, the best first.
 
-    ``wanted`` as for :func:`chosen`.
+    ``preferred`` as for :func:`chosen`.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def providers(device: str, wanted: Sequence[str] = ()) -> list[str]:
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
-    names = chosen(device, wanted)
+    names = chosen(device, preferred)
     if OPENVINO in names:
         raise InputError(f"{OPENVINO!r} is no execution provider of ONNX Runtime here: name cpu")
     if NAMES[names[0]] not in there:
@@ -107,12 +107,12 @@ def openvino() -> Any:
         It is not installed, or does not import.
     """
     try:
-        import openvino as found
+        import openvino as module
     except ImportError as error:
         raise InputError(
             f"{OPENVINO!r} needs the package openvino ({error}): pip install pcs-onnx[openvino]"
         ) from None
-    return found
+    return module
 
 
 def openvino_version() -> str:
@@ -125,8 +125,8 @@ def diagnose() -> Iterator[tuple[str, str]]:
     import onnxruntime
 
     there = onnxruntime.get_available_providers()
-    found = ", ".join(short for short, name in NAMES.items() if name in there)
-    yield "ok", f"ONNX Runtime {onnxruntime.__version__} with {found}"
+    available = ", ".join(short for short, name in NAMES.items() if name in there)
+    yield "ok", f"ONNX Runtime {onnxruntime.__version__} with {available}"
     try:
         yield "ok", f"OpenVINO {openvino_version()}"
     except InputError as error:
@@ -140,7 +140,7 @@ def configured(names: Sequence[str], device: str) -> list[tuple[str, dict[str, A
     import torch
 
     index = torch.device(device).index or 0
-    own: dict[str, Any] = {"device_id": index}
+    options: dict[str, Any] = {"device_id": index}
     if torch.cuda.is_available():
-        own["user_compute_stream"] = str(torch.cuda.current_stream(index).cuda_stream)
-    return [(name, {} if name == NAMES["cpu"] else dict(own)) for name in names]
+        options["user_compute_stream"] = str(torch.cuda.current_stream(index).cuda_stream)
+    return [(name, {} if name == NAMES["cpu"] else dict(options)) for name in names]

@@ -68,8 +68,8 @@ def quantize(
                     )
         with target.filling() as ready:
             facts = int8.quantize(source, ready, feeds)
-    found = facts["graphs"]["denoiser"]
+    denoiser = facts["graphs"]["denoiser"]
     typer.echo(
-        f"{target.folder}: {found['quantization']['layers']} layers in INT8, error "
-        f"{found['quantization']['rms_error']:.3f} (RMS), {found['max_error']:.3f} at most"
+        f"{target.folder}: {denoiser['quantization']['layers']} layers in INT8, error "
+        f"{denoiser['quantization']['rms_error']:.3f} (RMS), {denoiser['max_error']:.3f} at most"
     )

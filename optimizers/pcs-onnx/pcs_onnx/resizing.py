@@ -44,5 +44,5 @@ def resized_by_products() -> Iterator[None]:
 def _matrix(usual: Any, inner: int, outer: int, options: dict[str, Any]) -> Tensor:
     """Return [outer inner]: what resizing does to one axis, read off a picture of ones."""
     picture = torch.eye(inner)[None, None]
-    found: Tensor = usual(picture, (outer, inner), **options)
-    return found[0, 0]
+    resized: Tensor = usual(picture, (outer, inner), **options)
+    return resized[0, 0]

@@ -41,7 +41,11 @@ def load(
     if not folder.is_dir() or not manifest.is_deployment(folder):
         return None
     opened = OnnxBackbone(
-        folder, device=device, wanted=providers, disabled=disabled_optimizers, precision=precision
+        folder,
+        device=device,
+        preferred=providers,
+        disabled=disabled_optimizers,
+        precision=precision,
     )
     if dtype not in (None, getattr(torch, opened.manifest["dtype"])):
         raise InputError(

@@ -38,7 +38,7 @@ class Session:
         device: str,
         rows: int,
         *,
-        wanted: Sequence[str] = (),
+        preferred: Sequence[str] = (),
         disabled: Sequence[str] = (),
     ) -> None:
         import onnxruntime
@@ -46,7 +46,7 @@ class Session:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
-        names = providers(device, wanted)
+        names = providers(device, preferred)
         self.inner: Any = onnxruntime.InferenceSession(
             str(file),
             options,
@@ -77,20 +77,20 @@ class Session:
 
     def _run(self, values: Sequence[Tensor]) -> list[Tensor]:
         self.calls += 1
-        held = [value.detach().to(self.device).contiguous() for value in values]
+        inputs = [value.detach().to(self.device).contiguous() for value in values]
         binding = self.inner.io_binding()
         where, index = self.device.type, self.device.index or 0
-        for name, value in zip(self.names, held, strict=True):
+        for name, value in zip(self.names, inputs, strict=True):
             kind, shape = ELEMENTS[value.dtype], tuple(value.shape)
             binding.bind_input(name, where, index, kind, shape, value.data_ptr())
-        known = self._shapes.get(key := tuple(value.shape for value in held))
+        known = self._shapes.get(key := tuple(value.shape for value in inputs))
         if known is None:
             for name in self.outputs:
                 binding.bind_output(name, "cpu")
             self.inner.run_with_iobinding(binding)
-            found = [torch.from_numpy(o.copy()) for o in binding.copy_outputs_to_cpu()]
-            self._shapes[key] = [tuple(t.shape) for t in found]
-            return [t.to(self.device) for t in found]
+            outputs = [torch.from_numpy(o.copy()) for o in binding.copy_outputs_to_cpu()]
+            self._shapes[key] = [tuple(t.shape) for t in outputs]
+            return [t.to(self.device) for t in outputs]
         made = [
             torch.empty(shape, dtype=kind, device=self.device)
             for shape, kind in zip(known, self.kinds, strict=True)

@@ -29,11 +29,11 @@ class Split(NamedTuple):
 
 def split(model: ir.Model, kinds: dict[str, str]) -> Split | None:
     """Cut ``model`` in two; None where nothing is worth it. ``kinds`` says what each input is."""
-    wanted = frontier(model, kinds)
-    if not wanted:
+    crossing = frontier(model, kinds)
+    if not crossing:
         return None
-    names = tuple(f"key_{i}" for i in range(len(wanted)))
-    return Split(_keys(model, wanted, names), _step(model, wanted, names, kinds), names)
+    names = tuple(f"key_{i}" for i in range(len(crossing)))
+    return Split(_keys(model, crossing, names), _step(model, crossing, names, kinds), names)
 
 
 def frontier(model: ir.Model, kinds: dict[str, str]) -> list[str]:
@@ -58,22 +58,22 @@ def frontier(model: ir.Model, kinds: dict[str, str]) -> list[str]:
             batched.update(node.outputs)
             if node.op_type in PRODUCTS or any(v in worth for v in given):
                 worth.update(node.outputs)
-    found = []
+    crossing = []
     for node in graph:
         for value in node.outputs:
             read = any(o in moving for use in value.uses() for o in use.node.outputs)
             shape = value.shape
             fits = shape is not None and len(shape) > 1 and str(shape[0]) == rows
             if value in worth and read and fits and value.dtype in floats:
-                found.append(str(value.name))
-    return found
+                crossing.append(str(value.name))
+    return crossing
 
 
-def _keys(model: ir.Model, wanted: Collection[str], names: Collection[str]) -> Any:
+def _keys(model: ir.Model, crossing: Collection[str], names: Collection[str]) -> Any:
     copy = model.clone()
     values = {v.name: v for node in copy.graph for v in node.outputs}
     copy.graph.outputs.clear()
-    for old, new in zip(wanted, names, strict=True):
+    for old, new in zip(crossing, names, strict=True):
         value = values[old]
         value.name = new
         copy.graph.outputs.append(value)
@@ -81,18 +81,18 @@ def _keys(model: ir.Model, wanted: Collection[str], names: Collection[str]) -> A
 
 
 def _step(
-    model: ir.Model, wanted: Collection[str], names: Collection[str], kinds: dict[str, str]
+    model: ir.Model, crossing: Collection[str], names: Collection[str], kinds: dict[str, str]
 ) -> Any:
     import onnx_ir as ir
 
     copy = model.clone()
     values = {v.name: v for node in copy.graph for v in node.outputs}
     fresh = []
-    for old, new in zip(wanted, names, strict=True):
+    for old, new in zip(crossing, names, strict=True):
         value = values[old]
-        own = ir.Value(name=new, shape=value.shape, type=value.type)
-        ir.convenience.replace_all_uses_with(value, own)
-        fresh.append(own)
+        graph_input = ir.Value(name=new, shape=value.shape, type=value.type)
+        ir.convenience.replace_all_uses_with(value, graph_input)
+        fresh.append(graph_input)
     _measure_by(copy, fresh, kinds)
     inputs = list(copy.graph.inputs)
     first = next((i for i, v in enumerate(inputs) if kinds[str(v.name)] in CONSTANT), len(inputs))

@@ -25,16 +25,16 @@ class ControlStandIn(nn.Module):
         self.graph = (graph,)
         for path, shape in graph.facts["tensors"].items():
             parent, _, name = path.rpartition(".")
-            own = nn.Parameter(torch.zeros(shape), requires_grad=False)
-            reach(self, parent).register_parameter(name, own)
+            parameter = nn.Parameter(torch.zeros(shape), requires_grad=False)
+            reach(self, parent).register_parameter(name, parameter)
 
     def forward(
         self, latents: Tensor, time: Tensor, text: Tensor, image: Tensor
     ) -> tuple[Sequence[Tensor], Tensor]:
         """Return residuals of the down blocks, in order, and of the middle block."""
         given = {"latents": latents, "time": time, "text": text, "image": image}
-        found = self.graph[0].run([v.float() for v in given.values()], [])
-        return found[:-1], found[-1]
+        residuals = self.graph[0].run([v.float() for v in given.values()], [])
+        return residuals[:-1], residuals[-1]
 
 
 class EncoderStandIn:

@@ -24,8 +24,8 @@ class TableRoot(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows."""
-        found: Tensor = self.table[0](ids)
-        return found
+        rows: Tensor = self.table[0](ids)
+        return rows
 
 
 class GraphTable(nn.Module):
@@ -45,13 +45,13 @@ class GraphTable(nn.Module):
         ids, at, first = [], [], 0
         for reader in readers:
             lead = [] if reader.start < 0 else [reader.start]
-            own = reader.encode(text)[: reader.length - len(lead) - 1]
-            at.append(range(first + len(lead), first + len(lead) + len(own)))
-            row = [*lead, *own, reader.end]
+            pieces = reader.encode(text)[: reader.length - len(lead) - 1]
+            at.append(range(first + len(lead), first + len(lead) + len(pieces)))
+            row = [*lead, *pieces, reader.end]
             ids += row + [reader.pad] * (reader.length - len(row))
             first += reader.length
         rows = self(torch.tensor([ids]))[0]
         if len(readers) == 1:
             return rows[list(at[0])]
         # columns of a table that does not read a position are zero there
-        return torch.stack([rows[list(own)].mean(0) for own in at]).sum(0, keepdim=True)
+        return torch.stack([rows[list(places)].mean(0) for places in at]).sum(0, keepdim=True)

@@ -25,7 +25,8 @@ class FileTokenizer:
         self.length, self.start = facts["length"], facts["start"]
         self.end, self.pad = facts["end"], facts["pad"]
         self.beside = tuple(
-            FileTokenizer(folder, own, i) for i, own in enumerate(facts.get("beside", ()), start=1)
+            FileTokenizer(folder, further, i)
+            for i, further in enumerate(facts.get("beside", ()), start=1)
         )
 
     def encode(self, text: str) -> list[int]:

@@ -47,9 +47,9 @@ def read_by_denoiser(
         with net.under(cond=given, subject=None, record=()):
             return net.backbone.denoise(latents, time, given)
 
-    found = run(noted)
+    output = run(noted)
     if cond.pooled is not None and not torch.equal(
-        found, run(cond.with_(pooled=cond.pooled + 1.0))
+        output, run(cond.with_(pooled=cond.pooled + 1.0))
     ):
         seen.add("pooled")
     return seen

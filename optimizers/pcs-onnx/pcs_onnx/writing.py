@@ -96,8 +96,8 @@ class Writer:
             # saved in here: until then the model refers to the network's own tensors
             written = Written(self.folder, name, model, arguments, self.external, halves=halves)
         error = 0.0
-        for values, wanted in zip(trials, expected, strict=True):
-            error = max(error, self.compare(name, wanted, written(values)))
+        for values, outputs in zip(trials, expected, strict=True):
+            error = max(error, self.compare(name, outputs, written(values)))
         facts = {
             "rows": ROWS,
             "max_error": error,
@@ -107,7 +107,7 @@ class Writer:
             "baked_sha256": digest(edits, self.baked),
             **more,
         }
-        return {part: {**own, **facts} for part, own in written.facts().items()}
+        return {part: {**part_facts, **facts} for part, part_facts in written.facts().items()}
 
     def trace(self, lifted: Lifted, arguments: Sequence[Argument], size: Size) -> Any:
         """Return the graph of ``lifted``, open in rows and as ``size`` says."""
@@ -148,7 +148,7 @@ class Writer:
             second.append(value if fixed else value[: argument.example.shape[0]])
         return [first, second]
 
-    def compare(self, name: str, wanted: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    def compare(self, name: str, expected: Sequence[Tensor], actual: Sequence[Tensor]) -> float:
         """Return the largest relative error of the outputs.
 
         Raises
@@ -157,8 +157,8 @@ class Writer:
             It is above the tolerance.
         """
         worst = 0.0
-        for want, own in zip(wanted, found, strict=True):
-            error = float((want - own).abs().max() / want.abs().max().clamp_min(1e-12))
+        for want, have in zip(expected, actual, strict=True):
+            error = float((want - have).abs().max() / want.abs().max().clamp_min(1e-12))
             if not error <= self.tolerance:
                 raise CapabilityError(
                     f"the {name}'s graph differs from the network by {error:.1e} (relative), more "

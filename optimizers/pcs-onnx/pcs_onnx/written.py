@@ -49,21 +49,21 @@ class Written:
         beside = f"{file}.data" if self.external else None
         onnx_ir.save(model, self.folder / file, external_data=beside)
         self.files[name] = file
-        self.sessions[name] = Session(self.folder / file, "cpu", ROWS, wanted=("cpu",))
+        self.sessions[name] = Session(self.folder / file, "cpu", ROWS, preferred=("cpu",))
 
     def __call__(self, values: Sequence[Tensor]) -> list[Tensor]:
         """Return the outputs for a value per argument, in their order."""
         pairs = zip(self.arguments.items(), values, strict=True)
         given = {key: v.to(a.example.dtype) for (key, a), v in pairs}
-        found: list[Tensor] = []
+        outputs: list[Tensor] = []
         for name, session in self.sessions.items():
             lone = {k for k, a in self.arguments.items() if a.kind == "tensor"}
             batched = [given[key] for key in session.names if key not in lone]
-            found = session(batched, [given[key] for key in session.names if key in lone])
+            outputs = session(batched, [given[key] for key in session.names if key in lone])
             if name == "keys" and self.cut is not None:
-                self.shapes = dict(zip(self.cut.names, found, strict=True))
+                self.shapes = dict(zip(self.cut.names, outputs, strict=True))
                 given |= self.shapes
-        return found
+        return outputs
 
     def facts(self) -> dict[str, dict[str, Any]]:
         """Return file, inputs and outputs of each graph, after a first call."""

@@ -36,12 +36,12 @@ def trajectory() -> Callable[..., list[Tensor]]:
     """The latents after each step, and the pictures."""
 
     def draw(artifact, on, prompt="a photo of <one> on the beach", **options) -> list[Tensor]:
-        found: list[Tensor] = []
-        watch = (lambda progress: found.append(progress.latents.clone()),)
+        latents: list[Tensor] = []
+        watch = (lambda progress: latents.append(progress.latents.clone()),)
         pictures = sample(
             artifact, on, prompt, count=2, seed=3, steps=3, scale=3.0, watch=watch, **options
         )
-        return [*found, pictures]
+        return [*latents, pictures]
 
     return draw
 

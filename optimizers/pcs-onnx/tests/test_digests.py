@@ -39,12 +39,12 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_once_until_it_changes(hashed: list[int]) -> None:
     edit = Own()
     names = [f"{edit.owner}/own/weight"]
-    found = digest([edit], names)
-    assert digest([edit], names) == found
+    first = digest([edit], names)
+    assert digest([edit], names) == first
     assert hashed == [256]
     with torch.no_grad():
         edit.weight.add_(1.0)
-    assert digest([edit], names) != found
+    assert digest([edit], names) != first
     assert hashed == [256, 256]
 
 
@@ -53,12 +53,12 @@ def test_another_tensor_in_its_place_is_hashed(hashed: list[int]) -> None:
     edit = Own()
     names = [f"{edit.owner}/own/weight"]
     memory = np.zeros(64, dtype=np.float32)
-    held = weakref.ref(memory)
+    reference = weakref.ref(memory)
     edit.weight = nn.Parameter(torch.from_numpy(memory))
-    found = digest([edit], names)
+    first = digest([edit], names)
     edit.weight = nn.Parameter(torch.ones(64))
     del memory
-    assert held() is not None
-    assert digest([edit], names) != found
+    assert reference() is not None
+    assert digest([edit], names) != first
     assert hashed == [256, 256]
-    assert held() is None  # and no longer than it must
+    assert reference() is None  # and no longer than it must

@@ -21,8 +21,8 @@ def test_two_loras(id: str, tmp_path: Path, subject, trajectory, apart) -> None:
     export(recipe, tmp_path / "out", to="onnx", backbone=backbone)
     deployed = open_backbone(tmp_path / "out")
     drawn = [trajectory(artifact, deployed) for artifact in artifacts]
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone)) <= 1e-5
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone)) <= 1e-5
     assert apart(drawn[0], drawn[1]) > 1e-3
     prompt = "a red dog!"  # "!" pads one of the encoders
     assert apart(trajectory(None, deployed, prompt), trajectory(None, backbone, prompt)) <= 1e-5

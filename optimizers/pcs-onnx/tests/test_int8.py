@@ -60,8 +60,8 @@ def test_the_command_says_what_it_did(small: Path, folder: Path) -> None:
 def test_weights_are_8_bit_and_what_an_artifact_brings_is_not(small: Path) -> None:
     nodes = onnx.load(str(small / "denoiser.onnx"), load_external_data=False).graph
     kinds = {t.name: t.data_type for t in nodes.initializer}
-    held = [n for n in nodes.node if n.op_type == "DequantizeLinear" and n.input[0] in kinds]
-    assert sum(kinds[n.input[0]] == onnx.TensorProto.INT8 for n in held) > 20
+    dequantized = [n for n in nodes.node if n.op_type == "DequantizeLinear" and n.input[0] in kinds]
+    assert sum(kinds[n.input[0]] == onnx.TensorProto.INT8 for n in dequantized) > 20
     fed = {i.name for i in nodes.input}
     assert not [n for n in nodes.node if n.op_type == "QuantizeLinear" and n.input[0] in fed
                 and "lora" in n.input[0]]  # fmt: skip

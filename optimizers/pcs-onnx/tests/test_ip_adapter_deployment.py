@@ -40,8 +40,8 @@ def folder(
     sites = sum(s.kind == "cross" and s.part == "denoiser" for s in backbone.sites)
     keys = [f"key/{i}" for i in range(4 * sites)]  # of the text and of the image, keys and values
     assert names == ["latents", "time", "strength/image.scale", *keys]
-    told = [entry["name"] for entry in facts["graphs"]["keys"]["inputs"]]
-    assert told == ["text", "stream/image"]
+    inputs = [entry["name"] for entry in facts["graphs"]["keys"]["inputs"]]
+    assert inputs == ["text", "stream/image"]
     assert denoiser["neutral"]
     assert any(name.endswith("to_k/weight") for name in denoiser["baked"])
     return out
@@ -81,8 +81,8 @@ def test_the_number_of_references_is_open(
     for count in (1, 3):
         (artifact,) = fit(recipe, subject(4, count), deployed, adapter=adapter)
         drawn.append(trajectory(artifact, deployed))
-        (wanted,) = fit(recipe, subject(4, count), backbone, adapter=adapter)
-        assert apart(drawn[-1], trajectory(wanted, backbone)) <= 2 * TOLERANCE
+        (expected,) = fit(recipe, subject(4, count), backbone, adapter=adapter)
+        assert apart(drawn[-1], trajectory(expected, backbone)) <= 2 * TOLERANCE
     assert apart(*drawn) > 3 * TOLERANCE
 
 
@@ -99,13 +99,13 @@ def test_a_new_reference_is_encoded_by_the_deployment(
     recipe: Recipe, adapter: Personalization, backbone: Backbone, folder: Path, subject, trajectory,
     apart, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    (wanted,) = fit(recipe, subject(3), backbone, adapter=adapter)
+    (expected,) = fit(recipe, subject(3), backbone, adapter=adapter)
     monkeypatch.setattr("pcs_diffusers.vision.ClipVision.pooled", None)  # the graph alone
     deployed = open_backbone(folder)
     (artifact,) = fit(recipe, subject(3), deployed)
-    gap = (artifact.features["image"] - wanted.features["image"]).abs().max()
-    assert float(gap) <= TOLERANCE * float(wanted.features["image"].abs().max())
-    assert apart(trajectory(artifact, deployed), trajectory(wanted, backbone)) <= 2 * TOLERANCE
+    gap = (artifact.features["image"] - expected.features["image"]).abs().max()
+    assert float(gap) <= TOLERANCE * float(expected.features["image"].abs().max())
+    assert apart(trajectory(artifact, deployed), trajectory(expected, backbone)) <= 2 * TOLERANCE
     calls = {name: graph.session.calls for name, graph in deployed.graphs.items()}  # type: ignore[attr-defined]
     assert calls["encoder/tiny.image/pooled"] == calls["keys"] == 1 < calls["denoiser"] == 3
     assert calls["stream/image"] == 2  # with the reference, and without: guidance's other side

@@ -61,9 +61,14 @@ def test_the_manifest_says_what_is_in_the_folder(folder: Path, backbone: Backbon
     denoiser = facts["graphs"]["denoiser"]
     kinds = [entry["kind"] for entry in denoiser["inputs"]]
     assert kinds[:2] == ["latents", "time"]
-    told = [entry["kind"] for entry in facts["graphs"]["keys"]["inputs"]]
-    assert told[0] == "text"  # keys and values of the text do not change from step to step
-    assert [*kinds, *told].count("tensor") == 3 * len(denoiser["edits"]) > told.count("tensor") > 0
+    key_kinds = [entry["kind"] for entry in facts["graphs"]["keys"]["inputs"]]
+    assert key_kinds[0] == "text"  # keys and values of the text do not change from step to step
+    assert (
+        [*kinds, *key_kinds].count("tensor")
+        == 3 * len(denoiser["edits"])
+        > key_kinds.count("tensor")
+        > 0
+    )
     errors = [graph["max_error"] for graph in facts["graphs"].values()]
     assert max(errors) <= facts["tolerance"]["relative"] == TOLERANCE
 
@@ -72,8 +77,8 @@ def test_each_lora_draws_as_on_the_network(
     artifacts: list[Personalization], backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
     drawn = [trajectory(artifact, deployed) for artifact in artifacts]
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone)) <= TOLERANCE
     assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
 
 
@@ -126,8 +131,8 @@ def test_the_untuned_network_comes_out_too(
     artifacts, backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
     prompt = "a photo of a dog"
-    found = trajectory(None, deployed, prompt)
-    assert apart(found, trajectory(None, backbone, prompt)) <= TOLERANCE
+    actual = trajectory(None, deployed, prompt)
+    assert apart(actual, trajectory(None, backbone, prompt)) <= TOLERANCE
 
 
 def test_a_learned_word_needs_no_deployment_of_its_own(
@@ -136,18 +141,18 @@ def test_a_learned_word_needs_no_deployment_of_its_own(
     settings = ["token.steps=2", "token.lr=1e-1"]
     words = load_recipe("textual-inversion", backbone="tiny", overrides=settings)
     (artifact,) = fit(words, subject(1), backbone)
-    found = trajectory(artifact, deployed)
-    assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
-    assert apart(found, trajectory(None, backbone, "a photo of dog on the beach")) > TOLERANCE
+    actual = trajectory(artifact, deployed)
+    assert apart(actual, trajectory(artifact, backbone)) <= TOLERANCE
+    assert apart(actual, trajectory(None, backbone, "a photo of dog on the beach")) > TOLERANCE
 
 
 @pytest.mark.parametrize("scheduler", ["euler-trailing", "dpm++", "unipc", "lcm", "ddpm"])
 def test_every_scheduler(
     scheduler: str, artifacts, backbone: Backbone, deployed: Backbone, trajectory, apart
 ) -> None:
-    found = trajectory(artifacts[0], deployed, scheduler=scheduler)
+    actual = trajectory(artifacts[0], deployed, scheduler=scheduler)
     # one level of noise more in the difference: the last steps divide by small sigmas
-    assert apart(found, trajectory(artifacts[0], backbone, scheduler=scheduler)) <= 2 * TOLERANCE
+    assert apart(actual, trajectory(artifacts[0], backbone, scheduler=scheduler)) <= 2 * TOLERANCE
 
 
 def test_more_rows_than_a_graph_takes(deployed: Backbone, backbone: Backbone) -> None:
@@ -156,12 +161,12 @@ def test_more_rows_than_a_graph_takes(deployed: Backbone, backbone: Backbone) ->
     latents = torch.randn(rows, *backbone.latent_shape, generator=rng)
     ids = torch.randint(0, 100, (rows, backbone.tokenizer.length), generator=rng)
     level = Level(*(torch.full((rows,), v) for v in (0.6, 0.8)), torch.full((rows,), 500))
-    found = []
+    outputs = []
     for on in (deployed, backbone):
         with Attachment(on, Fusion()) as net, torch.no_grad():
             cond = net.encode_text(TokenisedPrompts(ids, {}))
-            found.append(net.evaluate(latents, level, cond).output)
-    assert float((found[0] - found[1]).abs().max() / found[1].abs().max()) <= TOLERANCE
+            outputs.append(net.evaluate(latents, level, cond).output)
+    assert float((outputs[0] - outputs[1]).abs().max() / outputs[1].abs().max()) <= TOLERANCE
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:
     (artifact,) = fit(recipe, subject(1), mini)
     export(recipe, tmp_path / "out", to="onnx", backbone=mini)
     deployed = open_backbone(tmp_path / "out")
-    found = trajectory(artifact, deployed)
-    assert apart(found, trajectory(artifact, mini)) <= 1e-5
-    assert apart(found, trajectory(None, deployed, "a photo of a dog")) > 1e-3
+    actual = trajectory(artifact, deployed)
+    assert apart(actual, trajectory(artifact, mini)) <= 1e-5
+    assert apart(actual, trajectory(None, deployed, "a photo of a dog")) > 1e-3
 
 
 @pytest.mark.slow
@@ -36,9 +36,9 @@ def test_shipped_adapters(system: str, name: str, tmp_path: Path, trajectory, ap
     export(load_recipe(system, backbone="mini"), tmp_path / "out", to="onnx", backbone=mini)
     deployed = open_backbone(tmp_path / "out")
     prompt = f"a photo of {subject.concept.token} on the beach"
-    (own,) = fit(system, subject, deployed)
-    (wanted,) = fit(system, subject, mini)
-    drawn, found = trajectory(wanted, mini, prompt), trajectory(wanted, deployed, prompt)
-    assert apart(found, drawn) <= 1e-5
-    assert apart(trajectory(own, deployed, prompt), drawn) <= 2e-5
-    assert apart(found, trajectory(None, deployed, "a photo of a dog")) > 1e-3
+    (by_deployment,) = fit(system, subject, deployed)
+    (by_network,) = fit(system, subject, mini)
+    drawn, actual = trajectory(by_network, mini, prompt), trajectory(by_network, deployed, prompt)
+    assert apart(actual, drawn) <= 1e-5
+    assert apart(trajectory(by_deployment, deployed, prompt), drawn) <= 2e-5
+    assert apart(actual, trajectory(None, deployed, "a photo of a dog")) > 1e-3

@@ -30,9 +30,9 @@ VERSION = openvino.__version__.split("-")[0]
 
 
 def on_openvino(folder: Path, **options) -> Backbone:
-    found = load_deployment(folder, providers=["openvino"], **options)
-    assert found is not None
-    return found
+    opened = load_deployment(folder, providers=["openvino"], **options)
+    assert opened is not None
+    return opened
 
 
 def compiles(deployed) -> dict[str, int]:
@@ -43,12 +43,12 @@ def compiles(deployed) -> dict[str, int]:
 def artifacts(backbone: Backbone, subject) -> list[Personalization]:
     """Two LoRAs, of two ranks."""
     settings = ["tune.steps=2", "tune.lr=1e-2"]
-    found = []
+    fitted = []
     for seed, rank in ((1, 4), (2, 2)):
         words = [*settings, f"weights.lora.rank={rank}"]
         recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=words)
-        found += fit(recipe, subject(seed), backbone, seed=seed)
-    return found
+        fitted += fit(recipe, subject(seed), backbone, seed=seed)
+    return fitted
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,8 @@ def test_each_lora_draws_as_on_the_network_and_compiles_nothing(
     drawn.append(trajectory(artifacts[1], deployed))
     trajectory(artifacts[0], deployed)
     assert compiles(deployed) == once
-    for artifact, found in zip(artifacts, drawn, strict=True):
-        assert apart(found, trajectory(artifact, backbone)) <= TOLERANCE
+    for artifact, actual in zip(artifacts, drawn, strict=True):
+        assert apart(actual, trajectory(artifact, backbone)) <= TOLERANCE
     assert apart(drawn[0], drawn[1]) > 100 * TOLERANCE  # the conditioning is alive
     sample(artifacts[0], deployed, PROMPT, count=1, steps=1)  # another number of rows
     more = compiles(deployed)
@@ -88,18 +88,18 @@ def test_each_reference_and_strength(
     deployed = on_openvino(tmp_path / "out")
     drawn, counts = [], []
     for seed, references in ((1, 1), (2, 3), (3, 3)):
-        (own,) = fit(recipe, subject(seed, references), deployed)
-        (wanted,) = fit(recipe, subject(seed, references), backbone, adapter=adapter)
+        (by_deployment,) = fit(recipe, subject(seed, references), deployed)
+        (by_network,) = fit(recipe, subject(seed, references), backbone, adapter=adapter)
         for strength in (0.5, 1.0):
             options = {"strengths": {"image.scale": strength}}
-            drawn.append(trajectory(own, deployed, **options))
+            drawn.append(trajectory(by_deployment, deployed, **options))
             counts.append(compiles(deployed))
-            assert apart(drawn[-1], trajectory(wanted, backbone, **options)) <= 2 * TOLERANCE
+            assert apart(drawn[-1], trajectory(by_network, backbone, **options)) <= 2 * TOLERANCE
     for other in drawn[1:]:
         assert apart(drawn[0], other) > 3 * TOLERANCE
     # more references are more tokens, which is another shape of the denoiser's inputs, and of no other's
-    assert [found.pop("denoiser") for found in counts] == [1, 1, 2, 2, 2, 2]
-    assert all(found == counts[0] for found in counts)
+    assert [each.pop("denoiser") for each in counts] == [1, 1, 2, 2, 2, 2]
+    assert all(each == counts[0] for each in counts)
     assert set(counts[0].values()) == {1}
     assert {"keys", "stream/image"} < set(counts[0])
 
@@ -118,9 +118,9 @@ def test_every_size_and_an_export_is_checked_by_onnx_runtime(
         export(recipe, tmp_path / "out", to="onnx", backbone=backbone, size="dynamic")
         deployed = open_backbone(tmp_path / "out")
     for size in ((32, 32), (48, 64)):
-        own = trajectory(artifacts[0], deployed.at(*size))  # type: ignore[attr-defined]
+        actual = trajectory(artifacts[0], deployed.at(*size))  # type: ignore[attr-defined]
         known = open_backbone(tmp_path / "out").at(*size)  # type: ignore[attr-defined]
-        assert apart(own, trajectory(artifacts[0], known)) <= TOLERANCE
+        assert apart(actual, trajectory(artifacts[0], known)) <= TOLERANCE
     assert compiles(deployed)["denoiser"] == 2
 
 
@@ -128,8 +128,8 @@ def test_every_size_and_an_export_is_checked_by_onnx_runtime(
 def test_half_precision_graphs(backbone: Backbone, artifacts, trajectory, apart, tmp_path) -> None:
     recipe = load_recipe("lora-dreambooth", backbone="tiny", overrides=["weights.lora.rank=4"])
     export(recipe, tmp_path / "out", to="onnx", backbone=backbone, dtype="fp16")
-    found = trajectory(artifacts[0], on_openvino(tmp_path / "out"))
-    assert TOLERANCE < apart(found, trajectory(artifacts[0], backbone)) < 2e-2
+    actual = trajectory(artifacts[0], on_openvino(tmp_path / "out"))
+    assert TOLERANCE < apart(actual, trajectory(artifacts[0], backbone)) < 2e-2
 
 
 def test_int8(folder: Path, artifacts, tmp_path: Path, apart, trajectory) -> None:
@@ -140,9 +140,9 @@ def test_int8(folder: Path, artifacts, tmp_path: Path, apart, trajectory) -> Non
             sample(artifact, plain, PROMPT, steps=4)
     int8.quantize(folder, tmp_path / "small", feeds)
     small = on_openvino(tmp_path / "small")
-    wanted, found = (trajectory(artifacts[0], on) for on in (plain, small))
-    assert 1e-4 < apart(found, wanted) < 0.3
-    assert apart(found, trajectory(artifacts[1], small)) > 1e-4  # the subject tells
+    expected, actual = (trajectory(artifacts[0], on) for on in (plain, small))
+    assert 1e-4 < apart(actual, expected) < 0.3
+    assert apart(actual, trajectory(artifacts[1], small)) > 1e-4  # the subject tells
     assert compiles(small)["denoiser"] == 1
 
 
@@ -180,8 +180,8 @@ def test_results_are_their_own(added: OpenVinoSession) -> None:
 
 def test_rows_are_split_and_what_is_compiled_is_bounded(added: OpenVinoSession) -> None:
     rows = torch.arange(15.0).reshape(5, 3)
-    (found,) = added([rows.T.contiguous().T], [torch.ones(3)])  # not in a row's order either
-    assert torch.equal(found, rows + 1)
+    (actual,) = added([rows.T.contiguous().T], [torch.ones(3)])  # not in a row's order either
+    assert torch.equal(actual, rows + 1)
     assert (added.calls, added.compiles) == (3, 2)  # two, two, one
     added([rows], [torch.ones(3)])
     assert added.compiles == 2
@@ -301,11 +301,11 @@ def test_a_missing_package_is_named_before_anything_is_read(
 
 def test_the_doctor_says_what_is_here(missing: None) -> None:
     diagnose: Callable = catalogue().get("diagnoses", "onnx")
-    found = list(diagnose())
-    assert found[0][0] == "ok"
-    assert "ONNX Runtime" in found[0][1]
-    assert found[1][0] == "note"
-    assert "pip install pcs-onnx[openvino]" in found[1][1]
+    lines = list(diagnose())
+    assert lines[0][0] == "ok"
+    assert "ONNX Runtime" in lines[0][1]
+    assert lines[1][0] == "note"
+    assert "pip install pcs-onnx[openvino]" in lines[1][1]
     sys.modules["openvino"] = openvino
     assert ("ok", f"OpenVINO {VERSION}") in list(diagnose())
 

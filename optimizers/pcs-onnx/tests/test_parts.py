@@ -38,8 +38,8 @@ def test_a_decoder_in_half_precision_of_any_size(backbone: Backbone, tmp_path: P
     assert size < 2.2 * sum(v.numel() for v in after.values())  # two bytes a weight
     session = Session(tmp_path / "decoder.onnx", "cpu", 63)
     for height, width in ((8, 12), (20, 16)):
-        (found,) = session([torch.randn(3, backbone.latent_shape[0], height, width)])
-        assert found.shape == (3, 3, 2 * height, 2 * width)
+        (decoded,) = session([torch.randn(3, backbone.latent_shape[0], height, width)])
+        assert decoded.shape == (3, 3, 2 * height, 2 * width)
 
 
 def test_a_graph_that_differs_says_by_how_much_and_what_allows_it(
@@ -70,9 +70,9 @@ def test_a_light_decoder(backbone: Backbone, tmp_path: Path) -> None:
         facts = parts.light(str(tmp_path / "light"))["light"]
     assert facts["max_error"] <= 1e-5
     latents = torch.randn(3, *backbone.latent_shape)
-    (found,) = Session(tmp_path / facts["file"], "cpu", 63)([latents])
+    (decoded,) = Session(tmp_path / facts["file"], "cpu", 63)([latents])
     want = backbone.light_decoder(str(tmp_path / "light"))(latents)
-    assert float((found - want).abs().max()) <= 1e-5
+    assert float((decoded - want).abs().max()) <= 1e-5
 
 
 def test_an_encoder_that_resizes(backbone: Backbone, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_an_encoder_that_resizes(backbone: Backbone, tmp_path: Path) -> None:
         facts = parts.encoders({"tiny.image": (model, {"pooled": pictures[:1]})})
     graph = facts["encoder/tiny.image/pooled"]
     session = Session(tmp_path / graph["file"], "cpu", 63)
-    (found,) = session([pictures])
+    (encoded,) = session([pictures])
     want = model.pooled(pictures)  # by torch's own resizing
-    assert float((found - want).abs().max() / want.abs().max()) <= 1e-5
+    assert float((encoded - want).abs().max() / want.abs().max()) <= 1e-5
 
 
 def test_resizing_by_products_is_resizing() -> None:
@@ -95,8 +95,8 @@ def test_resizing_by_products_is_resizing() -> None:
     options = {"mode": "bicubic", "antialias": True, "align_corners": False}
     want = torch.nn.functional.interpolate(picture, (24, 20), **options)
     with resized_by_products():
-        found = torch.nn.functional.interpolate(picture, (24, 20), **options)
-    assert torch.allclose(found, want, atol=1e-6)
+        actual = torch.nn.functional.interpolate(picture, (24, 20), **options)
+    assert torch.allclose(actual, want, atol=1e-6)
 
 
 def test_a_graph_that_closes_its_batch_is_found_out(backbone: Backbone, tmp_path: Path) -> None:

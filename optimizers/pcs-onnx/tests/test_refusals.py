@@ -16,9 +16,9 @@ from pcs_core.errors import CapabilityError, InputError, UnknownNameError
 def without_losses(system: str, *settings: str) -> Recipe:
     import dataclasses
 
-    found = load_recipe(system, backbone="tiny", overrides=settings)
-    uses = tuple(u for u in found.uses if not u.name.startswith("regularizers"))
-    return dataclasses.replace(found, uses=uses)
+    recipe = load_recipe(system, backbone="tiny", overrides=settings)
+    uses = tuple(u for u in recipe.uses if not u.name.startswith("regularizers"))
+    return dataclasses.replace(recipe, uses=uses)
 
 
 @pytest.mark.parametrize(

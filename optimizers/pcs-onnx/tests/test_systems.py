@@ -68,9 +68,9 @@ def test_the_same_and_alive(
         for artifact in artifacts:
             for strengths in usual:
                 options = {**layout, "strengths": strengths}
-                found = trajectory(artifact, deployed, **options)
-                assert apart(found, trajectory(artifact, backbone, **options)) <= allowed
-                drawn.append(found)
+                actual = trajectory(artifact, deployed, **options)
+                assert apart(actual, trajectory(artifact, backbone, **options)) <= allowed
+                drawn.append(actual)
         assert drawn[0][-1].shape[-2:] == (height, width)
         for i, one in enumerate(drawn):  # whoever is drawn, and however strongly, shows
             assert all(apart(one, other) > 1e-4 for other in drawn[i + 1 :])

@@ -113,5 +113,5 @@ def base_weights(onnx: Path) -> dict[str, ndarray]:
     from onnx import load, numpy_helper
 
     model = load(str(onnx))
-    found = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    return {name: v for name, v in found.items() if numpy.issubdtype(v.dtype, numpy.floating)}
+    constants = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    return {name: v for name, v in constants.items() if numpy.issubdtype(v.dtype, numpy.floating)}

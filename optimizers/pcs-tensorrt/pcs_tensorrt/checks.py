@@ -50,13 +50,13 @@ def _opset(model: ModelProto, target: tuple[int, int]) -> Iterator[str]:
 
 
 def _operators(model: ModelProto, target: tuple[int, int]) -> Iterator[str]:
-    own = {(f.domain, f.name) for f in model.functions}
+    functions = {(f.domain, f.name) for f in model.functions}
     seen: set[str] = set()
     nodes = [*model.graph.node, *(n for f in model.functions for n in f.node)]
     known = constants(nodes, {i.name for i in model.graph.initializer})
     ranks = _ranks(model)
     for node in nodes:
-        if (node.domain, node.op_type) in own:
+        if (node.domain, node.op_type) in functions:
             continue
         if node.domain not in ("", "ai.onnx") or not takes(node.op_type, target):
             if node.op_type not in seen:
@@ -91,9 +91,9 @@ def limits(node: NodeProto, constant: set[str], ranks: dict[str, int]) -> Iterat
     elif node.op_type == "ScatterND" and values.get("reduction", "none") != "none":
         yield f"reduction {values['reduction']!r} is not taken"
     place = 1 if node.op_type.startswith("Reduce") else CONSTANT_INPUT.get(node.op_type)
-    wanted = node.input[place] if place is not None and len(node.input) > place else ""
-    if wanted and wanted not in constant:
-        yield f"its input {wanted!r} must be a constant"
+    input_name = node.input[place] if place is not None and len(node.input) > place else ""
+    if input_name and input_name not in constant:
+        yield f"its input {input_name!r} must be a constant"
 
 
 def constants(nodes: list[Any], given: set[str]) -> set[str]:
@@ -110,8 +110,8 @@ def attributes(node: NodeProto) -> dict[str, Any]:
     """Return a node's attributes, strings decoded."""
     import onnx
 
-    found = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    return {k: v.decode() if isinstance(v, bytes) else v for k, v in found.items()}
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    return {k: v.decode() if isinstance(v, bytes) else v for k, v in values.items()}
 
 
 def typed(model: ModelProto) -> list[str]:
@@ -122,17 +122,17 @@ def typed(model: ModelProto) -> list[str]:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True)
     except Exception as error:
         return [f"types: {' '.join(str(error).split())[:300]}"]
-    found = []
+    problems = []
     graph = inferred.graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type)
         if kind not in TYPES:
-            found.append(f"tensor {value.name!r} is {kind}, which TensorRT has not")
+            problems.append(f"tensor {value.name!r} is {kind}, which TensorRT has not")
     for tensor in graph.initializer:
         kind = onnx.TensorProto.DataType.Name(tensor.data_type)
         if kind not in TYPES:
-            found.append(f"constant {tensor.name!r} is {kind}, which TensorRT has not")
-    return found
+            problems.append(f"constant {tensor.name!r} is {kind}, which TensorRT has not")
+    return problems
 
 
 def _ranks(model: ModelProto) -> dict[str, int]:

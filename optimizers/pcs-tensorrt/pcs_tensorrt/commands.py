@@ -68,9 +68,9 @@ def build(
     options = _options(workspace, level, refit, cache)
     trt = tensorrt()
     check_gpu()
-    found = engines.plans(read, chosen, engines.target_of(trt))
+    plans = engines.plans(read, chosen, engines.target_of(trt))
     platform = keys.platform(trt)
-    for name, one in found.items():
+    for name, one in plans.items():
         _, key, fresh = engines.engine(trt, one, read.dtype, options, platform)
         typer.echo(f"{name} {key} {'built' if fresh else 'was there'}")
 

@@ -51,12 +51,12 @@ class Plan:
 
 def plans(deployment: Deployment, range: Range, target: tuple[int, int]) -> dict[str, Plan]:
     """Return graph name -> what would be built for TensorRT ``target``. Needs no library of it."""
-    found = {}
+    planned = {}
     for name, graph in deployment.graphs.items():
         model = read(graph.file)
         shapes = dict(profile(graph, model, range))
-        found[name] = Plan(graph, shapes, tuple(check(model, target)))
-    return found
+        planned[name] = Plan(graph, shapes, tuple(check(model, target)))
+    return planned
 
 
 def commands(plan: Plan, options: Options, target: tuple[int, int]) -> list[str]:
@@ -88,8 +88,8 @@ def engine(
             f"{plan.graph.file}: TensorRT {trt.__version__} would not build it: "
             f"{'; '.join(plan.problems[:3])}"
         )
-    found = keys.facts(plan.graph, plan.profile, dtype, options.facts(), platform)
-    file = options.cache / f"{keys.key(found)}.plan"
+    facts = keys.facts(plan.graph, plan.profile, dtype, options.facts(), platform)
+    file = options.cache / f"{keys.key(facts)}.plan"
     if file.is_file():
         return file.read_bytes(), file.stem, False
     options.cache.mkdir(parents=True, exist_ok=True)

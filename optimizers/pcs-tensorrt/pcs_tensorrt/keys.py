@@ -30,9 +30,9 @@ def facts(
     }
 
 
-def key(found: Mapping[str, Any]) -> str:
+def key(facts: Mapping[str, Any]) -> str:
     """Return the engine's key: 32 hexadecimal digits over :func:`facts`."""
-    text = json.dumps(found, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

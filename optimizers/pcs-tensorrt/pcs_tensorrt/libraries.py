@@ -29,12 +29,14 @@ def tensorrt() -> Any:
         It, or a library it loads, is missing, or it is too old; says how to get it.
     """
     try:
-        found = importlib.import_module("tensorrt")
+        module = importlib.import_module("tensorrt")
     except Exception as error:  # a missing shared library is an OSError or an ImportError
         raise InputError(f"TensorRT does not import ({reason(error)}). {HOW}") from error
-    if version(found) < OLDEST:
-        raise InputError(f"TensorRT {found.__version__} is too old: 10.0 or newer is needed. {HOW}")
-    return found
+    if version(module) < OLDEST:
+        raise InputError(
+            f"TensorRT {module.__version__} is too old: 10.0 or newer is needed. {HOW}"
+        )
+    return module
 
 
 def version(module: Any) -> tuple[int, int]:

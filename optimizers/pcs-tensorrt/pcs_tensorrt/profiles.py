@@ -79,7 +79,7 @@ def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shape
     if set(entries) != set(names):
         odd = sorted(set(entries) ^ set(names))[0]
         raise InputError(f"{graph.file}: input {odd!r} is not in both, manifest and graph")
-    found: dict[str, Shapes] = {}
+    by_input: dict[str, Shapes] = {}
     for value in model.graph.input:
         entry = entries[value.name]
         batched = entry["kind"] != "tensor"
@@ -99,5 +99,5 @@ def profile(graph: Graph, model: ModelProto, range: Range) -> Mapping[str, Shape
                 else:  # open beside the batch: it grows with the latents
                     shape.append(usual * side // range.sides[1])
             shapes.append(tuple(shape))
-        found[value.name] = (shapes[0], shapes[1], shapes[2])
-    return found
+        by_input[value.name] = (shapes[0], shapes[1], shapes[2])
+    return by_input

@@ -28,7 +28,7 @@ def planned(
 ) -> dict[str, Any]:
     """Return what would be built of ``folder`` for TensorRT ``target``. Needs no library of it."""
     deployment, version = deployments.read(folder), parse_target(target)
-    found = engines.plans(deployment, chosen or span(deployment), version)
+    plans = engines.plans(deployment, chosen or span(deployment), version)
     return {
         "deployment": str(folder),
         "target": target,
@@ -39,7 +39,7 @@ def planned(
                 "profile": {n: [list(s) for s in shapes] for n, shapes in plan.profile.items()},
                 "trtexec": engines.commands(plan, options, version),
             }
-            for name, plan in found.items()
+            for name, plan in plans.items()
         },
     }
 
@@ -63,8 +63,8 @@ def report(folder: Path, target: str, options: engines.Options) -> dict[str, Any
     reference: Any = installed().get("loaders", "onnx")(
         folder, id=str(folder), device="cpu", dtype=None
     )
-    found = engines.plans(deployment, chosen, version)
-    for name, plan in found.items():
+    plans = engines.plans(deployment, chosen, version)
+    for name, plan in plans.items():
         started = time.perf_counter()
         content, key, fresh = engines.engine(trt, plan, deployment.dtype, options, platform)
         seconds = time.perf_counter() - started
@@ -122,18 +122,18 @@ def example(entry: dict[str, Any], shape: tuple[int, ...], rng: torch.Generator)
 def call(session: Any, entries: Any, values: list[torch.Tensor]) -> list[torch.Tensor]:
     """Run a session on inputs in the manifest's order."""
     batched = sum(entry["kind"] != "tensor" for entry in entries)
-    found: list[torch.Tensor] = session(values[:batched], values[batched:])
-    return found
+    outputs: list[torch.Tensor] = session(values[:batched], values[batched:])
+    return outputs
 
 
 def milliseconds(session: Any, entries: Any, values: list[torch.Tensor]) -> dict[str, float]:
     """Return median and spread of a call, inputs on the GPU, after warm-up."""
-    held = [value.cuda() for value in values]
+    inputs = [value.cuda() for value in values]
     taken = []
     for index in range(RUNS + 3):
         torch.cuda.synchronize()
         started = time.perf_counter()
-        call(session, entries, held)
+        call(session, entries, inputs)
         torch.cuda.synchronize()
         if index >= 3:
             taken.append(1000 * (time.perf_counter() - started))

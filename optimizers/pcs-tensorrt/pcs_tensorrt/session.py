@@ -61,7 +61,7 @@ class EngineSession:
         if key not in self._shapes:
             self._shapes[key] = _Shaped(self, values)
         where = values[0].device
-        return [found.to(where) for found in self._shapes[key](values)]
+        return [output.to(where) for output in self._shapes[key](values)]
 
 
 class _Shaped:

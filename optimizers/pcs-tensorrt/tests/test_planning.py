@@ -21,10 +21,10 @@ PLATFORM = {"tensorrt": "10.15.1", "cuda": "13.0", "gpu": "H100", "compute": "9.
 def test_a_profile_follows_manifest_and_graph(folder: Path) -> None:
     read = deployments.read(folder)
     model = onnx.load(folder / "denoiser.onnx")
-    found = profile(read.graphs["denoiser"], model, span(read, pictures=4))
-    assert found["latents"] == ((1, 4, 8, 8), (8, 4, 8, 8), (8, 4, 8, 8))
-    assert found["time"] == ((1,), (8,), (8,))
-    assert found["A"] == ((8, 2),) * 3  # what every row shares has no batch
+    shapes = profile(read.graphs["denoiser"], model, span(read, pictures=4))
+    assert shapes["latents"] == ((1, 4, 8, 8), (8, 4, 8, 8), (8, 4, 8, 8))
+    assert shapes["time"] == ((1,), (8,), (8,))
+    assert shapes["A"] == ((8, 2),) * 3  # what every row shares has no batch
     exact = profile(
         read.graphs["denoiser"], model, span(read, pictures=2, guided=False, fixed=True)
     )
@@ -35,9 +35,9 @@ def test_sides_grow_with_the_latents(folder: Path) -> None:
     read = dataclasses.replace(deployments.read(folder), step=4)
     model = onnx.load(folder / "denoiser.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "h"
-    found = profile(read.graphs["denoiser"], model, span(read, sides=(4, 16)))
-    assert [shape[2] for shape in found["latents"]] == [4, 8, 16]
-    assert [shape[3] for shape in found["latents"]] == [8, 8, 8]  # the graph fixes it
+    shapes = profile(read.graphs["denoiser"], model, span(read, sides=(4, 16)))
+    assert [shape[2] for shape in shapes["latents"]] == [4, 8, 16]
+    assert [shape[3] for shape in shapes["latents"]] == [8, 8, 8]  # the graph fixes it
     with pytest.raises(InputError, match="must enclose 8 and be multiples of 4"):
         span(read, sides=(6, 16))
     with pytest.raises(InputError, match="one size only"):
@@ -50,8 +50,8 @@ def test_references_are_few_or_many(folder: Path) -> None:
     read.graphs["denoiser"].inputs[0]["kind"] = "key"  # type: ignore[index]
     model = onnx.load(folder / "denoiser.onnx")
     model.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "slots"
-    found = profile(read.graphs["denoiser"], model, span(read))
-    assert [shape[2] for shape in found["latents"]] == [1, 8, 64]
+    shapes = profile(read.graphs["denoiser"], model, span(read))
+    assert [shape[2] for shape in shapes["latents"]] == [1, 8, 64]
 
 
 def test_more_rows_than_a_graph_takes(folder: Path) -> None:
@@ -84,9 +84,9 @@ def test_everything_an_engine_depends_on_is_in_its_key(folder: Path) -> None:
             for name in PLATFORM
         ),
     ]
-    found = [keys.key(keys.facts(*variant)) for variant in variants]
-    assert len(set(found)) == len(variants)
-    assert keys.key(keys.facts(*variants[0])) == found[0]
+    hashes = [keys.key(keys.facts(*variant)) for variant in variants]
+    assert len(set(hashes)) == len(variants)
+    assert keys.key(keys.facts(*variants[0])) == hashes[0]
 
 
 def test_the_cache_is_asked_by_key(folder: Path, tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ def listing(as_json: Json = False) -> None:
     """List the installed presets."""
     from pcs_core import installed, load_preset
 
-    found = {id: load_preset(id).title for id in installed().ids("presets")}
+    titles = {id: load_preset(id).title for id in installed().ids("presets")}
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        typer.echo(json.dumps(titles, indent=2))
     else:
-        width = max((len(id) for id in found), default=0)
-        typer.echo("\n".join(f"{id:<{width}}  {title}" for id, title in found.items()))
+        width = max((len(id) for id in titles), default=0)
+        typer.echo("\n".join(f"{id:<{width}}  {title}" for id, title in titles.items()))
 
 
 @app.command()
@@ -123,7 +123,7 @@ def check(
     backbone = open_backbone(place, device=device_name(device))
     prefix = "mini." if card.id == "mini" else ""
     eyes = [metric(identity or f"{prefix}clip-i"), metric(alignment or f"{prefix}clip-t")]
-    found = {}
+    verdicts = {}
     for system, members in systems(artifacts, folders, subject, backbone).items():
         verdict = check_preset(
             preset,
@@ -136,14 +136,14 @@ def check(
             watch=lambda member: typer.echo(f"drawn: {member.name}", err=True),
         )
         write_verdict(preset, backbone.card, system, verdict.plain(), out)
-        found[system] = verdict
+        verdicts[system] = verdict
     if as_json:
-        typer.echo(json.dumps({s: v.plain() for s, v in found.items()}, indent=2))
+        typer.echo(json.dumps({s: v.plain() for s, v in verdicts.items()}, indent=2))
     else:
-        for system, verdict in found.items():
+        for system, verdict in verdicts.items():
             word = "passed" if verdict.passed else "FAILED"
             typer.echo(f"{preset.id} for {system} on {card.id}: {word}: {verdict.summary}")
-    if not all(v.passed for v in found.values()):
+    if not all(v.passed for v in verdicts.values()):
         raise typer.Exit(1)
 
 
@@ -156,10 +156,10 @@ def systems(
     """Return the artifacts by system, each with its references."""
     from pcs_acceleration.comparing import Member, references
 
-    found: dict[str, list[Member]] = {}
+    by_system: dict[str, list[Member]] = {}
     for i, (artifact, path) in enumerate(zip(artifacts, folders, strict=True)):
         given = references_of[i] if references_of else None
         pictures = references(artifact, backbone, given)
         member = Member(artifact, pictures, path.name)
-        found.setdefault(artifact.recipe.id, []).append(member)
-    return found
+        by_system.setdefault(artifact.recipe.id, []).append(member)
+    return by_system

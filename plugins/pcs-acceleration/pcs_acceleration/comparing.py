@@ -75,26 +75,26 @@ def check_preset(
         losses["alignment"] = []
     for member in members:
         token, noun = (getattr(member.artifact.concepts[0], k) for k in ("token", "noun"))
-        told = [f"a picture of {token} {place}" for place in prompts]
+        texts = [f"a picture of {token} {place}" for place in prompts]
         given: dict[str, Any] = {
             "backbone": backbone,
-            "prompts": told,
+            "prompts": texts,
             "count": seeds,
             "seed": SEED,
         }
         plain = sample(member.artifact, **given)
         fast = sample(member.artifact, preset=preset, **given)
         said = [f"a picture of a {noun} {p}" for p in prompts for _ in range(seeds)]
-        found = {"psnr": psnr(fast, plain)}
+        measured = {"psnr": psnr(fast, plain)}
         for name, metric in (("identity", identity), ("alignment", alignment)):
             if metric is not None:
                 both = [
                     metric.score(p, prompts=said, references=member.references)
                     for p in (fast, plain)
                 ]
-                found[name] = both[0].float() - both[1].float()
+                measured[name] = both[0].float() - both[1].float()
         for name, values in losses.items():
-            values += found[name].float().view(len(prompts), seeds).mean(1).tolist()
+            values += measured[name].float().view(len(prompts), seeds).mean(1).tolist()
         if watch is not None:
             watch(member)
     facts = {
@@ -135,9 +135,9 @@ def references(artifact: Personalization, backbone: Backbone, folder: Path | Non
         There is no folder of them.
     """
     if folder is None:
-        held, own = installed(), f"{backbone.card.id}.subjects"
+        catalogue, dataset = installed(), f"{backbone.card.id}.subjects"
         known: Mapping[str, Path] = (
-            held.get("datasets", own)() if own in held.ids("datasets") else {}
+            catalogue.get("datasets", dataset)() if dataset in catalogue.ids("datasets") else {}
         )
         if artifact.subject not in known:
             raise InputError(
@@ -163,5 +163,9 @@ def metric(id: str) -> Any:
 
 def places(backbone: Backbone) -> tuple[str, ...]:
     """Return the places of prompts: those of the backbone's own world if it has one, else :data:`PLACES`."""
-    held, own = installed(), f"{backbone.card.id}.places"
-    return tuple(held.get("datasets", own)().values()) if own in held.ids("datasets") else PLACES
+    catalogue, dataset = installed(), f"{backbone.card.id}.places"
+    return (
+        tuple(catalogue.get("datasets", dataset)().values())
+        if dataset in catalogue.ids("datasets")
+        else PLACES
+    )

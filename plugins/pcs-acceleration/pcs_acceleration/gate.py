@@ -140,11 +140,11 @@ def judge(
 
 def lower_end(values: Sequence[float], *, seed: int = 0, level: float = LEVEL) -> float:
     """Return the lower end of the mean (percentile bootstrap; Efron and Tibshirani, 1993, chapter 13)."""
-    held = np.asarray(values, dtype=float)
-    if not np.isfinite(held).all():
+    observed = np.asarray(values, dtype=float)
+    if not np.isfinite(observed).all():
         return float("nan")
-    picks = np.random.default_rng(seed).integers(len(held), size=(DRAWS, len(held)))
-    return float(np.quantile(held[picks].mean(1), 1 - level))
+    picks = np.random.default_rng(seed).integers(len(observed), size=(DRAWS, len(observed)))
+    return float(np.quantile(observed[picks].mean(1), 1 - level))
 
 
 def psnr(pictures: Any, plain: Any) -> Any:

@@ -66,5 +66,5 @@ class LoraFile(Technique):
         if not self.file or not self.strength:
             return None
         sites = [*run.sites("*"), *run.sites("*", part="text")]
-        found = read_residuals(find_file(self.file), sites)
-        return Fusion(edits=tuple(FileResidual(r, self.strength) for r in found))
+        residuals = read_residuals(find_file(self.file), sites)
+        return Fusion(edits=tuple(FileResidual(r, self.strength) for r in residuals))

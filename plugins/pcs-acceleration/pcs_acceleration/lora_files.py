@@ -96,7 +96,7 @@ def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
         else:
             grouped.setdefault(named[0], {})[named[1]] = tensor
     known = {_flat(s.part, s.name): s for s in sites if s.kind in ("linear", "conv")}
-    found = []
+    residuals = []
     for layer, parts in sorted(grouped.items()):
         site = known.get(layer) or known.get(layer.replace("text/text_model_", "text/"))
         if site is None or not {"down", "up"} <= parts.keys() or not _fits(site, parts):
@@ -104,13 +104,13 @@ def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
             continue
         down, up = parts["down"].float(), parts["up"].float()
         alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
-        found.append(Residual(site, down, up, alpha / down.shape[0]))
+        residuals.append(Residual(site, down, up, alpha / down.shape[0]))
     if strange:
         raise InputError(
             f"{path}: {strange[0]!r} and {len(strange) - 1} more are residuals of no layer of this "
             "backbone: is the file made for it?"
         )
-    return found
+    return residuals
 
 
 def split_key(key: str) -> tuple[str, str] | None:

@@ -32,17 +32,17 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def asked(backbone: Any) -> Iterator[Asked]:
-    found, original = Asked(), backbone.denoise
+    counts, original = Asked(), backbone.denoise
 
     def counted(latents: Any, *given: Any, **named: Any) -> Any:
         with FlopCounterMode(display=False) as counter:
             output = original(latents, *given, **named)
-        found.rows.append(len(latents))
-        found.flops.append(counter.get_total_flops())
+        counts.rows.append(len(latents))
+        counts.flops.append(counter.get_total_flops())
         return output
 
     backbone.denoise = counted
-    yield found
+    yield counts
     del backbone.denoise
 
 

@@ -29,8 +29,8 @@ USES = {
 
 
 def artifact(seed: int) -> Personalization:
-    held = installed()
-    uses = [held.get("techniques", id).from_settings(given) for id, given in USES.items()]
+    catalogue = installed()
+    uses = [catalogue.get("techniques", id).from_settings(given) for id, given in USES.items()]
     phase = Phase("p", 3, lr={"*": 0.05})
     recipe = make_recipe(uses, phase, sample=SampleSettings(steps=4, scale=3.0))
     return fit(recipe, make_subject(seed=seed), open_backbone("tiny"))[0]
@@ -80,8 +80,8 @@ def test_image_tokens_are_alive_in_cached_steps(artifacts: Any) -> None:
     from pcs_testing import evaluate_attached
     from pcs_testing.fixtures import build
 
-    held = installed()
-    uses = [held.get("techniques", id).from_settings(given) for id, given in USES.items()]
+    catalogue = installed()
+    uses = [catalogue.get("techniques", id).from_settings(given) for id, given in USES.items()]
     backbone = open_backbone("tiny")
     fusion, features = build(make_recipe([*uses, FeatureCache()]), [make_subject()], backbone)
     import_tensors(fusion, dict(artifacts[0].tensors))

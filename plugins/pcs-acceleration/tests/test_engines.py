@@ -28,9 +28,9 @@ LIGHT = ("acceleration.light_decoder",)
 
 @pytest.fixture(scope="module")
 def artifact() -> Personalization:
-    held = installed()
+    catalogue = installed()
     uses = [
-        held.get("techniques", id).from_settings(given)
+        catalogue.get("techniques", id).from_settings(given)
         for id, given in (("tokens.rare", {}), ("weights.lora", {"rank": 2}))
     ]
     settings = SampleSettings(steps=6, scale=3.0)

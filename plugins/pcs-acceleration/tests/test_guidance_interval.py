@@ -51,8 +51,8 @@ def test_the_subject_stays_alive_in_every_step(draw: Any) -> None:
 
 
 def test_only_classifier_free_terms_go() -> None:
-    own = GuidanceTerm(Branch(edits="style"), Branch(model="base"), 2.0)
+    style = GuidanceTerm(Branch(edits="style"), Branch(model="base"), 2.0)
     free = GuidanceTerm(Branch(), Branch("negative", drop=("*",)), 6.5)
     base = GuidanceTerm(Branch(model="base"), Branch("negative", model="base"), 5.0)
     assert classifier_free(free)
-    assert without_negative((free, own, base)) == (own, base)
+    assert without_negative((free, style, base)) == (style, base)

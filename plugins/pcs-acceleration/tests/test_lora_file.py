@@ -27,14 +27,14 @@ LAYERS = (
 
 
 def factors(backbone: Any) -> dict[tuple[str, str], tuple[torch.Tensor, torch.Tensor]]:
-    rng, found = torch.Generator().manual_seed(0), {}
+    rng, by_layer = torch.Generator().manual_seed(0), {}
     for part, layer in LAYERS:
         root = backbone.denoiser if part == "unet" else backbone.text_encoder
         shape = root.get_submodule(layer).weight.shape
         down = torch.randn(RANK, *shape[1:], generator=rng) * 0.3
         up = torch.randn(shape[0], RANK, *[1] * (len(shape) - 2), generator=rng) * 0.3
-        found[part, layer] = (down, up)
-    return found
+        by_layer[part, layer] = (down, up)
+    return by_layer
 
 
 def kohya(part: str, layer: str) -> tuple[str, str, str]:

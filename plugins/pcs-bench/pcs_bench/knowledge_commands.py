@@ -54,12 +54,12 @@ def list_metrics(as_json: AsJson = False) -> None:
     """List the metrics: model, preprocessing, paper, licence. those of Mini begin with `mini.`."""
     from pcs_bench import metrics
 
-    found = [metrics.get(id) for id in metrics.ids()]
+    opened = [metrics.get(id) for id in metrics.ids()]
     if as_json:
-        rows = [{k: v for k, v in vars(m).items() if k != "measure"} for m in found]
+        rows = [{k: v for k, v in vars(m).items() if k != "measure"} for m in opened]
         typer.echo(json.dumps(rows, indent=1))
         return
-    for m in found:
+    for m in opened:
         needs = ", ".join(m.needs) or "pictures alone"
         typer.echo(f"{m.id:22} {m.title}; {m.better} is better; per {m.per}; needs {needs}")
         typer.echo(f"{'':22} {m.model} ({m.licence}); {m.preprocessing}; {m.paper or 'ours'}")
@@ -151,12 +151,12 @@ def validate(
         raise InputError("--metrics and --limit ask about the photographs of a SUITE: name one")
     from pcs_bench.validate import validate as ask
 
-    found = ask(subjects, seed)
+    findings = ask(subjects, seed)
     if as_json:
-        typer.echo(json.dumps([asdict(f) for f in found], indent=1))
+        typer.echo(json.dumps([asdict(f) for f in findings], indent=1))
         return
     case = ""
-    for f in found:
+    for f in findings:
         if f.case != case:
             case = f.case
             typer.echo(f"{case}: {f.truth}")
@@ -172,30 +172,30 @@ def _validate_photographs(suite: str, ids: str | None, limit: int, as_json: bool
     from pcs_bench import photographs, suites
 
     names = [n.strip() for n in (LIKENESS if ids is None else ids).split(",") if n.strip()]
-    held = photographs.albums(suites.load(suite), limit)
-    found = [photographs.recognise(held, name) for name in names]
+    albums = photographs.albums(suites.load(suite), limit)
+    recognitions = [photographs.recognise(albums, name) for name in names]
     notes = []
-    done = {f.metric for f in found if not f.why}
+    done = {f.metric for f in recognitions if not f.why}
     if any(name.startswith("masked-") for name in done):
-        notes.append(photographs.about_masks(held))
+        notes.append(photographs.about_masks(albums))
     if "identity.facenet" in names:
         with contextlib.suppress(PcsError):
-            notes.append(photographs.about_faces(held))
+            notes.append(photographs.about_faces(albums))
     if as_json:
-        rows = [asdict(f) for f in found]
+        rows = [asdict(f) for f in recognitions]
         typer.echo(json.dumps({"metrics": rows, "notes": notes}, indent=1))
     else:
-        _tell_recognition(found, notes)
-    if any(f.why for f in found):
+        _tell_recognition(recognitions, notes)
+    if any(f.why for f in recognitions):
         raise typer.Exit(3)
 
 
-def _tell_recognition(found: Sequence[Recognition], notes: Sequence[str]) -> None:
-    first = found[0]
+def _tell_recognition(recognitions: Sequence[Recognition], notes: Sequence[str]) -> None:
+    first = recognitions[0]
     typer.echo(f"{first.photographs} photographs of {first.subjects} subjects: own against others")
     head = ("own", "others", "same noun", "AUC", "AUC noun", "nearest")
     typer.echo(f"{'':22}" + "".join(f"{word:>10}" for word in head))
-    for f in found:
+    for f in recognitions:
         if f.why:
             typer.echo(f"{f.metric:22} not asked: {f.why}")
             continue

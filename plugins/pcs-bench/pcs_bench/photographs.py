@@ -66,7 +66,7 @@ def albums(suite: Suite, limit: int = 0) -> list[Album]:
 
     from pcs_core import fit_image
 
-    found = []
+    read = []
     for subject in suite.subjects[: limit or None]:
         images = subject.folder().images if callable(subject.folder) else ()
         if len(images) < 2:
@@ -74,13 +74,13 @@ def albums(suite: Suite, limit: int = 0) -> list[Album]:
                 f"{subject.name!r} has {len(images)} pictures: it takes two to compare"
             )
         pictures = torch.stack([fit_image(image, (SIZE, SIZE)) for image in images])
-        found.append(Album(subject.name, subject.noun, pictures))
-    if len(found) < 2:
+        read.append(Album(subject.name, subject.noun, pictures))
+    if len(read) < 2:
         raise InputError(f"suite {suite.id!r}: it takes two subjects to tell apart")
-    return found
+    return read
 
 
-def recognise(held: Sequence[Album], id: str) -> Recognition:
+def recognise(albums: Sequence[Album], id: str) -> Recognition:
     """Ask one metric of pictures and references about all photographs.
 
     Raises
@@ -93,27 +93,27 @@ def recognise(held: Sequence[Album], id: str) -> Recognition:
         raise InputError(
             f"metric {id!r} is no similarity of a picture with references: give another"
         )
-    count = sum(len(a.pictures) for a in held)
+    count = sum(len(a.pictures) for a in albums)
     try:
-        scores = [[_scores(metric, own, of) for of in held] for own in held]
+        scores = [[_scores(metric, album, of) for of in albums] for album in albums]
     except PcsError as error:
-        return Recognition(id, metric.title, len(held), count, why=str(error))
+        return Recognition(id, metric.title, len(albums), count, why=str(error))
     same: list[float] = []
     other: list[float] = []
     kind: list[float] = []
     nearest = 0
-    for i, own in enumerate(held):
-        for k in range(len(own.pictures)):
+    for i, album in enumerate(albums):
+        for k in range(len(album.pictures)):
             mine = scores[i][i][k]
-            rest = {j: scores[i][j][k] for j in range(len(held)) if j != i}
+            rest = {j: scores[i][j][k] for j in range(len(albums)) if j != i}
             same.append(mine)
             other += rest.values()
-            kind += [value for j, value in rest.items() if held[j].noun == own.noun]
+            kind += [value for j, value in rest.items() if albums[j].noun == album.noun]
             nearest += mine > max(rest.values())
     return Recognition(
         id,
         metric.title,
-        len(held),
+        len(albums),
         count,
         same=sum(same) / len(same),
         other=sum(other) / len(other),
@@ -124,17 +124,17 @@ def recognise(held: Sequence[Album], id: str) -> Recognition:
     )
 
 
-def _scores(metric: Any, own: Album, of: Album) -> list[float]:
-    """Return a score per photograph of ``own`` against ``of``; never against itself."""
+def _scores(metric: Any, album: Album, of: Album) -> list[float]:
+    """Return a score per photograph of ``album`` against ``of``; never against itself."""
     import torch
 
-    if own is not of:
-        found: list[float] = metric.score(own.pictures, references=of.pictures).tolist()
-        return found
+    if album is not of:
+        scores: list[float] = metric.score(album.pictures, references=of.pictures).tolist()
+        return scores
     row = []
-    for k in range(len(own.pictures)):
-        rest = torch.cat([own.pictures[:k], own.pictures[k + 1 :]])
-        row += metric.score(own.pictures[k : k + 1], references=rest).tolist()
+    for k in range(len(album.pictures)):
+        rest = torch.cat([album.pictures[:k], album.pictures[k + 1 :]])
+        row += metric.score(album.pictures[k : k + 1], references=rest).tolist()
     return row
 
 
@@ -146,13 +146,13 @@ def auc(high: Sequence[float], low: Sequence[float]) -> float:
     return float((a > b).mean() + (a == b).mean() / 2)
 
 
-def about_masks(held: Sequence[Album]) -> str:
+def about_masks(albums: Sequence[Album]) -> str:
     """Say how much of each photograph U2-Net takes for the subject."""
     import numpy as np
 
     from pcs_bench.metrics.u2net import u2net
 
-    shares = [float(v) for a in held for v in u2net()(a.pictures).mean((1, 2, 3))]
+    shares = [float(v) for a in albums for v in u2net()(a.pictures).mean((1, 2, 3))]
     low, middle, high = np.quantile(shares, [0.1, 0.5, 0.9])
     return (
         f"U2-Net masks of {len(shares)} photographs: median {middle:.0%} of the picture "
@@ -160,12 +160,12 @@ def about_masks(held: Sequence[Album]) -> str:
     )
 
 
-def about_faces(held: Sequence[Album]) -> str:
+def about_faces(albums: Sequence[Album]) -> str:
     """Say in how many photographs MTCNN finds a face."""
     from pcs_bench.metrics.facenet import facenet
 
     encoder = facenet()
-    found = {a.name: sum(len(encoder.faces(p)) > 0 for p in a.pictures) for a in held}
-    where = ", ".join(f"{name} {n}" for name, n in found.items() if n) or "none"
-    count = sum(len(a.pictures) for a in held)
-    return f"MTCNN finds a face in {sum(found.values())} of {count} photographs ({where})"
+    with_face = {a.name: sum(len(encoder.faces(p)) > 0 for p in a.pictures) for a in albums}
+    where = ", ".join(f"{name} {n}" for name, n in with_face.items() if n) or "none"
+    count = sum(len(a.pictures) for a in albums)
+    return f"MTCNN finds a face in {sum(with_face.values())} of {count} photographs ({where})"

@@ -26,8 +26,8 @@ class PublishedRow:
 
 def source() -> dict[str, Any]:
     """Return paper, table and what was measured how."""
-    found: dict[str, Any] = _data()["source"]
-    return found
+    facts: dict[str, Any] = _data()["source"]
+    return facts
 
 
 def table() -> tuple[PublishedRow, ...]:

@@ -88,12 +88,12 @@ def validate(subjects: int = 6, seed: int = 0) -> list[Finding]:
     from pcs_core import installed
 
     studio = installed().get("datasets", WORLD)()
-    held = set(metrics.ids())
-    found = []
+    known = set(metrics.ids())
+    findings = []
     for name, build in _CASES.items():
         case = build(studio, THINGS[: max(2, subjects)], seed)
-        found += [_ask(case, id) for id in FAMILIES[name] if id in held]
-    return found
+        findings += [_ask(case, id) for id in FAMILIES[name] if id in known]
+    return findings
 
 
 def _ask(case: Case, id: str) -> Finding:
@@ -109,16 +109,16 @@ def _ask(case: Case, id: str) -> Finding:
     return Finding(case.name, case.truth, id, spearman(scores, truths), len(scores))
 
 
-def _pictures(found: Sequence[Any]) -> Tensor:
+def _pictures(rendered: Sequence[Any]) -> Tensor:
     import torch
 
-    return torch.stack([picture.image for picture in found])
+    return torch.stack([picture.image for picture in rendered])
 
 
-def _masks(found: Sequence[Any]) -> Tensor:
+def _masks(rendered: Sequence[Any]) -> Tensor:
     import torch
 
-    return torch.stack([picture.masks[0] for picture in found])
+    return torch.stack([picture.masks[0] for picture in rendered])
 
 
 def _name(thing: str, style: str = STYLE) -> str:

@@ -34,7 +34,7 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 def alive(parent: int) -> list[int]:
     """Return the processes that run the script in this test's folder or were started by ``parent``."""
-    found = []
+    pids = []
     for status in Path("/proc").glob("[0-9]*/status"):
         try:
             fields = dict(
@@ -43,8 +43,8 @@ def alive(parent: int) -> list[int]:
         except OSError:
             continue
         if fields.get("PPid") == str(parent):
-            found.append(int(fields["Pid"]))
-    return found
+            pids.append(int(fields["Pid"]))
+    return pids
 
 
 @pytest.mark.slow
@@ -89,9 +89,9 @@ def test_a_killed_run_goes_on_without_redoing_or_losing_a_cell(tmp_path: Path) -
 def test_a_worker_that_dies_loses_nothing(tmp_path: Path, dies: str, failed: int) -> None:
     run = start(tmp_path, "2", dies)
     assert run.wait(timeout=900) == (3 if failed else 0)
-    found = {str(line["key"]): line for line in lines(tmp_path)}
-    assert len(found) == CELLS
-    broken = [line for line in found.values() if line["state"] == "failed"]
+    by_key = {str(line["key"]): line for line in lines(tmp_path)}
+    assert len(by_key) == CELLS
+    broken = [line for line in by_key.values() if line["state"] == "failed"]
     assert len(broken) == failed
     assert all("signal 9" in str(line["error"]) for line in broken)
     assert all(line["system"] == "textual-inversion" for line in broken)

@@ -110,8 +110,8 @@ def test_preprocessing_goldens(
     mean: Sequence[float], std: Sequence[float], golden: list[float]
 ) -> None:
     x = prepare(photographs(1), shortest=224, crop=224, mean=mean, std=std)[0]
-    found = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 223, 223])]
-    assert found == pytest.approx(golden, abs=2e-3)
+    actual = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 223, 223])]
+    assert actual == pytest.approx(golden, abs=2e-3)
 
 
 def test_clip_features_are_the_models_own() -> None:
@@ -121,10 +121,10 @@ def test_clip_features_are_the_models_own() -> None:
     ids = clip.tokenizer(prompts)
     with torch.no_grad():
         whole = clip.net(pixel_values=x, **ids)
-        own = (clip.image_features(pictures) * clip.text_features(prompts)).sum(1)
+        actual = (clip.image_features(pictures) * clip.text_features(prompts)).sum(1)
         score = clip.score(pictures, prompts)
     cosines = (whole.image_embeds * whole.text_embeds).sum(1)
-    assert torch.allclose(own, cosines, atol=1e-5)
+    assert torch.allclose(actual, cosines, atol=1e-5)
     assert torch.allclose(score, whole.logits_per_image.diagonal(), atol=1e-4)
 
 
@@ -144,8 +144,8 @@ def test_dino_takes_the_class_token(kind: str) -> None:
         x = prepare(pictures, shortest=36, crop=32, mean=IMAGENET_MEAN, std=IMAGENET_STD)
         pooled = net(pixel_values=x).pooler_output if kind == "dinov2" else None
         token = net(pixel_values=x).last_hidden_state[:, 0]
-        found = eye.image_features(pictures)
-    assert torch.allclose(found, torch.nn.functional.normalize(token, dim=-1), atol=1e-5)
+        actual = eye.image_features(pictures)
+    assert torch.allclose(actual, torch.nn.functional.normalize(token, dim=-1), atol=1e-5)
     assert pooled is None or torch.allclose(pooled, token, atol=1e-5)
 
 
@@ -160,21 +160,21 @@ def test_hps_is_open_clips_cosine() -> None:
     )
     judge = models.Hps(net, open_clip.get_tokenizer("ViT-B-32"), 32)
     with torch.no_grad():
-        found = judge.score(photographs(), ["a dog", "a cat"])
+        actual = judge.score(photographs(), ["a dog", "a cat"])
         x = prepare(photographs(), shortest=32, crop=32, mean=CLIP_MEAN, std=CLIP_STD)
         image, text, _ = net.eval()(x, judge.tokenizer(["a dog", "a cat"]))
-    assert torch.allclose(found, (image * text).sum(1), atol=1e-5)
+    assert torch.allclose(actual, (image * text).sum(1), atol=1e-5)
 
 
 def tiny_reward() -> image_reward.Reward:
     torch.manual_seed(0)
     vision = SMALL | {"image_size": 32, "patch_size": 8}
     text = SMALL | {"vocab_size": 64, "encoder_hidden_size": 32, "max_position_embeddings": 40}
-    found: image_reward.Reward = models.blip_reward(Words(), vision=vision, text=text)
-    for part in (found.vision, found.text, found.head):
+    reward: image_reward.Reward = models.blip_reward(Words(), vision=vision, text=text)
+    for part in (reward.vision, reward.text, reward.head):
         for value in part.parameters():
             torch.nn.init.normal_(value, 0, 0.2)  # far enough from zero to tell pictures apart
-    return found
+    return reward
 
 
 def test_image_reward_reads_the_prompt_over_the_picture() -> None:
@@ -193,10 +193,10 @@ def test_image_rewards_checkpoint_layout_fills_every_tensor() -> None:
     judge = tiny_reward()
     theirs = {}
     for name, value in judge.vision.state_dict().items():
-        own = name.replace("post_layernorm", "norm")
+        renamed = name.replace("post_layernorm", "norm")
         for a, b in image_reward._VISION:
-            own = own.replace(b, a)
-        theirs[f"blip.visual_encoder.{own}"] = value
+            renamed = renamed.replace(b, a)
+        theirs[f"blip.visual_encoder.{renamed}"] = value
     for name, value in judge.text.state_dict().items():
         theirs[f"blip.text_encoder.{name}"] = value
     for name, value in judge.head.state_dict().items():

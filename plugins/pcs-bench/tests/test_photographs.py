@@ -55,13 +55,13 @@ def test_a_metric_that_sees_colours_knows_each_again(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pcs_bench.metrics, "get", lambda id: colour())
-    held = photographs.albums(suite(folder))
-    found = photographs.recognise(held, "colour")
-    assert (found.subjects, found.photographs) == (3, 9)
-    assert (found.auc, found.auc_kind, found.nearest) == (1, 1, 1)
-    assert found.same is not None
-    assert found.other is not None
-    assert found.same > 0.99 > found.other
+    albums = photographs.albums(suite(folder))
+    recognition = photographs.recognise(albums, "colour")
+    assert (recognition.subjects, recognition.photographs) == (3, 9)
+    assert (recognition.auc, recognition.auc_kind, recognition.nearest) == (1, 1, 1)
+    assert recognition.same is not None
+    assert recognition.other is not None
+    assert recognition.same > 0.99 > recognition.other
 
 
 def test_a_metric_that_sees_nothing_is_at_chance(
@@ -71,8 +71,8 @@ def test_a_metric_that_sees_nothing_is_at_chance(
         return torch.ones(len(pictures))
 
     monkeypatch.setattr(pcs_bench.metrics, "get", lambda id: colour(measure=blind))
-    found = photographs.recognise(photographs.albums(suite(folder)), "colour")
-    assert (found.auc, found.nearest) == (0.5, 0)
+    recognition = photographs.recognise(photographs.albums(suite(folder)), "colour")
+    assert (recognition.auc, recognition.nearest) == (0.5, 0)
 
 
 def test_a_photograph_is_not_compared_with_itself(
@@ -163,14 +163,17 @@ def test_a_suite_like_dreambench(tmp_path: Path) -> None:
         for number in range(2):
             write_png(picture("rex", number), tmp_path / subject.name / f"{number:02d}.png")
     assert main(["bench", "new", str(tmp_path), "--like", "dreambench"]) == 0
-    found = suites.load(tmp_path)
-    assert "not comparable" in found.stands_for
-    for own, other in zip(found.subjects, original.subjects, strict=True):
-        assert (own.name, own.noun, own.token, own.class_) == (
-            *(other.name, other.noun, other.token, other.class_),
-        )
-        assert found.prompts_for(own) == original.prompts_for(other)
-    assert len(found.subjects[0].folder().images) == 2
+    remade = suites.load(tmp_path)
+    assert "not comparable" in remade.stands_for
+    for remade_subject, other in zip(remade.subjects, original.subjects, strict=True):
+        assert (
+            remade_subject.name,
+            remade_subject.noun,
+            remade_subject.token,
+            remade_subject.class_,
+        ) == (*(other.name, other.noun, other.token, other.class_),)
+        assert remade.prompts_for(remade_subject) == original.prompts_for(other)
+    assert len(remade.subjects[0].folder().images) == 2
     write_png(picture("ann", 0), tmp_path / "backpack" / "00.png")
     with pytest.raises(InputError, match="differs from the manifest"):
-        found.subjects[0].folder()
+        remade.subjects[0].folder()

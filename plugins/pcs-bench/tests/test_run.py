@@ -87,7 +87,7 @@ class Spread(Brightness):
 HELD = {"brightness": Brightness(), "far": Far(), "spread": Spread()}
 
 
-def held(id: str) -> Any:
+def metric_named(id: str) -> Any:
     if id == "absent":
         raise InputError("the weights of 'absent' are not here: fetch them from the project's page")
     return HELD[id]
@@ -115,7 +115,7 @@ def run(folder: Path, protocol: Protocol = PROTOCOL) -> tuple[Any, dict[str, Any
         folder,
         engine="inline",
         suite=SUITE,
-        metrics=Metrics(protocol.metrics, held),
+        metrics=Metrics(protocol.metrics, metric_named),
     )
     raw = (folder / "cells.jsonl").read_text().splitlines()
     return outcome, Store(folder).cells(), raw

@@ -9,11 +9,11 @@ from pcs_bench.report.statistics import holm, interval, pareto_front, sign_flip
 
 
 def test_units_count_once_however_many_pictures_they_have() -> None:
-    found = interval([[0.0] * 100, [1.0]])
-    assert found is not None
-    assert found.mean == pytest.approx(0.5)
-    assert (found.units, found.values) == (2, 101)
-    assert (found.low, found.high) == (0.0, 1.0)
+    estimate = interval([[0.0] * 100, [1.0]])
+    assert estimate is not None
+    assert estimate.mean == pytest.approx(0.5)
+    assert (estimate.units, estimate.values) == (2, 101)
+    assert (estimate.low, estimate.high) == (0.0, 1.0)
 
 
 def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
@@ -21,16 +21,16 @@ def test_interval_covers_the_mean_about_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(120):
         units = rng.normal(2.0, 1.0, size=(20, 1)) + rng.normal(0, 0.1, size=(20, 4))
-        found = interval(units.tolist(), seed=trial)
-        assert found is not None
-        hits += found.low <= 2.0 <= found.high  # type: ignore[operator]
+        estimate = interval(units.tolist(), seed=trial)
+        assert estimate is not None
+        hits += estimate.low <= 2.0 <= estimate.high  # type: ignore[operator]
     assert 0.85 < hits / 120 < 0.99
 
 
 def test_one_unit_has_no_interval_and_nothing_has_no_mean() -> None:
-    found = interval([[1.0, 2.0]])
-    assert found is not None
-    assert (found.mean, found.low, found.high) == (1.5, None, None)
+    estimate = interval([[1.0, 2.0]])
+    assert estimate is not None
+    assert (estimate.mean, estimate.low, estimate.high) == (1.5, None, None)
     assert interval([[], []]) is None
 
 
@@ -43,8 +43,8 @@ def test_sign_flips_are_exact_for_few_pairs() -> None:
 
 def test_sign_flips_keep_their_level_without_a_difference() -> None:
     rng = np.random.default_rng(5)
-    found = [sign_flip(rng.normal(size=10).tolist()) for _ in range(200)]
-    assert np.mean(np.array(found) < 0.05) < 0.1
+    p_values = [sign_flip(rng.normal(size=10).tolist()) for _ in range(200)]
+    assert np.mean(np.array(p_values) < 0.05) < 0.1
 
 
 def test_holm() -> None:

@@ -46,10 +46,10 @@ def test_mini_suites_are_complete_offline(id: str) -> None:
     suite = suites.load(id)
     assert suite.stands_for
     for subject in (suite.subjects[0], suite.subjects[-1]):
-        found = subject.folder()
-        assert found.name == subject.name
-        assert found.concept.token == subject.token
-        assert len(found.images) == len(found.captions) == len(found.files) >= 5
+        read = subject.folder()
+        assert read.name == subject.name
+        assert read.concept.token == subject.token
+        assert len(read.images) == len(read.captions) == len(read.files) >= 5
         assert suite.prompts_for(subject)
     names = [s.name for s in suite.subjects]
     assert len(set(names)) == len(names)
@@ -58,10 +58,10 @@ def test_mini_suites_are_complete_offline(id: str) -> None:
 def test_subjects_of_the_mini_suites_are_held_out() -> None:
     from pcs_core import installed
 
-    held = set(installed().get("datasets", "mini.held-out")().names())
+    held_out = set(installed().get("datasets", "mini.held-out")().names())
     for id in suites.ids():
         for subject in suites.load(id).subjects if id.startswith("mini-") else ():
-            assert set(subject.folder.args[2]) <= held  # type: ignore[union-attr]
+            assert set(subject.folder.args[2]) <= held_out  # type: ignore[union-attr]
 
 
 def test_missing_pictures_say_where_to_get_them(images: Path) -> None:
@@ -137,8 +137,8 @@ COUNTS = {
 def test_counts_are_the_papers(id: str) -> None:
     from pcs_bench.suites.reading import declared
 
-    found = declared(id)
-    assert (found["kind"], found["subjects"], found["prompts"]) == COUNTS[id]
+    counts = declared(id)
+    assert (counts["kind"], counts["subjects"], counts["prompts"]) == COUNTS[id]
 
 
 def test_prompts_of_identities_are_actions_and_contexts() -> None:

@@ -35,9 +35,9 @@ app = typer.Typer(
 )
 
 
-def print_version(wanted: bool) -> None:
-    """Print the core's version and leave, if ``wanted``."""
-    if wanted:
+def print_version(requested: bool) -> None:
+    """Print the core's version and leave, if ``requested``."""
+    if requested:
         emit(f"pcs {pcs_core.__version__}")
         raise typer.Exit()
 
@@ -58,11 +58,11 @@ def version(json: Json = False) -> None:
     """Print the versions of all that matters."""
     from pcs_core.storage.versions import versions
 
-    found = versions()
+    numbers = versions()
     if json:
-        emit_json(found)
+        emit_json(numbers)
     else:
-        emit("\n".join(f"{name} {number}" for name, number in found.items()))
+        emit("\n".join(f"{name} {number}" for name, number in numbers.items()))
 
 
 for command in (

@@ -40,8 +40,8 @@ def check(
     others = [(n, checked.against(n)) for n in checked.table.neighbour] if neighbours else []
     passed = report.holds and not any(other.holds for _, other in others)
     if json:
-        told = [{"name": n.name, "why": n.why, **asdict(other)} for n, other in others]
-        more = {"neighbours": told} if neighbours else {}
+        rows = [{"name": n.name, "why": n.why, **asdict(other)} for n, other in others]
+        more = {"neighbours": rows} if neighbours else {}
         emit_json({**asdict(report), "neutral": neutral, **more})
     else:
         emit(render(report, neutral))

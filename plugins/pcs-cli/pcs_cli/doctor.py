@@ -94,10 +94,10 @@ def _backbones(known: Catalogue) -> Iterator[Finding]:
         yield Finding("backbones", "note", "none is installed: give --backbone a folder or hub id")
     for id in ids:
         try:
-            found = known.get("backbones", id)()
-            where = str(found) if isinstance(found, str | Path) else "built in memory"
-            if isinstance(found, str | Path) and not Path(found).is_dir():
-                yield Finding(f"backbone {id}", "broken", f"its folder {found} is missing")
+            opened = known.get("backbones", id)()
+            where = str(opened) if isinstance(opened, str | Path) else "built in memory"
+            if isinstance(opened, str | Path) and not Path(opened).is_dir():
+                yield Finding(f"backbone {id}", "broken", f"its folder {opened} is missing")
                 continue
         except Exception as error:
             yield _failed(f"backbone {id}", error)
@@ -143,11 +143,11 @@ def _recipes(known: Catalogue) -> Iterator[Finding]:
 def _diagnoses(known: Catalogue) -> Iterator[Finding]:
     for id in known.ids("diagnoses"):
         try:
-            found = list(known.get("diagnoses", id)())
+            lines = list(known.get("diagnoses", id)())
         except Exception as error:
             yield _failed(id, error)
             continue
-        for state, text in found:
+        for state, text in lines:
             yield Finding(id, state, text)
 
 

@@ -67,21 +67,21 @@ def content_hash(subject: Subject) -> str:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return what differs, as ``"seed was 0, is 1"``."""
     old, new = dict(_flat(before)), dict(_flat(now))
-    found = []
+    changes = []
     for key in dict.fromkeys((*old, *new)):
         if key not in old:
-            found.append(f"{key} is new")
+            changes.append(f"{key} is new")
         elif key not in new:
-            found.append(f"{key} is gone")
+            changes.append(f"{key} is gone")
         elif old[key] != new[key]:
-            found.append(f"{key} was {_short(old[key])}, is {_short(new[key])}")
-    return found
+            changes.append(f"{key} was {_short(old[key])}, is {_short(new[key])}")
+    return changes
 
 
-def summary(found: Sequence[str]) -> str:
+def summary(changes: Sequence[str]) -> str:
     """Return the first few differences in one line."""
-    more = f"; and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return "; ".join(found[:SHOWN]) + more
+    more = f"; and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+    return "; ".join(changes[:SHOWN]) + more
 
 
 def _add(digest: Any, tensor: Tensor | None) -> None:

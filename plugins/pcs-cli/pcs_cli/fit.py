@@ -148,8 +148,8 @@ def watcher(name: str) -> Callable[..., Any]:
     """
     from pcs_core.catalogue import catalogue
 
-    found: Callable[..., Any] = catalogue().get("watchers", name)
-    return found
+    factory: Callable[..., Any] = catalogue().get("watchers", name)
+    return factory
 
 
 def run(

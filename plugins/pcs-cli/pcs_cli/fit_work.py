@@ -129,10 +129,10 @@ def _compare(folder: Path, facts: Mapping[str, Any]) -> None:
         raise InputError(f"{folder / RUN} is damaged, so nothing can be resumed: {anew}") from error
     if not known:
         raise InputError(f"{folder / RUN} is of another version of pcs: {anew}")
-    found = differences(before, facts)
-    if found:
+    changes = differences(before, facts)
+    if changes:
         raise InputError(
-            f"{folder} was begun with something else: {summary(found)}. "
+            f"{folder} was begun with something else: {summary(changes)}. "
             f"Give the same command with --resume; {anew}"
         )
 

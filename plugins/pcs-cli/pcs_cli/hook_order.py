@@ -66,9 +66,9 @@ def explain(recipe: Recipe, builtin: Sequence[Technique] = ()) -> Explanation:
         A technique's hook does not fit its specification.
     """
     manager = run_manager()
-    own = tuple(Use(technique.id, technique) for technique in builtin)
+    engine_uses = tuple(Use(technique.id, technique) for technique in builtin)
     # pluggy calls what was registered last first: reversed, the first written is called first
-    for use in reversed((*recipe.uses, *own)):
+    for use in reversed((*recipe.uses, *engine_uses)):
         try:
             manager.register(use.technique, use.name)
             manager.check_pending()
@@ -77,7 +77,7 @@ def explain(recipe: Recipe, builtin: Sequence[Technique] = ()) -> Explanation:
             raise RecipeError(
                 f"{use.name} ({use.technique.id}) cannot be registered: {text}"
             ) from error
-    names = {use.name: use.technique for use in (*recipe.uses, *own)}
+    names = {use.name: use.technique for use in (*recipe.uses, *engine_uses)}
     hooks = []
     for hook in RUN_HOOKS:
         implementations = reversed(getattr(manager.hook, hook).get_hookimpls())

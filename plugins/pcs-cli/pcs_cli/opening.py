@@ -112,9 +112,9 @@ def refuse_several(folder: Path) -> Iterator[None]:
     try:
         yield
     except PcsError as error:
-        held = sorted(p.parent.name for p in folder.glob("*/manifest.json"))
-        if held and not (folder / "manifest.json").exists():
+        names = sorted(p.parent.name for p in folder.glob("*/manifest.json"))
+        if names and not (folder / "manifest.json").exists():
             raise InputError(
-                f"{folder} holds the artifacts {', '.join(held)}: name one, as {folder / held[0]}"
+                f"{folder} holds the artifacts {', '.join(names)}: name one, as {folder / names[0]}"
             ) from error
         raise

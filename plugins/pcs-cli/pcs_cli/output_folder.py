@@ -106,12 +106,12 @@ def _check(folder: Path, out: Path, overwrite: bool, inputs: list[Path]) -> None
             raise InputError(
                 f"--out {out} is not empty: give another folder, or --overwrite to replace it"
             )
-        for held, what in [
+        for guarded, what in [
             (Path.cwd(), "the current folder"),
             *((home, "your home folder") for home in _home()),
             *((path, f"the input {path}") for path in inputs),
         ]:
-            if held == folder or folder in held.parents:
+            if guarded == folder or folder in guarded.parents:
                 raise InputError(f"--out {out} holds {what}: give the name of a new folder")
     parent = next(p for p in folder.parents if p.exists())
     if not parent.is_dir():

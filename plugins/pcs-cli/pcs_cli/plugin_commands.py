@@ -73,11 +73,11 @@ def load(name: str) -> Any:
     """
     from pcs_core.catalogue import catalogue
 
-    found = catalogue().get("commands", name)
-    if isinstance(found, typer.Typer):
-        found = typer.main.get_command(found)
-    if not hasattr(found, "make_context"):
+    command = catalogue().get("commands", name)
+    if isinstance(command, typer.Typer):
+        command = typer.main.get_command(command)
+    if not hasattr(command, "make_context"):
         where = catalogue().where("commands", name)
         raise PcsError(f"command {name!r} ({where}) is no typer application")
-    found.name = name
-    return found
+    command.name = name
+    return command

@@ -38,12 +38,12 @@ def read_verdict(preset: Preset, card: BackboneCard, system: str) -> dict[str, A
         folders.append(Path(preset.path).parent / "verdicts")
     for folder in folders:
         try:
-            found = json.loads((folder / name).read_text("utf-8"))
+            verdict = json.loads((folder / name).read_text("utf-8"))
         except (OSError, ValueError):
             continue
-        about = (found.get("preset", {}).get("hash"), found.get("backbone", {}).get("hash"))
-        if found.get("schema") == SCHEMA and about == (preset.hash, card.hash):
-            return found  # type: ignore[no-any-return]
+        about = (verdict.get("preset", {}).get("hash"), verdict.get("backbone", {}).get("hash"))
+        if verdict.get("schema") == SCHEMA and about == (preset.hash, card.hash):
+            return verdict  # type: ignore[no-any-return]
     return None
 
 

@@ -166,10 +166,10 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def plug(nouns: dict[str, dict[str, str]], *, broken: str = "") -> None:
-        found = FoundPlugin("extra", "pcs-extra", "9", "extra", types.ModuleType("extra"))
+        plugin = FoundPlugin("extra", "pcs-extra", "9", "extra", types.ModuleType("extra"))
         installed, lost = read_holdings(find_plugins(None)[0])
         lost = [*lost, *([BrokenPlugin("extra", "pcs-extra", broken)] if broken else [])]
-        known = Catalogue([*installed, Holdings(found, nouns)], lost)
+        known = Catalogue([*installed, Holdings(plugin, nouns)], lost)
         monkeypatch.setattr(room, "catalogue", lambda: known)
 
     return plug

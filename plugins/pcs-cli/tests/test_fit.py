@@ -80,8 +80,8 @@ def test_several_folders_train_together(
     assert done.code == 0, done.err
     assert names(out) == {"rex", "tom"}
     assert names(out / "tom") == FILES - {"preview.png"}
-    told = json.loads(done.out)
-    assert [row["path"] for row in told["artifacts"]] == [str(out / "rex"), str(out / "tom")]
+    printed = json.loads(done.out)
+    assert [row["path"] for row in printed["artifacts"]] == [str(out / "rex"), str(out / "tom")]
 
 
 def test_a_taken_folder_is_replaced_only_when_asked(

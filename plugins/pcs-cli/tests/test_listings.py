@@ -67,10 +67,10 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
     assert "Edits on tiny, for one subject" in lines
     assert any(line.split()[:2] == ["words", "9"] for line in lines)
     assert any(line.split()[:3] == ["tokens.learnable", "token", "vocabulary"] for line in lines)
-    told = json.loads(pcs("explain", recipe, "--backbone", "tiny", "--json").out)
-    assert told["uses"] == ["tokens.learnable"]
-    assert told["edits"][0]["numbers"] > 0
-    numbers = {number["name"]: number for number in told["numbers"]}
+    printed = json.loads(pcs("explain", recipe, "--backbone", "tiny", "--json").out)
+    assert printed["uses"] == ["tokens.learnable"]
+    assert printed["edits"][0]["numbers"] > 0
+    numbers = {number["name"]: number for number in printed["numbers"]}
     assert numbers["words.optimizer"]["source"] == "default"
     assert numbers["words.steps"]["place"].startswith(f"{recipe}:")
     refused = pcs("explain", recipe, "--backbone", "tyni")
@@ -116,9 +116,9 @@ def test_check(pcs: Callable, plugged: Callable, tmp_path: Path) -> None:
     neutral = pcs("check", "extra", "--neutral")
     assert neutral.code == 1
     assert "FAILS" in neutral.out
-    told = json.loads(pcs("check", "extra", "--neutral", "--json").out)
-    assert not told["holds"]
-    assert told["rows"][0]["bound"] == 1.0
+    printed = json.loads(pcs("check", "extra", "--neutral", "--json").out)
+    assert not printed["holds"]
+    assert printed["rows"][0]["bound"] == 1.0
     refused = pcs("check", "extar")
     assert refused.code == 2
     assert "extra" in refused.err
@@ -138,14 +138,14 @@ def test_doctor(pcs: Callable, plugged: Callable) -> None:
     done = pcs("doctor")
     assert done.code == 1
     assert "ImportError: no such thing" in done.out
-    told = json.loads(pcs("doctor", "--json").out)
-    assert not told["healthy"]
-    assert {"python", "torch", "threads", "disk"} <= {f["subject"] for f in told["findings"]}
+    printed = json.loads(pcs("doctor", "--json").out)
+    assert not printed["healthy"]
+    assert {"python", "torch", "threads", "disk"} <= {f["subject"] for f in printed["findings"]}
 
 
 def findings(pcs: Callable) -> dict[str, tuple[str, str]]:
-    told = json.loads(pcs("doctor", "--json").out)
-    return {f["subject"]: (f["state"], f["text"]) for f in told["findings"]}
+    printed = json.loads(pcs("doctor", "--json").out)
+    return {f["subject"]: (f["state"], f["text"]) for f in printed["findings"]}
 
 
 def test_doctor_imports_what_plugins_name(pcs: Callable, plugged: Callable, tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_doctor_imports_what_plugins_name(pcs: Callable, plugged: Callable, tmp_
             }
         }
     )
-    told = findings(pcs)
-    assert told["metrics gone"][0] == "broken"
-    assert "no attribute 'gone'" in told["metrics gone"][1]
-    assert told["metrics text"][0] == "broken"
-    assert told["metrics moved"][0] == "broken"
+    by_subject = findings(pcs)
+    assert by_subject["metrics gone"][0] == "broken"
+    assert "no attribute 'gone'" in by_subject["metrics gone"][1]
+    assert by_subject["metrics text"][0] == "broken"
+    assert by_subject["metrics moved"][0] == "broken"
     # a library that a plugin can do without until it is asked
-    assert told["metrics optional"][0] == "not installed"
-    assert "needs no_such_library" in told["metrics optional"][1]
+    assert by_subject["metrics optional"][0] == "not installed"
+    assert "needs no_such_library" in by_subject["metrics optional"][1]
 
 
 PARTS = """

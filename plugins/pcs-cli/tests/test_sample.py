@@ -24,11 +24,11 @@ def test_exactly_the_files(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
     assert done.out == f"{out}\n"
     assert names(out) == {"000.png", "001.png", "002.png", "sheet.png", "sample.json"}
     assert names(tmp_path) == {"pictures"}
-    told = json.loads((out / "sample.json").read_text())
-    assert told["prompt"] == "a photo of <rex>"
-    assert told["seed"] == 5
-    assert told["settings"] == {"steps": 3, "scale": 2.0, "scheduler": "ddim", "negative": ""}
-    assert "torch" in told["versions"]
+    document = json.loads((out / "sample.json").read_text())
+    assert document["prompt"] == "a photo of <rex>"
+    assert document["seed"] == 5
+    assert document["settings"] == {"steps": 3, "scale": 2.0, "scheduler": "ddim", "negative": ""}
+    assert "torch" in document["versions"]
     with Image.open(out / "001.png") as picture:
         assert (picture.mode, picture.size) == ("RGB", (32, 32))
 
@@ -48,10 +48,10 @@ def test_untuned(pcs: Callable, tmp_path: Path) -> None:
     arguments = ["sample", "--base", "tiny", "a dog", "-n", 1, "--steps", 2, "--scale", 1]
     done = pcs(*arguments, "--negative", "a cat", "--scheduler", "euler", "--json", "--out", out)
     assert done.code == 0, done.err
-    told = json.loads(done.out)
-    assert told["artifact"] is None
-    assert told["backbone"]["id"] == "tiny"
-    assert told["settings"]["scheduler"] == "euler"
+    printed = json.loads(done.out)
+    assert printed["artifact"] is None
+    assert printed["backbone"]["id"] == "tiny"
+    assert printed["settings"]["scheduler"] == "euler"
     assert names(out) == {"000.png", "sheet.png", "sample.json"}
 
 
@@ -180,11 +180,11 @@ def test_a_folder_of_several_artifacts_names_them(
 
 def test_show(pcs: Callable, fitted: Path) -> None:
     assert "<rex> (dog)" in pcs("show", fitted).out
-    told = json.loads(pcs("show", fitted, "--json").out)
-    assert told["recipe"] == "words"
-    assert told["backbone"]["id"] == "tiny"
-    assert told["concepts"][0]["token"] == "<rex>"
-    assert set(told["files"]) == names(fitted)
+    printed = json.loads(pcs("show", fitted, "--json").out)
+    assert printed["recipe"] == "words"
+    assert printed["backbone"]["id"] == "tiny"
+    assert printed["concepts"][0]["token"] == "<rex>"
+    assert set(printed["files"]) == names(fitted)
 
 
 def test_an_artifact_of_a_plugin_that_is_not_there_is_shown(
@@ -205,9 +205,9 @@ def test_an_artifact_of_a_plugin_that_is_not_there_is_shown(
     assert done.code == 0, done.err
     assert "<rex> (dog)" in done.out
     assert "technique 'scale.channels' of pcs-scale: install it to draw" in done.out
-    told = json.loads(pcs("show", foreign, "--json").out)
-    assert told["missing"] == {"scale.channels": ["pcs-scale"]}
-    assert told["numbers"] > 0
+    printed = json.loads(pcs("show", foreign, "--json").out)
+    assert printed["missing"] == {"scale.channels": ["pcs-scale"]}
+    assert printed["numbers"] > 0
     drawn = pcs("sample", foreign, "<rex>", "--out", tmp_path / "out")
     assert drawn.code == 2
     assert "uses technique 'scale.channels' of pcs-scale, which is not installed" in drawn.err
@@ -228,8 +228,8 @@ def test_merge(pcs: Callable, subject: Callable, tmp_path: Path) -> None:
     done = pcs("merge", *pair, "--set", "ridge=1e-5", "--out", tmp_path / "both")
     assert done.code == 0, done.err
     assert {"manifest.json", "weights.safetensors", "preview.png"} <= names(tmp_path / "both")
-    told = json.loads(pcs("show", tmp_path / "both", "--json").out)
-    assert [c["token"] for c in told["concepts"]] == ["<rex>", "<tom>"]
+    printed = json.loads(pcs("show", tmp_path / "both", "--json").out)
+    assert [c["token"] for c in printed["concepts"]] == ["<rex>", "<tom>"]
     for arguments, says in (
         (pair[:1], "at least two"),
         ([*pair, "--method", "closed-from"], "closed-form"),
@@ -254,8 +254,8 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
     arguments = ["sample", placing, "a photo of a dog", "-n", 1, "--layout", file]
     done = pcs(*arguments, "--out", tmp_path / "pictures")
     assert done.code == 0, done.err
-    told = json.loads((tmp_path / "pictures" / "sample.json").read_text())
-    assert told["layout"] == {"boxes": [{**box, "prompt": ""}], "points": []}
+    document = json.loads((tmp_path / "pictures" / "sample.json").read_text())
+    assert document["layout"] == {"boxes": [{**box, "prompt": ""}], "points": []}
     file.write_text(json.dumps({"boxes": [{**box, "phrase": "phota"}]}), "utf-8")
     refused = pcs(*arguments, "--out", tmp_path / "no")
     assert refused.code == 2

@@ -68,19 +68,19 @@ def standings(
     id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]
 ) -> dict[str, Standing]:
     """Return backbone id -> how far the system is there, of each backbone with evidence."""
-    found: dict[str, Standing] = {}
+    by_backbone: dict[str, Standing] = {}
     plain = _loaded(id, catalogue)
     for backbone, observed in evidence.items():
         recipe = _loaded(id, catalogue, backbone)
         if recipe is None or plain is None:
             continue
-        found[backbone] = judge(
+        by_backbone[backbone] = judge(
             observed,
             recipe,
             installed_weights(backbone, catalogue),
             replaced=replaced(plain, recipe),
         )
-    return found
+    return by_backbone
 
 
 def replaced(plain: Recipe, tuned: Recipe) -> tuple[str, ...]:
@@ -97,13 +97,13 @@ def replaced(plain: Recipe, tuned: Recipe) -> tuple[str, ...]:
 
 def systems(catalogue: Catalogue | None = None) -> list[SystemRow]:
     """Return a row per known system, and one per recipe of a plugin that is none of them."""
-    held = catalogue or installed()
-    evidence = read_evidence(held)
-    heads = held.heads()
+    catalogue = catalogue or installed()
+    evidence = read_evidence(catalogue)
+    heads = catalogue.heads()
     surveyed = [id for id, head in heads.items() if "survey" in head.table]
     others = [id for id in heads if id not in set(surveyed)]
     surveyed.sort(key=lambda id: (SCOPES.index(_scopes(heads[id])[0]), heads[id].table["survey"]))
-    return [_row(id, heads[id].table, held, evidence) for id in (*surveyed, *others)]
+    return [_row(id, heads[id].table, catalogue, evidence) for id in (*surveyed, *others)]
 
 
 def _scopes(head: Head) -> tuple[Scope, ...]:

@@ -26,12 +26,12 @@ def find_clips(entries: Sequence[Path]) -> list[Path]:
 
 def frame_files(folder: Path) -> list[Path]:
     """Return the numbered pictures of a folder, in the order of their (last) numbers."""
-    found = []
+    numbered = []
     for path in folder.iterdir():
         number = re.search(r"(\d+)$", path.stem)
         if number and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
-            found.append((int(number[1]), path.name, path))
-    return [path for *_, path in sorted(found)]
+            numbered.append((int(number[1]), path.name, path))
+    return [path for *_, path in sorted(numbered)]
 
 
 def _animated(path: Path) -> bool:

@@ -42,8 +42,8 @@ def read_concepts(folder: Path, *, noun: str | None, token: str | None) -> tuple
                 f"{file} names {len(concepts)} concepts: leave out --noun and --token, "
                 "which name one"
             )
-        (own,) = concepts
-        concepts = (replace(own, noun=noun or own.noun, token=token or own.token),)
+        (concept,) = concepts
+        concepts = (replace(concept, noun=noun or concept.noun, token=token or concept.token),)
     check_concepts(concepts, str(file))
     return concepts
 
@@ -117,8 +117,8 @@ def _from_table(table: dict[str, Any], place: str) -> Concept:
     for key in ("token", "noun"):
         if key not in table:
             raise InputError(f"{place} has no {key}")
-    own = _concept(table["token"], table["noun"])
-    return replace(own, **{key: table[key] for key in ("name", "kind") if key in table})
+    concept = _concept(table["token"], table["noun"])
+    return replace(concept, **{key: table[key] for key in ("name", "kind") if key in table})
 
 
 def _concept(token: str, noun: str) -> Concept:

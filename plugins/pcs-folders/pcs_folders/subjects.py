@@ -97,8 +97,8 @@ def _files(folder: Path) -> tuple[list[Path], list[Path]]:
     masks = [p for p in files if _MASK.match(p.stem)]
     images = ([] if masks else find_clips(entries)) or [p for p in files if p not in masks]
     if not images:
-        found = ", ".join(p.name for p in entries[:5])
-        holds = f"it holds {found}" if found else "it is empty"
+        names = ", ".join(p.name for p in entries[:5])
+        holds = f"it holds {names}" if names else "it is empty"
         raise InputError(
             f"{folder} has no images ({' '.join(SUFFIXES)}) and no clips "
             f"({' '.join(VIDEO_SUFFIXES)}, folders of numbered frames): {holds}"

@@ -19,8 +19,8 @@ def test_png_rounds_clamps_and_reads_back(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.png"]
     with Image.open(tmp_path / "deep" / "x.png") as written:
         assert (written.mode, written.size) == ("RGB", (3, 2))
-    found = read_picture(tmp_path / "deep" / "x.png").rgb * 255
-    assert found[0].flatten().round().tolist() == [0, 0, 128, 255, 255, 255]
+    levels = read_picture(tmp_path / "deep" / "x.png").rgb * 255
+    assert levels[0].flatten().round().tolist() == [0, 0, 128, 255, 255, 255]
 
 
 def test_nan_is_refused_and_nothing_written(tmp_path: Path) -> None:

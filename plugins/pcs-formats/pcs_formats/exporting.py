@@ -68,11 +68,11 @@ def export(
                 find_adapter(artifact.recipe, opened, reference["name"])[0] if reference else None
             )
         if shared is not None:
-            told = {**shared.extra, "sha256": digest(shared.tensors)}
-            shared = replace(shared, extra=told)
+            extra = {**shared.extra, "sha256": digest(shared.tensors)}
+            shared = replace(shared, extra=extra)
         seen = watch_encoders(run, opened)
         net = stack.enter_context(Attachment(opened, fusion))
-        found: Mapping[str, Any] = exporter(
+        manifest: Mapping[str, Any] = exporter(
             net,
             Path(folder),
             run.recipe,
@@ -82,7 +82,7 @@ def export(
             seen,
             **options,
         )
-    return found
+    return manifest
 
 
 @torch.no_grad()
@@ -96,8 +96,8 @@ def _unfitted(
     fusion = merge_fusions(run.call("fuse", features=run.features))
     run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     shared = find_adapter(recipe, backbone, adapter)[0] if needs_adapter(recipe) else None
-    own = {} if shared is None else shared.tensors
-    import_tensors(fusion, {**export_tensors(fusion), **own})
+    pretrained = {} if shared is None else shared.tensors
+    import_tensors(fusion, {**export_tensors(fusion), **pretrained})
     return run, fusion, shared
 
 
@@ -115,14 +115,14 @@ class _Watched:
         self._model, self._calls = model, calls
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._model, name)
-        if not callable(found):
-            return found
+        attribute = getattr(self._model, name)
+        if not callable(attribute):
+            return attribute
 
         def call(images: Tensor, *more: Any, **options: Any) -> Any:
             if not more and not options:
                 self._calls[name] = images
-            return found(images, *more, **options)
+            return attribute(images, *more, **options)
 
         return call
 
@@ -146,5 +146,5 @@ def watch_encoders(run: EngineRun, backbone: Backbone) -> Mapping[str, tuple[Any
     subject = grey_subject(backbone)
     watching = _WatchingRun(run.recipe, backbone, names=("subject",), concepts=(subject.concepts,))
     extract(watching, [subject])
-    found: Mapping[str, tuple[Any, Any]] = watching.scratch.get("encoders", {})
-    return found
+    encoders: Mapping[str, tuple[Any, Any]] = watching.scratch.get("encoders", {})
+    return encoders

@@ -79,12 +79,12 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
         tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
         ranks.append(down.shape[0])
-    told = {
+    metadata = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_base_model_version": "sdxl_base_v1-0" if xl else "sd_v1",
     }
-    return _write(net, folder, recipe, tensors, "lora.safetensors", told)
+    return _write(net, folder, recipe, tensors, "lora.safetensors", metadata)
 
 
 def _denoiser(net: Attachment, to: str) -> str:
@@ -145,7 +145,7 @@ def _write(
     recipe: Recipe,
     tensors: Mapping[str, Tensor],
     file: str,
-    told: Mapping[str, str],
+    metadata: Mapping[str, str],
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     words: dict[str, dict[str, Tensor]] = {}
@@ -160,7 +160,7 @@ def _write(
         )
     if tensors:
         save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, folder / file, dict(told) or None
+            {k: v.contiguous() for k, v in tensors.items()}, folder / file, dict(metadata) or None
         )
     for name, parts in words.items():
         save_file(parts, folder / name)
@@ -231,14 +231,14 @@ def original_path(name: str, unet: Any) -> str:
         ),
     )
     for pattern, place in rules:
-        found = re.match(pattern, name)
-        if found is not None:
-            given = [int(g) if g.isdigit() else g for g in found.groups()]
-            rest = name[found.end() :]
+        match = re.match(pattern, name)
+        if match is not None:
+            given = [int(g) if g.isdigit() else g for g in match.groups()]
+            rest = name[match.end() :]
             if "resnets" in given:
-                for own, theirs in INNER:
-                    if rest.startswith(own):
-                        rest = theirs + rest[len(own) :]
+                for ours, theirs in INNER:
+                    if rest.startswith(ours):
+                        rest = theirs + rest[len(ours) :]
                         break
             return place(*given) + rest
     raise CapabilityError(f"denoiser:{name} has no name in the original release's files")

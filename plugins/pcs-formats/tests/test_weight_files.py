@@ -139,22 +139,22 @@ def test_original_names_are_the_releases_own() -> None:
 
 
 def test_words_have_a_tensor_for_each_encoder(tmp_path: Path) -> None:
-    wanted = {
+    expected = {
         "sd": {"<thing>": 32},
         "sdxl": {"clip_l": 32, "clip_g": 48},
         "sd3": {"clip_l": 32, "clip_g": 48, "t5xxl": 96},
     }
-    for family, widths in wanted.items():
+    for family, widths in expected.items():
         backbone = MAKERS[family]()
         artifact = fitted(backbone, technique("tokens.learnable", vectors=2))
         facts = export(artifact, tmp_path / family, to="diffusers", backbone=backbone)
         token = make_subject().concept.token
         (name,) = facts["files"]
         assert name == re.sub(r"[<>]", "", token) + ".safetensors"
-        found = load_file(tmp_path / family / name)
-        shapes = {k.replace(token, "<thing>"): tuple(v.shape) for k, v in found.items()}
+        tensors = load_file(tmp_path / family / name)
+        shapes = {k.replace(token, "<thing>"): tuple(v.shape) for k, v in tensors.items()}
         assert shapes == {k: (2, n) for k, n in widths.items()}
-        whole = torch.cat([found[k.replace("<thing>", token)] for k in widths], dim=1)
+        whole = torch.cat([tensors[k.replace("<thing>", token)] for k in widths], dim=1)
         assert torch.equal(whole, next(iter(artifact.tensors.values())))
 
 

@@ -47,5 +47,5 @@ class DDIMInversion(Technique):
         prompt = self.prompt.replace("{noun}", noun)
         picture = shown[min(self.image, len(shown) - 1)].image
         run.log(f"inverting a picture of {subject.name!r} in {self.steps} steps")
-        found = run.invert(picture, prompt, steps=self.steps, scale=self.scale)
-        return Features(tensors={TRAJECTORY: found.cpu()}, keep=(TRAJECTORY,))
+        trajectory = run.invert(picture, prompt, steps=self.steps, scale=self.scale)
+        return Features(tensors={TRAJECTORY: trajectory.cpu()}, keep=(TRAJECTORY,))

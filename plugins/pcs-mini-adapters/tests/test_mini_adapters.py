@@ -28,10 +28,10 @@ def test_every_system_has_its_folder() -> None:
 
 
 def test_shipped_weights_are_whole_and_small() -> None:
-    found = plugin.adapters()
-    if not found:
+    adapters = plugin.adapters()
+    if not adapters:
         pytest.skip("no weights in this checkout: `make adapters` trains them")
-    for id in found:
+    for id in adapters:
         folder = catalogue().get("adapters", id)()
         adapter = load(folder)
         assert f"{adapter.recipe.id}@mini" == id

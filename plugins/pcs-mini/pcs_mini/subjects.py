@@ -43,10 +43,10 @@ def render_subjects(out: Path, report: Callable[[str], None] = lambda line: None
         If a subject shows what training draws.
     """
     studio = Studio(Assets(SLICE_FILE))
-    held = set(studio.names())
+    held_out = set(studio.names())
     folders = []
     for name, concepts in subject_table().items():
-        if trained := {m for c in concepts for m in c["members"]} - held:
+        if trained := {m for c in concepts for m in c["members"]} - held_out:
             raise InputError(
                 f"{SUBJECTS_FILE.name}: {name} shows {', '.join(sorted(trained))}, which training "
                 "draws: choose held-out members (`pcs mini world sheet --held-out`)"

@@ -116,10 +116,10 @@ def test_another_file_than_the_pinned_is_refused(sets: Path) -> None:
 
 
 def test_the_shipped_names_are_plain_and_unique() -> None:
-    found = drawn.concepts()
-    assert len(found) >= 640
-    assert len({c.icons[0] for c in found.values()}) == len(found)
-    assert {"dog", "fire engine", "penguin"} <= set(found)
+    concepts = drawn.concepts()
+    assert len(concepts) >= 640
+    assert len({c.icons[0] for c in concepts.values()}) == len(concepts)
+    assert {"dog", "fire engine", "penguin"} <= set(concepts)
 
 
 def test_a_bad_name_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

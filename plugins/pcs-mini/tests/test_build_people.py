@@ -48,7 +48,7 @@ def cells(family, entry):
 
 
 def people(family):
-    return [(w, n, e) for w, found in family.index.items() for n, e in found.items()]
+    return [(w, n, e) for w, entries in family.index.items() for n, e in entries.items()]
 
 
 def test_what_there_is(family):

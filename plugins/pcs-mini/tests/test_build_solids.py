@@ -285,17 +285,17 @@ def test_the_package_must_be_there_and_be_the_pinned_one(tmp_path) -> None:
 
 
 def test_the_table_has_plain_unique_names() -> None:
-    found = build_solids.solids()
-    names = [solid.concept for solid in found]
+    solids = build_solids.solids()
+    names = [solid.concept for solid in solids]
     assert len(names) == len(set(names)) >= 220
-    assert sum(solid.library == "BlendSwap-CC-0" for solid in found) >= 100
-    for solid in found:
+    assert sum(solid.library == "BlendSwap-CC-0" for solid in solids) >= 100
+    for solid in solids:
         assert solid.concept == solid.concept.lower()
         assert solid.concept.isascii()
         words = solid.concept.split()
         assert len(words) <= (5 if solid.category == "person" else 2), solid.concept
         assert solid.turn % 30 == 0
-    models = [(solid.library, solid.model) for solid in found]
+    models = [(solid.library, solid.model) for solid in solids]
     assert len(models) == len(set(models))
 
 

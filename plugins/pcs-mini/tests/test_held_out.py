@@ -23,10 +23,10 @@ def test_references_are_one_thing_at_several_places(studio: Studio) -> None:
 
 
 def test_trained_and_held_out_members_are_apart(studio: Studio) -> None:
-    held, trained = set(studio.names()), set(studio.names(trained=True))
-    assert held
+    held_out, trained = set(studio.names()), set(studio.names(trained=True))
+    assert held_out
     assert trained
-    assert not held & trained
+    assert not held_out & trained
 
 
 def test_a_member_that_is_not_there_is_named(studio: Studio) -> None:

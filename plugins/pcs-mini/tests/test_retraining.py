@@ -31,11 +31,11 @@ def log(loss=0.5, digest="aa"):
 
 def test_differences_name_the_first_line_and_the_files(script):
     assert script.differences(log(), log()) == []
-    told = script.differences(log(), log(loss=0.25, digest="bb"))
-    assert len(told) == 2
-    assert "'step': 2" in told[0]
-    assert "0.25" in told[0]
-    assert told[1] == "model/unet"
+    lines = script.differences(log(), log(loss=0.25, digest="bb"))
+    assert len(lines) == 2
+    assert "'step': 2" in lines[0]
+    assert "0.25" in lines[0]
+    assert lines[1] == "model/unet"
     assert script.differences(log(), {**log(), "cpu": "AVX512"})[0].startswith("cpu: recorded AVX2")
     assert script.differences(log(), {**log(), "journal": log()["journal"][:1]})
 
@@ -45,9 +45,9 @@ def test_a_log_leaves_the_clock_out(script, tmp_path):
     (tmp_path / "model" / "x.safetensors").write_bytes(b"0")
     line = {"time": "now", "stage": "diffusion", "step": 1, "images_per_s": 3.0, "loss": 0.1}
     (tmp_path / "journal.jsonl").write_text(json.dumps(line) + "\n")
-    found = script.log_of(tmp_path)
-    assert found["journal"] == [{"stage": "diffusion", "step": 1, "loss": 0.1}]
-    assert len(found["sha256"]["model/x.safetensors"]) == 64
+    recorded = script.log_of(tmp_path)
+    assert recorded["journal"] == [{"stage": "diffusion", "step": 1, "loss": 0.1}]
+    assert len(recorded["sha256"]["model/x.safetensors"]) == 64
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ class Features(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[n 3 h w] in [0, 1] to [n d]."""
-        found: Tensor = self.eye.image_features(pictures)
-        return found
+        features: Tensor = self.eye.image_features(pictures)
+        return features
 
 
 def fid(extractor: Callable[[], Any]) -> Callable[..., Tensor]:

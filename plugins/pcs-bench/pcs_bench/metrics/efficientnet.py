@@ -93,8 +93,8 @@ class EfficientNetLite0(nn.Module):
 
     def classes(self, x: Tensor) -> Tensor:
         """[n 3 224 224] to logits [n 1000]."""
-        found: Tensor = self._fc(self(x))
-        return found
+        logits: Tensor = self._fc(self(x))
+        return logits
 
 
 class Eye:
@@ -126,8 +126,8 @@ def efficientnet() -> Eye:
     InputError
         The weights are not here.
     """
-    from pcs_bench.metrics.weights import held
+    from pcs_bench.metrics.weights import weight_file
 
-    net, path = EfficientNetLite0(), held("efficientnet-lite0")
+    net, path = EfficientNetLite0(), weight_file("efficientnet-lite0")
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return Eye(net)

@@ -59,15 +59,15 @@ class FaceNet:
         return boxes[boxes[:, 4] >= SURE]
 
     def _all(self, pictures: Tensor) -> Tensor:
-        found = []
+        vectors = []
         for picture in pictures:
             boxes = self.faces(picture)
             if not len(boxes):
-                found.append(torch.full((512,), float("nan")))
+                vectors.append(torch.full((512,), float("nan")))
                 continue
             self.net.setInput(np.ascontiguousarray(face(picture, boxes[0])[None].numpy()))
-            found.append(torch.from_numpy(self.net.forward().ravel().copy()))
-        return normalize(torch.stack(found), dim=-1)
+            vectors.append(torch.from_numpy(self.net.forward().ravel().copy()))
+        return normalize(torch.stack(vectors), dim=-1)
 
 
 @cache
@@ -80,10 +80,10 @@ def facenet() -> FaceNet:
         OpenCV or the weights are not here.
     """
     from pcs_bench.metrics.mtcnn import mtcnn
-    from pcs_bench.metrics.weights import held
+    from pcs_bench.metrics.weights import weight_file
 
     try:
         import cv2
     except ImportError:
         raise InputError("FaceNet needs OpenCV: pip install 'pcs-bench[photographs]'") from None
-    return FaceNet(mtcnn(), cv2.dnn.readNetFromTensorflow(str(held("facenet"))))
+    return FaceNet(mtcnn(), cv2.dnn.readNetFromTensorflow(str(weight_file("facenet"))))

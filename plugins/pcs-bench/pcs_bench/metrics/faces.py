@@ -24,19 +24,19 @@ class Dlib:
 
     def image_features(self, pictures: Tensor) -> Tensor:
         """[n 128] of unit norm, NaN where no face was found."""
-        found = []
+        vectors = []
         for picture in pictures:
             rgb = (
                 (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy().copy()
             )
             faces = list(self.detector(rgb, 1))
             if not faces:
-                found.append(torch.full((128,), float("nan")))
+                vectors.append(torch.full((128,), float("nan")))
                 continue
             face = max(faces, key=lambda r: r.area())
             chip = self.chip(rgb, self.shape(rgb, face))
-            found.append(torch.tensor(list(self.embedder.compute_face_descriptor(chip))))
-        return normalize(torch.stack(found), dim=-1)
+            vectors.append(torch.tensor(list(self.embedder.compute_face_descriptor(chip))))
+        return normalize(torch.stack(vectors), dim=-1)
 
 
 @cache

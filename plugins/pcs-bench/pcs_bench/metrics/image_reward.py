@@ -78,11 +78,11 @@ def split(
     vision, text, mlp = {}, {}, {}
     for name, value in state.items():
         if name.startswith("blip.visual_encoder."):
-            own = name.removeprefix("blip.visual_encoder.")
-            own = f"post_layernorm{own[4:]}" if own.startswith("norm.") else own
+            renamed = name.removeprefix("blip.visual_encoder.")
+            renamed = f"post_layernorm{renamed[4:]}" if renamed.startswith("norm.") else renamed
             for theirs, ours in _VISION:
-                own = own.replace(theirs, ours)
-            vision[own] = value
+                renamed = renamed.replace(theirs, ours)
+            vision[renamed] = value
         elif name.startswith("blip.text_encoder."):
             if not name.endswith("position_ids"):
                 text[name.removeprefix("blip.text_encoder.")] = value

@@ -74,8 +74,8 @@ def background_leak(eye: Eye, segment: Callable[[Tensor], Tensor]) -> Measure:
     ) -> Tensor:
         masks = segment(references) if masks is None else masks
         behind = eye().image_features(_grey(references, 1 - masks))
-        found = eye().image_features(_grey(pictures, 1 - segment(pictures)))
-        return (found @ behind.T).amax(1)
+        backgrounds = eye().image_features(_grey(pictures, 1 - segment(pictures)))
+        return (backgrounds @ behind.T).amax(1)
 
     return measure
 
@@ -91,10 +91,10 @@ def prompt_drop(eye: Eye) -> Measure:
         pictures: Tensor, *, prompts: Sequence[str], references: Tensor, untuned: Tensor, **_: Any
     ) -> Tensor:
         said = eye().text_features(prompts)
-        own = (eye().image_features(pictures) * said).sum(1)
+        alignment = (eye().image_features(pictures) * said).sum(1)
         follows = (eye().image_features(untuned) * said).sum(1)
         ignores = (said @ eye().image_features(references).T).mean(1)
-        return (own < (follows + ignores) / 2).float()
+        return (alignment < (follows + ignores) / 2).float()
 
     return measure
 
@@ -103,8 +103,8 @@ def preference(judge: Callable[[], Any]) -> Measure:
     """A learned score of picture and prompt, as the published model gives it."""
 
     def measure(pictures: Tensor, *, prompts: Sequence[str], **_: Any) -> Tensor:
-        found: Tensor = judge().score(pictures, prompts)
-        return found
+        scores: Tensor = judge().score(pictures, prompts)
+        return scores
 
     return measure
 
@@ -164,7 +164,7 @@ def _windows_of_pair(eye: Any, pictures: Tensor, references: Tensor) -> tuple[Te
 def windows(pictures: Tensor, sides: Sequence[float] = (0.5, 0.7), steps: int = 3) -> Tensor:
     """Return square windows [n w 3 s s] of each picture, of several sides, on a grid."""
     h, w = pictures.shape[-2:]
-    found = []
+    cuts = []
     for part in sides:
         tall, wide = round(h * part), round(w * part)
         for i in range(steps):
@@ -172,10 +172,10 @@ def windows(pictures: Tensor, sides: Sequence[float] = (0.5, 0.7), steps: int = 
                 top = round((h - tall) * i / (steps - 1))
                 left = round((w - wide) * j / (steps - 1))
                 cut = pictures[..., top : top + tall, left : left + wide]
-                found.append(
+                cuts.append(
                     torch.nn.functional.interpolate(cut, (h, w), mode="bilinear", antialias=True)
                 )
-    return torch.stack(found, 1)
+    return torch.stack(cuts, 1)
 
 
 def _grey(pictures: Tensor, keep: Tensor) -> Tensor:
@@ -185,7 +185,7 @@ def _grey(pictures: Tensor, keep: Tensor) -> Tensor:
 def cut_out(pictures: Tensor, masks: Tensor) -> Tensor:
     """Return each masked subject [n 3 h w] on grey, scaled to fill the picture."""
     h, w = pictures.shape[-2:]
-    grey, found = _grey(pictures, masks), []
+    grey, cutouts = _grey(pictures, masks), []
     for picture, mask in zip(grey, masks, strict=True):
         rows = (mask[0] > 0.5).any(1).nonzero().flatten().tolist()
         columns = (mask[0] > 0.5).any(0).nonzero().flatten().tolist()
@@ -194,9 +194,9 @@ def cut_out(pictures: Tensor, masks: Tensor) -> Tensor:
             top = max(0, min((rows[0] + rows[-1] + 1 - side) // 2, h - side))
             left = max(0, min((columns[0] + columns[-1] + 1 - side) // 2, w - side))
             picture = picture[:, top : top + side, left : left + side]
-        found.append(
+        cutouts.append(
             torch.nn.functional.interpolate(
                 picture[None], (h, w), mode="bilinear", antialias=True, align_corners=False
             )[0]
         )
-    return torch.stack(found)
+    return torch.stack(cutouts)

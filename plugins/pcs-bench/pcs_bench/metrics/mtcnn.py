@@ -111,9 +111,9 @@ class Mtcnn:
             corner = 2 * at.flip(1) + 1
             window = torch.cat([corner / scale, (corner + 11) / scale], 1).floor()
             moved = _moved(window, edges[0][:, at[:, 0], at[:, 1]].T, sure[0][at[:, 0], at[:, 1]])
-            own = nms(window, moved[:, 4], 0.5)
-            rows.append(moved[own])
-            levels.append(torch.full((len(own),), len(levels)))
+            kept = nms(window, moved[:, 4], 0.5)
+            rows.append(moved[kept])
+            levels.append(torch.full((len(kept),), len(levels)))
             scale *= SHRINK
         if not rows:
             return x.new_zeros(0, 5)
@@ -138,12 +138,12 @@ def _cut(x: Tensor, box: Tensor, size: int) -> Tensor:
     """Return the box of ``x`` [1 3 h w] at ``size``; what lies outside the picture is grey (0)."""
     left, top, right, bottom = (int(v) for v in box[:4].round())
     height, width = x.shape[-2:]
-    found = x.new_zeros(1, 3, max(1, bottom - top), max(1, right - left))
+    patch = x.new_zeros(1, 3, max(1, bottom - top), max(1, right - left))
     inner = x[..., max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
     if inner.numel():
         at = (max(0, -top), max(0, -left))
-        found[..., at[0] : at[0] + inner.shape[-2], at[1] : at[1] + inner.shape[-1]] = inner
-    return interpolate(found, (size, size), mode="area")
+        patch[..., at[0] : at[0] + inner.shape[-2], at[1] : at[1] + inner.shape[-1]] = inner
+    return interpolate(patch, (size, size), mode="area")
 
 
 @cache
@@ -155,10 +155,10 @@ def mtcnn() -> Mtcnn:
     InputError
         The weights are not here.
     """
-    from pcs_bench.metrics.weights import held
+    from pcs_bench.metrics.weights import weight_file
 
     nets: list[Any] = [Proposals(), Refiner(), Output()]
     for net, name in zip(nets, ("pnet", "rnet", "onet"), strict=True):
-        path = held(f"mtcnn-{name}")
+        path = weight_file(f"mtcnn-{name}")
         net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return Mtcnn(*nets)

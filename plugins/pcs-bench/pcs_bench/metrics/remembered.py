@@ -23,17 +23,17 @@ class Remembered:
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return a row per picture."""
         keys = [_key(picture) for picture in pictures]
-        held = {key: self.rows[key] for key in keys if key in self.rows}
-        new = [i for i, key in enumerate(keys) if key not in held]
+        known = {key: self.rows[key] for key in keys if key in self.rows}
+        new = [i for i, key in enumerate(keys) if key not in known]
         if new:
-            found = self.look(pictures[new])
-            held |= {keys[i]: row for i, row in zip(new, found, strict=True)}
+            fresh = self.look(pictures[new])
+            known |= {keys[i]: row for i, row in zip(new, fresh, strict=True)}
         for key in keys:
-            self.rows[key] = held[key]
+            self.rows[key] = known[key]
             self.rows.move_to_end(key)
         while len(self.rows) > self.most:
             self.rows.popitem(last=False)
-        return torch.stack([held[key] for key in keys])
+        return torch.stack([known[key] for key in keys])
 
 
 def _key(picture: Tensor) -> str:

@@ -30,7 +30,7 @@ def border_contrast(pictures: Tensor, size: int = 64) -> Tensor:
 
 def _threshold(values: Tensor) -> Tensor:
     """Otsu's threshold of each map (1979), [n 1 1 1]."""
-    found = []
+    thresholds = []
     for row in values.flatten(1):
         cuts = torch.linspace(float(row.min()), float(row.max()), 34)[1:-1]
         low = row[None] <= cuts[:, None]
@@ -39,5 +39,5 @@ def _threshold(values: Tensor) -> Tensor:
         below = (row * low).sum(1)
         mean_low = below / low.sum(1).clamp_min(1)
         mean_high = (total - below) / (~low).sum(1).clamp_min(1)
-        found.append(cuts[(share * (1 - share) * (mean_low - mean_high).square()).argmax()])
-    return torch.stack(found)[:, None, None, None]
+        thresholds.append(cuts[(share * (1 - share) * (mean_low - mean_high).square()).argmax()])
+    return torch.stack(thresholds)[:, None, None, None]

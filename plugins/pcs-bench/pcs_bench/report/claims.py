@@ -98,12 +98,12 @@ def _share_without_leader(
 
 
 def _by_unit(results: Results, system: str, id: str) -> dict[Unit, float]:
-    found: dict[Unit, list[float]] = defaultdict(list)
+    by_unit: dict[Unit, list[float]] = defaultdict(list)
     for line in results.lines:
         value = line.get("scores", {}).get(id) if line["system"] == system else None
         if value is not None:
-            found[_unit(line, results.unit)].append(value)
-    return {unit: float(np.mean(values)) for unit, values in found.items()}
+            by_unit[_unit(line, results.unit)].append(value)
+    return {unit: float(np.mean(values)) for unit, values in by_unit.items()}
 
 
 def _unit(line: Mapping[str, Any], unit: str) -> Unit:
@@ -214,8 +214,8 @@ def _correlation(
 
 
 def _centred(values: Sequence[float]) -> np.ndarray:
-    found = np.asarray(values, dtype=float)
-    ranks = np.array([(found < v).sum() + ((found == v).sum() - 1) / 2 for v in found])
+    numbers = np.asarray(values, dtype=float)
+    ranks = np.array([(numbers < v).sum() + ((numbers == v).sum() - 1) / 2 for v in numbers])
     return (ranks - ranks.mean()) / max(len(ranks), 1)
 
 

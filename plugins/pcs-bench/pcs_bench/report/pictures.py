@@ -35,11 +35,11 @@ def data_uri(path: Path, side: int = SIDE) -> str:
 def grids(results: Results) -> list[dict[str, Any]]:
     """Return a grid per subject: its references, and a row of pictures (first seed) per system."""
     store, damaged = Store(results.folder), set(results.damaged)
-    found = []
+    grids = []
     by_key = {line["key"]: line for line in results.lines}
     for subject in results.protocol["subjects"][:SUBJECTS]:
-        own = [line for line in results.lines if line["subject"] == subject and line["seed"] == 0]
-        said = _said(own)
+        lines = [line for line in results.lines if line["subject"] == subject and line["seed"] == 0]
+        said = _said(lines)
         indices = list(said)[:PROMPTS]
         rows = []
         for row in results.rows:
@@ -48,7 +48,7 @@ def grids(results: Results) -> list[dict[str, Any]]:
             ]
             rows.append({"name": row.system, "cells": cells})
         references = sorted(store.references(subject).glob("*.png"))[:PROMPTS]
-        found.append(
+        grids.append(
             {
                 "subject": subject,
                 "references": [data_uri(path) for path in references],
@@ -56,21 +56,21 @@ def grids(results: Results) -> list[dict[str, Any]]:
                 "rows": rows,
             }
         )
-    return found
+    return grids
 
 
 def _said(lines: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Return each prompt by its number: in plain words where the untuned backbone was told it."""
-    found: dict[int, str] = {}
+    prompts: dict[int, str] = {}
     for line in sorted(lines, key=lambda line: (line["index"], line["system"] != UNTUNED)):
-        found.setdefault(line["index"], line.get("prompt", line["template"]))
-    return found
+        prompts.setdefault(line["index"], line.get("prompt", line["template"]))
+    return prompts
 
 
 def worst(results: Results) -> list[dict[str, Any]]:
     """Return each system's lowest pictures in alignment and in fidelity, with prompt and score."""
     store, damaged = Store(results.folder), set(results.damaged)
-    found = []
+    rows = []
     for row in results.rows:
         if row.baseline:
             continue
@@ -97,8 +97,8 @@ def worst(results: Results) -> list[dict[str, Any]]:
                     }
                 )
         if cells:
-            found.append({"name": row.system, "cells": cells})
-    return found
+            rows.append({"name": row.system, "cells": cells})
+    return rows
 
 
 def _cell(line: Mapping[str, Any] | None, store: Store, damaged: Sequence[str] | set[str]) -> Any:

@@ -101,7 +101,7 @@ def spread(marks: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, f
     taken = [
         (x - RADIUS - 1, y - RADIUS - 1, x + RADIUS + 1, y + RADIUS + 1) for x, y in marks.values()
     ]
-    found = {}
+    labels = {}
     for name, (x, y) in sorted(marks.items(), key=lambda item: item[1][1]):
         wide = width(name)
         best, least = (0.0, 0.0), math.inf
@@ -114,9 +114,9 @@ def spread(marks: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, f
                 best, least = (left, base), covered
             if covered == 0:
                 break
-        found[name] = (round(best[0], 1), round(best[1], 1))
+        labels[name] = (round(best[0], 1), round(best[1], 1))
         taken.append((best[0], best[1] - LINE + 2, best[0] + wide, best[1] + 2))
-    return found
+    return labels
 
 
 def _around(x: float, y: float, wide: float) -> Iterator[tuple[float, float]]:

@@ -106,15 +106,15 @@ class Results:
 
     def points(self) -> dict[str, tuple[float, float]]:
         """Return (alignment, fidelity) of each system that has both, more being better."""
-        found = {}
+        points = {}
         for row in self.rows:
             if self.alignment in row.scores and self.fidelity in row.scores:
                 x, y = row.scores[self.alignment].mean, row.scores[self.fidelity].mean
-                found[row.system] = (
+                points[row.system] = (
                     x if self.metric(self.alignment).higher else -x,
                     y if self.metric(self.fidelity).higher else -y,
                 )
-        return found
+        return points
 
 
 def gather(folder: Path, *, alignment: str = "", fidelity: str = "") -> Results:
@@ -151,11 +151,11 @@ def gather(folder: Path, *, alignment: str = "", fidelity: str = "") -> Results:
         missing=len(protocol["cells"]) - len(lines),
     )
     ids = [m.id for m in metrics if any(m.id in row.scores for row in rows)]
-    for wanted in (alignment, fidelity):
-        if wanted and wanted not in ids:
+    for asked in (alignment, fidelity):
+        if asked and asked not in ids:
             from pcs_core.errors import nearest
 
-            raise InputError(f"no scores of a metric {wanted!r}{nearest(wanted, ids)}")
+            raise InputError(f"no scores of a metric {asked!r}{nearest(asked, ids)}")
     results.alignment = alignment or _first(ids, ALIGNMENT)
     results.fidelity = fidelity or _first(ids, FIDELITY)
     results.copying = _first(ids, COPYING)
@@ -180,21 +180,21 @@ def metric_facts(id: str) -> MetricFacts:
     from pcs_bench import metrics
 
     try:
-        found = metrics.get(id)
+        metric = metrics.get(id)
     except Exception:  # whatever keeps it from opening was a row of the run
         return MetricFacts(id, id)
-    better = str(getattr(found, "better", "higher")).lower()
-    needs = getattr(found, "needs", ()) or ()
+    better = str(getattr(metric, "better", "higher")).lower()
+    needs = getattr(metric, "needs", ()) or ()
     return MetricFacts(
         id,
-        str(getattr(found, "title", id)),
-        str(getattr(found, "paper", "") or ""),
+        str(getattr(metric, "title", id)),
+        str(getattr(metric, "paper", "") or ""),
         better not in ("lower", "less", "low"),
         needs if isinstance(needs, str) else ", ".join(map(str, needs)),
-        str(getattr(found, "per", "picture")),
-        str(getattr(found, "model", "")),
-        str(getattr(found, "preprocessing", "")),
-        str(getattr(found, "licence", "")),
+        str(getattr(metric, "per", "picture")),
+        str(getattr(metric, "model", "")),
+        str(getattr(metric, "preprocessing", "")),
+        str(getattr(metric, "licence", "")),
     )
 
 
@@ -209,8 +209,8 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def _ranks(values: Sequence[float]) -> np.ndarray:
-    found = np.asarray(values, dtype=float)
-    return np.array([(found < v).sum() + ((found == v).sum() - 1) / 2 for v in found])
+    numbers = np.asarray(values, dtype=float)
+    return np.array([(numbers < v).sum() + ((numbers == v).sum() - 1) / 2 for v in numbers])
 
 
 def _first(ids: Sequence[str], words: Sequence[str]) -> str:
@@ -219,8 +219,8 @@ def _first(ids: Sequence[str], words: Sequence[str]) -> str:
 
 def _sets(store: Store) -> list[dict[str, Any]]:
     with contextlib.suppress(OSError, ValueError):
-        found: list[dict[str, Any]] = json.loads((store.folder / SETS).read_text("utf-8"))
-        return found
+        sets: list[dict[str, Any]] = json.loads((store.folder / SETS).read_text("utf-8"))
+        return sets
     return []
 
 
@@ -234,13 +234,13 @@ def _system_facts() -> Mapping[str, Mapping[str, Any]]:
 def _values(
     lines: Sequence[Mapping[str, Any]], system: str, metric: str, unit: str
 ) -> dict[tuple[Any, ...], list[float]]:
-    found: dict[tuple[Any, ...], list[float]] = defaultdict(list)
+    by_unit: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     for line in lines:
         value = line.get("scores", {}).get(metric) if line["system"] == system else None
         if value is not None and math.isfinite(value):
             key = (line["subject"],) if unit == "subject" else (line["subject"], line["index"])
-            found[key].append(value)
-    return found
+            by_unit[key].append(value)
+    return by_unit
 
 
 def _row(
@@ -253,20 +253,20 @@ def _row(
     unit: str,
     facts: Mapping[str, Mapping[str, Any]],
 ) -> Row:
-    own = [line for line in lines if line["system"] == system]
-    done = [line for line in own if line["state"] == "done"]
+    system_lines = [line for line in lines if line["system"] == system]
+    done = [line for line in system_lines if line["state"] == "done"]
     scores = {}
     for metric in metrics:
-        found = interval(_values(own, system, metric.id, unit).values())
-        if found is None:
-            held = [
+        estimate = interval(_values(system_lines, system, metric.id, unit).values())
+        if estimate is None:
+            set_values = [
                 [r["value"]]
                 for r in sets
                 if (r["metric"], r["system"]) == (metric.id, system) and r.get("value") is not None
             ]
-            found = interval(held)
-        if found is not None:
-            scores[metric.id] = found
+            estimate = interval(set_values)
+        if estimate is not None:
+            scores[metric.id] = estimate
     keys = dict.fromkeys(line["fit"] for line in done if line.get("fit"))
     ran = [fits[key] for key in keys if key in fits]
     timed = [f["seconds"] for f in ran if not f.get("resumed")]
@@ -282,7 +282,7 @@ def _row(
         paper=fact.get("paper", ""),
         scores=scores,
         done=len(done),
-        failed=len(own) - len(done),
+        failed=len(system_lines) - len(done),
         seconds=float(np.median(timed)) if timed else None,
         draw_seconds=float(np.median(drawn)) if drawn and system != "copy" else None,
         bytes=int(np.median(peaks)) if peaks else None,
@@ -302,7 +302,7 @@ def _pairs(
     lines: Sequence[Mapping[str, Any]],
     unit: str,
 ) -> list[Pair]:
-    found = []
+    pairs = []
     for metric in metrics:
         means = {
             s: {k: float(np.mean(v)) for k, v in _values(lines, s, metric.id, unit).items()}
@@ -323,8 +323,8 @@ def _pairs(
                     )
                 )
         adjusted = holm([row[3] for row in rows])
-        found += [
+        pairs += [
             Pair(metric.id, a, b, mean, p, corrected, count)
             for (a, b, mean, p, count), corrected in zip(rows, adjusted, strict=True)
         ]
-    return found
+    return pairs

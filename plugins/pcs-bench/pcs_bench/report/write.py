@@ -251,7 +251,7 @@ def _smallest_p(results: Results) -> dict[str, Any]:
 
 def _differences(results: Results) -> list[dict[str, Any]]:
     names = [row.system for row in results.rows]
-    found = []
+    tables = []
     for id in dict.fromkeys((results.alignment, results.fidelity)):
         pairs = {}
         for pair in results.pairs:
@@ -263,8 +263,8 @@ def _differences(results: Results) -> list[dict[str, Any]]:
         rows = [
             {"name": a, "cells": [_difference(pairs.get((a, b))) for b in names]} for a in names
         ]
-        found.append({"title": results.metric(id).title, "names": names, "rows": rows})
-    return found
+        tables.append({"title": results.metric(id).title, "names": names, "rows": rows})
+    return tables
 
 
 def _difference(pair: tuple[float, float] | None) -> dict[str, Any]:

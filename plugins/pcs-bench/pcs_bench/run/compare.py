@@ -78,16 +78,16 @@ def compare(
     chosen = named_systems(systems)
     check_known(chosen)  # before anything is written
     path = write_suite(folder.expanduser(), out, noun=noun, token=token, prompts=prompt or PROMPTS)
-    held = suites.load(path)
+    loaded = suites.load(path)
     protocol = Protocol(
         suite=str(path),
         systems=(*(b for b in BASELINES if b not in chosen), *chosen),
-        subjects=tuple(s.name for s in held.subjects),
+        subjects=tuple(s.name for s in loaded.subjects),
         seeds=seeds,
         backbone=backbone,
         device=device_name(device),
         settings=tuple(settings or ()),
-        metrics=named_metrics(metrics, held, backbone),
+        metrics=named_metrics(metrics, loaded, backbone),
     )
     outcome = run_bench(protocol, out, workers=workers)
     pages = write_report(out, title=f"{folder.name}: {', '.join(chosen)}")

@@ -98,13 +98,13 @@ def run_bench(
                 store.folder, protocol, todo, known_of, workers=workers, started=at_once
             )
         else:
-            held = devices(protocol.device, workers, len(todo))
-            at_once(len(held))
+            assigned = devices(protocol.device, workers, len(todo))
+            at_once(len(assigned))
             # never more than this process may use: OMP_NUM_THREADS holds for the workers too
             threads = (
-                max(1, torch.get_num_threads() // len(held)) if protocol.device == "cpu" else 0
+                max(1, torch.get_num_threads() // len(assigned)) if protocol.device == "cpu" else 0
             )
-            events = Pool(store.folder, protocol, held, threads).run(todo, known_of)
+            events = Pool(store.folder, protocol, assigned, threads).run(todo, known_of)
         with store.appending() as appender:
             lines = follow(events, of, known, appender, meter)
         sets = score_sets(place, of, lines)
@@ -207,13 +207,13 @@ def check_known(systems: Sequence[str]) -> None:
     """
     from pcs_core import installed
 
-    held = {*installed().recipe_files(), *BASELINES}
-    known = [s for s in systems if s in held or s.endswith(".toml")]
+    names = {*installed().recipe_files(), *BASELINES}
+    known = [s for s in systems if s in names or s.endswith(".toml")]
     if not [s for s in known if s not in BASELINES]:
         asked = [s for s in systems if s not in BASELINES]
         if not asked:
             raise InputError("give at least one system: --systems a,b (see pcs systems)")
-        raise InputError(f"no system {asked[0]!r}{nearest(asked[0], held)}: see pcs systems")
+        raise InputError(f"no system {asked[0]!r}{nearest(asked[0], names)}: see pcs systems")
 
 
 def facts(
@@ -222,7 +222,7 @@ def facts(
     """Return what ``run.json`` says: the exact protocol, and where it ran."""
     import torch
 
-    found = [find_subject(suite, name) for name in protocol.subjects]
+    subjects = [find_subject(suite, name) for name in protocol.subjects]
     return {
         **protocol.document(),
         "suite_kind": suite.kind,
@@ -234,7 +234,7 @@ def facts(
                 "token": s.token,
                 "class": str(getattr(s, "class_", "") or ""),
             }
-            for s in found
+            for s in subjects
         ],
         "cells": [cell.key for row in of.values() for cell in row],
         "backbone_card": {

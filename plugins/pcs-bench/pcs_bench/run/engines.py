@@ -214,8 +214,8 @@ def ray_cluster(
     """
     import ray
 
-    own = not ray.is_initialized()
-    if own:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         _join_cluster(ray)
     device = "GPU" if protocol.device.startswith("cuda") else "CPU"
     room = int(ray.cluster_resources().get(device, 1)) or 1
@@ -243,7 +243,7 @@ def ray_cluster(
                 yield Event(job, line)
             yield Event(job, error=error, seconds=seconds)
     finally:
-        if own:
+        if starts_ray:
             ray.shutdown()
 
 
@@ -286,8 +286,8 @@ def devices(device: str, workers: int, jobs: int) -> list[str]:
     import torch
 
     if device == "cuda":
-        held = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
-        return [held[i % len(held)] for i in range(workers or len(held))]
+        gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["cuda"]
+        return [gpus[i % len(gpus)] for i in range(workers or len(gpus))]
     if device.startswith("cuda"):
         return [device] * max(1, workers)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

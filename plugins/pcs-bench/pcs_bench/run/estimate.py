@@ -116,10 +116,10 @@ def estimate(
     from pcs_core import open_backbone
     from pcs_core.errors import PcsError
 
-    held = suites.load(suite)
-    subjects = held.subjects[: limit or None]
+    loaded = suites.load(suite)
+    subjects = loaded.subjects[: limit or None]
     each = seeds * min(
-        prompts or 10**6, max(len(prompts_of(held, subject.name)) for subject in subjects)
+        prompts or 10**6, max(len(prompts_of(loaded, subject.name)) for subject in subjects)
     )
     names = named_systems(systems)
     opened = open_backbone(backbone, device="cpu")
@@ -127,15 +127,15 @@ def estimate(
     protocol = Protocol(
         suite, names, (), backbone=backbone, settings=tuple(settings or ()), seeds=seeds
     )
-    found: list[Cost] = []
+    costs: list[Cost] = []
     for name in names:
         try:
-            found.append(cost(load_system(protocol, name), units, len(subjects), each))
+            costs.append(cost(load_system(protocol, name), units, len(subjects), each))
         except PcsError as error:
-            found.append(Cost(name, 0, 0, 0, 0.0, 0.0, 0.0, str(error)))
-    whole = sum(c.minutes for c in found) / workers
+            costs.append(Cost(name, 0, 0, 0, 0.0, 0.0, 0.0, str(error)))
+    whole = sum(c.minutes for c in costs) / workers
     if as_json:
-        rows = [asdict(c) for c in found]
+        rows = [asdict(c) for c in costs]
         typer.echo(
             json.dumps({"units": asdict(units), "systems": rows, "minutes": whole}, indent=1)
         )
@@ -144,18 +144,18 @@ def estimate(
         f"{units.train * 1000:.1f} ms a row of a fit, {units.draw * 1000:.1f} ms a row of a sampling step; "
         f"{len(subjects)} subjects, {each} pictures each"
     )
-    _tell(found)
+    _tell(costs)
     typer.echo(f"{whole:.0f} minutes on {workers} workers, of {minutes:g}")
     if whole > minutes:
-        drawing = sum(c.picture for c in found) * len(subjects) * each / 60 / workers
+        drawing = sum(c.picture for c in costs) * len(subjects) * each / 60 / workers
         left = max(0.0, minutes - drawing) / max(1e-9, whole - drawing)
         typer.echo(f"too long: drawing takes {drawing:.0f} of it; fits must shrink to {left:.0%}")
 
 
-def _tell(found: Sequence[Cost]) -> None:
+def _tell(costs: Sequence[Cost]) -> None:
     head = ("rows a fit", "fit, s", "picture, s", "minutes")
     typer.echo(f"{'':22}" + "".join(f"{word:>12}" for word in head))
-    for c in sorted(found, key=lambda c: -c.minutes):
+    for c in sorted(costs, key=lambda c: -c.minutes):
         if c.why:
             typer.echo(f"{c.system:22} {c.why}")
             continue

@@ -23,12 +23,12 @@ def versions() -> dict[str, str]:
 
     Without this distribution itself: a new report makes no picture old.
     """
-    found = {"python": platform.python_version()}
-    for held in distributions():
-        name = (held.metadata["Name"] or "").lower()
+    numbers = {"python": platform.python_version()}
+    for distribution in distributions():
+        name = (distribution.metadata["Name"] or "").lower()
         if (name.startswith("pcs-") and name != "pcs-bench") or name in LIBRARIES:
-            found[name] = held.version
-    return dict(sorted(found.items()))
+            numbers[name] = distribution.version
+    return dict(sorted(numbers.items()))
 
 
 def digest(**parts: Any) -> str:
@@ -39,7 +39,7 @@ def digest(**parts: Any) -> str:
 
 def subject_hash(subject: Subject) -> str:
     """Return the sha256 (hex) of all a fit reads of ``subject``; its name draws the random numbers."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     facts = [
         subject.name,
         [[c.name, c.token, c.noun, c.kind] for c in subject.concepts],
@@ -47,12 +47,12 @@ def subject_hash(subject: Subject) -> str:
         [dict(extra) for extra in subject.extra],
         {name: [m is not None for m in masks] for name, masks in subject.masks.items()},
     ]
-    found.update(json.dumps(facts, sort_keys=True, default=str).encode())
+    hasher.update(json.dumps(facts, sort_keys=True, default=str).encode())
     masks = [m for _, row in sorted(subject.masks.items()) for m in row if m is not None]
     for tensor in (*subject.images, *masks):
-        found.update(repr(tuple(tensor.shape)).encode())
-        found.update(tensor.contiguous().numpy().tobytes())
-    return found.hexdigest()
+        hasher.update(repr(tuple(tensor.shape)).encode())
+        hasher.update(tensor.contiguous().numpy().tobytes())
+    return hasher.hexdigest()
 
 
 def fit_key(recipe: str, backbone: str, subject: str, seed: int) -> str:

@@ -30,9 +30,9 @@ def peak_memory(device: str) -> Iterator[Peak]:
         return
     fresh = _forget_peak()
     yield peak
-    found = _high_water() if fresh else 0
-    if found:
-        peak.bytes, peak.what = found, "process"
+    high_water = _high_water() if fresh else 0
+    if high_water:
+        peak.bytes, peak.what = high_water, "process"
 
 
 def _forget_peak() -> bool:

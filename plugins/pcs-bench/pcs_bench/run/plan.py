@@ -124,13 +124,13 @@ def cells(protocol: Protocol, suite: Any, job: Job) -> list[Cell]:
 
 def prompts_of(suite: Any, subject: str) -> Sequence[Any]:
     """Return the prompts of a subject: its class's where the suite tells classes apart."""
-    own = getattr(suite, "prompts_for", None)
-    found = suite.prompts if own is None else own(find_subject(suite, subject))
-    if not 0 < len(found) <= NOISES:
+    prompts_for = getattr(suite, "prompts_for", None)
+    prompts = suite.prompts if prompts_for is None else prompts_for(find_subject(suite, subject))
+    if not 0 < len(prompts) <= NOISES:
         raise InputError(
-            f"suite {suite.id!r}: {len(found)} prompts for {subject!r}, give 1 to {NOISES}"
+            f"suite {suite.id!r}: {len(prompts)} prompts for {subject!r}, give 1 to {NOISES}"
         )
-    return tuple(found)
+    return tuple(prompts)
 
 
 def find_subject(suite: Any, name: str) -> Any:
@@ -150,9 +150,9 @@ def find_subject(suite: Any, name: str) -> Any:
     raise InputError(f"suite {suite.id!r} has no subject {name!r}{nearest(name, names)}")
 
 
-def chunks(wanted: Sequence[Cell]) -> Iterator[list[Cell]]:
+def chunks(cells: Sequence[Cell]) -> Iterator[list[Cell]]:
     """Return the cells as they are drawn together: neighbours of one seed."""
-    for seed in sorted({c.seed for c in wanted}):
-        row = [c for c in wanted if c.seed == seed]
+    for seed in sorted({c.seed for c in cells}):
+        row = [c for c in cells if c.seed == seed]
         for start in range(0, len(row), CHUNK):
             yield row[start : start + CHUNK]

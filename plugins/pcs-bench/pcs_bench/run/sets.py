@@ -62,10 +62,10 @@ def _earlier(place: Workplace) -> list[dict[str, Any]]:
     from pcs_bench.run.store import SETS
 
     try:
-        found: list[dict[str, Any]] = json.loads((place.store.folder / SETS).read_text("utf-8"))
+        rows: list[dict[str, Any]] = json.loads((place.store.folder / SETS).read_text("utf-8"))
     except (OSError, ValueError):
         return []
-    return found
+    return rows
 
 
 def _groups(of: Mapping[Job, Sequence[Cell]], *, whole: bool) -> list[tuple[str, list[str]]]:
@@ -84,10 +84,10 @@ def _score(
         metric = place.metrics.open(id)
         pictures, prompts, plains = [], [], []
         for cell in done:
-            found = place.store.read_picture(lines[cell.key]["hash"], lines[cell.key]["sha256"])
-            if found is None:
+            picture = place.store.read_picture(lines[cell.key]["hash"], lines[cell.key]["sha256"])
+            if picture is None:
                 raise InputError(f"the picture of {cell.key} is damaged: run again")
-            pictures.append(found)
+            pictures.append(picture)
             prompts.append(plain(cell.text, place.subject(cell.subject).concepts))
         names = list(dict.fromkeys(cell.subject for cell in done))
         if place.metrics.needs(id, "untuned"):

@@ -232,9 +232,9 @@ def open_source(place: Workplace, job: Job) -> Source:
 
 def read_fits(store: Store) -> dict[str, dict[str, Any]]:
     """Return what is known of each fit, by its key."""
-    found = {}
+    fits = {}
     for path in sorted((store.folder / "fits").glob("*.json")):
         if not path.name.endswith(".recipe.json"):
             with contextlib.suppress(ValueError, OSError):
-                found[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+                fits[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+    return fits

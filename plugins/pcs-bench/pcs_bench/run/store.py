@@ -78,14 +78,14 @@ class Store:
         """
         path = self.folder / PROTOCOL
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            document = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(
                 f"{self.folder} holds no benchmark: give a folder made by `pcs bench run`"
             ) from None
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}): run the benchmark again") from error
-        return dict(found)
+        return dict(document)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -98,11 +98,11 @@ class Store:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = {path.name for path in self.folder.iterdir()}
+            names = {path.name for path in self.folder.iterdir()}
         except OSError as error:
             why = error.strerror or error
             raise InputError(f"--out {self.folder}: {why}: give another folder") from error
-        if held and not held & OURS:
+        if names and not names & OURS:
             raise InputError(f"--out {self.folder} holds something else: give another folder")
         with (self.folder / LOCK).open("w") as file:
             try:
@@ -145,14 +145,14 @@ class Appender:
 
 def read_lines(path: Path) -> dict[str, dict[str, Any]]:
     """Return the last whole line of each ``key`` in a file of JSON lines, in order of first sight."""
-    found: dict[str, dict[str, Any]] = {}
+    lines: dict[str, dict[str, Any]] = {}
     if not path.exists():
-        return found
+        return lines
     for raw in path.read_bytes().split(b"\n"):
         with contextlib.suppress(ValueError, KeyError, TypeError):
             line = json.loads(raw)
-            found[line["key"]] = line
-    return found
+            lines[line["key"]] = line
+    return lines
 
 
 def cut_half_line(path: Path) -> None:

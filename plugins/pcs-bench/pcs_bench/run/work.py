@@ -26,16 +26,16 @@ def run_job(place: Workplace, job: Job, known: Mapping[str, Line]) -> Iterator[L
 
     A cell that fails is a line too.
     """
-    wanted = cells(place.protocol, place.suite, job)
+    job_cells = cells(place.protocol, place.suite, job)
     try:
         source = open_source(place, job)
     except Exception as error:
-        for cell in wanted:
+        for cell in job_cells:
             yield failed(cell, one_line(error))
         return
     ids = place.metrics.of_pictures()
     left: list[Cell] = []
-    for cell in wanted:
+    for cell in job_cells:
         line = known.get(cell.key, {})
         stands = line.get("hash") == source.key(cell) and line.get("state") == "done"
         if (
@@ -46,7 +46,7 @@ def run_job(place: Workplace, job: Job, known: Mapping[str, Line]) -> Iterator[L
             yield {"key": cell.key, "kept": True}
         else:
             left.append(cell)
-    for chunk in chunks(wanted):
+    for chunk in chunks(job_cells):
         missing = [cell for cell in chunk if cell in left]
         if missing:
             yield from _chunk(place, source, chunk, missing, known, ids)
@@ -70,11 +70,11 @@ def _chunk(
         for cell in missing:
             yield failed(cell, one_line(error))
         return
-    found = {cell: place.store.read_picture(source.key(cell)) for cell in missing}
+    pictures = {cell: place.store.read_picture(source.key(cell)) for cell in missing}
     for cell in missing:
-        if found[cell] is None:
+        if pictures[cell] is None:
             yield failed(cell, broken.get(cell, "its picture cannot be read back: check the disk"))
-    drawn = {cell: picture for cell, picture in found.items() if picture is not None}
+    drawn = {cell: picture for cell, picture in pictures.items() if picture is not None}
     if not drawn:
         return
     rows, errors = place.metrics.score(
@@ -135,24 +135,24 @@ def draw_chunk(
     return round(seconds, 4), broken
 
 
-def untuned(place: Workplace, subject: str, wanted: Sequence[Cell]) -> Tensor:
+def untuned(place: Workplace, subject: str, chosen: Sequence[Cell]) -> Tensor:
     """Return what the backbone draws untuned [n 3 h w] for the prompts and noise of these cells."""
     import torch
 
     job = Job(UNTUNED, subject)
     source = open_source(place, job)
-    keys = {(c.index, c.seed) for c in wanted}
+    keys = {(c.index, c.seed) for c in chosen}
     pictures: dict[tuple[int, int], Tensor] = {}
     for chunk in chunks(cells(place.protocol, place.suite, job)):
-        own = [c for c in chunk if (c.index, c.seed) in keys]
-        if own:
-            draw_chunk(place, source, chunk, own)
-            for cell in own:
-                found = place.store.read_picture(source.key(cell))
-                if found is None:
+        asked = [c for c in chunk if (c.index, c.seed) in keys]
+        if asked:
+            draw_chunk(place, source, chunk, asked)
+            for cell in asked:
+                picture = place.store.read_picture(source.key(cell))
+                if picture is None:
                     raise InputError("an untuned picture cannot be read back: check the disk")
-                pictures[cell.index, cell.seed] = found
-    return torch.stack([pictures[c.index, c.seed] for c in wanted])
+                pictures[cell.index, cell.seed] = picture
+    return torch.stack([pictures[c.index, c.seed] for c in chosen])
 
 
 def failed(cell: Cell, why: str) -> dict[str, Any]:

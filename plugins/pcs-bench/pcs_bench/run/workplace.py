@@ -53,12 +53,12 @@ class Workplace:
         from pcs_core import load_subject
 
         if name not in self._subjects:
-            found = find_subject(self.suite, name)
-            source = found.folder
+            entry = find_subject(self.suite, name)
+            source = entry.folder
             self._subjects[name] = (
                 source()
                 if callable(source)
-                else load_subject(source, noun=found.noun, token=found.token)
+                else load_subject(source, noun=entry.noun, token=entry.token)
             )
         return self._subjects[name]  # type: ignore[no-any-return]
 
@@ -84,10 +84,10 @@ class Workplace:
         from pcs_core import fit_image
 
         subject = self.subject(name)
-        found = next(iter(subject.masks.values()), ())
-        if not found or any(mask is None for mask in found):
+        masks = next(iter(subject.masks.values()), ())
+        if not masks or any(mask is None for mask in masks):
             return None
-        return torch.stack([fit_image(m, self.backbone.card.size) for m in found if m is not None])
+        return torch.stack([fit_image(m, self.backbone.card.size) for m in masks if m is not None])
 
 
 def load_system(protocol: Protocol, system: str) -> Recipe:

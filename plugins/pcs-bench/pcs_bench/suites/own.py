@@ -36,11 +36,11 @@ def make(
         raise InputError(f"kind {kind!r}: one of {known}; another kind needs --prompts")
     lists = list(lists) or [PROMPTS[kind]]
     prompts.prompts(lists)
-    found = sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
-    if not found:
+    folders = sorted(p for p in folder.glob("*") if p.is_dir() and not p.name.startswith("."))
+    if not folders:
         raise InputError(f"{folder} holds no folders: put the pictures of each subject in one")
     named = dict(entry.split("=", 1) for entry in nouns if "=" in entry)
-    names = [path.name for path in found]
+    names = [path.name for path in folders]
     for name in named:
         if name not in names:
             raise InputError(
@@ -48,13 +48,15 @@ def make(
             )
     common = next((entry for entry in nouns if "=" not in entry), None)
     sums, rows = [], []
-    for path in found:
+    for path in folders:
         noun = named.get(path.name, common)
-        own = (path / "subject.toml").exists()
-        if noun is None and not own:
+        described = (path / "subject.toml").exists()
+        if noun is None and not described:
             raise InputError(f"{path} has no noun: add --noun {path.name}=NOUN")
         token = f"<{path.name.replace('_', '-').replace(' ', '-')}>"
-        subject = load_subject(path, noun=None if own else noun, token=None if own else token)
+        subject = load_subject(
+            path, noun=None if described else noun, token=None if described else token
+        )
         concept = subject.concept
         rows.append((path.name, concept.noun, concept.token))
         sums += _sums(path, folder)

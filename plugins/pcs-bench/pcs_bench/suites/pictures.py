@@ -50,17 +50,17 @@ def verify(suite: str, folder: Path, base: Path, sums: Mapping[str, str]) -> Non
         A file is missing or differs; names it.
     """
     start = folder.relative_to(base).as_posix() + "/"
-    for path, wanted in sums.items():
+    for path, expected in sums.items():
         if not path.startswith(start):
             continue
         file = base / path
         if not file.exists():
             raise InputError(f"suite {suite!r}: {file} is missing: take the whole set of originals")
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
-        if found != wanted:
+        actual = hashlib.sha256(file.read_bytes()).hexdigest()
+        if actual != expected:
             raise InputError(
-                f"suite {suite!r}: {file} differs from the manifest (sha256 {found[:12]}..., wanted "
-                f"{wanted[:12]}...). Scores of changed pictures are not comparable: take the original, "
+                f"suite {suite!r}: {file} differs from the manifest (sha256 {actual[:12]}..., wanted "
+                f"{expected[:12]}...). Scores of changed pictures are not comparable: take the original, "
                 "or make a suite of your own with `pcs bench new` (--like SUITE keeps its subjects)"
             )
 
@@ -87,12 +87,12 @@ def join(parts: Sequence[Subject]) -> Subject:
     images = tuple(image for part in parts for image in part.images)
     masks: dict[str, tuple[Tensor | None, ...]] = {}
     for part in parts:
-        own = part.masks.get(part.concept.name)
-        if own is None:
+        part_masks = part.masks.get(part.concept.name)
+        if part_masks is None:
             continue
         row: list[Tensor | None] = []
         for other in parts:
-            row += own if other is part else [torch.zeros_like(i[:1]) for i in other.images]
+            row += part_masks if other is part else [torch.zeros_like(i[:1]) for i in other.images]
         masks[part.concept.name] = tuple(row)
     return Subject(
         name="_".join(part.name for part in parts),

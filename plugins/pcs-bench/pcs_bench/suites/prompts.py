@@ -34,18 +34,18 @@ def prompts(lists: Sequence[str]) -> tuple[BenchPrompt, ...]:
     InputError
         No such list.
     """
-    found: list[BenchPrompt] = []
+    listed: list[BenchPrompt] = []
     for name in lists:
         if name in _data()["lists"]:
             kinds = _data()["lists"][name]
-            found += [BenchPrompt(text, kind) for kind, texts in kinds.items() for text in texts]
+            listed += [BenchPrompt(text, kind) for kind, texts in kinds.items() for text in texts]
         elif name in _data()["products"]:
             for kind, parts in _data()["products"][name].items():
                 pairs = product(parts["frames"], parts["endings"])
-                found += [BenchPrompt(f"{frame} {end}", kind) for frame, end in pairs]
+                listed += [BenchPrompt(f"{frame} {end}", kind) for frame, end in pairs]
         else:
             raise InputError(f"no prompt list {name!r}{nearest(name, names())}")
-    return tuple(found)
+    return tuple(listed)
 
 
 def custom_diffusion(file: Path, nouns: Sequence[str]) -> tuple[BenchPrompt, ...]:
@@ -53,11 +53,11 @@ def custom_diffusion(file: Path, nouns: Sequence[str]) -> tuple[BenchPrompt, ...
 
     In the lists of pairs the nouns stand alone; the first mention of each becomes its subject.
     """
-    found = []
+    read = []
     for line in file.read_text(encoding="utf-8").splitlines():
         if text := " ".join(line.split()):
-            found.append(BenchPrompt(_placed(text, nouns), "pair" if len(nouns) > 1 else "custom"))
-    return tuple(found)
+            read.append(BenchPrompt(_placed(text, nouns), "pair" if len(nouns) > 1 else "custom"))
+    return tuple(read)
 
 
 def _placed(text: str, nouns: Sequence[str]) -> str:

@@ -85,10 +85,10 @@ def _suite(document: Mapping[str, Any], path: Path) -> Suite:
     if survey:
         rows, by_class = _survey(about["id"], images, base, survey, by_class)
     elif "found" in document:
-        rows = _found(about["id"], images, base, document["found"])
+        rows = _folder_subjects(about["id"], images, base, document["found"])
     kind, id = about["kind"], about["id"]
     subjects = tuple(_subject(id, kind, row, images, base) for row in rows)
-    own = {
+    by_subject = {
         row["name"]: partial(_file, id, images, base / (row.get("prompts") or file), row)
         for row in rows
         if row.get("prompts") or file
@@ -102,7 +102,7 @@ def _suite(document: Mapping[str, Any], path: Path) -> Suite:
         paper=about.get("paper", ""),
         stands_for=about.get("stands_for", ""),
         images=images,
-        own_prompts=own,
+        own_prompts=by_subject,
     )
 
 
@@ -186,15 +186,13 @@ def _survey(
     if not file.exists():
         raise pictures.missing(suite, images, file)
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))[about["part"]]
+        info = json.loads(file.read_text(encoding="utf-8"))[about["part"]]
         if about["part"] == "face":
             kinds = ("accessory", "style", "action", "context")
-            said = {
-                "face": tuple(p for k in kinds for p in prompts.survey(found[f"prompt_{k}"], k))
-            }
+            said = {"face": tuple(p for k in kinds for p in prompts.survey(info[f"prompt_{k}"], k))}
             rows = [
                 {"name": id, "folder": f"face/{id}", "noun": noun, "class": "face"}
-                for id, noun in sorted(found["id_with_gender"].items())
+                for id, noun in sorted(info["id_with_gender"].items())
             ]
         else:
             said = dict(by_class)
@@ -205,7 +203,7 @@ def _survey(
                     "noun": noun,
                     "class": "live" if noun in LIVE else "object",
                 }
-                for name, noun in sorted(found["subject_with_cls"].items())
+                for name, noun in sorted(info["subject_with_cls"].items())
             ]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not as the survey's code reads it: {error!r}") from error
@@ -219,7 +217,7 @@ def _survey(
     return rows, said
 
 
-def _found(
+def _folder_subjects(
     suite: str, images: Mapping[str, Any], base: Path, about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     folders = sorted(p for p in base.glob("*") if p.is_dir() and not p.name.startswith("."))

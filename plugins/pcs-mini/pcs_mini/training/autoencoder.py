@@ -116,8 +116,8 @@ def train(settings: Settings, images: NDArray[np.uint8], report: Report) -> Path
     accelerator = start(settings)
     device = accelerator.device
     mine = slice(accelerator.process_index, None, accelerator.num_processes)
-    held = min(_HELD_BACK, len(images) // 8)
-    seen, kept_back = images[: len(images) - held], images[len(images) - held :]
+    reserved = min(_HELD_BACK, len(images) // 8)
+    seen, kept_back = images[: len(images) - reserved], images[len(images) - reserved :]
     held_back = torch.from_numpy(np.array(kept_back)).permute(0, 3, 1, 2).float() / 127.5 - 1
     held_back = held_back.to(device)
     if settings.init is None:

@@ -110,7 +110,7 @@ class Assets:
         except (zipfile.BadZipFile, KeyError, ValueError) as broken:
             raise AssetsError(f"{path} is no archive of the world ({broken})") from None
         self._limit = cache_bytes
-        self._held = 0
+        self._decoded_bytes = 0
         self._decoded: OrderedDict[str, Pixels] = OrderedDict()
 
     @cached_property
@@ -221,20 +221,20 @@ class Assets:
         return self.solids[concept]
 
     def _picture(self, file: str, mode: str = "RGBA") -> Pixels:
-        found = self._decoded.get(file)
-        if found is not None:
+        pixels = self._decoded.get(file)
+        if pixels is not None:
             self._decoded.move_to_end(file)
-            return found
+            return pixels
         try:
             data = self._archive.read(file)
         except KeyError:
             raise AssetsError(f"{self.path.name} names {file}, which it does not hold") from None
-        found = np.asarray(Image.open(io.BytesIO(data)).convert(mode))
-        self._decoded[file] = found
-        self._held += found.nbytes
-        while self._held > self._limit and len(self._decoded) > 1:
-            self._held -= self._decoded.popitem(last=False)[1].nbytes
-        return found
+        pixels = np.asarray(Image.open(io.BytesIO(data)).convert(mode))
+        self._decoded[file] = pixels
+        self._decoded_bytes += pixels.nbytes
+        while self._decoded_bytes > self._limit and len(self._decoded) > 1:
+            self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
+        return pixels
 
 
 def open_assets(path: Path | None = None) -> Assets:

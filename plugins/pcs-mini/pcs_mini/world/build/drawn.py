@@ -96,7 +96,7 @@ def concepts() -> dict[str, Concept]:
         A name occurs twice, is not one or two plain lower-case words, or two names share an icon.
     """
     table = tomllib.loads(files(__package__).joinpath("drawn.toml").read_text("utf-8"))
-    found: dict[str, Concept] = {}
+    by_name: dict[str, Concept] = {}
     codes: dict[str, str] = {}
     for category, rows in table.items():
         for name, (code, *icons) in rows.items():
@@ -104,16 +104,16 @@ def concepts() -> dict[str, Concept]:
                 raise ValueError(
                     f"drawn.toml: [{category}]: {name!r} is not one or two lower-case words"
                 )
-            if name in found:
+            if name in by_name:
                 raise ValueError(
-                    f"drawn.toml: {name!r} is in [{category}] and [{found[name].category}]: drop one"
+                    f"drawn.toml: {name!r} is in [{category}] and [{by_name[name].category}]: drop one"
                 )
             if code in codes:
                 raise ValueError(
                     f"drawn.toml: {name!r} and {codes[code]!r} are the same icon {code}: drop one"
                 )
-            found[name], codes[code] = Concept(category, code, tuple(icons)), name
-    return found
+            by_name[name], codes[code] = Concept(category, code, tuple(icons)), name
+    return by_name
 
 
 class VectorSet:

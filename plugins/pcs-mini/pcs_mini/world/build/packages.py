@@ -59,10 +59,10 @@ def fetch(package: Package, folder: Path) -> Path:
     path = folder / package.file
     if not path.exists():
         _download(package, folder)
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != package.sha256:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if digest != package.sha256:
         raise ValueError(
-            f"{path} has sha256 {found}, expected {package.sha256}: delete it to fetch it again, "
+            f"{path} has sha256 {digest}, expected {package.sha256}: delete it to fetch it again, "
             f"or change the pin of {package.name} if you mean another version"
         )
     return path

@@ -117,10 +117,10 @@ def _read_exr(data: bytes) -> Radiance:
 
 def _exr_of_module(module: bytes) -> bytes:
     """The file that a JavaScript module holds as a base64 data address."""
-    found = re.search(rb"base64,([A-Za-z0-9+/=]+)", module)
-    if found is None:
+    match = re.search(rb"base64,([A-Za-z0-9+/=]+)", module)
+    if match is None:
         raise ValueError("the module holds no base64 data")
-    return base64.b64decode(found[1])
+    return base64.b64decode(match[1])
 
 
 def _picture(row: dict[str, Any], contents: Contents) -> Image.Image:

@@ -75,14 +75,14 @@ def check_packages() -> None:
     """Refuse another version of the drawing packages than the pinned one."""
     for name, (version, *_) in PACKAGES.items():
         try:
-            found = importlib.metadata.version(name)
+            installed = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             raise ModuleNotFoundError(
                 f"{name} is missing: pip install 'pcs-mini[pack]'", name=name
             ) from None
-        if found != version:
+        if installed != version:
             raise ValueError(
-                f"{name} is {found}, expected {version}: pip install {name}=={version}, "
+                f"{name} is {installed}, expected {version}: pip install {name}=={version}, "
                 "or change PACKAGES in world/build/people.py"
             )
 
@@ -94,10 +94,10 @@ class AvatarStyle:
         from dicebear import Style
 
         data = files("dicebear_styles").joinpath(table["file"]).read_bytes()
-        found = hashlib.sha256(data).hexdigest()
-        if found != table["sha256"]:
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != table["sha256"]:
             raise ValueError(
-                f"{table['file']} has sha256 {found}, expected {table['sha256']}: install the "
+                f"{table['file']} has sha256 {digest}, expected {table['sha256']}: install the "
                 f"pinned dicebear-styles, or change [styles.{word}] in people.toml"
             )
         self.word, self.table, self.colours = word, table, colours

@@ -123,19 +123,19 @@ def _barycentric(
     return np.clip(np.stack([first, second, 1 - first - second], 1), 0, 1)
 
 
-def _surface(mesh: Mesh, found: _Fragments) -> tuple[Floats, Floats]:
+def _surface(mesh: Mesh, fragments: _Fragments) -> tuple[Floats, Floats]:
     """N x 3 colours and N alphas before light."""
-    colour, alpha = np.empty((len(found.pixel), 3)), np.empty(len(found.pixel))
-    materials = mesh.face_materials[found.triangle]
-    marked = (mesh.face_coordinates.min(1) >= 0)[found.triangle]
+    colour, alpha = np.empty((len(fragments.pixel), 3)), np.empty(len(fragments.pixel))
+    materials = mesh.face_materials[fragments.triangle]
+    marked = (mesh.face_coordinates.min(1) >= 0)[fragments.triangle]
     for number, material in enumerate(mesh.materials):
         here = materials == number
         colour[here], alpha[here] = material.colour, material.opacity
         if material.texture is None:
             continue
         at = np.nonzero(here & marked)[0]
-        corners = mesh.coordinates[mesh.face_coordinates[found.triangle[at]]]
-        u, v = (corners * found.weights[at][:, :, None]).sum(1).T
+        corners = mesh.coordinates[mesh.face_coordinates[fragments.triangle[at]]]
+        u, v = (corners * fragments.weights[at][:, :, None]).sum(1).T
         height, width, channels = material.texture.shape
         rows = np.floor((1 - v % 1) * height).astype(np.int64) % height
         texels = material.texture[rows, np.floor(u % 1 * width).astype(np.int64) % width]
@@ -164,22 +164,22 @@ def _layers(pixel: Ints, depth: Floats) -> list[Ints]:
 
 
 def _resolve(
-    found: _Fragments, colour: Floats, alpha: Floats, count: int
+    fragments: _Fragments, colour: Floats, alpha: Floats, count: int
 ) -> tuple[Floats, Floats, Floats]:
     """`count` colours times alpha, alphas and depths: opaque first, then glass from far to near."""
     paint, cover, near = np.zeros((count, 3)), np.zeros(count), np.full(count, np.inf)
     opaque = np.nonzero(alpha > OPAQUE)[0]
-    opaque = opaque[np.argsort(-found.depth[opaque], kind="stable")]
-    pixel = found.pixel[opaque]
-    paint[pixel], cover[pixel], near[pixel] = colour[opaque], 1, found.depth[opaque]
+    opaque = opaque[np.argsort(-fragments.depth[opaque], kind="stable")]
+    pixel = fragments.pixel[opaque]
+    paint[pixel], cover[pixel], near[pixel] = colour[opaque], 1, fragments.depth[opaque]
     glass = np.nonzero((alpha <= OPAQUE) & (alpha > CUT))[0]
-    glass = glass[found.depth[glass] < near[found.pixel[glass]] - 1e-6]
-    for layer in _layers(found.pixel[glass], found.depth[glass]):
+    glass = glass[fragments.depth[glass] < near[fragments.pixel[glass]] - 1e-6]
+    for layer in _layers(fragments.pixel[glass], fragments.depth[glass]):
         chosen = glass[layer]
-        pixel, over = found.pixel[chosen], np.maximum(alpha[chosen], FAINTEST)
+        pixel, over = fragments.pixel[chosen], np.maximum(alpha[chosen], FAINTEST)
         paint[pixel] = colour[chosen] * over[:, None] + paint[pixel] * (1 - over)[:, None]
         cover[pixel] = over + cover[pixel] * (1 - over)
-        near[pixel] = np.minimum(near[pixel], found.depth[chosen])
+        near[pixel] = np.minimum(near[pixel], fragments.depth[chosen])
     return paint, cover, near
 
 
@@ -200,12 +200,12 @@ def render(mesh: Mesh, azimuth: float, elevation: float, size: int = 96, zoom: f
     flat, distance = _project(mesh, axes)
     placed = (1 + flat * zoom * [1, -1]) * width / 2
     corners = placed[mesh.faces]
-    found = _scan(corners[..., 0], corners[..., 1], 1 / distance[mesh.faces], width)
-    colour, alpha = _surface(mesh, found)
-    normals = (mesh.normals[found.triangle] * found.weights[:, :, None]).sum(1)
+    fragments = _scan(corners[..., 0], corners[..., 1], 1 / distance[mesh.faces], width)
+    colour, alpha = _surface(mesh, fragments)
+    normals = (mesh.normals[fragments.triangle] * fragments.weights[:, :, None]).sum(1)
     normals /= np.linalg.norm(normals, axis=1, keepdims=True) + 1e-9
     colour = np.clip(colour * _light(normals, axes)[:, None], 0, 1)
-    paint, cover, near = _resolve(found, colour, alpha, width * width)
+    paint, cover, near = _resolve(fragments, colour, alpha, width * width)
     paint = np.mean(_samples(paint.reshape(width, width, 3)), axis=0)
     cover = np.mean(_samples(cover.reshape(width, width)), axis=0)
     rgb = paint / np.maximum(cover, 1e-6)[..., None]

@@ -55,17 +55,17 @@ class Solid:
 def solids(table: dict[str, Any] | None = None) -> list[Solid]:
     """The models of ``solids.toml``, in its order."""
     table = _table() if table is None else table
-    found: dict[str, Solid] = {}
+    by_concept: dict[str, Solid] = {}
     for library, models in table["solids"].items():
         if library not in table["libraries"]:
             known = ", ".join(table["libraries"])
             raise ValueError(f"solids.toml: unknown library {library!r}; there are {known}")
         for concept, entry in models.items():
-            if concept in found:
-                other = found[concept].library
+            if concept in by_concept:
+                other = by_concept[concept].library
                 raise ValueError(f"solids.toml: {concept!r} is in {other} and {library}: rename")
-            found[concept] = Solid(concept, library=library, **entry)
-    return list(found.values())
+            by_concept[concept] = Solid(concept, library=library, **entry)
+    return list(by_concept.values())
 
 
 def _table() -> dict[str, Any]:
@@ -98,27 +98,27 @@ def open_libraries(
             f"{package['version']}, or change solids.toml"
         )
     contents = next(body for name, body in _members_of_ar(data) if name.startswith("data.tar"))
-    found: dict[str, zipfile.ZipFile] = {}
+    libraries: dict[str, zipfile.ZipFile] = {}
     with tarfile.open(fileobj=io.BytesIO(contents)) as tar:
         for member in tar:
             stem = Path(member.name).stem
             if member.name.endswith(".sh3f") and stem in names:
                 body = tar.extractfile(member)
                 assert body is not None
-                found[stem] = zipfile.ZipFile(io.BytesIO(body.read()))
-    return found
+                libraries[stem] = zipfile.ZipFile(io.BytesIO(body.read()))
+    return libraries
 
 
 def read_catalogue(text: str) -> dict[int, dict[str, str]]:
     """A library's ``PluginFurnitureCatalog.properties``: number -> key -> value."""
-    found: dict[int, dict[str, str]] = {}
+    entries: dict[int, dict[str, str]] = {}
     for line in text.splitlines():
         matched = re.match(r"([A-Za-z]+)#(\d+)\s*=\s*(.*)", line)
         if matched:
             key, number, value = matched.groups()
             value = re.sub(r"\\u([0-9a-fA-F]{4})", lambda m: chr(int(m[1], 16)), value)
-            found.setdefault(int(number), {})[key] = value.strip()
-    return found
+            entries.setdefault(int(number), {})[key] = value.strip()
+    return entries
 
 
 def _fetch_of(library: zipfile.ZipFile) -> Fetch:
@@ -232,8 +232,8 @@ def build(packages: Path, report: Callable[[str], None], *, limit: int | None = 
             "sha256": package["sha256"],
             "library": name,
             "licence": licences[name]["licence"],
-            "author": ", ".join(sorted(found)),
+            "author": ", ".join(sorted(authors)),
         }
-        for name, found in creators.items()
+        for name, authors in creators.items()
     ]
     return Family(entries, index, sources)

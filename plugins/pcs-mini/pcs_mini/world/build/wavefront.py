@@ -107,7 +107,7 @@ def read_materials(path: str, fetch: Fetch) -> tuple[dict[str, Material], list[s
     data = fetch(path)
     if data is None:
         return {}, [path]
-    found: dict[str, Material] = {}
+    materials: dict[str, Material] = {}
     missing: list[str] = []
     name = ""
     for line in data.decode("latin1").splitlines():
@@ -115,23 +115,23 @@ def read_materials(path: str, fetch: Fetch) -> tuple[dict[str, Material], list[s
         value = value.strip()
         if key == "newmtl":
             name = value
-            found[name] = Material()
+            materials[name] = Material()
         elif name and key == "Kd":
             red, green, blue = (float(part) for part in value.split()[:3])
-            found[name] = replace(found[name], colour=(red, green, blue))
+            materials[name] = replace(materials[name], colour=(red, green, blue))
         elif name and key == "d":
-            found[name] = replace(found[name], opacity=float(value.split()[-1]))
+            materials[name] = replace(materials[name], opacity=float(value.split()[-1]))
         elif name and key == "map_Kd":
             # Authors leave paths of their own disk, with backslashes: the bare name may be there.
             written, folder = value.replace("\\", "/"), posixpath.dirname(path)
             for tried in (written, posixpath.basename(written)):
                 texture = _texture(posixpath.normpath(posixpath.join(folder, tried)), fetch)
                 if texture is not None:
-                    found[name] = replace(found[name], texture=texture)
+                    materials[name] = replace(materials[name], texture=texture)
                     break
             else:
                 missing.append(value)
-    return found, missing
+    return materials, missing
 
 
 def _index(text: str, count: int, what: str, place: str) -> int:
@@ -140,10 +140,10 @@ def _index(text: str, count: int, what: str, place: str) -> int:
         number = int(text)
     except ValueError:
         raise ValueError(f"{place}: a face names {what} {text!r}, not a number") from None
-    found = number - 1 if number > 0 else count + number
-    if number == 0 or not 0 <= found < count:
+    index = number - 1 if number > 0 else count + number
+    if number == 0 or not 0 <= index < count:
         raise ValueError(f"{place}: a face names {what} {number}, but there are {count} so far")
-    return found
+    return index
 
 
 def read_obj(path: str, fetch: Fetch) -> Mesh:
