@@ -1,4 +1,4 @@
-"""OFT: each weight is the frozen one times rotations, so angles between neurons stay."""
+"""COFT: each weight is the frozen one times four rotations of bounded radius, so angles between neurons stay."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pcs_core.data.check import CheckReport, CheckRow
 SYSTEM = "oft"
 PROMPT = "a photo of <thing> on the beach"
 DRAW: dict[str, Any] = {"steps": 2, "scale": 1.0, "seed": 1}
+BLOCKS, EPS = 4, 6e-5
+"""Of the authors' script: rotations a layer, and what a generator's norm may reach per number of a block."""
 
 
 def check(neutral: bool = False) -> CheckReport:
@@ -31,18 +33,21 @@ def check(neutral: bool = False) -> CheckReport:
             "tune.lr=2e-2",
             "regularizers.prior_preservation.count=2",
             "sample.steps=2",
-            *(["weights.peft.coft=true", "weights.peft.eps=0.0"] if neutral else []),
+            *(["weights.peft.eps=0.0"] if neutral else []),
         ],
     )
     artifact = fit(recipe, random_subject("thing"), backbone)[0]
     tuned = sample(artifact, backbone, PROMPT, **DRAW)
-    zero = 0.0 if neutral else 1.0
     turned, skew, angles, moved = {}, 0.0, 0.0, float("inf")
+    bound, counts = 0.0, set()
     for name, vector in artifact.tensors.items():
         layer = name.split("/")[2]
         module: Any = backbone.parts["denoiser"].get_submodule(layer)
         weight = module.weight.detach().double()
-        blocks = rotations(zero * vector.double(), weight.shape[1])
+        counts.add(len(vector))
+        held, excess = within(vector.double(), weight.shape[1])
+        bound = max(bound, excess)
+        blocks = rotations(held, weight.shape[1])
         identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
         skew = max(skew, float((blocks.mT @ blocks - identity).abs().max()))
         new = weight @ torch.block_diag(*blocks).T
@@ -56,14 +61,31 @@ def check(neutral: bool = False) -> CheckReport:
         [
             compare("largest |R^T R - I| of a block", skew, "<", 1e-4),
             compare("largest change of a cosine between neurons", angles, "<", 1e-4),
-            compare("smallest over layers of the largest |W' - W|", moved, ">", 1e-4),
-            compare("attached against W' = W R", float((tuned - merged).abs().max()), "<", 1e-4),
+            compare("smallest over layers of the largest |W' - W|", moved, ">", 1e-6),
+            compare("layers with another number of rotations", len(counts - {BLOCKS}), "==", 0),
+            compare("a generator's norm before it is held, by the radius", bound, ">", 2.0),
+            compare(
+                "attached against W' = W R, R held within the radius",
+                float((tuned - merged).abs().max()),
+                "<",
+                1e-5,
+            ),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
         ],
         seconds=time.monotonic() - started,
         backbone=backbone.card.id,
-        note="neutral: COFT with radius 0, so W' = W",
+        note="neutral: radius 0, so W' = W",
     )
+
+
+def within(vector: torch.Tensor, width: int) -> tuple[torch.Tensor, float]:
+    """Return the upper triangles held within the radius eps n^2 / sqrt(blocks), and the largest excess.
+
+    ``vector`` [blocks, n (n - 1) / 2] of a layer of ``width`` inputs; the norm is that of the whole matrix.
+    """
+    radius = EPS * (width // vector.shape[0]) ** 2 / vector.shape[0] ** 0.5
+    norm = (2.0 * vector.square().sum(1, keepdim=True)).sqrt()
+    return vector * (radius / norm.clamp_min(1e-30)).clamp(max=1.0), float(norm.max() / radius)
 
 
 def rotations(vector: torch.Tensor, width: int) -> torch.Tensor:

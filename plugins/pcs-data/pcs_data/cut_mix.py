@@ -18,11 +18,14 @@ from pcs_core import Technique, hookimpl
 from pcs_core.backbone import names_token
 from pcs_core.data import Example, Features, region_name
 from pcs_core.errors import InputError
+from pcs_data.valid import VALID, loss_where_valid
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Run, Subject
+    from pcs_core.data import MaskQuery, Masks, Run, Subject
+
+REGION = f"{VALID}cut_mix"
 
 CAPTIONS: tuple[str, ...] = (
     "a photo of {left} on the left and {right} on the right",
@@ -40,15 +43,16 @@ class CutMix(Technique):
 
     id = "data.cut_mix"
     reads = ("role:subject", "region:mask.concept.*")
-    writes = ("role:subject", "region:mask.concept.*")
+    writes = ("role:subject", "region:mask.concept.*", f"region:{REGION}", "mask:loss")
     catalogue = ("cut-mix",)
+    mask_moments = ("batch",)
     neutral = {"share": 0.0}
 
     share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.6
     """Share of the rows of role "subject" that are stitched."""
     layout: Literal["halves", "scaled"] = "halves"
     """"halves": the middle of each picture fills its half; "scaled": the whole picture at half its
-    size, at a random height, on its own mean colour."""
+    size, at a random height, on its own mean colour, where the reconstruction error does not count."""
     captions: Annotated[tuple[str, ...], Field(min_length=1)] = CAPTIONS
     """Captions of stitched pictures; ``{left}`` and ``{right}`` stand for the tokens."""
 
@@ -63,19 +67,28 @@ class CutMix(Technique):
         rng = run.subject_rng(references[0].subject, self.id)
         return Features(examples=tuple(self._stitch(subject, shown, rng) for _ in range(count)))
 
+    @hookimpl
+    def mask(self, run: Run, query: MaskQuery) -> Masks | None:
+        """Count the error of "scaled" halves on the pictures alone."""
+        return loss_where_valid(query, REGION)
+
     def _stitch(
         self, subject: Subject, shown: Sequence[Sequence[Example]], rng: random.Random
     ) -> Example:
         slots = rng.sample(range(len(shown)), 2)
-        halves, regions = [], {}
+        halves, shown_at, regions = [], [], {}
         for side, slot in enumerate(slots):
             image = rng.choice(shown[slot]).image
             height, width = image.shape[-2:]
             own = width // 2 if side == 0 else width - width // 2
-            halves.append(half(image, own, rng if self.layout == "scaled" else None))
+            piece, covered = half(image, own, rng if self.layout == "scaled" else None)
+            halves.append(piece)
+            shown_at.append(covered)
             region = torch.zeros(1, height, width)
             region[..., :own] = 1.0
             regions[region_name(slot)] = region if side == 0 else region.flip(-1)
+        if self.layout == "scaled":
+            regions[REGION] = torch.cat(shown_at, dim=-1)
         tokens = [subject.concepts[slot].token for slot in slots]
         named = [
             c.replace("{left}", tokens[0]).replace("{right}", tokens[1]) for c in self.captions
@@ -119,17 +132,22 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
     return found
 
 
-def half(image: Tensor, width: int, rng: random.Random | None) -> Tensor:
-    """Return the [3 h width] half made of ``image`` [3 h w]: its middle, or with ``rng`` all of it."""
+def half(image: Tensor, width: int, rng: random.Random | None) -> tuple[Tensor, Tensor]:
+    """Return the [3 h width] half made of ``image`` [3 h w], and where it shows the picture [1 h width].
+
+    The picture's middle, or with ``rng`` all of it, smaller, on its mean colour.
+    """
     height, full = image.shape[-2:]
     if rng is None:
         left = (full - width) // 2
-        return image[..., left : left + width]
+        return image[..., left : left + width], torch.ones(1, height, width)
     size = (max(1, round(height * width / full)), width)
     small = F.interpolate(
         image[None], size=size, mode="bilinear", antialias=True, align_corners=False
     )[0].clamp(0, 1)
     canvas = image.mean(dim=(-2, -1), keepdim=True).expand(-1, height, width).clone()
+    covered = torch.zeros(1, height, width)
     top = rng.randint(0, height - size[0])
     canvas[:, top : top + size[0]] = small
-    return canvas
+    covered[:, top : top + size[0]] = 1.0
+    return canvas, covered

@@ -61,13 +61,50 @@ def test_crops_and_rescaling_stay_in_range(backbone: Backbone) -> None:
 
 def test_size_words_say_what_was_done(backbone: Backbone) -> None:
     _, small = variants(backbone, variants=2, rescale=(0.3, 0.4))
-    assert all(c.startswith("far away very small a photo") for e in small for c in e.captions)
-    _, large = variants(backbone, variants=2, rescale=(1.2, 1.4))
-    assert all(c.startswith("zoomed in close up a photo") for e in large for c in e.captions)
+    assert {c for e in small for c in e.captions} == {
+        "a far away a photo of <fido>",
+        "very small a photo of <fido>",
+    }
+    own: dict[str, Any] = {"variants": 2, "caption": "photo of a {token}"}
+    _, large = variants(backbone, rescale=(1.2, 1.4), **own)
+    assert {c for e in large for c in e.captions} == {
+        "zoomed in photo of a <fido>",
+        "close up photo of a <fido>",
+    }
     _, plain = variants(backbone, variants=2, rescale=(0.3, 0.4), size_words=False)
     assert all(c == "a photo of <fido>" for e in plain for c in e.captions)
     _, middle = variants(backbone, variants=2, rescale=(0.7, 0.9))
     assert all(c == "a photo of <fido>" for e in middle for c in e.captions)
+
+
+PUBLISHED: dict[str, Any] = {
+    "rescale": (1 / 3, 1.0),
+    "close_ups": (1.2, 1.4),
+    "whole": True,
+    "fill": "grey",
+}
+"""What Custom Diffusion's code does."""
+
+
+def test_the_published_sizes(backbone: Backbone) -> None:
+    """Two of three from 1/3 to 1, of which those from 0.6 on stay whole; one of three from 1.2 to 1.4."""
+    references, drawn = variants(backbone, variants=200, flip=0.0, **PUBLISHED)
+    small = [e for e in drawn if "mask.valid.augment" in e.regions]
+    whole = [e for e in drawn if any(torch.equal(e.image, r.image) for r in references)]
+    close = len(drawn) - len(small) - len(whole)
+    assert 0.2 < len(small) / len(drawn) < 0.34  # 2/3 * (0.6 - 1/3) / (2/3) = 0.27
+    assert 0.32 < len(whole) / len(drawn) < 0.48  # 2/3 * 0.4 / (2/3) = 0.4
+    assert 0.27 < close / len(drawn) < 0.4
+    for example in small:
+        valid = example.regions["mask.valid.augment"]
+        assert 0.1 < float(valid.mean()) < 0.37
+        ground = example.image[:, valid[0] < 1e-6]
+        torch.testing.assert_close(ground, torch.full_like(ground, 0.5))
+
+
+def test_close_ups_are_of_any_part(backbone: Backbone) -> None:
+    _, drawn = variants(backbone, variants=20, flip=0.0, rescale=(1.4, 1.4))
+    assert len({tuple(e.image.flatten().tolist()) for e in drawn}) > 25  # of 2 x 20
 
 
 def test_masks_move_with_the_picture() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,10 +23,17 @@ class Injected(InjectEdit):
     """
 
     def __init__(
-        self, part: str, sites: tuple[Site, ...], root: nn.Module, config: Any, seed: int
+        self,
+        part: str,
+        sites: tuple[Site, ...],
+        root: nn.Module,
+        config: Any,
+        seed: int,
+        adjust: Callable[[Any], None] | None = None,
     ) -> None:
+        # ``adjust`` is called with each wrapper that peft made: what peft knows no setting for, layer by layer
         super().__init__(part, f"peft-{part}")
-        self.sites, self.config, self.seed = sites, config, seed
+        self.sites, self.config, self.seed, self.adjust = sites, config, seed, adjust
         self.claims = tuple(str(site) for site in sites)
         self.adapter = "pcs"
         self._layers: list[tuple[str, Any]] = []
@@ -51,6 +58,9 @@ class Injected(InjectEdit):
             for name, module in root.named_modules()
             if isinstance(module, BaseTunerLayer) and id(module) not in others
         ]
+        if self.adjust is not None:
+            for _, layer in self._layers:
+                self.adjust(layer)
         if self._values:
             self._adopt()
         else:

@@ -29,10 +29,15 @@ class ProjectionDelta(AttnEdit):
     kinds = ("self", "cross", "temporal", "joint")
 
     def __init__(
-        self, site: Site, parts: tuple[Projection, ...], subjects: int, strength: float
+        self,
+        site: Site,
+        parts: tuple[Projection, ...],
+        subjects: int,
+        strength: float,
+        hold_start: bool = False,
     ) -> None:
         super().__init__(site, stacked=True)
-        self.strength = strength
+        self.strength, self.hold_start = strength, hold_start
         for part in parts:
             fan_in = site.width if part == "q" else site.context
             self.register_parameter(part, nn.Parameter(torch.zeros(subjects, site.width, fan_in)))
@@ -47,7 +52,12 @@ class ProjectionDelta(AttnEdit):
             if state.site.kind == "joint":  # the text's rows stand behind the picture's
                 n, m = state.x.shape[1], state.context.shape[1]
                 delta = F.pad(delta, (0, 0, 0, m) if part == "q" else (0, 0, n, 0))
-            setattr(state, part, before + (self.strength * delta).to(before.dtype))
+            moved = before + (self.strength * delta).to(before.dtype)
+            if self.hold_start and part != "q":
+                first = state.x.shape[1] if state.site.kind == "joint" else 0
+                held = moved[:, first : first + 1].detach()
+                moved = torch.cat([moved[:, :first], held, moved[:, first + 1 :]], dim=1)
+            setattr(state, part, moved)
         return state
 
 
@@ -64,13 +74,16 @@ class KVDelta(Technique):
     """Projections that may move."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Factor of the delta; 0 is the base network."""
+    hold_start: bool = False
+    """Whether the key and the value of the text's first token give no gradient, as in Custom Diffusion's code:
+    that token is the same in every prompt, and what it says is of no subject."""
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put one delta on each matching attention site."""
         return Fusion(
             edits=tuple(
-                ProjectionDelta(site, self.parts, features.subjects, self.strength)
+                ProjectionDelta(site, self.parts, features.subjects, self.strength, self.hold_start)
                 for site in run.sites(self.sites)
                 if site.kind in ("self", "cross", "joint")
             )
