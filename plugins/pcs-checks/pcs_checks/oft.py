@@ -1,4 +1,4 @@
-"""COFT: each weight is the frozen one times four rotations of bounded radius, so angles between neurons stay."""
+"""COFT: each weight is the frozen one times four rotations within a radius, so angles of neurons stay."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Where a picture that was set on a plain ground is a reference, and the ground around it is none.
 
-A technique that pads pictures marks what is picture as a region of the example, ``"mask.valid.<its name>"``, and
-answers `mask` with :func:`loss_where_valid`: whatever system it is part of, nobody learns to draw the ground.
+A technique that pads pictures marks what is picture as a region of the example, ``"mask.valid.<its name>"``,
+and answers `mask` with :func:`loss_where_valid`: so that no system learns to draw it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def loss_where_valid(query: MaskQuery, region: str) -> Masks | None:
 def valid_cells(covered: Tensor) -> Tensor:
     """Return 1 for the cells [b 1 h w] that show the picture alone, 0 for others, of the share that it covers.
 
-    Covered whole, and beside no cell that shows nothing of it: what an encoder says there depends on the ground.
-    A picture too small for such cells has its share of each cell.
+    Covered whole, and beside no cell that shows nothing of it: what an encoder says there depends on
+    the ground. A picture too small for such cells has its share of each cell.
     """
     seen = (covered > 0).to(covered)
     # the least of a cell and its neighbours; beyond the edge of the canvas there is no ground
