@@ -213,8 +213,19 @@ class Attachment:
                         text = edit.output(text, prompts.spans[key], cond)
                 texts.append(text)
             self.context.layer, self.context.layers = 0, 1
+            names = {edit.untuned for _, edit in acting if edit.untuned}
+            untuned = {name: self._untuned(state, name, prompts) for name in sorted(names)}
+        if untuned:
+            cond = cond.with_(extra={**cond.extra, **untuned})
         layered = torch.stack(texts, dim=1) if layers > 1 else None
         return cond.with_(text=texts[-1], layered=layered, pooled=pooled)
+
+    @torch.no_grad()
+    def _untuned(self, state: Mapping[str, Any], name: str, prompts: TokenisedPrompts) -> Tensor:
+        """Return what the base makes of ``prompts``, the rows of token edits that ask for ``name`` in place."""
+        with self._under({**state, "off": True, "instead": name}):
+            text: Tensor = self.backbone.encode_ids(prompts.ids)[0]
+            return text
 
     @contextmanager
     def under(self, **state: Any) -> Iterator[None]:

@@ -23,7 +23,8 @@ class Context:
 
     ``off`` gives the base network; ``edits`` globs over owners that act, comma between; ``record`` globs of
     attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder, ``subject`` [b] and
-    ``layer`` (of ``layers`` cross-attention sites) serve the text encoder; ``size`` (h, w) or
+    ``layer`` (of ``layers`` cross-attention sites) serve the text encoder, ``instead`` the ``untuned`` of
+    the token edits whose rows stand in the base's reading of a prompt; ``size`` (h, w) or
     (t, h, w) is that of the latents.
     """
 
@@ -38,6 +39,7 @@ class Context:
     subject: Tensor | None = None
     layer: int = 0
     layers: int = 1
+    instead: str = ""
     size: tuple[int, ...] = ()
 
     def acts(self, edit: Edit) -> bool:

@@ -32,6 +32,9 @@ class TokenEdit(Edit):
     LISTED, BOUND = 0, 60
     timed: ClassVar[bool] = False
     """True when what it says depends on the noise level: the text is then encoded in every step."""
+    untuned: ClassVar[str] = ""
+    """Name under which ``Conditioning.extra`` holds [b l d], what the base's text encoder makes of the same
+    prompts with :meth:`instead` at the placeholder; "" asks for nothing. Only where the edit acts."""
 
     def __init__(
         self, tokens: Sequence[str], *, count: int, hosts: Sequence[str], **options: object
@@ -76,6 +79,10 @@ class TokenEdit(Edit):
         """
         raise NotImplementedError
 
+    def instead(self) -> Tensor:
+        """Return the rows [S, count, d] that stand at the span where the base reads (``untuned``)."""
+        raise NotImplementedError
+
     def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
         """Return the encoder's output [b l d], changed; ``span`` [b count] holds positions or -1.
 
@@ -91,12 +98,13 @@ class BoundEmbedding:
     def __init__(self, module: nn.Module, edits: Sequence[TokenEdit], context: Context) -> None:
         self.module, self.context = module, context
         self.edits = {str(i): edit for i, edit in enumerate(edits) if edit.stage() != "output"}
+        self.all = {str(i): edit for i, edit in enumerate(edits)}
 
     def __call__(self, ids: Tensor) -> Tensor:
         """Return the rows [b l d] of ``ids``, the edits' rows at their spans."""
         table = type(self.module).forward(self.module, ids)
         if self.context.off:
-            return table
+            return self._instead(table) if self.context.instead else table
         for key, edit in self.edits.items():
             span = self.context.spans.get(key)
             if span is None or not self.context.acts(edit):
@@ -111,6 +119,16 @@ class BoundEmbedding:
             own = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
             own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice
             table = place_rows(table, span, own)
+        return table
+
+    def _instead(self, table: Tensor) -> Tensor:
+        """Return ``table`` with the rows of the edits that asked for the base's reading."""
+        for key, edit in self.all.items():
+            span = self.context.spans.get(key)
+            if span is not None and edit.untuned == self.context.instead:
+                rows = edit.instead()
+                own = rows if rows.shape[0] == 1 else rows[self.context.subject]
+                table = place_rows(table, span, own.repeat(1, span.shape[1] // own.shape[1], 1))
         return table
 
 

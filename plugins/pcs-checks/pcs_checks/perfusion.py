@@ -1,4 +1,4 @@
-"""Perfusion: the concept's key is its super-category's, its value is its own, the edit has rank one."""
+"""Perfusion: keys are the super-category's, all of the prompt, values the concept's, the edit has rank one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pcs_checks.changes import changed, snapshot
 from pcs_checks.subjects import random_subject
 from pcs_checks.variant import load
 from pcs_core import fit, open_backbone
-from pcs_core.backbone import import_tensors, select_sites
+from pcs_core.backbone import Attachment, import_tensors, select_sites, tokenise
 from pcs_core.data import AttnEdit, AttnState, Conditioning, TokenEdit
 from pcs_core.data.check import CheckReport, CheckRow
 from pcs_testing import build_fusion
@@ -32,6 +32,7 @@ def check(neutral: bool = False) -> CheckReport:
         "tune.lr=5e-2",
         "tokens.learnable.init=random",
         "weights.key_locked.decay=0.5",
+        "weights.key_locked.captions=300",
         f"weights.key_locked.strength={0.0 if neutral else 1.0}",
     ]
     subject = random_subject("thing")
@@ -43,6 +44,7 @@ def check(neutral: bool = False) -> CheckReport:
     for fusion in (gated, linear):
         import_tensors(fusion, dict(artifact.tensors))
     token: Any = next((e for e in gated.of(TokenEdit) if hasattr(e, "superclass")), None)
+    apart, keys, alike = _prompt_lock(backbone, gated, token)
     same, other, rank, least = 1.0, -1.0, 0, float("inf")
     shrinking, shown = 0, []
     if not gated.of(AttnEdit):
@@ -70,6 +72,9 @@ def check(neutral: bool = False) -> CheckReport:
             compare("largest cosine of its value and the base's", other, "<", 0.999),
             compare("largest rank of W_edit - W", rank, "<=", 1),
             compare("smallest over projections of the largest |W_edit - W|", least, ">", 0.0),
+            compare("what keys are made of less the class's prompt", apart, "<", 1e-4),
+            compare("keys of the prompt less their formula", keys, "<", 1e-3),
+            compare("mean s^2 of other words by that without statistics", alike, "<", 0.7),
             compare(
                 "cross-attention sites where raising beta shrinks the value",
                 shrinking,
@@ -83,6 +88,41 @@ def check(neutral: bool = False) -> CheckReport:
         backbone=backbone.card.id,
         note="neutral: strength of the edit 0, so there is none",
     )
+
+
+@torch.no_grad()
+def _prompt_lock(backbone: Any, fusion: Any, token: Any) -> tuple[float, float, float]:
+    """Return of a drawing: how far keys' text is from the class's prompt, keys from their formula; mean s^2.
+
+    The last one is relative to that of s(e) = i^T e / i^T i, which knows nothing of how texts are spread.
+    """
+    if token is None:
+        return 1.0, 1.0, 1.0
+    prompt = "a photo of {} on the beach"
+    own = tokenise(
+        [prompt.format("<thing>")], backbone.tokenizer, tokens=fusion.of(TokenEdit), subjects=[0]
+    )
+    with Attachment(backbone, fusion) as net:
+        cond = net.encode_text(own, torch.tensor([0]), extra=net.strengths(1))
+    words = [prompt.format("dog"), "a red house in the snow", "two cats", "a drawing of a tree"]
+    with Attachment(backbone, type(fusion)()) as net:
+        plain = net.encode_text(tokenise(words, backbone.tokenizer)).text
+    read = next((v for v in cond.extra.values() if v.shape == cond.text.shape), cond.text)
+    apart, worst = float((read[0] - plain[0]).abs().max()), 0.0
+    for edit in fusion.of(AttnEdit):
+        key = edit.weights[0].detach()
+        k = cond.text @ key.T
+        state = AttnState(edit.site, cond.text, cond.text, edit.site.heads, k, k, k)
+        k = edit.eval().qkv(state, cond).k[0]
+        s = (plain[0] @ token.direction[0])[:, None]
+        gate = torch.sigmoid((s - 0.6) / 0.15)
+        wanted = plain[0] @ key.T + (gate * token.superclass - s * token.input) @ key.T
+        worst = max(worst, float((k - wanted).abs().max()))
+    flat, i = plain[1:].flatten(0, 1), token.input[0]
+    alike = (flat @ token.direction[0]).square().mean() / (
+        flat @ i / i.square().sum()
+    ).square().mean()
+    return apart, worst, float(alike)
 
 
 @torch.no_grad()

@@ -3,6 +3,10 @@
 h(e) = W e - s(e) W i + gate(s(e)) o with s(e) = i^T C^-1 e / i^T C^-1 i and gate(s) =
 sigmoid((s - beta) / tau). i is the mean encoding of the concept's word, C the second moment of text
 features, o for keys the key of the super-category, for values what trains.
+
+Keys are locked to the super-category in one of two ways. Locally, e is the encoding of the prompt with the concept's
+word, for keys as for values. Globally, at sampling, the keys of the whole prompt are made of the encoding of the prompt
+with the super-category's word in the concept's place, read by the untuned encoder; values still read the concept's.
 """
 
 from __future__ import annotations
@@ -15,15 +19,15 @@ from pydantic import Field
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features, Fusion
 from pcs_core.errors import CapabilityError
-from pcs_weights.captions import NOUNS, REGULARISATION
-from pcs_weights.rank_one import ConceptInput, Gate, KeyLocked
+from pcs_weights.corpus import captions
+from pcs_weights.rank_one import ConceptInput, Gate, KeyLocked, SuperCategory
 from pcs_weights.text_moment import encode, inverse_moment
 
 if TYPE_CHECKING:
     from pcs_core.data import Run, Subject
 
-LOCAL = ("a photo of a {}",)
-GLOBAL = (*LOCAL, "a picture of a {}", "a drawing of a {}", "a nice {}", "the {}")
+ONE = ("a photo of a {}",)
+SEVERAL = (*ONE, "a picture of a {}", "a drawing of a {}", "a nice {}", "the {}")
 
 
 class KeyLocking(Technique):
@@ -38,12 +42,15 @@ class KeyLocking(Technique):
     )
     catalogue = ("key-locked-edit",)
     neutral = {"strength": 0.0}
+    tiny = {"captions": 200}
     starts_away = "the concept's key is locked to its noun's from the first step on"
 
     sites: str = "cross"
     """Which cross-attention sites are edited."""
-    locking: Literal["global", "local"] = "global"
-    """Whether the locked key is a mean over several captions or that of "a photo of a <noun>"."""
+    locking: Literal["prompt", "word", "global", "local"] = "prompt"
+    """What is locked at sampling: the keys of the whole prompt (the paper's global locking) or of the concept's
+    word alone (its local locking). "global" and "local" are what earlier versions called these: the word alone,
+    its key a mean over several captions or that of "a photo of a <noun>"."""
     gated: bool = True
     """Whether a sigmoid gates the targets; without it, it is the plain rank-one edit of the weight."""
     beta: Annotated[float, Field(ge=-1.0, le=2.0)] = 0.75
@@ -56,8 +63,11 @@ class KeyLocking(Technique):
     """The same at sampling; the strength ``key_locked.tau``."""
     decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.99
     """Decay of the running mean of the concept's input."""
-    ridge: Annotated[float, Field(gt=0.0)] = 1e-2
-    """Added to C, relative to its mean diagonal, before it is inverted."""
+    captions: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """Captions, made from words, whose text features C is the second moment of, at every position. The paper
+    takes 100000 of a data set. Their inverse is made once for a fit, none for a drawing."""
+    ridge: Annotated[float, Field(ge=0.0)] = 0.0
+    """Added to C, relative to its mean diagonal, before it is inverted; 0: C must have full rank."""
     strength: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Factor of the whole edit; 0 is the base network."""
 
@@ -66,14 +76,14 @@ class KeyLocking(Technique):
         """Encode the super-categories and the caption corpus with the frozen base."""
         if moment != "start":
             return None
-        captions = GLOBAL if self.locking == "global" else LOCAL
+        forms = ONE if self.locking == "local" else SEVERAL
         own = [
-            torch.stack([w[-1] for w in encode(run, [c.format(k.noun) for c in captions])]).mean(0)
+            torch.stack([w[-1] for w in encode(run, [c.format(k.noun) for c in forms])]).mean(0)
             for k in subject.concepts
         ]
         inverse = run.cached(
-            f"caption-moment-{self.ridge}",
-            lambda: {"inverse": inverse_moment(run, REGULARISATION, NOUNS, self.ridge)},
+            f"caption-moment-{self.captions}-{self.ridge}",
+            lambda: {"inverse": inverse_moment(run, captions(self.captions), self.ridge).cpu()},
         )
         return Features(
             tensors={
@@ -93,16 +103,20 @@ class KeyLocking(Technique):
         width = sites[0].context
         blank = torch.zeros(features.subjects, max(map(len, features.concepts)), width)
         start = features.tensors.get("key_locked.superclass", blank).float()
-        inverse = features.tensors.get("key_locked.inverse", torch.eye(width)[None])[0].float()
-        inputs = []
+        inverse = features.tensors.get("key_locked.inverse", torch.eye(width)[None])[0].double()
+        inputs: list[ConceptInput] = []
+        classes = []
         for slot in range(start.shape[1]):
             own = [c[min(slot, len(c) - 1)] for c in features.concepts]
             tokens, nouns = [c.token for c in own], [c.noun for c in own]
             inputs.append(ConceptInput(start[:, slot], inverse, self.decay, tokens, nouns))
+            if self.locking == "prompt":
+                rows = [run.embed_words(noun).mean(0, keepdim=True).cpu() for noun in nouns]
+                classes.append(SuperCategory(torch.stack(rows), tokens, nouns))
         gate = Gate(self.beta, self.tau, gated=self.gated, strength=self.strength)
         edits = []
         for site in sites:
             pair = [run.projection(site, part).weight for part in "kv"]
             edits.append(KeyLocked(site, pair, inputs, gate))
         strengths = {"key_locked.beta": self.sample_beta, "key_locked.tau": self.sample_tau}
-        return Fusion(edits=(*inputs, *edits), strengths=strengths)
+        return Fusion(edits=(*inputs, *classes, *edits), strengths=strengths)

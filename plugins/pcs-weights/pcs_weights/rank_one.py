@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from pcs_core.data import Conditioning, Site
 
+PROMPT = "key_locked.prompt"
+"""Name of what the base makes of the prompt with the super-category's word [b l d], in ``Conditioning.extra``."""
+
 
 class ConceptInput(TokenEdit):
     """i [S d] of one concept: a running mean of what the text encoder makes of its word, in fits."""
@@ -41,7 +44,7 @@ class ConceptInput(TokenEdit):
 
     def point(self) -> None:
         """Set ``direction`` [S d] = C^-1 i / i^T C^-1 i, so that s(e) is its product with e."""
-        turned = self.input @ self.inverse
+        turned = (self.input.double() @ self.inverse).float()
         self.direction.copy_(turned / (turned * self.input).sum(1, keepdim=True).clamp_min(1e-12))
 
     @torch.no_grad()
@@ -62,6 +65,29 @@ class ConceptInput(TokenEdit):
         return text
 
 
+class SuperCategory(TokenEdit):
+    """The prompt with the super-category's word in the concept's place, as the base reads it, at sampling.
+
+    ``rows`` [S 1 d] are the noun's rows of the token table, their mean where it has several.
+    """
+
+    untuned = PROMPT
+    rows: Tensor
+
+    def __init__(self, rows: Tensor, tokens: list[str], hosts: list[str]) -> None:
+        super().__init__(tokens, count=1, hosts=hosts, mode="sample", stacked=True)
+        # of the base, and so not stored
+        self.register_buffer("rows", rows, persistent=False)
+
+    def instead(self) -> Tensor:
+        """Return the noun's rows."""
+        return self.rows
+
+    def output(self, text: Tensor, span: Tensor, cond: Conditioning) -> Tensor:
+        """Return ``text`` as it is."""
+        return text
+
+
 class KeyLocked(AttnEdit):
     """The edit of one site. Owns the value targets [S concepts width]; the inputs are borrowed."""
 
@@ -76,17 +102,22 @@ class KeyLocked(AttnEdit):
     def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Take the concept's component out of keys and values and put the targets in its place."""
         key, value = (w.detach().float() for w in self.weights)
-        text = state.context.float()
+        text, subject, scale = state.context.float(), cond.subject, self.gate.strength
+        read = cond.extra.get(PROMPT)
+        asked = text if read is None else read.to(text)  # what keys are made of
+        if read is not None:
+            state.k = state.k + (scale * ((asked - text) @ key.T)).to(state.k.dtype)
         for slot, concept in enumerate(self.inputs):
-            subject = cond.subject
-            s = (text * gather(concept.direction, subject)[:, None]).sum(-1, keepdim=True)
-            gate = self.gate(s, cond, self.training)
-            own = gather(concept.input, subject)[:, None]
+            direction, own = (
+                gather(t, subject)[:, None] for t in (concept.direction, concept.input)
+            )
+            s, s_key = ((t * direction).sum(-1, keepdim=True) for t in (text, asked))
+            gate, gate_key = (self.gate(t, cond, self.training) for t in (s, s_key))
             locked = gather(concept.superclass, subject)[:, None] @ key.T
             trained = gather(self.value[:, slot], subject)[:, None]
-            scale = self.gate.strength
-            state.k = state.k + (scale * (gate * locked - s * (own @ key.T))).to(state.k.dtype)
-            state.v = state.v + (scale * (gate * trained - s * (own @ value.T))).to(state.v.dtype)
+            k, v = gate_key * locked - s_key * (own @ key.T), gate * trained - s * (own @ value.T)
+            state.k = state.k + (scale * k).to(state.k.dtype)
+            state.v = state.v + (scale * v).to(state.v.dtype)
         return state
 
 

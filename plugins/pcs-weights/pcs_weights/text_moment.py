@@ -2,39 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pcs_core.backbone import Attachment, tokenise
 from pcs_core.data import Fusion
+from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Run
 
+LEAST = 1e-12
+"""Smallest eigenvalue that counts, relative to the largest, in fp64."""
 
-def inverse_moment(
-    run: Run, templates: Sequence[str], nouns: Sequence[str], ridge: float
-) -> Tensor:
-    """Return C^-1 [d d], C = mean of x x^T over the words x of every template with every noun.
+FREE = 2
+"""Dimensions that no text may have: a last normalisation without learned factors keeps each encoder's sum at 0."""
+
+
+def inverse_moment(run: Run, captions: Sequence[str], ridge: float) -> Tensor:
+    """Return C^-1 [d d] in fp64, C = mean of x x^T over what the text encoder says at every position.
 
     ``ridge`` is added to C's diagonal, relative to its mean.
+
+    Raises
+    ------
+    CapabilityError
+        The captions say fewer different things than the encoder has numbers, so that C has no inverse.
     """
-    rows = torch.cat(encode(run, [t.format(n) for t in templates for n in nouns])).double()
-    moment = rows.T @ rows / len(rows)
+    moment, count = torch.zeros(()), 0
+    for text, _ in _encoded(run, captions):
+        rows = text.double().flatten(0, 1)
+        moment, count = moment + rows.T @ rows, count + len(rows)
+    moment = moment / count
     eye = torch.eye(len(moment), dtype=moment.dtype)
-    return torch.linalg.inv(moment + ridge * moment.diagonal().mean() * eye).float()
+    moment = moment + ridge * moment.diagonal().mean() * eye
+    values = torch.linalg.eigvalsh(moment)
+    rank = int((values > LEAST * values[-1]).sum())
+    if rank < len(moment) - FREE:
+        raise CapabilityError(
+            f"the statistics of {len(captions)} captions have rank {rank} of {len(moment)}: raise the number "
+            "of captions (weights.key_locked.captions)"
+        )
+    inverse: Tensor = torch.linalg.pinv(moment, hermitian=True, rtol=LEAST)
+    return inverse
+
+
+def encode(run: Run, captions: Sequence[str]) -> list[Tensor]:
+    """Return what the base's text encoder makes of the words [n d] of each caption."""
+    return [
+        words[1:end].cpu()
+        for text, ends in _encoded(run, captions)
+        for words, end in zip(text, ends, strict=True)
+    ]
 
 
 @torch.no_grad()
-def encode(run: Run, captions: Sequence[str]) -> list[Tensor]:
-    """Return what the base's text encoder makes of the words [n d] of each caption."""
+def _encoded(run: Run, captions: Sequence[str]) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the encoder's output [b l d] and the position of each caption's end token, 64 captions at a time."""
     backbone: Any = run.backbone  # type: ignore[attr-defined]
-    prompts = tokenise(captions, backbone.tokenizer)
     with Attachment(backbone, Fusion()) as net:
-        text = net.encode_text(prompts).text.float().cpu()
-    ends = [row.tolist().index(backbone.tokenizer.end, 1) for row in prompts.ids]
-    return [words[1:end] for words, end in zip(text, ends, strict=True)]
+        for start in range(0, len(captions), 64):
+            prompts = tokenise(captions[start : start + 64], backbone.tokenizer)
+            ends = [row.tolist().index(backbone.tokenizer.end, 1) for row in prompts.ids]
+            yield net.encode_text(prompts).text.float(), ends

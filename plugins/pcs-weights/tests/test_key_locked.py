@@ -15,15 +15,22 @@ from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, TokenEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_weights.key_locked import KeyLocking
+from pcs_weights.rank_one import ConceptInput
 
 NUMBERS = {"key_locked.beta": 0.7, "key_locked.tau": 0.15}
 
 
+def inputs_of(fusion: Any) -> list[ConceptInput]:
+    return [e for e in fusion.of(TokenEdit) if isinstance(e, ConceptInput)]
+
+
 def fusion_of(backbone: Backbone, **settings: Any) -> Any:
-    fusion = build_fusion(make_recipe([KeyLocking(**settings)]), [make_subject()], backbone)
+    fusion = build_fusion(
+        make_recipe([KeyLocking(captions=300, **settings)]), [make_subject()], backbone
+    )
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad():  # any training state: another word, other values
-        for concept in fusion.of(TokenEdit):
+        for concept in inputs_of(fusion):
             concept.input += 0.3 * torch.randn(concept.input.shape, generator=rng)
             concept.point()
         for edit in fusion.of(AttnEdit):
@@ -45,7 +52,7 @@ def moved(edit: Any, text: torch.Tensor, **numbers: float) -> tuple[torch.Tensor
 @pytest.mark.parametrize("training", [True, False])
 def test_the_key_is_the_super_categorys(backbone: Backbone, training: bool) -> None:
     fusion = fusion_of(backbone)
-    (concept,) = fusion.of(TokenEdit)
+    (concept,) = inputs_of(fusion)
     for edit in fusion.of(AttnEdit):
         edit.train(training)
         key, value = moved(edit, concept.input)
@@ -57,7 +64,7 @@ def test_the_key_is_the_super_categorys(backbone: Backbone, training: bool) -> N
 
 def test_ungated_it_is_a_rank_one_edit(backbone: Backbone) -> None:
     fusion = fusion_of(backbone, gated=False)
-    (concept,) = fusion.of(TokenEdit)
+    (concept,) = inputs_of(fusion)
     eye = torch.eye(concept.input.shape[1])
     for edit in fusion.of(AttnEdit):
         for after, weight, target in zip(
@@ -73,7 +80,7 @@ def test_ungated_it_is_a_rank_one_edit(backbone: Backbone) -> None:
 
 def test_raising_beta_lets_go_of_the_subject(backbone: Backbone) -> None:
     fusion = fusion_of(backbone)
-    edit, concept = fusion.of(AttnEdit)[0].eval(), fusion.of(TokenEdit)[0]
+    edit, concept = fusion.of(AttnEdit)[0].eval(), inputs_of(fusion)[0]
     size = [
         moved(edit, concept.input, **{"key_locked.beta": beta})[1].norm().item()
         for beta in (0.2, 0.6, 0.9, 1.3, 3.0)
@@ -83,7 +90,7 @@ def test_raising_beta_lets_go_of_the_subject(backbone: Backbone) -> None:
 
 
 def test_the_similarity_of_the_input_with_itself_is_one(backbone: Backbone) -> None:
-    (concept,) = fusion_of(backbone).of(TokenEdit)
+    (concept,) = inputs_of(fusion_of(backbone))
     torch.testing.assert_close((concept.direction * concept.input).sum(1), torch.ones(1))
 
 
@@ -100,7 +107,7 @@ def test_the_mean_follows_the_word_in_fits_only(backbone: Backbone, tmp_path: Pa
         "recipe": {"id": "locked"},
         "use": [
             {"technique": "tokens.learnable", "init": "random"},
-            {"technique": "weights.key_locked", "decay": 0.5},
+            {"technique": "weights.key_locked", "decay": 0.5, "captions": 300},
         ],
         "phase": [{"name": "p", "steps": 3, "lr": {"*": 1e-2}}],
         "sample": {"steps": 2},
@@ -119,7 +126,7 @@ def test_the_mean_follows_the_word_in_fits_only(backbone: Backbone, tmp_path: Pa
 
 
 def test_subjects_keep_means_of_their_own(backbone: Backbone) -> None:
-    recipe = make_recipe([KeyLocking(decay=0.5)], Phase("p", 2, lr={"*": 1e-2}))
+    recipe = make_recipe([KeyLocking(decay=0.5, captions=300)], Phase("p", 2, lr={"*": 1e-2}))
     subjects = [make_subject(), make_subject("other", token="<other>", noun="cat", seed=1)]
     together = fit(recipe, subjects, backbone)
     for subject, ours in zip(subjects, together, strict=True):
