@@ -26,8 +26,28 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "schedule": "constant",
         "optimizer": "adamw",
     },
+    "perfusion": {
+        "lr": {"tokens.learnable/*": 6e-3, "weights.key_locked/*": 3e-2},
+        "batch": {"subject": 4},
+        "accumulate": 4,
+        "steps": 400,
+        "weight_decay": 1e-2,
+        "schedule": "constant",
+        "optimizer": "adamw",
+    },
+    "svdiff": {
+        "lr": {"*norm*": 1e-6, "*": 1e-3},
+        "batch": {"subject": 1, "prior": 1},
+        "steps": 500,
+        "weight_decay": 1e-2,
+        "clip": 1.0,
+        "schedule": "constant",
+        "warmup": 0,
+        "optimizer": "adamw",
+    },
 }
 CAPTIONS = {
+    "svdiff": ("photo of a {token}", "photo of a {noun}"),
     "oft": ("a photo of {token}", "a photo of {noun}"),
     "custom-diffusion": ("photo of a {token}", "photo of a {noun}"),
 }
@@ -53,3 +73,10 @@ def test_one_caption_and_the_class_pictures_own(system: str) -> None:
 def test_coft_has_the_scripts_blocks_and_eps() -> None:
     peft = next(u.technique.settings() for u in load_recipe("oft").uses if u.name == "weights.peft")
     assert (peft["coft"], peft["eps"], peft["blocks"]) == (True, 6e-5, 4)
+
+
+def test_perfusion_locks_the_prompt_and_lets_no_ridge_decide() -> None:
+    uses = {u.name: u.technique.settings() for u in load_recipe("perfusion").uses}
+    locked = uses["weights.key_locked"]
+    assert (locked["locking"], locked["ridge"], locked["captions"]) == ("prompt", 0.0, 2000)
+    assert len(uses["tokens.learnable"]["templates"]) == 9

@@ -13,7 +13,7 @@ from pcs_checks.records import RandomRecords
 from pcs_core import Technique, fit, hookimpl, open_backbone, pretrain, sample
 from pcs_core.backbone import trainable
 from pcs_core.backbone.attach import attached
-from pcs_core.data import Box, Concept, FitStep, Layout, Recipe, Subject, Use
+from pcs_core.data import LOSS, Box, Concept, FitStep, Layout, Recipe, Subject, Use
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,6 +26,8 @@ NOUN = "dog"
 PROMPT = f"a photo of {TOKEN} on the beach"
 POINTS = ((0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7))
 SEED = 3
+VALID = "mask.valid."
+"""Beginning of the names of regions that say what is picture, where a technique set it on a ground."""
 
 
 @dataclass
@@ -44,7 +46,12 @@ class Term:
 
 @dataclass
 class Step:
-    """What one fit step showed. ``error`` is the unmasked mean squared error of its rows."""
+    """What one fit step showed.
+
+    ``error`` is the unmasked mean squared error of its rows. ``padded`` counts rows with a ground around a
+    smaller picture, ``ground`` is the largest weight of the error there, ``uneven`` how far the mean weight of
+    such a row is from 1.
+    """
 
     phase: str
     index: int
@@ -52,6 +59,9 @@ class Step:
     captions: tuple[str, ...]
     terms: dict[str, Term] = field(default_factory=dict)
     error: float = float("nan")
+    padded: int = 0
+    ground: float = 0.0
+    uneven: float = 0.0
 
 
 class Probe(Technique):
@@ -102,7 +112,25 @@ class Notes:
             kept.terms[term.name] = Term(term.name, float(term.weight), float(value), reached)
         if "evaluation" in step.__dict__:
             kept.error = float(step.error.detach().mean())
+        _note_ground(kept, step)
         self.steps.append(kept)
+
+
+def _note_ground(kept: Step, step: FitStep) -> None:
+    """Keep what the reconstruction loss makes of the ground that "mask.valid.*" leaves out."""
+    regions = [v for k, v in step.batch.regions.items() if k.startswith(VALID)]
+    if not regions:
+        return
+    weight = step.masks.get(LOSS)
+    for region in regions:
+        for row in range(len(region)):
+            shown = region[row]
+            if not 0 < float(shown.mean()) < 1:
+                continue
+            own = torch.ones_like(shown) if weight is None else weight[row]
+            kept.padded += 1
+            kept.ground = max(kept.ground, float((own * (shown == 0)).max()))
+            kept.uneven = max(kept.uneven, abs(float(own.mean()) - 1.0))
 
 
 def _reached(term: Any, params: Mapping[str, Any]) -> frozenset[str]:

@@ -40,6 +40,7 @@ def claims() -> Mapping[str, str]:
     training = (
         "captions",
         "class_pictures",
+        "ground_unlearned",
         "learns_nothing",
         "masked_error",
         "mean_error",

@@ -4,9 +4,10 @@ h(e) = W e - s(e) W i + gate(s(e)) o with s(e) = i^T C^-1 e / i^T C^-1 i and gat
 sigmoid((s - beta) / tau). i is the mean encoding of the concept's word, C the second moment of text
 features, o for keys the key of the super-category, for values what trains.
 
-Keys are locked to the super-category in one of two ways. Locally, e is the encoding of the prompt with the concept's
-word, for keys as for values. Globally, at sampling, the keys of the whole prompt are made of the encoding of the prompt
-with the super-category's word in the concept's place, read by the untuned encoder; values still read the concept's.
+Keys are locked to the super-category in one of two ways. Locally, e is the encoding of the prompt with the
+concept's word, for keys as for values. Globally, at sampling, the keys of the whole prompt are made of the
+encoding of the prompt with the super-category's word in the concept's place, read by the untuned encoder;
+values still read the concept's.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Conditioning, Site
 
 PROMPT = "key_locked.prompt"
-"""Name of what the base makes of the prompt with the super-category's word [b l d], in ``Conditioning.extra``."""
+"""Name of what the base makes of the super-category's prompt [b l d], in ``Conditioning.extra``."""
 
 
 class ConceptInput(TokenEdit):

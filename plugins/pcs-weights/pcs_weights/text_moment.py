@@ -20,7 +20,7 @@ LEAST = 1e-12
 """Smallest eigenvalue that counts, relative to the largest, in fp64."""
 
 FREE = 2
-"""Dimensions that no text may have: a last normalisation without learned factors keeps each encoder's sum at 0."""
+"""Dimensions that no text may have: without learned factors a last normalisation keeps each sum at 0."""
 
 
 def inverse_moment(run: Run, captions: Sequence[str], ridge: float) -> Tensor:
@@ -62,7 +62,7 @@ def encode(run: Run, captions: Sequence[str]) -> list[Tensor]:
 
 @torch.no_grad()
 def _encoded(run: Run, captions: Sequence[str]) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield the encoder's output [b l d] and the position of each caption's end token, 64 captions at a time."""
+    """Yield the encoder's output [b l d] and where each caption's end token is, 64 at a time."""
     backbone: Any = run.backbone  # type: ignore[attr-defined]
     with Attachment(backbone, Fusion()) as net:
         for start in range(0, len(captions), 64):

@@ -61,16 +61,19 @@ def terms(
         yield CheckRow.compare(f"{name}: {term} reaches {into}", int(touched), "==", 1)
 
 
-def mean_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
-    """The reconstruction loss is the mean squared error over all elements, without a mask."""
+def mean_error(
+    seen: Observation, *, phase: str = "", term: str = "core.denoise"
+) -> Iterator[CheckRow]:
+    """The reconstruction loss (or ``term``) is the mean squared error over all elements, without a mask."""
     _ = seen.artifact
     name = phase or seen.recipe.phases[0].name
     step = next((s for s in seen.notes.steps if s.phase == name), None)
-    value = step.terms["core.denoise"].value if step and "core.denoise" in step.terms else None
+    value = step.terms[term].value if step and term in step.terms else None
+    what = "loss" if term == "core.denoise" else term
     if step is None or value is None:
-        yield CheckRow.compare(f"{name}: reconstruction loss", float("nan"), "==", 0.0)
+        yield CheckRow.compare(f"{name}: {what}", float("nan"), "==", 0.0)
         return
-    yield CheckRow.compare(f"{name}: |loss - mean error|", abs(value - step.error), "<=", 1e-5)
+    yield CheckRow.compare(f"{name}: |{what} - mean error|", abs(value - step.error), "<=", 1e-5)
 
 
 def masked_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
@@ -81,6 +84,18 @@ def masked_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
     value = step.terms["core.denoise"].value if step and "core.denoise" in step.terms else None
     apart = float("nan") if step is None or value is None else abs(value - step.error)
     yield CheckRow.compare(f"{name}: |loss - mean error|", apart, ">", 1e-4)
+
+
+def ground_unlearned(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
+    """Around a picture that was made smaller no error counts, and what counts has a mean weight of 1."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    steps = [s for s in seen.notes.steps if s.phase == name]
+    yield CheckRow.compare(f"{name}: rows with a ground", sum(s.padded for s in steps), ">", 0)
+    ground = max((s.ground for s in steps), default=float("nan"))
+    yield CheckRow.compare(f"{name}: weight of the error on it", ground, "==", 0.0)
+    uneven = max((s.uneven for s in steps), default=float("nan"))
+    yield CheckRow.compare(f"{name}: |mean weight of a row - 1|", uneven, "<=", 1e-5)
 
 
 def rows(seen: Observation, *, batch: Mapping[str, int], phase: str = "") -> Iterator[CheckRow]:
@@ -94,9 +109,17 @@ def rows(seen: Observation, *, batch: Mapping[str, int], phase: str = "") -> Ite
 
 
 def captions(
-    seen: Observation, *, allowed: Sequence[str], phase: str = "", role: str = "subject"
+    seen: Observation,
+    *,
+    allowed: Sequence[str],
+    phase: str = "",
+    role: str = "subject",
+    least: int = 1,
 ) -> Iterator[CheckRow]:
-    """Rows of a role are told by these captions alone; ``{token}`` and ``{noun}`` stand for the subject."""
+    """Rows of a role are told by these captions alone; ``{token}`` and ``{noun}`` stand for the subject.
+
+    ``least`` is how many different ones are seen at least.
+    """
     _ = seen.artifact
     name = phase or seen.recipe.phases[0].name
     texts = {
@@ -107,7 +130,7 @@ def captions(
         if r == role
     }
     known = {t.replace("{token}", "<thing>").replace("{noun}", NOUN) for t in allowed}
-    yield CheckRow.compare(f"{name}: captions of {role} rows", len(texts), ">", 0)
+    yield CheckRow.compare(f"{name}: captions of {role} rows", len(texts), ">=", least)
     yield CheckRow.compare(f"{name}: captions beside the method's", len(texts - known), "==", 0)
 
 
