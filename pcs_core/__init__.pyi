@@ -8,7 +8,6 @@ from pcs_core.catalogue import installed as installed
 from pcs_core.engine import fit as fit
 from pcs_core.engine import open_backbone as open_backbone
 from pcs_core.engine import open_engine as open_engine
-from pcs_core.engine import pretrain as pretrain
 from pcs_core.engine import sample as sample
 from pcs_core.engine import text_features as text_features
 from pcs_core.engine.prepare import fit_image as fit_image
@@ -27,6 +26,7 @@ from pcs_folders.subjects import load_subject as load_subject
 from pcs_formats.exporting import export as export
 from pcs_merging.merging import merge_personalizations as merge_personalizations
 from pcs_pretrain.folder_records import FolderRecords as FolderRecords
+from pcs_pretrain.training import pretrain as pretrain
 from pcs_video.clip_files import clip_files as clip_files
 
 __version__: str

@@ -24,7 +24,7 @@ from pcs_core.data.profile import Profile
 from pcs_core.data.recipe import RENDERED, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
-from pcs_core.data.subject import Concept, Example, Record, Subject
+from pcs_core.data.subject import Concept, Example, Record, Records, Subject
 from pcs_core.data.words import Words
 from pcs_core.edits import (
     AttnEdit,
@@ -82,6 +82,7 @@ __all__ = [
     "Profile",
     "Recipe",
     "Record",
+    "Records",
     "Renderable",
     "Rendered",
     "ReplaceEdit",

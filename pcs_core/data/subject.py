@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,3 +95,13 @@ class Record:
     references: tuple[tuple[Tensor, ...], ...] = ()
     masks: tuple[Tensor | None, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Records(Protocol):
+    """A pre-training set: as many records, the same at every reading of an index."""
+
+    def __len__(self) -> int:
+        """Return how many records there are."""
+
+    def __getitem__(self, index: int) -> Record:
+        """Return one of them."""

@@ -6,7 +6,6 @@ from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.fit import fit
 from pcs_core.engine.opening import open_backbone, open_engine
 from pcs_core.engine.personalized import draw_personalized
-from pcs_core.engine.pretrain import pretrain
 from pcs_core.engine.progress import Progress
 from pcs_core.engine.restoring import restore, restored
 from pcs_core.engine.run import EngineRun
@@ -21,7 +20,6 @@ __all__ = [
     "fit",
     "open_backbone",
     "open_engine",
-    "pretrain",
     "restore",
     "restored",
     "sample",

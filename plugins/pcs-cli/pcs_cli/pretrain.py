@@ -22,7 +22,7 @@ from pcs_cli.output import emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
-    from pcs_core.engine.pretrain import Records
+    from pcs_core.data import Records
 
 
 def pretrain(
@@ -72,8 +72,8 @@ def pretrain(
     check_partial(target, resume=resume)
 
     from pcs_cli.progress import reporting
+    from pcs_core import pretrain as run
     from pcs_core.engine import open_backbone
-    from pcs_core.engine.pretrain import pretrain as run
     from pcs_core.storage import save
 
     name = backbone_name(backbone)

@@ -1,1 +1,1 @@
-"""The data side of pre-training."""
+"""Pre-training: one set of weights for all subjects, from a data set of records."""

@@ -10,4 +10,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def services() -> Mapping[str, str]:
     """What the core and the command ask for by name."""
-    return {"FolderRecords": "pcs_pretrain.folder_records:FolderRecords"}
+    return {
+        "FolderRecords": "pcs_pretrain.folder_records:FolderRecords",
+        "pretrain": "pcs_pretrain.training:pretrain",
+    }

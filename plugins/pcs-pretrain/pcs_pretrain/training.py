@@ -1,7 +1,7 @@
 """Pre-training: one set of weights for all subjects, from a data set of records.
 
 The same step as a fit, but every row is another record: its references stand where a fit has the
-subject's, and what `extract` says about them is computed once per record (:mod:`pcs_core.engine.reading`).
+subject's, and what `extract` says about them is computed once per record (:mod:`pcs_pretrain.reading`).
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
+from accelerate.utils import reduce
 
 from pcs_core.backbone import (
     Attachment,
@@ -23,15 +25,14 @@ from pcs_core.backbone import (
 )
 from pcs_core.data import (
     Batch,
-    Concept,
     Conditioning,
     Features,
     FitStep,
     HeadEdit,
     Personalization,
     Record,
+    Records,
     StreamEdit,
-    Subject,
     TokenEdit,
 )
 from pcs_core.data.masks import mask_at
@@ -43,11 +44,12 @@ from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import fit_image, regions_of, subject_masks
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
-from pcs_core.engine.reading import Kept, Reading
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, RecipeError
 from pcs_core.merge import merge_features, merge_fusions
+from pcs_pretrain.reading import EncodedRecord, Reading
+from pcs_pretrain.records import record_concepts, record_picture, record_subject
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -55,16 +57,6 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Phase, Recipe
     from pcs_core.engine.stops import Stops
-
-
-class Records(Protocol):
-    """A data set: as many records, the same at every reading of an index."""
-
-    def __len__(self) -> int:
-        """Return how many records there are."""
-
-    def __getitem__(self, index: int) -> Record:
-        """Return one of them."""
 
 
 def pretrain(
@@ -128,13 +120,6 @@ class _Pretraining:
     """Rows of earlier phases."""
 
     def run(self) -> Personalization:
-        try:
-            from accelerate import PartialState  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise CapabilityError(
-                "pre-training needs accelerate: pip install 'pcs-core[pretrain]'"
-            ) from error
-
         # which process this is, and no more: an Accelerator would fix a precision for the whole Python process
         self.processes = PartialState(cpu=self.backbone.device.type == "cpu")
         self.precision = Precision(self.precision_name, self.backbone)
@@ -226,8 +211,6 @@ class _Pretraining:
     def share_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
         """Average the gradients over the processes."""
         if self.processes.num_processes > 1:
-            from accelerate.utils import reduce
-
             for param in params:
                 if param.grad is not None:
                     param.grad = reduce(param.grad, "mean")
@@ -237,7 +220,7 @@ class _Pretraining:
         torch.nn.utils.clip_grad_norm_(params.values(), limit)
 
     @torch.no_grad()
-    def _read(self, indices: Sequence[int]) -> list[Kept]:
+    def _read(self, indices: Sequence[int]) -> list[EncodedRecord]:
         """Return records as a step needs them: drawn or read, encoded, asked about."""
         records = [self.records[i] for i in indices]
         images = torch.stack([fit_image(r.image, self.run_.image_size) for r in records])
@@ -245,7 +228,7 @@ class _Pretraining:
         with self.precision.whole():
             encoded = self.backbone.moments(images.to(self.backbone.device))[0].half().cpu()
             return [
-                Kept(
+                EncodedRecord(
                     latents=latents,
                     features={k: v.half().cpu() for k, v in self._extract(record).items()},
                     caption=record.caption,
@@ -327,7 +310,7 @@ class _Pretraining:
         self,
         phase: Phase,
         captions: Sequence[str],
-        kept: Sequence[Kept],
+        kept: Sequence[EncodedRecord],
         subject: Tensor,
         time: Tensor,
         streams: Mapping[str, Tensor],
@@ -367,42 +350,6 @@ def one_process(*_: object) -> None:
         Always.
     """
     raise CapabilityError("step.stop() was called where several processes train: run one process")
-
-
-def record_concepts(record: Record) -> tuple[Concept, ...]:
-    """Return a concept per subject of a record; their tokens stand in no caption."""
-    nouns = record.phrases or ("thing",)
-    return tuple(Concept(f"{k}", f"<{k}>", noun) for k, noun in enumerate(nouns))
-
-
-def record_subject(record: Record) -> Subject:
-    """Return the references of a record as a subject; each image says whose it is."""
-    images: list[Tensor] = []
-    owners: list[dict[str, Any]] = []
-    for k, own in enumerate(record.references):
-        images += own
-        owners += [{"concept": f"{k}"}] * len(own)
-    if not images:  # a picture is its own reference where a set has no others
-        images, owners = [record.image], [{"concept": "0"}]
-    return Subject(
-        name="record",
-        concepts=record_concepts(record),
-        images=tuple(images),
-        captions=(None,) * len(images),
-        extra=tuple({**owner, **record.extra} for owner in owners),
-    )
-
-
-def record_picture(record: Record) -> Subject:
-    """Return the picture of a record as a subject of one picture, with the masks that it has."""
-    concepts = record_concepts(record)
-    return Subject(
-        name="record",
-        concepts=concepts,
-        images=(record.image,),
-        captions=(None,),
-        masks={c.name: (m,) for c, m in zip(concepts, record.masks, strict=False)},
-    )
 
 
 def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:

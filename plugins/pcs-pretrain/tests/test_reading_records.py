@@ -14,8 +14,8 @@ from pcs_core import load_recipe, open_backbone, pretrain
 from pcs_core.data import Personalization, Recipe, Record
 from pcs_core.engine import Progress
 from pcs_core.engine import checkpoints as checkpoints_module
-from pcs_core.engine.reading import TOGETHER, Kept, Reading
 from pcs_core.errors import ArtifactError, InputError
+from pcs_pretrain.reading import TOGETHER, EncodedRecord, Reading
 from pcs_testing import make_picture
 
 COUNT = TOGETHER + 5
@@ -27,10 +27,10 @@ class Made:
     def __init__(self) -> None:
         self.times: Counter[int] = Counter()
 
-    def __call__(self, indices: Sequence[int]) -> list[Kept]:
+    def __call__(self, indices: Sequence[int]) -> list[EncodedRecord]:
         self.times.update(indices)
         return [
-            Kept(
+            EncodedRecord(
                 torch.full((4, 2, 2), float(i)).half(),
                 {"image": torch.ones(1, 3).half() * i},
                 f"a photo of {i}",
@@ -41,7 +41,7 @@ class Made:
         ]
 
 
-def indices(rows: Sequence[tuple[int, Kept]]) -> list[int]:
+def indices(rows: Sequence[tuple[int, EncodedRecord]]) -> list[int]:
     return [i for i, _ in rows]
 
 

@@ -20,8 +20,8 @@ TOGETHER = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """What a step needs of a record, its pictures let go.
+class EncodedRecord:
+    """What a step needs of a record: its picture encoded, its references asked about, neither kept.
 
     ``latents`` [c h w] and ``features`` are in half precision, ``extra`` as the record has it,
     ``regions`` [1 h w] its masks by name at the size of the latents.
@@ -41,16 +41,17 @@ class Reading:
 
     ``make`` gives what a step needs of records by their index. It is asked when they are first due, and
     with ``work`` never again: a resumed training reads its files. ``identity`` is what they depend on.
+    ``chunks`` are those read so far, :data:`TOGETHER` records each, by number.
     """
 
     count: int
-    make: Callable[[Sequence[int]], Sequence[Kept]]
+    make: Callable[[Sequence[int]], Sequence[EncodedRecord]]
     seed: int = 0
     rank: int = 0
     processes: int = 1
     work: Path | None = None
     identity: Mapping[str, object] = field(default_factory=dict)
-    held: dict[int, list[Kept]] = field(default_factory=dict)
+    chunks: dict[int, list[EncodedRecord]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         order = torch.randperm(self.count, generator=generator(self.seed, "records")).tolist()
@@ -58,16 +59,16 @@ class Reading:
         self.order: list[int] = order[self.rank :: self.processes] or order
         self._shuffled = lru_cache(maxsize=2)(self._shuffle)
 
-    def rows(self, start: int, count: int) -> list[tuple[int, Kept]]:
+    def rows(self, start: int, count: int) -> list[tuple[int, EncodedRecord]]:
         """Return rows ``start`` to ``start + count`` of the training, each with its record's index."""
         found = []
         for row in range(start, start + count):
             epoch, at = divmod(row, len(self.order))
             place = self._shuffled(epoch)[at] if epoch else at
             chunk, within = divmod(place, TOGETHER)
-            if chunk not in self.held:
-                self.held[chunk] = self._open(chunk)
-            found.append((self.order[place], self.held[chunk][within]))
+            if chunk not in self.chunks:
+                self.chunks[chunk] = self._open(chunk)
+            found.append((self.order[place], self.chunks[chunk][within]))
         return found
 
     def _shuffle(self, epoch: int) -> list[int]:
@@ -75,7 +76,7 @@ class Reading:
         places: list[int] = torch.randperm(len(self.order), generator=rng).tolist()
         return places
 
-    def _open(self, chunk: int) -> list[Kept]:
+    def _open(self, chunk: int) -> list[EncodedRecord]:
         indices = self.order[chunk * TOGETHER : (chunk + 1) * TOGETHER]
         if self.work is None:
             return list(self.make(indices))
@@ -91,22 +92,22 @@ class Reading:
         if stored is not None and {k: stored[1].get(k) for k in state} == state:
             return _unpack(*stored)
         made = list(self.make(indices))
-        texts = {"texts": [[kept.caption, *kept.phrases] for kept in made]}
+        texts = {"texts": [[record.caption, *record.phrases] for record in made]}
         write_checkpoint(self.work, name, _pack(made), {**state, **texts})
         return made
 
 
-def _pack(made: Sequence[Kept]) -> dict[str, Tensor]:
+def _pack(made: Sequence[EncodedRecord]) -> dict[str, Tensor]:
     tensors = {}
-    for i, kept in enumerate(made):
-        tensors[f"{i}/latents"] = kept.latents
-        tensors |= {f"{i}/features/{k}": v for k, v in kept.features.items()}
-        tensors |= {f"{i}/extra/{k}": v for k, v in kept.extra.items()}
-        tensors |= {f"{i}/regions/{k}": v for k, v in kept.regions.items()}
+    for i, record in enumerate(made):
+        tensors[f"{i}/latents"] = record.latents
+        tensors |= {f"{i}/features/{k}": v for k, v in record.features.items()}
+        tensors |= {f"{i}/extra/{k}": v for k, v in record.extra.items()}
+        tensors |= {f"{i}/regions/{k}": v for k, v in record.regions.items()}
     return tensors
 
 
-def _unpack(tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> list[Kept]:
+def _unpack(tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> list[EncodedRecord]:
     texts: Sequence[Sequence[str]] = state["texts"]  # type: ignore[assignment]
 
     def part(i: int, what: str) -> dict[str, Tensor]:
@@ -114,7 +115,7 @@ def _unpack(tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> list[
         return {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
 
     return [
-        Kept(
+        EncodedRecord(
             latents=tensors[f"{i}/latents"],
             features=part(i, "features"),
             caption=caption,

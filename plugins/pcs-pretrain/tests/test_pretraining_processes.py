@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("accelerate")
-
 TRAIN = textwrap.dedent(
     """
     import sys

@@ -1,0 +1,46 @@
+"""A record of a data set as a fit knows subjects: its concepts, its references, its picture."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.data import Concept, Record, Subject
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def record_concepts(record: Record) -> tuple[Concept, ...]:
+    """Return a concept per subject of a record; their tokens stand in no caption."""
+    nouns = record.phrases or ("thing",)
+    return tuple(Concept(f"{k}", f"<{k}>", noun) for k, noun in enumerate(nouns))
+
+
+def record_subject(record: Record) -> Subject:
+    """Return the references of a record as a subject; each image says whose it is."""
+    images: list[Tensor] = []
+    owners: list[dict[str, Any]] = []
+    for k, own in enumerate(record.references):
+        images += own
+        owners += [{"concept": f"{k}"}] * len(own)
+    if not images:  # a picture is its own reference where a set has no others
+        images, owners = [record.image], [{"concept": "0"}]
+    return Subject(
+        name="record",
+        concepts=record_concepts(record),
+        images=tuple(images),
+        captions=(None,) * len(images),
+        extra=tuple({**owner, **record.extra} for owner in owners),
+    )
+
+
+def record_picture(record: Record) -> Subject:
+    """Return the picture of a record as a subject of one picture, with the masks that it has."""
+    concepts = record_concepts(record)
+    return Subject(
+        name="record",
+        concepts=concepts,
+        images=(record.image,),
+        captions=(None,),
+        masks={c.name: (m,) for c, m in zip(concepts, record.masks, strict=False)},
+    )
