@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from pcs_core import fit, load_recipe, open_backbone
-from pcs_core.data import Concept, Subject
+from pcs_core.data import Concept, Recipe, Subject
 
 
 def subjects(count: int) -> list[Subject]:
@@ -97,30 +97,42 @@ def main() -> None:
     settings = [f"tune.steps={arguments.steps}", "tune.batch=1"]
     lora = load_recipe("lora-dreambooth", overrides=settings)
 
-    print(f"{arguments.subjects} subjects, LoRA, batch 1 each")
+    compare_together(lora, group, backbone, arguments.repeats)
+    compare_encoding(lora, group, backbone, arguments.repeats, arguments.steps)
+    compare_hooks(lora, group, backbone, arguments.repeats)
+
+
+def compare_together(lora: Recipe, group: list[Subject], backbone: Any, repeats: int) -> None:
+    """Print what fitting subjects together saves over fitting one after the other."""
+    print(f"{len(group)} subjects, LoRA, batch 1 each")
     show(
         "together against one by one",
         paired(
-            arguments.repeats,
+            repeats,
             one_by_one=lambda: sum(seconds_of_loop(lora, [s], backbone) for s in group),
             together=lambda: seconds_of_loop(lora, group, backbone),
         ),
     )
 
+
+def compare_encoding(
+    lora: Recipe, group: list[Subject], backbone: Any, repeats: int, steps: int
+) -> None:
+    """Print what encoding pictures and text once saves over encoding them in every step."""
     print("one subject, LoRA: latents and text encoded once, against encoding them in every step")
 
     def encoding() -> float:
         images = torch.stack([group[0].images[0]])
         ids = torch.zeros(1, backbone.tokenizer.length, dtype=torch.long)
         begun = time.perf_counter()
-        for _ in range(arguments.steps):
+        for _ in range(steps):
             backbone.moments(torch.nn.functional.interpolate(images, size=backbone.card.size))
             with torch.no_grad():
                 backbone.encode_ids(ids)
-        return (time.perf_counter() - begun) / arguments.steps
+        return (time.perf_counter() - begun) / steps
 
     cached = paired(
-        arguments.repeats,
+        repeats,
         encoding=encoding,
         step=lambda: seconds_of_loop(lora, group[:1], backbone),
     )
@@ -132,6 +144,9 @@ def main() -> None:
     }
     show("re-encoding against cached", both)
 
+
+def compare_hooks(lora: Recipe, group: list[Subject], backbone: Any, repeats: int) -> None:
+    """Print what calling the hooks costs, beside a step."""
     print("hook calls of a fit step (mask at moment batch, regularize), without what they compute")
     from pcs_core.engine.run import EngineRun
 
@@ -148,7 +163,7 @@ def main() -> None:
         return (time.perf_counter() - begun) / 200
 
     cost = paired(
-        arguments.repeats,
+        repeats,
         step=lambda: seconds_of_loop(lora, group[:1], backbone),
         hooks=hooks,
     )

@@ -32,6 +32,22 @@ class Drawn:
     images: Tensor | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Row:
+    latents: Tensor
+    noise: Tensor
+    time: Tensor
+    weight: Tensor
+    subject: int
+    role: str
+    text: int
+    index: int
+    mask: Tensor | None
+    image: Tensor | None
+    extra: Mapping[str, Tensor]
+    regions: Mapping[str, Tensor]
+
+
 def draw_batch(
     pools: Sequence[Pool],
     table: CaptionTable,
@@ -41,15 +57,7 @@ def draw_batch(
     live: Sequence[int],
 ) -> Drawn:
     """Draw the rows of one step: subject by subject of ``live``, each from its own generator."""
-    latents, weights, noises, times = [], [], [], []
-    masks: list[Tensor | None] = []
-    subjects: list[int] = []
-    roles: list[str] = []
-    texts: list[int] = []
-    indices: list[int] = []
-    images: list[Tensor] = []
-    extra: dict[str, list[Tensor]] = {}
-    regions: list[Mapping[str, Tensor]] = []
+    drawn: list[_Row] = []
     for subject in live:
         pool, rng = pools[subject], rngs[subject]
         for role, count in composition.items():
@@ -57,28 +65,8 @@ def draw_batch(
                 continue
             rows = pool.roles[role]
             for choice in torch.randint(len(rows), (count,), generator=rng).tolist():
-                row = rows[choice]
-                options = pool.texts[row]
-                pick = (
-                    int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
-                )
-                mean, std = pool.mean[row], pool.std[row]
-                shape = mean.shape
-                sampled = torch.randn(shape, generator=rng).to(mean)
-                latents.append(mean + std * sampled)
-                noises.append(torch.randn(shape, generator=rng))
-                times.append(process.draw_times(1, rng))
-                weights.append(pool.weight[row])
-                subjects.append(subject)
-                roles.append(role)
-                texts.append(options[pick])
-                indices.append(pool.index[row])
-                masks.append(None if pool.mask is None else pool.mask[row])
-                if pool.images is not None:
-                    images.append(pool.images[row])
-                for key, values in pool.extra.items():
-                    extra.setdefault(key, []).append(values[row])
-                regions.append({key: values[row] for key, values in pool.regions.items()})
+                drawn.append(_draw_row(pool, rows[choice], subject, role, rng, process))
+    latents = [row.latents for row in drawn]
     if len({tuple(t.shape) for t in latents}) > 1:
         raise RecipeError(
             f"the roles of one batch ({', '.join(k for k, n in composition.items() if n)}) give clips "
@@ -86,24 +74,50 @@ def draw_batch(
         )
     stacked = torch.stack(latents)
     given = {}
-    if any(mask is not None for mask in masks):  # a subject without masks counts in full
+    if any(row.mask is not None for row in drawn):  # a subject without masks counts in full
         full = torch.ones_like(stacked[0, :1])
-        given = {LOSS: torch.stack([full if mask is None else mask for mask in masks])}
+        given = {LOSS: torch.stack([full if row.mask is None else row.mask for row in drawn])}
+    texts = [row.text for row in drawn]
+    # what only some subjects' examples carry is nobody's
+    carried = [k for k in drawn[0].extra if all(k in row.extra for row in drawn)]
     batch = Batch(
         latents=stacked,
-        subject=torch.tensor(subjects, device=stacked.device),
-        weight=torch.stack(weights),
-        roles=tuple(roles),
+        subject=torch.tensor([row.subject for row in drawn], device=stacked.device),
+        weight=torch.stack([row.weight for row in drawn]),
+        roles=tuple(row.role for row in drawn),
         captions=tuple(table.captions[t][1] for t in texts),
-        index=tuple(indices),
+        index=tuple(row.index for row in drawn),
         masks=given,
         subjects=len(pools),
-        # what only some subjects' examples carry is nobody's
-        extra={k: torch.stack(v) for k, v in extra.items() if len(v) == len(roles)},
-        regions=stack_regions(regions, stacked),
+        extra={k: torch.stack([row.extra[k] for row in drawn]) for k in carried},
+        regions=stack_regions([row.regions for row in drawn], stacked),
     )
+    images = [row.image for row in drawn if row.image is not None]
     shown = torch.stack(images) if images else None
-    return Drawn(batch, texts, torch.stack(noises), torch.cat(times), shown)
+    noises, times = torch.stack([r.noise for r in drawn]), torch.cat([r.time for r in drawn])
+    return Drawn(batch, texts, noises, times, shown)
+
+
+def _draw_row(pool: Pool, row: int, subject: int, role: str, rng: Generator, process: Any) -> _Row:
+    """Draw a caption, the latents, noise and a time for example ``row`` of a pool, in this order."""
+    options = pool.texts[row]
+    pick = int(torch.randint(len(options), (1,), generator=rng)) if len(options) > 1 else 0
+    mean, std = pool.mean[row], pool.std[row]
+    sampled = torch.randn(mean.shape, generator=rng).to(mean)
+    return _Row(
+        latents=mean + std * sampled,
+        noise=torch.randn(mean.shape, generator=rng),
+        time=process.draw_times(1, rng),
+        weight=pool.weight[row],
+        subject=subject,
+        role=role,
+        text=options[pick],
+        index=pool.index[row],
+        mask=None if pool.mask is None else pool.mask[row],
+        image=None if pool.images is None else pool.images[row],
+        extra={key: values[row] for key, values in pool.extra.items()},
+        regions={key: values[row] for key, values in pool.regions.items()},
+    )
 
 
 def stack_regions(rows: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:

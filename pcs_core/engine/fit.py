@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pcs_core.engine.captions import CaptionTable
 
 
+# long: the options of a fit and what they mean
 def fit(
     recipe: Recipe | str | Path,
     subjects: Sequence[Subject] | Subject,

@@ -147,6 +147,7 @@ class Guidance:
                 factors[term.minus] = factors.get(term.minus, 0.0) - term.weight
         return {branch: factor for branch, factor in factors.items() if factor != 0.0}
 
+    # long: its functions share one memory of answers, and the step that they are given to
     def step(
         self,
         index: int,

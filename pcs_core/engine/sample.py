@@ -47,6 +47,7 @@ class SampleProgress:
     latents: Tensor | None = None
 
 
+# long: the options of a drawing and what they mean
 def sample(
     artifact: Personalization | Path | str | None,
     backbone: Backbone | str | Path | None = None,

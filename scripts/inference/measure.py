@@ -109,6 +109,7 @@ def warm(opened: Open, artifact: Personalization) -> None:
             step()
 
 
+# long: every round shares its subjects and what it drew
 def pictures(
     plan: Plan,
     engines: Sequence[Open],

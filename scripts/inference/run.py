@@ -80,6 +80,7 @@ def run(
     return found
 
 
+# long: the plan of a study, in the order in which it is run
 def _small(
     plan: measure.Plan,
     name: str,

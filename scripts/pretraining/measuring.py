@@ -41,26 +41,7 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     seconds = (time.monotonic() - started) / len(subjects)
     studio = installed().get("datasets", "mini.held-out")()
     zero = dict.fromkeys(STRENGTHS[system], 0.0)
-    drawn: dict[str, list[Any]] = {OWN: [], NONE: [], OTHER: []}
-    if system == "fastcomposer":  # its low-rank residuals act at strength 0 as well
-        drawn[UNTUNED] = []
-    for number, case in enumerate(subjects):
-        said = [
-            " ".join(f"a photo of {case.article} <it{number}> {studio.phrase(p)}".split())
-            for p in PLACES
-        ]
-        plain = [prompt.replace(f"<it{number}>", case.noun) for prompt in said]
-        other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].artifact
-        mistaken = replace(case.artifact, features=other.features)
-        drawn[OWN].append(sample(case.artifact, backbone, said, seed=7))
-        drawn[NONE].append(sample(case.artifact, backbone, said, seed=7, strengths=zero))
-        drawn[OTHER].append(sample(mistaken, backbone, said, seed=7))
-        if UNTUNED in drawn:
-            settings = recipe.sample
-            drawn[UNTUNED].append(
-                sample(None, backbone, plain, seed=7, steps=settings.steps, scale=settings.scale)
-            )
-        print(f"{system}: {number + 1} of {len(subjects)} drawn", file=sys.stderr)
+    drawn = draw(system, recipe, subjects, studio, zero, backbone)
     names = [r for r in arguments.metrics.split(",") if r] or METRICS.get(system, OTHERWISE)
     figures: dict[str, Any] = {
         "system": system,
@@ -92,6 +73,40 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     (arguments.out / f"{system}.json").write_text(json.dumps(figures, indent=1) + "\n")
     write_sheet(subjects, drawn, arguments.out / f"{system}.jpg")
     print(table(figures))
+
+
+def draw(
+    system: str,
+    recipe: Any,
+    subjects: Any,
+    studio: Any,
+    zero: Mapping[str, float],
+    backbone: Any,
+) -> dict[str, list[Any]]:
+    """Return row -> a batch of pictures for each subject, one at each of `PLACES`."""
+    from pcs_core import sample
+
+    drawn: dict[str, list[Any]] = {OWN: [], NONE: [], OTHER: []}
+    if system == "fastcomposer":  # its low-rank residuals act at strength 0 as well
+        drawn[UNTUNED] = []
+    for number, case in enumerate(subjects):
+        said = [
+            " ".join(f"a photo of {case.article} <it{number}> {studio.phrase(p)}".split())
+            for p in PLACES
+        ]
+        plain = [prompt.replace(f"<it{number}>", case.noun) for prompt in said]
+        other = subjects[(number + max(1, len(subjects) // 2)) % len(subjects)].artifact
+        mistaken = replace(case.artifact, features=other.features)
+        drawn[OWN].append(sample(case.artifact, backbone, said, seed=7))
+        drawn[NONE].append(sample(case.artifact, backbone, said, seed=7, strengths=zero))
+        drawn[OTHER].append(sample(mistaken, backbone, said, seed=7))
+        if UNTUNED in drawn:
+            settings = recipe.sample
+            drawn[UNTUNED].append(
+                sample(None, backbone, plain, seed=7, steps=settings.steps, scale=settings.scale)
+            )
+        print(f"{system}: {number + 1} of {len(subjects)} drawn", file=sys.stderr)
+    return drawn
 
 
 def embed(metric: Any, images: Any) -> Any:

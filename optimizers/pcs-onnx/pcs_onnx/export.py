@@ -45,6 +45,7 @@ VERSIONS = ("pcs-core", "pcs-onnx", "torch", "onnx", "onnxscript", "onnxruntime"
 
 
 @torch.no_grad()
+# long: its options and what they mean; then the order in which a deployment is written
 def export(
     net: Attachment,
     folder: Path,
@@ -112,15 +113,13 @@ def export(
     if net.fusion.of(BranchEdit):
         graphs |= parts.control()
     graphs |= {**parts.streams(), **parts.encoders(encoders or {})}
-    backbone: Any = net.backbone
     return manifest.write(
         folder,
         {
             "format": "onnx",
             "system": recipe.id,
             "recipe": recipe.document,
-            "backbone": asdict(backbone.card),
-            "latent_shape": list(backbone.latent_shape),
+            **_facts_of(net),
             "size": {"kind": size, "step": writer.size.step},
             "dtype": str(DTYPES[dtype]).removeprefix("torch."),
             "opset": opset,
@@ -128,14 +127,7 @@ def export(
             "disabled_optimizers": list(disabled_optimizers),
             "tolerance": {"relative": allowed},
             "versions": {name: version(name) for name in VERSIONS},
-            "scheduler": dict(backbone.scheduler_config),
             "tokenizer": tokenizer,
-            "sites": [asdict(site) for site in backbone.sites if site.part != "vae"],
-            "projections": _projections(net),
-            "parameters": {
-                part: {k: list(p.shape) for k, p in backbone.parts[part].named_parameters()}
-                for part in {swap.part for swap in net.fusion.of(ReplaceEdit)}
-            },
             "swaps": _swaps(net, adapter),
             "adapter": None if adapter is None else adapter.extra["sha256"],
             "encoders": {
@@ -145,6 +137,22 @@ def export(
             "graphs": graphs,
         },
     )
+
+
+def _facts_of(net: Attachment) -> dict[str, Any]:
+    """Return what the manifest says of the backbone, and of the names and shapes its parts have."""
+    backbone: Any = net.backbone
+    return {
+        "backbone": asdict(backbone.card),
+        "latent_shape": list(backbone.latent_shape),
+        "scheduler": dict(backbone.scheduler_config),
+        "sites": [asdict(site) for site in backbone.sites if site.part != "vae"],
+        "projections": _projections(net),
+        "parameters": {
+            part: {k: list(p.shape) for k, p in backbone.parts[part].named_parameters()}
+            for part in {swap.part for swap in net.fusion.of(ReplaceEdit)}
+        },
+    }
 
 
 def check_options(**given: tuple[Any, Collection[Any]]) -> None:

@@ -54,6 +54,7 @@ def show(
 
 
 @app.command()
+# long: the options of a command
 def check(
     name: Annotated[str, typer.Argument(metavar="ID|FILE", help="A preset.")],
     folders: Annotated[

@@ -18,6 +18,7 @@ OWNERS = {"tokens.learnable", "weights.kv"}
 CAPTIONS = ("a photo of a {}", "a {} on the beach", "a drawing of a {}")
 
 
+# long: one experiment, and every row that it is judged by
 def check(neutral: bool = False) -> CheckReport:
     """Fit two concepts on the tiny network and merge them; ``neutral`` sets the deltas' strength to 0."""
     started = time.monotonic()

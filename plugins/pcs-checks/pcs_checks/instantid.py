@@ -20,6 +20,7 @@ PROMPT = "a photo of <first> on the beach"
 POINTS = Layout(points=((0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7)))
 
 
+# long: one experiment, and every row that it is judged by
 def check(neutral: bool = False) -> CheckReport:
     """Pre-train briefly on the tiny network and fit two faces; ``neutral`` sets both strengths to 0."""
     started = time.monotonic()

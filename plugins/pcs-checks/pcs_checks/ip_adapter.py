@@ -19,6 +19,7 @@ USE = "attention.parallel_adapter"
 PROMPT = "a photo of <first> on the beach"
 
 
+# long: one experiment, and every row that it is judged by
 def check(neutral: bool = False) -> CheckReport:
     """Pre-train briefly on the tiny network and fit two subjects; ``neutral`` sets the strength to 0."""
     started = time.monotonic()

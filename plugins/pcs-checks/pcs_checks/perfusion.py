@@ -21,6 +21,7 @@ SYSTEM = "perfusion"
 BETAS = (0.2, 0.5, 0.8, 1.2, 2.0)
 
 
+# long: one experiment, and every row that it is judged by
 def check(neutral: bool = False) -> CheckReport:
     """Fit a few steps on the tiny network; ``neutral`` sets the edit's strength to 0."""
     started = time.monotonic()

@@ -20,6 +20,7 @@ from pcs_testing import build_fusion
 SYSTEM = "svdiff"
 
 
+# long: one experiment, and every row that it is judged by
 def check(neutral: bool = False) -> CheckReport:
     """Fit two concepts on the tiny network; ``neutral`` sets strength and share to 0."""
     started = time.monotonic()

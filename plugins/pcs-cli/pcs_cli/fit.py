@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization
 
 
-def fit(  # long: its options
+# long: the options of a command, and what is undone where it ends early
+def fit(
     context: typer.Context,
     system: Annotated[
         str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")

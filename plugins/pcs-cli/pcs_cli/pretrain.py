@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Records
 
 
+# long: the options of a command, and what is undone where it ends early
 def pretrain(
     system: Annotated[
         str, typer.Argument(metavar="SYSTEM", help="A pre-trained system or a recipe.toml.")

@@ -39,7 +39,7 @@ COLUMNS = 4
 """Pictures in a row of the sheet."""
 
 
-def sample(  # long: twenty options, one a line
+def sample(
     words: Words,
     out: Out,
     count: Count = 4,

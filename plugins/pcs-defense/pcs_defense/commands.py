@@ -22,6 +22,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
+# long: the options of a command
 def protect(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of pictures.")],
     out: Annotated[

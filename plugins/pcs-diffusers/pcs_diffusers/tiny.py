@@ -271,6 +271,7 @@ def tiny_sdxl(*, seed: int = 0, device: str = "cpu") -> StableDiffusionXL:
     )
 
 
+# long: the configuration of a network, number by number
 def tiny_sd3(*, seed: int = 0, device: str = "cpu", with_t5: bool = True) -> StableDiffusion3:
     """Return a tiny SD 3 network: 16 px latents of 16 channels, 32 px pictures.
 

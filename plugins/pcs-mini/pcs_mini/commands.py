@@ -50,6 +50,7 @@ def _say(line: str) -> None:
 
 
 @app.command()
+# long: the options of a command
 def train(
     stage: Annotated[Stage, typer.Argument(help="What to train.")],
     images: Annotated[int | None, typer.Option(help="Pictures to see in all.")] = None,

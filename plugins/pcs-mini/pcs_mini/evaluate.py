@@ -235,6 +235,7 @@ def diversity(
     return min(1.0, spread(draw(texts)) / max(1e-6, spread(renders(assets, wanted))))
 
 
+# long: every figure of a report, in the order of its columns
 def evaluate(
     folder: Path,
     prompts: int = 500,

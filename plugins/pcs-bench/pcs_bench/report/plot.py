@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 
 WIDTH, HEIGHT, LEFT, BOTTOM, MARGIN = 720, 440, 64, 48, 20
@@ -41,8 +41,30 @@ def trade_off(
 
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" class="plot" '
-        f'aria-label="{escape(up)} over {escape(across)}">'
+        f'aria-label="{escape(up)} over {escape(across)}">',
+        *_axes(at, x_ticks, y_ticks, across, up),
     ]
+    for name, (x_low, x_high, y_low, y_high) in spans.items():
+        x, y = at(*points[name])
+        (x1, y1), (x2, y2) = at(x_low, y_low), at(x_high, y_high)
+        parts.append(f'<line class="span" x1="{x1}" x2="{x2}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<line class="span" x1="{x}" x2="{x}" y1="{y1}" y2="{y2}"/>')
+    if len(front) > 1:
+        path = " ".join("{},{}".format(*at(*points[name])) for name in front)
+        parts.append(f'<polyline class="front" points="{path}"/>')
+    parts += _marks({name: at(*point) for name, point in points.items()}, front, baselines)
+    return "".join([*parts, "</svg>"])
+
+
+def _axes(
+    at: Callable[[float, float], tuple[float, float]],
+    x_ticks: Sequence[float],
+    y_ticks: Sequence[float],
+    across: str,
+    up: str,
+) -> list[str]:
+    """Return the grid lines, their numbers, and the name of each axis; ``at`` places values in pixels."""
+    parts: list[str] = []
     for tick in x_ticks:
         x, _ = at(tick, y_ticks[0])
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{MARGIN}" y2="{HEIGHT - BOTTOM}"/>')
@@ -60,15 +82,14 @@ def trade_off(
         f'<text transform="translate(14 {(HEIGHT - BOTTOM) / 2}) rotate(-90)" '
         f'text-anchor="middle">{escape(up)}</text>'
     )
-    for name, (x_low, x_high, y_low, y_high) in spans.items():
-        x, y = at(*points[name])
-        (x1, y1), (x2, y2) = at(x_low, y_low), at(x_high, y_high)
-        parts.append(f'<line class="span" x1="{x1}" x2="{x2}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<line class="span" x1="{x}" x2="{x}" y1="{y1}" y2="{y2}"/>')
-    if len(front) > 1:
-        path = " ".join("{},{}".format(*at(*points[name])) for name in front)
-        parts.append(f'<polyline class="front" points="{path}"/>')
-    marks = {name: at(*point) for name, point in points.items()}
+    return parts
+
+
+def _marks(
+    marks: Mapping[str, tuple[float, float]], front: Sequence[str], baselines: Sequence[str]
+) -> list[str]:
+    """Return a circle and a label for each named place in pixels."""
+    parts: list[str] = []
     places = spread(marks)
     for number, (name, (x, y)) in enumerate(marks.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -84,7 +105,7 @@ def trade_off(
             parts.append(f'<line class="span" x1="{x}" x2="{near}" y1="{y}" y2="{base - 4}"/>')
         weight = ' font-weight="bold"' if name in front else ""
         parts.append(f'<text x="{left}" y="{base}"{weight}>{escape(name)}</text>')
-    return "".join([*parts, "</svg>"])
+    return parts
 
 
 def width(name: str) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class Outcome:
         return 3 if self.errors else 0
 
 
+# long: the order of a whole run, under one lock of the folder
 def run_bench(
     protocol: Protocol,
     folder: Path,
@@ -62,13 +64,7 @@ def run_bench(
     from pcs_core import open_backbone
 
     started = time.monotonic()
-    if engine not in ENGINES:
-        close = nearest(engine, ENGINES)
-        raise InputError(f"no engine {engine!r}{close}: one of {', '.join(ENGINES)}")
-    if (suite is not None or metrics is not None) and engine != "inline":
-        raise InputError("a suite or metrics that only this process knows need engine 'inline'")
-    if engine == "ray":
-        need_ray()
+    check_engine(engine, own=suite is not None or metrics is not None)
     store = Store(folder.resolve())
     if suite is None:
         from pcs_bench import suites
@@ -109,15 +105,36 @@ def run_bench(
             lines = follow(events, of, known, appender, meter)
         sets = score_sets(place, of, lines)
         write_json(store.folder / SETS, sets)
-    errors: dict[str, int] = {}
+    seconds = time.monotonic() - started
+    return Outcome(meter.cells, meter.failed, meter.kept, seconds, count_errors(lines, sets))
+
+
+def check_engine(engine: str, *, own: bool) -> None:
+    """Refuse an engine that is none, or that cannot be given an ``own`` suite or metrics of this process.
+
+    Raises
+    ------
+    InputError
+        One of these, or "ray" without Ray installed.
+    """
+    if engine not in ENGINES:
+        close = nearest(engine, ENGINES)
+        raise InputError(f"no engine {engine!r}{close}: one of {', '.join(ENGINES)}")
+    if own and engine != "inline":
+        raise InputError("a suite or metrics that only this process knows need engine 'inline'")
+    if engine == "ray":
+        need_ray()
+
+
+def count_errors(
+    lines: Mapping[str, Mapping[str, Any]], sets: Iterable[Mapping[str, Any]]
+) -> dict[str, int]:
+    """Return error -> how many cells, metrics of cells and scores of sets it ended."""
+    found: list[str] = []
     for line in lines.values():
-        for why in [line.get("error", ""), *line.get("errors", {}).values()]:
-            if why:
-                errors[why] = errors.get(why, 0) + 1
-    for row in sets:
-        if row.get("error"):
-            errors[row["error"]] = errors.get(row["error"], 0) + 1
-    return Outcome(meter.cells, meter.failed, meter.kept, time.monotonic() - started, errors)
+        found += [line.get("error", ""), *line.get("errors", {}).values()]
+    found += [row.get("error", "") for row in sets]
+    return dict(Counter(why for why in found if why))
 
 
 def follow(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 LINES, RESULT = "watch.jsonl", "watch.json"
 
 
+# long: the options of a command
 def watch(
     suites: Annotated[
         list[str], typer.Argument(metavar="SUITE...", help="Ids of suites, or their files.")

@@ -105,6 +105,7 @@ def standardise(vae: AutoencoderKL, images: Tensor) -> None:
     vae.register_to_config(scaling_factor=1.0)
 
 
+# long: one training, start to end: the order of its draws decides the weights
 def train(settings: Settings, images: NDArray[np.uint8], report: Report) -> Path:
     """Train on pictures ``[n, 128, 128, 3]``; writes and returns ``out/autoencoder``.
 

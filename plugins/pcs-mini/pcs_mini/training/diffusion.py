@@ -124,6 +124,7 @@ def _fresh(
     return text_encoder, unet
 
 
+# long: one training, start to end: the order of its draws decides the weights
 def train(
     settings: Settings,
     autoencoder_folder: Path,

@@ -146,6 +146,7 @@ def _index(text: str, count: int, what: str, place: str) -> int:
     return index
 
 
+# long: one branch for each keyword of the format
 def read_obj(path: str, fetch: Fetch) -> Mesh:
     """The mesh of the OBJ at `path`.
 
