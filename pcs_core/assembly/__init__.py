@@ -5,12 +5,10 @@ from __future__ import annotations
 from pcs_core.assembly.build import document_hash, recipe_from_document
 from pcs_core.assembly.load import load_recipe
 from pcs_core.assembly.presets import load_preset
-from pcs_core.assembly.words import meetings
 
 __all__ = [
     "document_hash",
     "load_preset",
     "load_recipe",
-    "meetings",
     "recipe_from_document",
 ]

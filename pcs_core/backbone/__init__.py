@@ -5,7 +5,6 @@ from __future__ import annotations
 from pcs_core.backbone.attach import Attachment, suspended
 from pcs_core.backbone.base import BackboneBase, weights_hash
 from pcs_core.backbone.context import Context, Restore
-from pcs_core.backbone.process import FlowMatching, MaskedTokens, VariancePreserving
 from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
@@ -23,14 +22,11 @@ __all__ = [
     "Backbone",
     "BackboneBase",
     "Context",
-    "FlowMatching",
-    "MaskedTokens",
     "Process",
     "Restore",
     "Sampler",
     "TokenisedPrompts",
     "Tokenizer",
-    "VariancePreserving",
     "batched_linear",
     "export_tensors",
     "gather",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from pcs_cli.meetings import meetings
 from pcs_core import load_recipe
-from pcs_core.assembly import meetings
 from pcs_core.data import Words
 from pcs_core.errors import ConflictError, RecipeError
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from pcs_cli.provenance import numbers
 from pcs_core.assembly import load_recipe
-from pcs_core.assembly.provenance import numbers
 from pcs_core.catalogue import Catalogue, catalogue
 
 TUNED = catalogue().tuned_systems()

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.backbone import FlowMatching, VariancePreserving
-from pcs_core.backbone.samplers import FlowSampler, ScheduledSampler, make_scheduler
+from pcs_processes import (
+    FlowMatching,
+    FlowSampler,
+    ScheduledSampler,
+    VariancePreserving,
+    make_scheduler,
+)
 
 if TYPE_CHECKING:
     import torch

@@ -15,7 +15,7 @@ from pcs_core.errors import PcsError, PluginError, RecipeError
 if TYPE_CHECKING:
     from pcs_cli.edits import EditRow
     from pcs_cli.hook_order import HookCall, HookOrder, WordRow
-    from pcs_core.assembly.provenance import Number
+    from pcs_cli.provenance import Number
     from pcs_core.data import Recipe
 
 MEANINGS = {
@@ -50,8 +50,8 @@ def explain(
     """
     from pcs_cli.hook_order import explain as order
     from pcs_cli.opening import backbone_name
+    from pcs_cli.provenance import numbers
     from pcs_core.assembly import load_recipe
-    from pcs_core.assembly.provenance import numbers
 
     name = backbone_name(backbone or DEFAULT)
     recipe = load_recipe(system, backbone=name, overrides=settings or ())

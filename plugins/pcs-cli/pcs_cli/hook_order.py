@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pluggy import PluginValidationError
 
-from pcs_core.assembly import meetings
+from pcs_cli.meetings import meetings
 from pcs_core.data.recipe import Recipe, Use
 from pcs_core.errors import RecipeError
 from pcs_core.hookspecs import RUN_HOOKS, run_manager

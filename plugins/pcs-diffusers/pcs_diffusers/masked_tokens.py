@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from pcs_core.backbone import MaskedTokens
 from pcs_core.data import Site
 from pcs_diffusers.family import DiffusersBackbone, Residuals
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.sites import denoiser_sites
 from pcs_diffusers.token_sampler import TokenSampler
+from pcs_processes import MaskedTokens
 
 if TYPE_CHECKING:
     from torch import Tensor

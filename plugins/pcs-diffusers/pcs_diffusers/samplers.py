@@ -1,4 +1,4 @@
-"""diffusers' schedulers as samplers: one copy per run, read as the core reads schedulers."""
+"""diffusers' schedulers as samplers: one copy per run, read as pcs-processes reads schedulers."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import diffusers
 
-from pcs_core.backbone import samplers
-from pcs_core.backbone.samplers import SCHEDULERS
+from pcs_processes import samplers
+from pcs_processes.samplers import SCHEDULERS
 
 if TYPE_CHECKING:
     import torch
 
-    from pcs_core.backbone import FlowMatching
+    from pcs_processes import FlowMatching
 
 __all__ = ["SCHEDULERS", "DiffusersSampler", "FlowSampler", "make_scheduler"]
 

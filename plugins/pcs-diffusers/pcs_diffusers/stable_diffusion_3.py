@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 import torch.nn.functional as F
 
-from pcs_core.backbone import FlowMatching
 from pcs_core.data import Site
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.attention import JointChainProcessor
@@ -22,6 +21,7 @@ from pcs_diffusers.places import joint_places
 from pcs_diffusers.samplers import FlowSampler
 from pcs_diffusers.several_texts import SeveralTextEncoders
 from pcs_diffusers.sites import joint_sites
+from pcs_processes import FlowMatching
 
 if TYPE_CHECKING:
     from torch import Tensor

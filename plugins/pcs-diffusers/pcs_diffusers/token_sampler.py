@@ -13,7 +13,7 @@ from pcs_core.errors import UnknownNameError, nearest
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    from pcs_core.backbone import MaskedTokens
+    from pcs_processes import MaskedTokens
 
 SCHEDULES = {"ddim": "", "amused": "", "cosine": "cosine", "linear": "linear"}
 """Scheduler id -> masking schedule. There is one scheduler: "ddim", the usual default, means it too."""

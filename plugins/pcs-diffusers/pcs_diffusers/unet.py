@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pcs_core.backbone import VariancePreserving
 from pcs_diffusers.family import DiffusersBackbone, Residuals
 from pcs_diffusers.samplers import DiffusersSampler
+from pcs_processes import VariancePreserving
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcs_core.backbone import MaskedTokens, VariancePreserving
 from pcs_core.errors import CapabilityError
+from pcs_processes import MaskedTokens, VariancePreserving
 
 ALPHAS = torch.linspace(0.999, 0.005, 1000)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor
 
-    from pcs_core.backbone.process import FlowMatching
+    from pcs_processes.flow_matching import FlowMatching
 
 SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
