@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pcs_core.errors import RecipeError
 from pcs_core.technique import explain
@@ -170,8 +170,9 @@ class PhaseTable(Table):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     ema: Beta = 0.0
+    size: Annotated[int, Field(ge=0)] = 0
 
-    LATER: ClassVar[tuple[str, ...]] = ("schedule", "floor", "ema")
+    LATER: ClassVar[tuple[str, ...]] = ("schedule", "floor", "ema", "size")
     """Keys that documents written before do not have: left out of one where they change nothing."""
 
     def document(self) -> dict[str, Any]:
@@ -179,6 +180,14 @@ class PhaseTable(Table):
         defaults = {key: PhaseTable.model_fields[key].default for key in self.LATER}
         table = self.model_dump(mode="json")
         return {k: v for k, v in table.items() if k not in defaults or v != defaults[k]}
+
+    @model_validator(mode="after")
+    def _size_of_a_fit(self) -> Self:
+        if self.pretrain and self.size:
+            raise ValueError(
+                "size is for the phases of a fit: a pre-training takes its pictures at the backbone's size"
+            )
+        return self
 
     @field_validator("batch", mode="before")
     @classmethod

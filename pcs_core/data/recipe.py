@@ -31,6 +31,7 @@ class Phase:
     the terms that count. ``warmup`` steps bring the rates up, the share ``decay`` of the steps at the
     end brings them down, ``schedule`` is the shape of that fall and ``floor`` where it ends, as a share of the
     rate. ``ema`` is the decay of a moving average of what trains, which the phase ends with (0: none).
+    ``size`` is the shorter side of its pictures in pixels (0: the backbone's own size).
     ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
     whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
     phase begins; ``restore`` brings those of that name back when it ends. Role "rendered" in ``batch``
@@ -59,6 +60,7 @@ class Phase:
     schedule: str = "constant"
     floor: float = 0.0
     ema: float = 0.0
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

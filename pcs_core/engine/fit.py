@@ -23,6 +23,7 @@ from pcs_core.engine.prepare import ask, ask_at_border, unite
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
+from pcs_core.engine.sizes import SizedExamples, check_sizes, phase_size
 from pcs_core.errors import InputError, RecipeError
 from pcs_core.merge import merge_fusions
 
@@ -135,6 +136,8 @@ class Fitting:
             memory=self.memory,
         )
         self.precision = Precision(self.precision_name, self.backbone)
+        for phase in self.recipe.phases:
+            phase_size(phase, self.backbone)
         self.answers = ask(self.run_, self.subjects)
         features, own = unite(self.answers)
         self.run_.features = features
@@ -174,8 +177,7 @@ class Fitting:
                 )
                 for number, phase in enumerate(phases):
                     if phase.steps:
-                        if number:
-                            self._cross_border(supply, phase)
+                        self._enter(supply, phase, first=not number)
                         train_phase(training, number, phase)
             with self.precision.lifted():
                 finished = self._finish(fusion)
@@ -230,27 +232,35 @@ class Fitting:
     ) -> FitSupply:
         self.roles = sorted({r for p in phases for r, n in p.batch.items() if n})
         self.latents: Latents = {}
-        pools, table = self._encode(net, own)
+        self.scaled, self.own = SizedExamples(), own
+        check_sizes(phases, net.fusion, self.backbone)
+        self.size = phase_size(next(p for p in phases if p.steps), self.backbone)
+        pools, table = self._encode(net)
         concepts = [[c.token for c in s.concepts] for s in self.subjects]
         return FitSupply(self.run_, net, pools, table, rngs, self.precision, concepts)
 
-    def _encode(self, net: Attachment, own: Sequence[Features]) -> tuple[list[Pool], CaptionTable]:
+    def _encode(self, net: Attachment) -> tuple[list[Pool], CaptionTable]:
         with self.precision.whole():
-            pools, table = encode_pools(net, own, self.roles, self.latents)
+            sized = self.scaled.at(self.own, self.size)
+            pools, table = encode_pools(net, sized, self.roles, self.latents)
         if net.fusion.source is not None:
             for caption in net.fusion.source.captions:
                 table.add(0, caption)
         return pools, table
 
-    def _cross_border(self, supply: FitSupply, phase: Phase) -> None:
-        """Ask again what some uses say before ``phase``; encode what is new of it.
+    def _enter(self, supply: FitSupply, phase: Phase, *, first: bool) -> None:
+        """Ask again what uses say before a phase that is not the first; encode what is new, or its size.
 
         A resumed fit crosses the borders behind it too, in order: a use that is silent at one of them
         leaves what it said before. The texts are encoded when the phase begins, as always.
         """
-        if ask_at_border(self.run_, self.answers, phase.name):
-            self.run_.features, own = unite(self.answers)
-            supply.pools, supply.table = self._encode(supply.net, own)
+        before = self.size
+        self.size = phase_size(phase, self.backbone)
+        asked = not first and ask_at_border(self.run_, self.answers, phase.name)
+        if asked:
+            self.run_.features, self.own = unite(self.answers)
+        if asked or self.size != before:
+            supply.pools, supply.table = self._encode(supply.net)
 
     def _look(self, finished: Sequence[Personalization]) -> None:
         if self.keep is None:
