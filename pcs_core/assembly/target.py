@@ -96,8 +96,10 @@ def _filled(use: Table, profile: Profile, place: str, replace: bool, catalogue: 
     words = {}
     for setting, field in kind.profiled.items():
         written = use.values.get(setting, getattr(kind, setting, ""))
-        if written:  # an empty word says that the method has none
-            words[setting] = getattr(profile, field)
+        word = getattr(profile, field)
+        # an empty word says that the method has none; a sentence that names no class is the method's own
+        if written and ("{noun}" in written or "{noun}" not in word):
+            words[setting] = word
     return _over(use, words, place, replace)
 
 

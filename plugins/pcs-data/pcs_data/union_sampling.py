@@ -1,12 +1,13 @@
 """Every part of the concepts of one picture is learned, together and alone.
 
-Union sampling of Break-A-Scene (arXiv:2305.16311, section 3.2): a step shows a random non-empty set of the
-concepts, in the caption and in the masks alike.
+Union sampling of Break-A-Scene (arXiv:2305.16311, section 3.2, and the authors' `train.py`): a step shows a
+random non-empty set of the concepts, in the caption and in the masks alike.
 """
 
 from __future__ import annotations
 
 from itertools import combinations
+from math import comb, lcm
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,16 +16,19 @@ from pcs_core import Technique, hookimpl
 from pcs_core.data import Features
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
     from pcs_core.data import Concept, Example, Run, Subject
 
 
 class UnionSampling(Technique):
-    """Add each reference once for every smaller set of its masked concepts.
+    """Add each reference again for the sets of its masked concepts.
 
-    The reference itself shows all of them, so that all sets are drawn equally often. Needs masks by concept;
-    a picture with one concept is not added.
+    Of n concepts every size from 1 to n is drawn equally often, and every set of a size, as the authors draw a
+    number of concepts first and then which. The reference itself shows all of them. Tokens of a set stand in
+    every rotation of their order. Needs masks by concept; a picture with one concept is not added.
     """
 
     id = "data.union_sampling"
@@ -36,7 +40,7 @@ class UnionSampling(Technique):
     subsets: bool = True
     """Whether smaller sets of the concepts are shown."""
     flip: bool = True
-    """Whether each is added mirrored too."""
+    """Whether each is added mirrored too: half of what is drawn."""
     caption: str = "a photo of {tokens}"
     """Caption of a set; ``{tokens}`` are its tokens, "and" between."""
 
@@ -54,36 +58,57 @@ class UnionSampling(Technique):
             sets = self._sets(example, slots, subject.concepts) if self.subsets else []
             found += sets
             if self.flip:
-                found += [mirrored(e) for e in (example, *sets)]
+                image = example.image.flip(
+                    -1
+                ).contiguous()  # one picture, so that it is encoded once
+                found += [mirrored(e, image) for e in (example, *sets)]
         return Features(examples=tuple(found)) if found else None
 
     def _sets(
         self, example: Example, slots: Sequence[int], concepts: Sequence[Concept]
     ) -> list[Example]:
-        return [
-            self._only(example, chosen, concepts)
-            for size in range(1, len(slots))
+        """Return the examples that stand beside ``example``, which is one of those of the whole set."""
+        if len(slots) < 2:
+            return []
+        counts = [comb(len(slots), size) for size in range(1, len(slots) + 1)]
+        each = lcm(*counts)  # examples of a size, so that the sizes are alike
+        found = [
+            self._only(example, chosen, concepts, rotations(chosen))
+            for size, count in enumerate(counts[:-1], 1)
             for chosen in combinations(slots, size)
+            for _ in range(each // count)
+        ]
+        orders = rotations(slots)
+        return found + [
+            self._only(example, slots, concepts, (orders[i % len(orders)],)) for i in range(1, each)
         ]
 
     def _only(
-        self, example: Example, chosen: Iterable[int], concepts: Sequence[Concept]
+        self,
+        example: Example,
+        chosen: Sequence[int],
+        concepts: Sequence[Concept],
+        orders: Sequence[Sequence[int]],
     ) -> Example:
-        kept = [(f"mask.concept.{k}", concepts[k]) for k in chosen]
-        masks = {key: example.regions[key] for key, _ in kept}
+        masks = {f"mask.concept.{k}": example.regions[f"mask.concept.{k}"] for k in chosen}
         others = {k: v for k, v in example.regions.items() if not k.startswith("mask.concept.")}
         union = torch.stack(list(masks.values())).amax(0)
-        tokens = " and ".join(concept.token for _, concept in kept)
+        named = [" and ".join(concepts[k].token for k in order) for order in orders]
         return example.with_(
-            captions=(self.caption.replace("{tokens}", tokens),),
-            concepts=tuple(concept.name for _, concept in kept),
+            captions=tuple(self.caption.replace("{tokens}", tokens) for tokens in named),
+            concepts=tuple(concepts[k].name for k in chosen),
             mask=None if example.mask is None else example.mask * union,
             regions={**others, **masks},
         )
 
 
-def mirrored(example: Example) -> Example:
-    """Return the example with its picture and every mask flipped left to right."""
+def rotations(chosen: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """Return ``chosen`` beginning with each of its members once."""
+    return tuple((*chosen[i:], *chosen[:i]) for i in range(len(chosen)))
+
+
+def mirrored(example: Example, image: Tensor) -> Example:
+    """Return the example with the mirrored picture ``image`` and every mask flipped left to right."""
     regions = {k: v.flip(-1) for k, v in example.regions.items()}
     mask = None if example.mask is None else example.mask.flip(-1)
-    return example.with_(image=example.image.flip(-1).contiguous(), mask=mask, regions=regions)
+    return example.with_(image=image, mask=mask, regions=regions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import torch
@@ -13,7 +14,7 @@ from pcs_core.engine.run import EngineRun
 from pcs_data.union_sampling import UnionSampling
 from pcs_testing import make_recipe, make_subject
 
-TOKENS = ("<a>", "<b>", "<c>")
+TOKENS = ("<a>", "<b>", "<c>", "<d>")
 
 
 def scene(count: int) -> Subject:
@@ -21,8 +22,8 @@ def scene(count: int) -> Subject:
     for k in range(count):
         mask = torch.zeros(1, 32, 32)
         mask[..., 8 * k : 8 * k + 8] = 1.0
-        masks["abc"[k]] = (mask,)
-    concepts = tuple(Concept("abc"[k], TOKENS[k], "toy") for k in range(count))
+        masks["abcd"[k]] = (mask,)
+    concepts = tuple(Concept("abcd"[k], TOKENS[k], "toy") for k in range(count))
     return replace(make_subject(images=1), concepts=concepts, masks=masks)
 
 
@@ -32,10 +33,29 @@ def shown(backbone: Backbone, subject: Subject, **settings: bool) -> tuple[Examp
     return own.examples
 
 
-def test_every_set_is_shown_once_each_way(backbone: Backbone) -> None:
+def test_sizes_are_drawn_equally_often_and_sets_of_a_size_too(backbone: Backbone) -> None:
+    """A number of concepts first, then which: not every set alike, as 3 of 7 sets would be single."""
+    for count in (2, 3, 4):
+        sets = Counter(e.concepts for e in shown(backbone, scene(count)))
+        sizes: Counter[int] = Counter()
+        for names, times in sets.items():
+            sizes[len(names)] += times
+        assert set(sizes) == set(range(1, count + 1))
+        assert len(set(sizes.values())) == 1, sizes
+        for size in sizes:
+            assert len({n for names, n in sets.items() if len(names) == size}) == 1
+
+
+def test_tokens_of_a_set_stand_in_every_rotation(backbone: Backbone) -> None:
     examples = shown(backbone, scene(3))
-    assert len(examples) == 2 * 7
-    assert sorted(len(e.concepts) for e in examples) == sorted(2 * [1, 1, 1, 2, 2, 2, 3])
+    pair = {c for e in examples if e.concepts == ("a", "b") for c in e.captions}
+    assert pair == {"a photo of <a> and <b>", "a photo of <b> and <a>"}
+    whole = Counter(c for e in examples if len(e.concepts) == 3 for c in e.captions)
+    assert sorted(whole.values()) == [2, 2, 2]
+
+
+def test_a_picture_and_its_mirror_image_are_encoded_once(backbone: Backbone) -> None:
+    assert len({e.image.data_ptr() for e in shown(backbone, scene(3))}) == 2
 
 
 def test_words_and_masks_are_of_one_set(backbone: Backbone) -> None:

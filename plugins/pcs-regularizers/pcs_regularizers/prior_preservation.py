@@ -32,9 +32,9 @@ class PriorPreservation(Technique):
     weight: Annotated[float, Field(ge=0.0)] = 1.0
     """Factor lambda of the class term."""
     count: Annotated[int, Field(ge=1, le=10000)] = 200
-    """Number of class images. The paper draws about 1000, common SD recipes 200."""
+    """Number of class images of each prompt. The paper draws about 1000, common SD recipes 200."""
     prompt: str = "a photo of a {noun}"
-    """Prompt of the class images, and their caption."""
+    """Prompt of the class images, and their caption; without ``{noun}`` one for all classes."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Sampling steps for the class images; the recipe's own when not given."""
     scale: Annotated[float, Field(ge=1.0)] | None = None
@@ -42,14 +42,19 @@ class PriorPreservation(Technique):
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
-        """Draw the class images with the base, ``count`` of each class the subject's concepts have."""
+        """Draw the class images with the base, ``count`` of each prompt that the concepts' classes make.
+
+        A prompt without ``{noun}`` is one, whatever the concepts are.
+        """
         if moment != "start":
             return None
-        nouns = dict.fromkeys(concept.noun for concept in subject.concepts)
-        return Features(examples=tuple(e for noun in nouns for e in self._examples(run, noun)))
+        nouns = (concept.noun for concept in subject.concepts)
+        prompts = dict.fromkeys(self.prompt.replace("{noun}", noun) for noun in nouns)
+        return Features(
+            examples=tuple(e for prompt in prompts for e in self._examples(run, prompt))
+        )
 
-    def _examples(self, run: Run, noun: str) -> list[Example]:
-        prompt = self.prompt.replace("{noun}", noun)
+    def _examples(self, run: Run, prompt: str) -> list[Example]:
         name = f"class-images-{self.count}-{self.steps}-{self.scale}-{prompt}".replace(" ", "-")
 
         def draw() -> dict[str, object]:

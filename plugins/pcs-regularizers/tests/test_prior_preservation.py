@@ -11,7 +11,8 @@ import torch
 
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase, SampleSettings
+from pcs_core.data import Concept, Phase, SampleSettings
+from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import RecipeError
 from pcs_regularizers.prior_preservation import PriorPreservation
@@ -152,3 +153,18 @@ def test_two_concepts_of_one_subject_get_both_classes(backbone: Backbone) -> Non
         if role == "prior"
     }
     assert captions == {"a photo of a dog", "a photo of a toy"}
+
+
+def test_a_prompt_of_no_class_is_drawn_once_for_all_concepts(backbone: Backbone) -> None:
+    """Break-A-Scene's 100 pictures of one generic prompt; with ``{noun}`` each class has its own."""
+    subject = make_subject()
+    subject = replace(subject, concepts=(*subject.concepts, Concept("ball", "<ball>", "toy")))
+    for prompt, told in (
+        ("a photo at the beach", ["a photo at the beach"] * 3),
+        ("a photo of a {noun}", ["a photo of a dog"] * 3 + ["a photo of a toy"] * 3),
+    ):
+        (own,) = extract(
+            EngineRun(run(backbone, prompt=prompt), backbone, concepts=[subject.concepts]),
+            [subject],
+        )[1]
+        assert [e.captions[0] for e in own.examples if e.role == "prior"] == told

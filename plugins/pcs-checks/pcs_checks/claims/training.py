@@ -139,7 +139,7 @@ def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
     run, _, shown = extracted(seen.recipe, [seen.subject(1)], seen.backbone, seed=SEED)
     examples = [e for own in shown for e in own.examples if e.role == "prior"]
     yield CheckRow.compare("class pictures", len(examples), ">", 0)
-    texts = [prompt.replace("{noun}", c.noun) for c in seen.subject(1).concepts]
+    texts = list(dict.fromkeys(prompt.replace("{noun}", c.noun) for c in seen.subject(1).concepts))
     told = sum(e.captions not in [(text,) for text in texts] for e in examples)
     yield CheckRow.compare("class pictures of another caption", told, "==", 0)
     use = next((u.technique for u in seen.recipe.uses if "prior" in u.technique.id), None)
