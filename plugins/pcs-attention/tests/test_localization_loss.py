@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pcs_attention.localization_loss import MODES, LocalizationLoss, mean_map
-from pcs_core import fit
+from pcs_attention.localization_loss import MODES, Compared, LocalizationLoss, mean_map
+from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Concept, Phase, Site, Subject
@@ -29,19 +30,48 @@ LAST = torch.tensor([[True]])
         ("contrast", 0.1 - 0.2),
         ("unmix", 0.04 / 4),
         ("split", (0.25 + 1.0) / 4),
+        ("outside", 0.5 / 2),
     ],
 )
 def test_values_are_those_of_the_papers(mode: str, value: float) -> None:
-    found = MODES[mode](MAP, INSIDE, 1 - INSIDE, LAST)
+    found = MODES[mode](Compared(MAP, INSIDE, 1 - INSIDE, LAST))
     assert found.shape == (1, 1)
     assert float(found) == pytest.approx(value)
 
 
 def test_split_holds_all_but_the_last_word_inside() -> None:
     maps, last = MAP.expand(-1, 2, -1, -1), torch.tensor([[False, True]])
-    first, second = MODES["split"](maps, INSIDE, 1 - INSIDE, last)[0].tolist()
+    first, second = MODES["split"](Compared(maps, INSIDE, 1 - INSIDE, last))[0].tolist()
     assert first == pytest.approx(0.25)  # mean of 0.5 and 0 outside
     assert second == pytest.approx(0.3125)
+
+
+def test_outside_holds_the_last_word_like_the_others() -> None:
+    """Five of Mix-of-Show's six configurations: no word has to fill the region."""
+    maps, last = MAP.expand(-1, 2, -1, -1), torch.tensor([[False, True]])
+    assert MODES["outside"](Compared(maps, INSIDE, 1 - INSIDE, last))[0].tolist() == [0.25, 0.25]
+
+
+def test_a_place_that_the_mask_touches_is_not_outside() -> None:
+    touched = INSIDE.clone()
+    touched[0, 0, 0, 1] = 0.1
+    assert float(MODES["outside"](Compared(MAP, touched, 1 - touched, LAST))) == 0.0
+
+
+def test_peaks_of_a_group_of_rows_are_shared_and_their_places_counted_together() -> None:
+    rng = torch.Generator().manual_seed(0)
+    maps = torch.rand(3, 2, 4, 4, generator=rng)
+    inside = torch.zeros(3, 1, 4, 4)
+    inside[0, ..., :1], inside[1, ..., :3], inside[2, ..., :2] = 1.0, 1.0, 1.0
+    last = torch.tensor([[False, True]] * 3)
+    group = torch.tensor([0, 0, 1])
+    found = MODES["outside"](Compared(maps, inside, 1 - inside, last, group))
+    for token in range(2):
+        ours = maps[:2, token] / maps[:2, token].max()
+        wanted = ours[inside[:2, 0] == 0].mean()
+        torch.testing.assert_close(found[:2, token].mean(), wanted)
+        alone = maps[2, token] / maps[2, token].max()
+        torch.testing.assert_close(found[2, token], alone[inside[2, 0] == 0].mean())
 
 
 def test_grids_are_brought_to_the_finest() -> None:
@@ -81,3 +111,88 @@ def test_without_regions_or_weight_there_is_no_term(backbone: Backbone) -> None:
 def test_a_grid_that_is_not_there_is_refused(backbone: Backbone) -> None:
     with pytest.raises(CapabilityError, match=r"at scale 8 \(scales there: 1, 2\)"):
         losses(backbone, two_halves(), scale=8)
+
+
+STEPS: list[Any] = []
+
+
+class Spy(Technique):
+    id = "test.spy"
+
+    @hookimpl
+    def regularize(self, step: Any) -> None:
+        STEPS.append(step)
+
+
+def one_step(backbone: Backbone, subject: Subject, rows: int, **settings: Any) -> tuple[Any, float]:
+    """Return a step of ``rows`` rows, and the term of its only subject."""
+    STEPS.clear()
+    phase = Phase("p", 1, batch={"subject": rows}, lr={"*": 0.1})
+    word = catalogue().get("techniques", "tokens.learnable")(vectors=2, noise=0.5)
+    uses = [word, Spy(), LocalizationLoss(weight=1.0, **settings)]
+    person = fit(make_recipe(uses, phase), subject, backbone)[0]
+    return STEPS[0], person.losses["localization"]
+
+
+def grids_of(backbone: Backbone, step: Any) -> dict[int, torch.Tensor]:
+    """Return the maps [b y x m] of each grid: the mean over all heads of all layers there."""
+    heads: dict[int, list[torch.Tensor]] = {}
+    for site in backbone.sites:
+        if site.kind == "cross" and site.name in step.tape:
+            probs = step.tape[site.name].detach()  # [b h n m]
+            side = int(probs.shape[2] ** 0.5)
+            heads.setdefault(side, []).append(probs.unflatten(2, (side, side)))
+    return {side: torch.cat(found, dim=1).mean(1) for side, found in heads.items()}
+
+
+def test_mix_of_shows_term_is_that_of_its_release(backbone: Backbone) -> None:
+    """Written from `trainer_edlora.py`: a term for each grid and word, the peak and the mean over the batch."""
+    mask = torch.zeros(1, 32, 32)
+    mask[..., :20] = 1.0
+    subject = replace(make_subject(images=2), masks={"fido": (mask, mask.flip(-1))})
+    released = {"mode": "outside", "grids": "each", "tokens": "sum", "peaks": "batch"}
+    step, found = one_step(backbone, subject, 3, masks="nearest", **released)
+    region = step.batch.regions["mask.concept.0"]
+    span = step.cond.spans["concept.0"]
+    wanted, terms = 0.0, 0
+    for side, maps in grids_of(backbone, step).items():
+        inside = F.interpolate(region, (side, side), mode="nearest")[:, 0]
+        for word in range(2):
+            own = torch.stack([m[..., p] for m, p in zip(maps, span[:, word], strict=True)])
+            own = own / own.max()
+            wanted += float(own[inside == 0].mean())
+            terms += 1
+    assert terms == 4  # two words on the two grids of this network; eight in Stable Diffusion
+    assert found == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "other", [{"tokens": "mean"}, {"grids": "finest"}, {"peaks": "row"}, {"mode": "split"}]
+)
+def test_each_of_its_reductions_matters(backbone: Backbone, other: dict[str, str]) -> None:
+    mask = torch.zeros(1, 32, 32)
+    mask[..., :20] = 1.0
+    subject = replace(make_subject(images=2), masks={"fido": (mask, mask.flip(-1))})
+    released = {"mode": "outside", "grids": "each", "tokens": "sum", "peaks": "batch"}
+    _, found = one_step(backbone, subject, 3, **released)
+    _, changed = one_step(backbone, subject, 3, **{**released, **other})
+    assert changed != pytest.approx(found, rel=1e-3)
+
+
+def test_break_a_scenes_term_is_that_of_its_release(backbone: Backbone) -> None:
+    """Written from `train.py`: each row's own peak, the mean squared difference, summed over concepts."""
+    STEPS.clear()
+    phase = Phase("p", 1, batch={"subject": 2}, lr={"*": 0.1})
+    word = catalogue().get("techniques", "tokens.learnable")(noise=0.5)
+    loss = LocalizationLoss(weight=0.01, scale=1, sites="cross@down|cross@up", masks="nearest")
+    person = fit(make_recipe([word, Spy(), loss], phase), two_halves(), backbone)[0]
+    (step,) = STEPS
+    side = step.noisy.shape[-1]
+    maps = grids_of(backbone, step)[side]
+    wanted = 0.0
+    for row in range(2):
+        for concept in range(2):
+            own = maps[row, ..., int(step.cond.spans[f"concept.{concept}"][row, 0])]
+            mask = step.batch.regions[f"mask.concept.{concept}"][row, 0]
+            wanted += float(F.mse_loss(own / own.max(), mask)) / 2
+    assert person.losses["localization"] == pytest.approx(0.01 * wanted, rel=1e-5)

@@ -69,12 +69,13 @@ def check(neutral: bool = False) -> CheckReport:
     }
     own = [_deltas(p, 0.0 if neutral else 1.0) for p in artifacts]
     inputs = [_inputs(p, backbone, own[0]) for p in artifacts]
+    # the encoder is solved for first, from what each concept's own reads
     mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
     ours, theirs = (
         sum(
             float((x[name] @ (d[name] - joined[name]).T).square().sum())
             for d, x in zip(own, inputs, strict=True)
-            for name in joined
+            for name in x
         )
         for joined in (fused, mean)
     )
@@ -111,19 +112,26 @@ def _deltas(artifact: Any, strength: float) -> dict[str, torch.Tensor]:
 
 
 def _inputs(artifact: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
-    """Return what each layer reads [n in] while the artifact draws."""
+    """Return what each layer of the text encoder reads [n in] of the two prompts, without padding."""
     found: dict[str, list[torch.Tensor]] = {}
+    ids: list[torch.Tensor] = []
+    text, end = backbone.parts["text"], backbone.tokenizer.end
     with ExitStack() as stack:
-        for part in ("denoiser", "text"):
-            for name, module in backbone.parts[part].named_modules():
-                if name in layers:
 
-                    def hear(_: Any, given: Any, name: str = name) -> None:
-                        found.setdefault(name, []).append(given[0].detach().flatten(0, -2))
+        def told(_: Any, given: Any, named: Any) -> None:
+            ids[:] = [named["input_ids"] if "input_ids" in named else given[0]]
 
-                    stack.callback(module.register_forward_pre_hook(hear).remove)
+        stack.callback(text.register_forward_pre_hook(told, with_kwargs=True).remove)
+        for name, module in text.named_modules():
+            if name in layers:
+
+                def hear(_: Any, given: Any, name: str = name) -> None:
+                    for row, own in zip(given[0].detach(), ids[0].tolist(), strict=True):
+                        found.setdefault(name, []).append(row[: own.index(end) + 1])
+
+                stack.callback(module.register_forward_pre_hook(hear).remove)
         token = artifact.concepts[0].token
-        sample(artifact, backbone, [f"a photo of {token}", token], steps=2, scale=1.0)
+        sample(artifact, backbone, [f"photo of a {token}", token], steps=1, scale=1.0)
     return {name: torch.cat(rows) for name, rows in found.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -39,7 +39,11 @@ class MaskedLoss(Technique):
     background: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Weight of the error outside the regions; 1 is the whole error."""
     normalise: bool = False
-    """Whether a row's error is divided by the mean of its mask, so that small regions count as much."""
+    """Whether a row's error is divided by the mean of its mask, so that small regions count as much: the mean
+    over the region in place of the mean over the picture."""
+    channels: Literal["mean", "sum"] = "mean"
+    """Reduction over the channels of the latents. Mix-of-Show (arXiv:2305.18292, `trainer_edlora.py`) divides
+    the sum over places and channels by the number of places alone: "sum", with a mask and without."""
     invert: bool = False
     """Whether the error counts outside the regions instead."""
     probability: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
@@ -55,9 +59,12 @@ class MaskedLoss(Technique):
         if query.moment != "batch" or query.step is None or self.background == 1.0:
             return None
         batch = query.step.batch  # type: ignore[union-attr]
+        size = batch.latents.shape[1] if self.channels == "sum" else 1
         inside = union(batch, self.regions)
-        if inside is None:
+        if inside is None and size == 1:
             return None
+        if inside is None:
+            inside = torch.zeros_like(batch.latents[:, :1])
         has = inside.flatten(1).amax(1) > 0
         if self.invert:
             inside = 1 - inside
@@ -65,7 +72,10 @@ class MaskedLoss(Technique):
         if self.normalise:
             weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
         counts = has & batch.rows("subject") & self._drawn(run, query, len(has)).to(has.device)
-        return Masks({LOSS: torch.where(counts[:, None, None, None], weight, 1.0)})
+        weight = torch.where(counts[:, None, None, None], weight, 1.0)
+        # the error's mean is over channels too
+        times = torch.where(batch.rows("subject"), float(size), 1.0)
+        return Masks({LOSS: weight * times[:, None, None, None]})
 
     def _drawn(self, run: Run, query: MaskQuery, rows: int) -> Tensor:
         """Return which rows of this step are masked, the same after an interruption."""

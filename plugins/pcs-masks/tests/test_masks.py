@@ -56,6 +56,8 @@ def step_of(backbone: Backbone, subject: Subject, *, index: int = 0, **settings:
         ({"background": 0.25}, 1.0, 0.25),
         ({"invert": True}, 0.0, 1.0),
         ({"normalise": True}, 2.0, 0.0),
+        ({"normalise": True, "channels": "sum"}, 8.0, 0.0),
+        ({"channels": "sum"}, 4.0, 0.0),
         ({"probability": 0.0}, 1.0, 1.0),
     ],
 )
@@ -72,6 +74,23 @@ def test_the_error_counts_inside(
 
 def test_an_example_without_a_region_counts_in_full(backbone: Backbone) -> None:
     assert step_of(backbone, make_subject()).masks.get(LOSS) is None
+
+
+def test_without_a_region_the_sum_over_channels_stays(backbone: Backbone) -> None:
+    step = step_of(backbone, make_subject(), channels="sum")
+    mask = step.masks.get(LOSS)
+    assert [float(m.unique()) for m in mask] == [4.0, 1.0]
+
+
+def test_a_normalised_error_is_the_mean_over_the_region(backbone: Backbone) -> None:
+    """Mix-of-Show: the sum over channels and places of the region, over its number of places."""
+    from pcs_core.engine.builtin import CoreDenoise
+
+    step = step_of(backbone, masked(), normalise=True, channels="sum")
+    row = step.batch.roles.index("subject")
+    found = CoreDenoise().regularize(step).value[row]
+    wanted = step.error[row][:, :, :8].sum() / (16 * 8)
+    torch.testing.assert_close(found, wanted)
 
 
 def test_half_of_the_rows_are_masked_the_same_in_every_run(backbone: Backbone) -> None:

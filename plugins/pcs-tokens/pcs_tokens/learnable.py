@@ -45,6 +45,9 @@ class LearnableToken(Technique):
     """The word to start from when ``init`` is "word"; empty: the noun."""
     noise: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Gaussian noise added to the start value, relative to its norm, so that rows differ."""
+    sigma: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Standard deviation of each element of a row that starts as noise ("random", "mixed"); 0: the row has the
+    norm of the noun's. Mix-of-Show starts from 0.013, a norm of 0.36 at width 768."""
     with_noun: bool = False
     """Whether the noun follows the token wherever it stands, in captions and prompts ("<dog> dog")."""
     templates: tuple[str, ...] = TEMPLATES
@@ -89,10 +92,12 @@ class LearnableToken(Technique):
         row = run.embed_words(word).mean(dim=0).cpu()
         rng = run.init_rng(subject, f"{self.id}/{concept.name}")
         drawn = torch.randn(self.vectors, row.shape[0], generator=rng)
+        fresh = self.sigma * drawn
         drawn = drawn / drawn.norm(dim=1, keepdim=True) * row.norm()
+        fresh = fresh if self.sigma else drawn
         if self.init == "random":
-            return drawn
+            return fresh
         start = row.expand(self.vectors, -1) + self.noise * drawn
         if self.init == "mixed":
-            start = torch.cat([drawn[: self.vectors // 2], start[self.vectors // 2 :]])
+            start = torch.cat([fresh[: self.vectors // 2], start[self.vectors // 2 :]])
         return start

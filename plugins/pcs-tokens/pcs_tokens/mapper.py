@@ -6,7 +6,7 @@ The network also says a second vector, the bypass, that joins the word's encodin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,15 @@ class MappedRows(TokenEdit):
     norm: Tensor | None
 
     def __init__(
-        self, mapper: Mapper, norm: Tensor | None, tokens: list[str], nouns: list[str]
+        self,
+        mapper: Mapper,
+        numbers: Sequence[int],
+        norm: Tensor | None,
+        tokens: list[str],
+        nouns: list[str],
     ) -> None:
         super().__init__(tokens, count=1, hosts=nouns, stacked=True)
-        self.mapper = mapper
+        self.mapper, self.numbers = mapper, tuple(numbers)
         self.width = int(mapper.head.bias.shape[1])
         # of the base's table: nothing an artifact needs to hold
         self.register_buffer("norm", norm, persistent=False)
@@ -46,7 +51,7 @@ class MappedRows(TokenEdit):
             time = torch.full((1 if subject is None else len(subject),), 0.5, device=device)
         if subject is None:
             subject = torch.zeros(len(time), dtype=torch.long, device=device)
-        said, _ = self.mapper(time, torch.arange(layers, device=device), subject)
+        said, _ = self.mapper(time, torch.tensor(self.numbers[:layers], device=device), subject)
         if self.norm is not None:
             said = F.normalize(said, dim=-1) * self.norm[subject][:, None, None]
         return said[:, :, None]
@@ -56,10 +61,10 @@ class ValueBypass(AttnEdit):
     """v + W_v (alpha |e| u) where the word stands: e its encoding, u the mapper's second vector."""
 
     def __init__(
-        self, site: Site, index: int, slot: int, mapper: Mapper, weight: Tensor, alpha: float
+        self, site: Site, number: int, slot: int, mapper: Mapper, weight: Tensor, alpha: float
     ) -> None:
         super().__init__(site)
-        self.index, self.slot, self.alpha = index, slot, alpha
+        self.number, self.slot, self.alpha = number, slot, alpha
         self.borrowed = (mapper, weight)  # a tuple: the token edit owns and stores the mapper
 
     def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
@@ -68,7 +73,7 @@ class ValueBypass(AttnEdit):
         if span is None or cond.time is None or cond.subject is None:
             return state
         mapper, weight = self.borrowed
-        layer = torch.tensor([self.index], device=span.device)
+        layer = torch.tensor([self.number], device=span.device)
         _, bypass = mapper(cond.time, layer, cond.subject)
         unit = F.normalize(bypass, dim=-1) @ weight.detach().float().T  # [b 1 width]
         there = F.one_hot(span.clamp_min(0), state.context.shape[1]) * (span >= 0)[..., None]
@@ -90,8 +95,13 @@ class MappedToken(Technique):
     """Spread of the frequencies over the noise level, in units of 1/1000 of its range."""
     sigma_layer: Annotated[float, Field(gt=0.0)] = 2.0
     """Spread of the frequencies over the number of the layer."""
+    layers: Literal["listed", "forward"] = "listed"
+    """How cross-attention layers are numbered: as the network lists them, the middle block last (what
+    artifacts without this setting mean), or in the order of a forward pass, the middle between the down and the
+    up blocks: the authors' numbers (`constants.py`: the middle is 6 of 0 to 15)."""
     anchors: Annotated[int, Field(ge=1, le=1000)] = 10
-    """Noise levels whose encodings, with every layer, the first projection starts from."""
+    """Noise levels whose encodings, with every layer, the first projection starts from: 0, 100, ..., 900 of
+    1000 for ten."""
     hidden: Annotated[int, Field(ge=1, le=8192)] = 128
     """Hidden units."""
     nested_dropout: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
@@ -119,6 +129,7 @@ class MappedToken(Technique):
         sites = run.sites("cross")
         if not sites:
             raise CapabilityError(f"{self.id}: the denoiser has no cross-attention site")
+        numbers = self._numbers(sites)
         tokens, edits = [], []
         for slot in range(max(len(c) for c in features.concepts)):
             concepts = [c[min(slot, len(c) - 1)] for c in features.concepts]
@@ -137,7 +148,7 @@ class MappedToken(Technique):
             )
             norm = means.norm(dim=1) if self.rescale else None
             names = [c.token for c in concepts], [c.noun for c in concepts]
-            tokens.append(MappedRows(mapper, norm, *names))
+            tokens.append(MappedRows(mapper, numbers, norm, *names))
             edits += self._bypasses(run, sites, slot, mapper)
         return Fusion(edits=(*tokens, *edits))
 
@@ -148,6 +159,27 @@ class MappedToken(Technique):
             return []
         weights = run.parameters("denoiser", "*.to_v.weight")
         return [
-            ValueBypass(site, i, slot, mapper, weights[f"{site.name}.to_v.weight"], self.bypass)
-            for i, site in enumerate(sites)
+            ValueBypass(site, n, slot, mapper, weights[f"{site.name}.to_v.weight"], self.bypass)
+            for n, site in zip(self._numbers(sites), sites, strict=True)
         ]
+
+    def _numbers(self, sites: Sequence[Site]) -> list[int]:
+        """Return the number of each site, as the mapper is told it."""
+        if self.layers == "listed":
+            return list(range(len(sites)))
+        return forward_numbers(sites)
+
+
+def forward_numbers(sites: Sequence[Site]) -> list[int]:
+    """Return the place of each site in a forward pass: down blocks, the middle, up blocks.
+
+    Blocks of another name come last. Sites of one block keep their order.
+    """
+    ranks = {"down": 0, "mid": 1, "up": 2}
+    order = sorted(
+        range(len(sites)), key=lambda i: ranks.get(sites[i].block.partition(".")[0], len(ranks))
+    )
+    numbers = [0] * len(sites)
+    for number, place in enumerate(order):
+        numbers[place] = number
+    return numbers

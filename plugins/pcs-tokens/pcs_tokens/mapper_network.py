@@ -70,9 +70,9 @@ class Mapper(nn.Module):
         drawn = torch.stack([torch.randn(frequencies, 2, generator=r) for r in rngs])
         # the sampling run has another seed: what was drawn is stored
         self.register_buffer("frequencies", drawn * torch.tensor(sigmas))
-        grid = torch.cartesian_prod(
-            torch.linspace(0, 1, anchors), torch.arange(layers, dtype=torch.float32)
-        )
+        # 0, 100, ..., 900 of 1000 for ten anchors, as the authors' `positional_encoding.py` has them
+        levels = torch.arange(anchors, dtype=torch.float32) / anchors
+        grid = torch.cartesian_prod(levels, torch.arange(layers, dtype=torch.float32))
         every = torch.arange(len(rngs))
         start = self.encode(
             grid[:, 0].expand(len(rngs), -1), grid[:, 1].expand(len(rngs), -1), every
@@ -107,7 +107,9 @@ class Mapper(nn.Module):
         return self.head(x, subject), None if self.bypass is None else self.bypass(x, subject)
 
     def kept(self, time: Tensor, layers: Tensor, subject: Tensor) -> Tensor:
-        """Return the mask [b n hidden] of nested dropout: ones, or ones up to a random unit.
+        """Return the mask [b n hidden] of nested dropout: all ones, or ones in front of a random unit.
+
+        The unit is any of them, the first among these, which leaves nothing but the head's bias.
 
         The draw is a hash of the noise levels of the subject's rows in this step, so that word and
         bypass share it, a resumed fit repeats it, and no other subject changes it.
@@ -116,7 +118,7 @@ class Mapper(nn.Module):
         total = own.new_zeros(int(subject.max()) + 1).index_add(0, subject, own)[subject]
         key = 3.7 * own[:, None] + 5.3 * total[:, None] + 0.71 * layers
         drops, where = scatter(key) < self.dropout, scatter(key + 17.3)
-        last = torch.where(drops, 1 + (where * (self.hidden - 1)).floor(), float(self.hidden))
+        last = torch.where(drops, (where * self.hidden).floor(), float(self.hidden))
         units = torch.arange(self.hidden, device=time.device)
         return (units < last[..., None]).float()
 

@@ -10,9 +10,9 @@ import torch
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone, select_sites
-from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, TokenEdit
+from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, Site, TokenEdit
 from pcs_testing import build_fusion, make_recipe, make_subject
-from pcs_tokens.mapper import MappedToken
+from pcs_tokens.mapper import MappedToken, forward_numbers
 from pcs_tokens.mapper_network import Mapper
 
 SMALL: dict[str, Any] = {"frequencies": 32, "hidden": 16, "anchors": 3}
@@ -44,10 +44,47 @@ def test_anchors_start_from_their_own_encodings() -> None:
     sizes: dict[str, Any] = {"layers": 2, "width": 8, "bypass": 0, "anchors": 5, "hidden": 8}
     mapper = Mapper([rng], frequencies=512, sigmas=(0.03, 2.0), dropout=0.0, **sizes)
     subject = torch.zeros(1, dtype=torch.long)
-    there = mapper.encode(torch.tensor([[0.25]]), torch.tensor([[1.0]]), subject)
+    there = mapper.encode(torch.tensor([[0.2]]), torch.tensor([[1.0]]), subject)
     alike = (mapper.anchors[0] @ there[0, 0]).detach()
     assert alike.argmax() == 1 * 2 + 1  # the second of five noise levels, the second layer
     torch.testing.assert_close(alike.max(), torch.tensor(1.0))
+
+
+def test_the_last_of_ten_anchors_is_at_900() -> None:
+    """Not at 1000, a level that no step has: range(0, 1000, 100) in the authors' code."""
+    rng = torch.Generator().manual_seed(0)
+    sizes: dict[str, Any] = {"layers": 1, "width": 8, "bypass": 0, "anchors": 10, "hidden": 8}
+    mapper = Mapper([rng], frequencies=512, sigmas=(0.03, 2.0), dropout=0.0, **sizes)
+    subject = torch.zeros(1, dtype=torch.long)
+    levels = torch.arange(10)[None] / 10
+    there = mapper.encode(levels, torch.zeros(1, 10), subject)
+    torch.testing.assert_close(mapper.anchors.detach(), there, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_are_numbered_in_the_order_of_a_forward_pass() -> None:
+    """Stable Diffusion's 16: the middle is 6, though the network lists it last."""
+    blocks = [*["down.0"] * 2, *["down.1"] * 2, *["down.2"] * 2]
+    blocks += [*["up.1"] * 3, *["up.2"] * 3, *["up.3"] * 3, "mid"]
+    sites = [Site(f"{b}.{i}", "denoiser", "cross", 1, block=b) for i, b in enumerate(blocks)]
+    assert forward_numbers(sites) == [*range(6), *range(7, 16), 6]
+
+
+def test_word_and_bypass_of_a_layer_are_told_its_number(backbone: Backbone) -> None:
+    fusion = fusion_of(backbone, layers="forward")
+    sites = select_sites(backbone.sites, "cross")
+    numbers = forward_numbers(sites)
+    assert [s.block for s in sites][-1] == "mid"
+    assert numbers[-1] != len(sites) - 1
+    assert [e.number for e in fusion.of(AttnEdit)] == numbers
+    (edit,) = fusion.of(TokenEdit)
+    subject = torch.zeros(1, dtype=torch.long)
+    said = edit.eval().layer(TIMES[:1], len(sites), subject)
+    for place, number in enumerate(numbers):
+        word, _ = edit.mapper(TIMES[:1], torch.tensor([number]), subject)
+        wanted = torch.nn.functional.normalize(word[:, 0], dim=-1) * edit.norm
+        torch.testing.assert_close(said[:, place, 0], wanted)
+    listed = fusion_of(backbone)  # what artifacts without the setting mean
+    assert [e.number for e in listed.of(AttnEdit)] == list(range(len(sites)))
 
 
 def test_nested_dropout_keeps_a_beginning_and_repeats(backbone: Backbone) -> None:
@@ -57,7 +94,7 @@ def test_nested_dropout_keeps_a_beginning_and_repeats(backbone: Backbone) -> Non
     mask = edit.mapper.kept(time, layers, subject)
     kept = mask.sum(-1)
     assert torch.equal(mask, (torch.arange(64) < kept[..., None]).float())
-    assert kept.min() >= 1
+    assert kept.min() == 0
     dropped = kept[kept < 64]
     assert 0.4 < len(dropped) / kept.numel() < 0.6
     assert 24 < dropped.mean() < 40

@@ -1,26 +1,37 @@
-"""The merger of Mix-of-Show (arXiv:2305.18292, section 3.3): inputs recorded, each layer solved for."""
+"""The merger of Mix-of-Show (arXiv:2305.18292, section 3.3): inputs recorded, each layer solved for.
+
+In the order of the authors' `gradient_fusion.py`: the text encoder's layers, from what each personalization's
+own encoder reads of its prompts; keys and values of cross-attention, from what the fused encoder says of its
+words; the denoiser's other layers, from what it reads while it draws with its own updates there and all that is
+fused so far.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
 
 from pcs_core.backbone import select_sites
+from pcs_core.data import Use
 from pcs_core.errors import InputError
 from pcs_weights.gradient_fusion import solve
+from pcs_weights.gradient_fusion_inputs import WordListener, hearing, listening, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Personalization, Use
+    from pcs_core.data import Personalization
+    from pcs_weights.gradient_fusion_inputs import Grams, Layer
 
 FACTORS = "weights.lora"
-TEMPLATES = ("a photo of {}", "{}")
-"""Prompts that the recorded inputs come from; ``{}`` stands for the tokens."""
+FUSED = "weights.gradient_fusion"
+TEMPLATES = ("photo of a {}", "{}")
+"""Prompts that the recorded inputs come from; ``{}`` stands for the tokens, and ends the prompt. The first is
+what pictures are drawn of."""
+Deltas = dict["Layer", "Tensor"]
 
 
 def gradient_fusion(
@@ -29,15 +40,14 @@ def gradient_fusion(
     *,
     iterations: int = 500,
     spatial_iterations: int = 50,
-    templates: Sequence[str] = TEMPLATES,
-    steps: int = 10,
+    steps: int = 20,
     seed: int = 0,
 ) -> Personalization:
     """Fuse low-rank updates; every concept's layers keep answering as they did to their own inputs.
 
     ``iterations`` for layers that read text (the encoder's, and cross-attention keys and values), the
-    authors' 500, and ``spatial_iterations`` for the denoiser's others, their 50. ``steps`` of sampling each
-    of the ``templates`` record the inputs.
+    authors' 500, and ``spatial_iterations`` for the denoiser's others, their 50. ``steps`` of sampling one
+    picture, each of which is recorded, their 20; no guidance, DPM-Solver++.
 
     Raises
     ------
@@ -49,19 +59,16 @@ def gradient_fusion(
     words = [word_uses(p) for p in artifacts]
     deltas = [deltas_of(p) for p in artifacts]
     check_alike(artifacts, words, deltas)
-    grams = [
-        record(p, backbone, sorted(deltas[0]), templates, steps=steps, seed=seed) for p in artifacts
-    ]
-    cross = {site.name for site in select_sites(backbone.sites, "cross")}
-    fused = {}
-    for key in sorted(deltas[0]):
-        part, name = key
-        site, _, projection = name.rpartition(".")
-        text = part == "text" or (site in cross and projection in ("to_k", "to_v"))
-        own = [d[key] for d in deltas]
-        fused[name] = solve(
-            [g[key] for g in grams], own, iterations if text else spatial_iterations
-        )
+    fused: Deltas = {}
+    for layers, record, budget in stages(deltas[0], backbone, iterations, spatial_iterations):
+        if not layers:
+            continue
+        grams = [
+            record(stand_in(p, own, fused), backbone, layers, steps, seed)
+            for p, own in zip(artifacts, deltas, strict=True)
+        ]
+        for layer in layers:
+            fused[layer] = solve(summed(grams, layer), [d[layer] for d in deltas], budget)
     tokens = {
         f"{ours.name}/{name.removeprefix(f'{theirs.name}/')}": value
         for artifact, uses in zip(artifacts, words, strict=True)
@@ -73,12 +80,106 @@ def gradient_fusion(
         artifacts[0],
         recipe=recipe_from_document(fused_document(artifacts[0])),
         concepts=tuple(c for p in artifacts for c in p.concepts),
-        tensors={**tokens, **{f"weights.gradient_fusion/{k}/delta": v for k, v in fused.items()}},
+        tensors={**tokens, **stored(fused)},
         features={},
         losses={},
         subject="+".join(p.subject for p in artifacts),
         extra={"merged_from": [p.subject for p in artifacts]},
     )
+
+
+def stages(
+    deltas: Mapping[Layer, Tensor], backbone: Any, text: int, spatial: int
+) -> list[tuple[list[Layer], Callable[..., Grams], int]]:
+    """Return of each stage: its layers, how their inputs are recorded, and the iterations of one solution."""
+    cross = {site.name for site in select_sites(backbone.sites, "cross")}
+    encoder, words, others = [], [], []
+    for layer in sorted(deltas):
+        part, name = layer
+        site, _, projection = name.rpartition(".")
+        if part == "text":
+            encoder.append(layer)
+        elif site in cross and projection in ("to_k", "to_v"):
+            words.append(layer)
+        else:
+            others.append(layer)
+    return [
+        (encoder, record_encoder, text),
+        (words, record_words, text),
+        (others, record_drawing, spatial),
+    ]
+
+
+def prompts_of(artifact: Personalization) -> list[str]:
+    """Return the prompts whose texts are recorded."""
+    named = " and ".join(c.token for c in artifact.concepts)
+    return [t.format(named) for t in TEMPLATES]
+
+
+def record_encoder(
+    artifact: Personalization, backbone: Any, layers: Sequence[Layer], steps: int, seed: int
+) -> Grams:
+    """Return what layers of the text encoder read of the prompts, without padding."""
+    from pcs_core import sample
+
+    with listening(backbone, layers, padding=False) as grams:
+        sample(artifact, backbone, prompts_of(artifact), steps=1, scale=1.0, seed=seed)
+    return grams
+
+
+def record_words(
+    artifact: Personalization, backbone: Any, layers: Sequence[Layer], steps: int, seed: int
+) -> Grams:
+    """Return what keys and values read at the concept's words and at the end of the prompts."""
+    from pcs_core import sample
+
+    recipe = replace(
+        artifact.recipe, uses=(*artifact.recipe.uses, Use(WordListener.id, WordListener()))
+    )
+    with hearing() as grams:
+        heard = replace(artifact, recipe=recipe)
+        sample(heard, backbone, prompts_of(artifact), steps=1, scale=1.0, seed=seed)
+    return grams
+
+
+def record_drawing(
+    artifact: Personalization, backbone: Any, layers: Sequence[Layer], steps: int, seed: int
+) -> Grams:
+    """Return what the denoiser's layers read in every step of one picture."""
+    from pcs_core import sample
+
+    prompt = prompts_of(artifact)[0]
+    with listening(backbone, layers) as grams:
+        sample(artifact, backbone, prompt, steps=steps, scale=1.0, scheduler="dpm++", seed=seed)
+    return grams
+
+
+def stand_in(artifact: Personalization, own: Deltas, fused: Deltas) -> Personalization:
+    """Return ``artifact`` with fused differences in place of its own, where there are any."""
+    from pcs_core import recipe_from_document
+
+    if not fused:
+        return artifact
+    tensors = dict(artifact.tensors)
+    for use in artifact.recipe.uses:
+        if use.technique.id == FACTORS:
+            part = use.technique.settings()["part"]
+            for name in [n for n in tensors if n.startswith(f"{use.name}/") and n.endswith("/B")]:
+                layer = name.removeprefix(f"{use.name}/").removesuffix("/B")
+                if (part, layer) in fused:
+                    tensors[name] = torch.zeros_like(tensors[name])
+    document = dict(artifact.recipe.document)
+    document["use"] = [*document["use"], fused_use(artifact)]
+    document["phase"] = []
+    every = {layer: fused.get(layer, torch.zeros_like(delta)) for layer, delta in own.items()}
+    return replace(
+        artifact, recipe=recipe_from_document(document), tensors={**tensors, **stored(every)}
+    )
+
+
+def stored(deltas: Deltas) -> dict[str, Tensor]:
+    """Return differences by the names of an artifact."""
+    return {f"{FUSED}/{name}/delta": delta for (_, name), delta in deltas.items()}
 
 
 def word_uses(artifact: Personalization) -> list[Use]:
@@ -131,64 +232,25 @@ def check_alike(
             )
 
 
-def record(
-    artifact: Personalization,
-    backbone: Any,
-    layers: Sequence[tuple[str, str]],
-    templates: Sequence[str],
-    *,
-    steps: int,
-    seed: int,
-) -> dict[tuple[str, str], Tensor]:
-    """Return the mean Gram matrix [in in] of each layer's inputs while ``artifact`` draws."""
-    from pcs_core import sample
-
-    named = " and ".join(c.token for c in artifact.concepts)
-    prompts = [t.format(named) for t in templates]
-    with listening(backbone, layers) as grams:
-        sample(artifact, backbone, prompts, steps=steps, scale=1.0, seed=seed)
-    return grams
-
-
-@contextmanager
-def listening(
-    backbone: Any, layers: Sequence[tuple[str, str]]
-) -> Iterator[dict[tuple[str, str], Tensor]]:
-    """Sum the Gram matrices of the inputs of ``layers``; nothing is left behind."""
-    grams: dict[tuple[str, str], Tensor] = {}
-    handles = []
-
-    def listen(key: tuple[str, str]) -> Any:
-        def hear(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            rows = inputs[0].detach().reshape(-1, inputs[0].shape[-1]).double().cpu()
-            grams[key] = grams.get(key, 0) + rows.T @ rows / len(rows)
-
-        return hear
-
-    try:
-        for part, name in layers:
-            module = backbone.parts[part].get_submodule(name)
-            handles.append(module.register_forward_pre_hook(listen((part, name))))
-        yield grams
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def fused_document(artifact: Personalization) -> Mapping[str, Any]:
-    """Return the recipe of the fused personalization: its low-rank uses become one of fused deltas."""
-    document: dict[str, Any] = dict(artifact.recipe.document)
+def fused_use(artifact: Personalization) -> dict[str, Any]:
+    """Return the use of the fused differences, at all layers that have low-rank updates."""
     globs: dict[str, list[str]] = {"denoiser": [], "text": []}
     for use in artifact.recipe.uses:
         if use.technique.id == FACTORS:
             settings = use.technique.settings()
             globs[settings["part"]].append(settings["sites"])
-    kept = [u for u in document["use"] if u["technique"] != FACTORS]
-    fused = {
-        "technique": "weights.gradient_fusion",
+    return {
+        "technique": FUSED,
+        "name": FUSED,
         "sites": "|".join(globs["denoiser"]),
         "text_sites": "|".join(globs["text"]),
     }
-    document["use"] = [*kept, fused]
+
+
+def fused_document(artifact: Personalization) -> Mapping[str, Any]:
+    """Return the recipe of the fused personalization: its low-rank uses become one of fused deltas."""
+    document: dict[str, Any] = dict(artifact.recipe.document)
+    kept = [u for u in document["use"] if u["technique"] != FACTORS]
+    document["use"] = [*kept, fused_use(artifact)]
     document["phase"] = []
     return document

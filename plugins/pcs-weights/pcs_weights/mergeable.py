@@ -19,7 +19,7 @@ TOKENS = ("tokens.learnable",)
 DELTAS = ("weights.kv", "weights.merge")
 """Techniques whose deltas it merges."""
 
-START_ONLY = frozenset({"init", "init_word", "noise", "templates"})
+START_ONLY = frozenset({"init", "init_word", "noise", "sigma", "templates"})
 """Settings of a token that mean nothing once it is trained."""
 
 

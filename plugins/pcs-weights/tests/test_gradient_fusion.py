@@ -8,11 +8,21 @@ import pytest
 import torch
 
 from pcs_core import fit, load, merge_personalizations, recipe_from_document, sample, save
-from pcs_core.backbone import Backbone
+from pcs_core.backbone import Attachment, Backbone, import_tensors, tokenise
+from pcs_core.data import TokenEdit
 from pcs_core.errors import InputError
-from pcs_testing import Snapshot, make_subject
+from pcs_testing import Snapshot, build_fusion, make_subject
 from pcs_weights.gradient_fusion import solve
-from pcs_weights.gradient_fusion_merge import deltas_of, listening
+from pcs_weights.gradient_fusion_inputs import listening, up_to_the_end
+from pcs_weights.gradient_fusion_merge import (
+    deltas_of,
+    prompts_of,
+    record_drawing,
+    record_encoder,
+    record_words,
+    stages,
+    stand_in,
+)
 
 FEW: dict[str, Any] = {"method": "gradient-fusion", "iterations": 30, "spatial_iterations": 10}
 TEXT = {"technique": "weights.lora", "name": "words", "part": "text", "sites": "*self_attn.q_proj"}
@@ -86,6 +96,89 @@ def test_listening_leaves_nothing_behind(backbone: Backbone) -> None:
         x = torch.randn(2, 3, 32)
         layer(x)
     rows = x.reshape(-1, 32).double()
-    torch.testing.assert_close(grams["denoiser", name], rows.T @ rows / 6)
+    torch.testing.assert_close(grams["denoiser", name], rows.T @ rows)
     before.assert_unchanged()
     assert not layer._forward_pre_hooks
+
+
+CROSS = {"technique": "weights.lora", "sites": "attention.*.q|attention.*.k|attention.*.v"}
+
+
+def encoded(backbone: Backbone, person: Any, prompts: list[str]) -> tuple[Any, Any]:
+    """Return tokenised prompts and their texts by ``person``'s own encoder, written without the merger."""
+    fusion = build_fusion(person.recipe, [make_subject("a", token="<a>")], backbone)
+    import_tensors(fusion, dict(person.tensors))
+    told = tokenise(prompts, backbone.tokenizer, tokens=fusion.of(TokenEdit), concepts=[["<a>"]])
+    with torch.no_grad(), Attachment(backbone, fusion) as net:
+        return told, net.encode_text(told, torch.zeros(len(prompts), dtype=torch.long)).text
+
+
+def test_padding_is_no_input_of_the_text_encoder(backbone: Backbone) -> None:
+    """The authors' encoder is shown prompts without padding; the mean over 77 positions is nearly all of it."""
+    ids = torch.tensor([[1, 5, 6, 2, 2, 2], [1, 2, 2, 2, 2, 2]])
+    shown = up_to_the_end(ids, 2)
+    assert shown.tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
+    person = fitted(backbone, {"technique": "weights.lora"}, TEXT)[0]
+    layer = next(layer for layer in deltas_of(person) if layer[0] == "text")
+    found = record_encoder(person, backbone, [layer], 1, 0)[layer]
+    heard: list[torch.Tensor] = []
+    module = backbone.parts["text"].get_submodule(layer[1])
+    hook = module.register_forward_pre_hook(lambda _, x: heard.append(x[0].detach()))
+    told, _ = encoded(backbone, person, prompts_of(person))
+    hook.remove()
+    ends = [row.index(backbone.tokenizer.end) for row in told.ids.tolist()]
+    rows = torch.cat([x[: end + 1] for x, end in zip(heard[0], ends, strict=True)]).double()
+    assert len(rows) < told.ids.numel() / 3
+    torch.testing.assert_close(found, rows.T @ rows, rtol=1e-6, atol=1e-6)
+
+
+def test_keys_and_values_read_words_of_the_fused_encoder(backbone: Backbone) -> None:
+    """At the concept's words and the end of the prompt alone, said by the encoder as it is after the fusion."""
+    person = fitted(backbone, CROSS, TEXT)[0]
+    own = deltas_of(person)
+    encoder, words, _ = (layers for layers, _, _ in stages(own, backbone, 1, 1))
+    assert encoder
+    assert words
+    rng = torch.Generator().manual_seed(0)
+    fused = {layer: torch.randn(own[layer].shape, generator=rng) for layer in encoder}
+    changed = stand_in(person, own, fused)
+    found = record_words(changed, backbone, words, 1, 0)
+    told, texts = encoded(backbone, changed, prompts_of(person))
+    rows = []
+    for text, ids, span in zip(texts, told.ids.tolist(), told.spans["concept.0"], strict=True):
+        rows += [text[span], text[ids.index(backbone.tokenizer.end)][None]]
+    x = torch.cat(rows).double()
+    assert len(x) == 2 * (1 + 1)
+    for layer in words:
+        torch.testing.assert_close(found[layer], x.T @ x, rtol=1e-5, atol=1e-5)
+    _, alone = encoded(backbone, person, prompts_of(person))
+    assert (alone - texts).abs().max() > 1e-3  # the personalization's own encoder says other words
+
+
+def test_the_last_stage_draws_with_what_is_fused_and_its_own_updates(backbone: Backbone) -> None:
+    person = fitted(backbone, CROSS, TEXT)[0]
+    own = deltas_of(person)
+    _, words, others = (layers for layers, _, _ in stages(own, backbone, 1, 1))
+    fused = {layer: torch.ones_like(own[layer]) for layer in words}
+    changed = stand_in(person, own, fused)
+    seen = deltas_of(changed)
+    assert all(not seen[layer].any() for layer in words)
+    assert all(torch.equal(seen[layer], own[layer]) for layer in others)
+    at = [changed.tensors[f"weights.gradient_fusion/{name}/delta"] for _, name in words]
+    assert all(bool((delta == 1).all()) for delta in at)
+    before, after = (
+        record_drawing(p, backbone, others, 2, 0)[others[-1]] for p in (person, changed)
+    )
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_every_row_counts_alike(backbone: Backbone) -> None:
+    """The authors stack the rows of all concepts: no call is divided by its length."""
+    name = next(s.name for s in backbone.sites if s.name.endswith("attn2.to_k"))
+    with listening(backbone, [("denoiser", name)]) as grams:
+        layer = backbone.parts["denoiser"].get_submodule(name)
+        xs = torch.randn(1, 2, 32), torch.randn(1, 7, 32)
+        for x in xs:
+            layer(x)
+    rows = torch.cat([x[0] for x in xs]).double()
+    torch.testing.assert_close(grams["denoiser", name], rows.T @ rows)
