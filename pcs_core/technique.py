@@ -61,6 +61,9 @@ class Technique:
     extract_moments
         Moments at which its ``extract`` is called: start, finish, and "phase", before each further phase
         begins (``run.phase`` names it). What it says then replaces all that it said before.
+    later
+        Settings that documents written before do not have: a recipe's document leaves them out where they
+        have their default, which says what those documents meant.
     starts_away
         Why the network differs from the base before anything is trained; "" where it does not (the
         contract test proves it).
@@ -88,6 +91,7 @@ class Technique:
     reads_layout: ClassVar[bool] = False
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
+    later: ClassVar[tuple[str, ...]] = ()
     starts_away: ClassVar[str] = ""
     profiled: ClassVar[Mapping[str, str]] = {}
     tiny: ClassVar[Mapping[str, Any]] = {}
@@ -160,6 +164,15 @@ class Technique:
         """Return the settings as plain JSON-able data, the inverse of :meth:`from_settings`."""
         data: dict[str, Any] = json.loads(_adapter(type(self)).dump_json(self))
         return data
+
+    def document(self) -> dict[str, Any]:
+        """Return the settings as a recipe's document holds them: without `later` ones at their default."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self) if f.name in self.later}  # type: ignore[arg-type]
+        return {
+            key: value
+            for key, value in self.settings().items()
+            if key not in defaults or getattr(self, key) != defaults[key]
+        }
 
 
 def explain(error: ValidationError, known: tuple[str, ...]) -> str:

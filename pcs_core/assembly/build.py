@@ -77,7 +77,7 @@ def build(
     document = {
         "recipe": head.model_dump(mode="json"),
         "use": [
-            {"technique": use.technique.id, "name": use.name, **use.technique.settings()}
+            {"technique": use.technique.id, "name": use.name, **use.technique.document()}
             for use in uses
         ],
         "phase": [phase.document() for phase in phases],

@@ -137,6 +137,7 @@ class LocalizationLoss(Technique):
     catalogue = ("attention-localization-loss",)
     neutral = {"weight": 0.0}
     tiny = {"scale": 1}
+    later = ("grids", "tokens", "peaks", "masks")
 
     mode: Literal["match", "contrast", "unmix", "split", "outside"] = "match"
     """What is compared: see the module."""

@@ -33,6 +33,7 @@ class MaskedLoss(Technique):
     catalogue = ("masked-loss",)
     neutral = {"background": 1.0}
     mask_moments = ("batch",)
+    later = ("channels",)
 
     regions: str = "mask.concept.*"
     """Glob of the regions."""

@@ -35,6 +35,7 @@ class LearnableToken(Technique):
 
     id = "tokens.learnable"
     catalogue: ClassVar[tuple[str, ...]] = ("learnable-token",)
+    later = ("sigma",)
 
     vectors: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of rows a placeholder takes."""

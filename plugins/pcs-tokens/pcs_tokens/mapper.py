@@ -88,6 +88,7 @@ class MappedToken(Technique):
     id = "tokens.mapper"
     reads = ("place:concept.*",)
     catalogue = ("mapper-token", "layerwise-token", "timestep-token", "embedding-constraint")
+    later = ("layers",)
 
     frequencies: Annotated[int, Field(ge=1, le=65536)] = 1024
     """Random Fourier frequencies, each giving a sine and a cosine."""
