@@ -80,3 +80,13 @@ def test_perfusion_locks_the_prompt_and_lets_no_ridge_decide() -> None:
     locked = uses["weights.key_locked"]
     assert (locked["locking"], locked["ridge"], locked["captions"]) == ("prompt", 0.0, 2000)
     assert len(uses["tokens.learnable"]["templates"]) == 9
+
+
+def test_mini_turns_as_far_as_stable_diffusion() -> None:
+    """Radii eps n^2 / 2 of Mini's widths 80, 160, 320 are those of SD 1.5's 320, 640, 1280."""
+    published, mini = (
+        next(u.technique.settings()["eps"] for u in recipe.uses if u.name == "weights.peft")
+        for recipe in (load_recipe("oft"), load_recipe("oft", backbone="mini"))
+    )
+    for width in (320, 640, 1280):
+        assert mini * (width // 16) ** 2 == pytest.approx(published * (width // 4) ** 2)
