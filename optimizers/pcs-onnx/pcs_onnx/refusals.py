@@ -45,6 +45,11 @@ def reasons(net: Attachment, baked: Collection[str] = ()) -> Iterator[str]:
     for token in fusion.of(TokenEdit):
         if token.timed:
             yield f"{token.owner!r} says another word at each noise level (a timed token)"
+        if token.untuned:
+            yield (
+                f"{token.owner!r} has the base read each prompt a second time, with another word in the place "
+                "of the subject's (weights.key_locked: locking = 'word' does without)"
+            )
     for branch in fusion.of(BranchEdit)[1:]:
         yield f"{branch.owner!r} is a second control branch, and one has a graph"
     for branch in fusion.of(BranchEdit):

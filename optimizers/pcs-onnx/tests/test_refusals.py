@@ -27,6 +27,7 @@ def without_losses(system: str, *settings: str) -> Recipe:
         ("dreambooth", r"'weights\.full' replaces weights of the denoiser"),
         ("oft", r"'weights\.peft' lets another library change the layers"),
         ("neti", r"'tokens\.mapper' says another word at each noise level"),
+        ("perfusion", r"'weights\.key_locked' has the base read each prompt a second time"),
     ],
 )
 def test_by_name(system: str, reason: str, backbone: Backbone, tmp_path: Path) -> None:
