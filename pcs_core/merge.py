@@ -167,16 +167,16 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
     ConflictError
         Names both uses and the placeholder.
     """
-    held: dict[tuple[str, int | None], str] = {}
+    named: dict[tuple[str, int | None], str] = {}
     for name, word in words:
-        for (token, subject), other in list(held.items()):
+        for (token, subject), other in list(named.items()):
             shared = subject == word.subject or None in (subject, word.subject)
             if token == word.token and shared and other != name:
                 raise ConflictError(
                     f"the token {token!r} is replaced by plain text by both {other!r} and {name!r}: "
                     "remove one of them"
                 )
-        held[word.token, word.subject] = name
+        named[word.token, word.subject] = name
     replaced = {word.token: name for name, word in words}
     owners: dict[str, str] = {}
     for edit in fusion.edits:
@@ -194,8 +194,8 @@ def check_placeholders(fusion: Fusion, words: Sequence[tuple[str, Word]]) -> Non
                 )
 
 
-def flatten_losses(results: Named, wanted: Sequence[str] = ("*",)) -> list[Loss]:
-    """Return the loss terms of all uses in order, those that match ``wanted``; duplicates conflict."""
+def flatten_losses(results: Named, globs: Sequence[str] = ("*",)) -> list[Loss]:
+    """Return the loss terms of all uses in order, those that match ``globs``; duplicates conflict."""
     losses: list[Loss] = []
     owner: dict[str, str] = {}
     for name, result in results:
@@ -206,7 +206,7 @@ def flatten_losses(results: Named, wanted: Sequence[str] = ("*",)) -> list[Loss]
                     "give one of the uses a name"
                 )
             owner[loss.name] = name
-            if any(fnmatchcase(loss.name, glob) for glob in wanted):
+            if any(fnmatchcase(loss.name, glob) for glob in globs):
                 losses.append(loss)
     return losses
 

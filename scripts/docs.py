@@ -67,12 +67,12 @@ def hooks() -> str:
 
 def techniques() -> str:
     """Return docs/techniques.md."""
-    held = catalogue()
+    known = catalogue()
     text = "# Techniques\n\nEvery technique of the plugins in this repository, with its settings.\n"
-    for id in held.ids("techniques"):
-        technique: type[Technique] = held.get("techniques", id)
+    for id in known.ids("techniques"):
+        technique: type[Technique] = known.get("techniques", id)
         text += f"\n## {id}\n\n{_prose(technique)}\n\n"
-        text += f"From `{held.distribution('techniques', id)}`"
+        text += f"From `{known.distribution('techniques', id)}`"
         if technique.catalogue:
             text += f"; in the catalogue's words: {', '.join(technique.catalogue)}"
         text += (
@@ -133,9 +133,11 @@ def gate_part(_: Sequence[SystemRow]) -> str:
         if not name.endswith("sha256"):
             text += _row(f"`{name}`", value, BOUNDS.get(name, ""))
     missed = [name for name, least in BOUNDS.items() if figures.get(name, 0) < least]
-    told = f"not reached: {', '.join(f'`{name}`' for name in missed)}" if missed else "all reached"
+    verdict = (
+        f"not reached: {', '.join(f'`{name}`' for name in missed)}" if missed else "all reached"
+    )
     digest = figures["weights_sha256"][:12]
-    return f"{text}\nOf these bounds: {told}. Weights `{digest}`, stage {figures['stage']}."
+    return f"{text}\nOf these bounds: {verdict}. Weights `{digest}`, stage {figures['stage']}."
 
 
 Rows = Sequence[SystemRow]

@@ -14,7 +14,7 @@ def line_numbers(text: str) -> dict[Path, int]:
     Paths are as in the parsed data: ``("use", 0, "rank")``, ``("sample", "steps")``.
     """
     lines = text.replace("\r\n", "\n").split("\n")
-    found: dict[Path, int] = {}
+    numbers: dict[Path, int] = {}
     counts: dict[Path, int] = {}
     table: Path = ()
     start = 0
@@ -25,13 +25,13 @@ def line_numbers(text: str) -> dict[Path, int]:
             if lines[start].lstrip().startswith("["):
                 repeated = lines[start].lstrip().startswith("[[")
                 table = _enter(keys, counts, repeated=repeated)
-                found[table] = start + 1
+                numbers[table] = start + 1
             else:
                 # an inline table or a dotted key names several paths, all written on this line
                 for length in range(1, len(keys) + 1):
-                    found.setdefault(table + keys[:length], start + 1)
+                    numbers.setdefault(table + keys[:length], start + 1)
         start = stop
-    return found
+    return numbers
 
 
 def _statement(lines: list[str], start: int) -> tuple[int, dict[str, Any]]:

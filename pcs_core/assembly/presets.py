@@ -57,17 +57,19 @@ def load_preset(
     RecipeError
         Anything wrong inside.
     """
-    held = catalogue or installed()
-    text, file = ("", OWN) if source is None else _read(source, held)
+    catalogue = catalogue or installed()
+    text, file = ("", OWN) if source is None else _read(source, catalogue)
     head, gate, layer = _tables(text, file)
     layer.uses += [Table({"technique": id}, place=f"--with {id}") for id in techniques]
     above = [*layer.uses, *(use for b in layer.backbones.values() for use in b.uses)]
     for use in above:
-        check_keys(use, (*technique_class(use, held).setting_names(), *USE_KEYS), use_name(use))
-    layer = override(for_backbone(layer, *_targets(backbone, held)), overrides, held)
+        check_keys(
+            use, (*technique_class(use, catalogue).setting_names(), *USE_KEYS), use_name(use)
+        )
+    layer = override(for_backbone(layer, *_targets(backbone, catalogue)), overrides, catalogue)
     if layer.phases or layer.fit.values:
         raise RecipeError(f"{file}: a preset draws: phases and [fit] belong into a recipe")
-    uses = tuple(make_use(table, held) for table in layer.uses)
+    uses = tuple(make_use(table, catalogue) for table in layer.uses)
     check_keys(layer.sample, tuple(SampleTable.model_fields), "[sample]")
     place = layer.sample.place
     read = read_table(

@@ -235,16 +235,16 @@ class Attachment:
 
     def read_features(self, features: Mapping[str, Tensor], subject: Tensor) -> dict[str, Tensor]:
         """Return what the streams read, a row per entry of ``subject`` [b], from stacks [S ...]."""
-        wanted = {name for edit in self.fusion.of(StreamEdit) for name in edit.reads}
+        names = {name for edit in self.fusion.of(StreamEdit) for name in edit.reads}
         device = self.backbone.device
-        found = {}
-        for name in wanted:
+        rows = {}
+        for name in names:
             stacked = features[name].to(device)
             one = stacked.shape[0] == 1
-            found[name] = (
+            rows[name] = (
                 stacked.expand(len(subject), *stacked.shape[1:]) if one else stacked[subject]
             )
-        return found
+        return rows
 
     def streams(
         self, features: Mapping[str, Tensor], drop: Sequence[str] = ()
@@ -253,15 +253,15 @@ class Attachment:
 
         A stream whose name matches a glob in ``drop`` reads zeros.
         """
-        found = {}
+        streams = {}
         for edit in self.fusion.of(StreamEdit):
             if self.context.off or not self.context.acts(edit):
                 continue
             read = [features[name] for name in edit.reads]
             if any(fnmatchcase(edit.name, glob) for glob in drop):
                 read = [torch.zeros_like(t) for t in read]
-            found[edit.name] = edit.stream(*read)
-        return found
+            streams[edit.name] = edit.stream(*read)
+        return streams
 
     def acting_on_text(self, edits: str, progress: float) -> tuple[bool, ...]:
         """Return which edits of the text act: where this changes, the text must be encoded again."""

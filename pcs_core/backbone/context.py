@@ -70,12 +70,12 @@ class Restore:
     """Context manager that puts a context back to an earlier state, then to what it was."""
 
     def __init__(self, context: Context, state: Mapping[str, Any]) -> None:
-        self.context, self.wanted = context, dict(state)
+        self.context, self.state = context, dict(state)
         self.before: dict[str, Any] = {}
 
     def __enter__(self) -> None:
         self.before = self.context.state()
-        vars(self.context).update(self.wanted)
+        vars(self.context).update(self.state)
 
     def __exit__(self, *_: object) -> None:
         vars(self.context).update(self.before)

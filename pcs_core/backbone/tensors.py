@@ -23,17 +23,17 @@ def trainable(fusion: Fusion) -> dict[str, nn.Parameter]:
     """
     from pcs_core.errors import ConflictError
 
-    found: dict[str, nn.Parameter] = {}
+    parameters: dict[str, nn.Parameter] = {}
     for edit in fusion.edits:
         for key, tensor in edit.owned().items():
             if isinstance(tensor, nn.Parameter):
                 name = f"{edit.owner}/{edit.key(0)}/{key}"
-                if name in found:
+                if name in parameters:
                     raise ConflictError(
                         f"two edits of {edit.owner!r} own {name!r}: name their sites"
                     )
-                found[name] = tensor
-    return found
+                parameters[name] = tensor
+    return parameters
 
 
 def export_tensors(fusion: Fusion, subject: int = 0) -> dict[str, Tensor]:

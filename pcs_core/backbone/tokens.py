@@ -90,10 +90,10 @@ def substitute(
         patterns.append(token_pattern(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
 
     def text(match: re.Match[str]) -> str:
-        found = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
+        longest = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
         if marked:
-            return f"{_OPEN}{found}{_OPEN}{mine[found].text}{_CLOSE}"
-        return mine[found].text
+            return f"{_OPEN}{longest}{_OPEN}{mine[longest].text}{_CLOSE}"
+        return mine[longest].text
 
     return re.sub("|".join(patterns), text, prompt)
 
@@ -129,10 +129,10 @@ def tokenise(
         "concepts": concepts,
         "phrases": phrases,
     }
-    found = _tokenise(prompts, tokenizer, **given)
+    tokenised = _tokenise(prompts, tokenizer, **given)
     for further in getattr(tokenizer, "beside", ()):
-        found = found.beside(_tokenise(prompts, further, **given))
-    return found
+        tokenised = tokenised.beside(_tokenise(prompts, further, **given))
+    return tokenised
 
 
 def _tokenise(
@@ -153,12 +153,14 @@ def _tokenise(
         subject = subjects[row] if subjects is not None else 0
         named = concepts[min(subject, len(concepts) - 1)] if concepts else ()
         marked = substitute(prompt, words, subject, marked=True)
-        ids, found = _read(marked, tokenizer, tokens, subject, phrases)
+        ids, positions = _read(marked, tokenizer, tokens, subject, phrases)
         for k, token in enumerate(named):
             edits = [i for i, e in enumerate(tokens) if token in e.tokens]
-            learned = found[str(edits[0])] if edits else []
-            found[f"concept.{k}"] = learned or found.get(f"word.{token}", [])
-        placeholders = [p for key, at in found.items() if not key.startswith("phrase.") for p in at]
+            learned = positions[str(edits[0])] if edits else []
+            positions[f"concept.{k}"] = learned or positions.get(f"word.{token}", [])
+        placeholders = [
+            p for key, at in positions.items() if not key.startswith("phrase.") for p in at
+        ]
         if len(ids) > room and any(p >= room for p in placeholders):
             raise InputError(
                 f"the prompt {prompt!r} is too long: its placeholder lies beyond the {room} tokens "
@@ -166,15 +168,15 @@ def _tokenise(
             )
         ids = [*ids[:room], tokenizer.end]
         rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
-        places.append({k: [p for p in at if p < room] for k, at in found.items()})
+        places.append({k: [p for p in at if p < room] for k, at in positions.items()})
     counts = {str(i): edit.count for i, edit in enumerate(tokens)}
     counts |= {f"phrase.{k}": 1 for k in range(len(phrases))}
     counts |= {f"concept.{k}": 1 for k in range(max(map(len, concepts), default=0))}
     spans: dict[str, list[list[int]]] = {}
     for key, count in counts.items():
-        width = max([count, *(len(found.get(key, [])) for found in places)])
-        own = [found.get(key, []) for found in places]
-        spans[key] = [at + [-1] * (width - len(at)) for at in own]
+        width = max([count, *(len(positions.get(key, [])) for positions in places)])
+        per_row = [positions.get(key, []) for positions in places]
+        spans[key] = [at + [-1] * (width - len(at)) for at in per_row]
     return TokenisedPrompts(
         torch.tensor(rows, dtype=torch.long),
         {k: torch.tensor(v, dtype=torch.long) for k, v in spans.items()},
@@ -196,10 +198,10 @@ def _read(
     for i, edit in enumerate(tokens):
         edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
     ids = [tokenizer.start] if tokenizer.start >= 0 else []
-    found: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
-    found |= {f"phrase.{k}": [] for k in range(len(phrases))}
-    wanted = [*edits, *(p for p in phrases if p not in edits)]
-    plain = "|".join(token_pattern(t) for t in sorted(wanted, key=len, reverse=True))
+    positions: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
+    positions |= {f"phrase.{k}": [] for k in range(len(phrases))}
+    named = [*edits, *(p for p in phrases if p not in edits)]
+    plain = "|".join(token_pattern(t) for t in sorted(named, key=len, reverse=True))
     marks = f"{_OPEN}[^{_OPEN}]*{_OPEN}|{_CLOSE}"
     inside: list[tuple[str, int]] = []
     for place, piece in enumerate(re.split(f"({marks}|{plain})" if plain else f"({marks})", text)):
@@ -208,23 +210,23 @@ def _read(
                 ids += tokenizer.encode(piece)
         elif piece == _CLOSE:
             token, first = inside.pop()
-            found.setdefault(f"word.{token}", []).extend(range(first, len(ids)))
+            positions.setdefault(f"word.{token}", []).extend(range(first, len(ids)))
         elif piece.startswith(_OPEN):
             inside.append((piece.strip(_OPEN), len(ids)))
         else:  # a learned placeholder, or the words of a phrase
             first = len(ids)
             if piece in edits:
-                own = tokens[edits[piece][0]]
-                host = tokenizer.encode(own.hosts[min(subject, len(own.hosts) - 1)])[:1]
+                learned = tokens[edits[piece][0]]
+                host = tokenizer.encode(learned.hosts[min(subject, len(learned.hosts) - 1)])[:1]
                 count = max(tokens[i].count for i in edits[piece])
                 for i in edits[piece]:
-                    found[str(i)] += range(first, first + tokens[i].count)
+                    positions[str(i)] += range(first, first + tokens[i].count)
                 ids += (host or [tokenizer.pad]) * count
             else:
                 ids += tokenizer.encode(piece)
             for k, phrase in enumerate(phrases):
                 if phrase == piece:
-                    found[f"phrase.{k}"] += range(first, len(ids))
+                    positions[f"phrase.{k}"] += range(first, len(ids))
     for k, phrase in enumerate(phrases):  # a phrase may be a placeholder that became plain text
-        found[f"phrase.{k}"] += found.get(f"word.{phrase}", [])
-    return ids, found
+        positions[f"phrase.{k}"] += positions.get(f"word.{phrase}", [])
+    return ids, positions

@@ -48,21 +48,23 @@ class Catalogue:
         One line per id that two plugins hold. Such an id raises when it is used, not before.
     """
 
-    def __init__(self, held: Sequence[Holdings], broken: Sequence[BrokenPlugin] = ()) -> None:
+    def __init__(self, plugins: Sequence[Holdings], broken: Sequence[BrokenPlugin] = ()) -> None:
         self.broken: list[BrokenPlugin] = list(broken)
         self.conflicts: list[str] = []
-        self._plugins = tuple(_info(h) for h in held)
+        self._plugins = tuple(_info(h) for h in plugins)
         self._entries: dict[str, dict[str, _Entry]] = {noun: {} for noun in (*NOUNS, RECIPES)}
         self._clashes: dict[tuple[str, str], str] = {}
-        self._evidence = {key: file for h in reversed(held) for key, file in h.evidence.items()}
-        self._tuning = {key: file for h in reversed(held) for key, file in h.tuning.items()}
-        self._implements = {id: words for h in reversed(held) for id, words in h.implements.items()}
-        self._formerly = {old: new for h in reversed(held) for old, new in h.formerly.items()}
+        self._evidence = {key: file for h in reversed(plugins) for key, file in h.evidence.items()}
+        self._tuning = {key: file for h in reversed(plugins) for key, file in h.tuning.items()}
+        self._implements = {
+            id: words for h in reversed(plugins) for id, words in h.implements.items()
+        }
+        self._formerly = {old: new for h in reversed(plugins) for old, new in h.formerly.items()}
         self._heads: dict[str, Head] | None = None
-        for holdings in held:
+        for holdings in plugins:
             for noun, ids in {**holdings.nouns, RECIPES: holdings.recipes}.items():
                 for id, where in ids.items():
-                    self._add(noun, id, _Entry(where, holdings.found.distribution))
+                    self._add(noun, id, _Entry(where, holdings.plugin.distribution))
 
     @classmethod
     def load(cls, plugins: str | None = None) -> Self:
@@ -73,9 +75,9 @@ class Catalogue:
         loads all. A broken plugin never raises: see :attr:`broken`.
         """
         only = os.environ.get("PCS_PLUGINS") if plugins is None else plugins
-        found, lost = find_plugins(only)
-        held, unusable = read_holdings(found)
-        return cls(held, [*lost, *unusable])
+        discovered, lost = find_plugins(only)
+        holdings, unusable = read_holdings(discovered)
+        return cls(holdings, [*lost, *unusable])
 
     def plugins(self) -> list[PluginInfo]:
         """Return the working plugins in order of distribution."""
@@ -244,18 +246,18 @@ def beside(name: str, module: str) -> Any:
         Neither is installed.
     """
     library = module.partition(".")[0]
-    found = importlib.util.find_spec(library)
-    if found is not None and importlib.util.find_spec(f"{library}.plugin") is None:
+    spec = importlib.util.find_spec(library)
+    if spec is not None and importlib.util.find_spec(f"{library}.plugin") is None:
         return getattr(importlib.import_module(module), name)
     return service(name)
 
 
-def _info(held: Holdings) -> PluginInfo:
-    counts = {noun: len(ids) for noun, ids in held.nouns.items() if ids}
-    if held.recipes:
-        counts[RECIPES] = len(held.recipes)
-    found = held.found
-    return PluginInfo(found.name, found.distribution, found.version, found.module, counts)
+def _info(holdings: Holdings) -> PluginInfo:
+    counts = {noun: len(ids) for noun, ids in holdings.nouns.items() if ids}
+    if holdings.recipes:
+        counts[RECIPES] = len(holdings.recipes)
+    plugin = holdings.plugin
+    return PluginInfo(plugin.name, plugin.distribution, plugin.version, plugin.module, counts)
 
 
 def _hint(id: str, known: list[str]) -> str:

@@ -43,16 +43,16 @@ def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin
     points = _entry_points()
     broken = []
     if only is not None:
-        wanted = [_normal(part) for part in only.split(",") if part.strip()]
+        names = [_normal(part) for part in only.split(",") if part.strip()]
         known = {_normal(name) for p in points for name in (p.name, _distribution(p))}
-        for name in wanted:
+        for name in names:
             if name not in known:
                 message = (
                     f"PCS_PLUGINS names {name!r}, which is not installed{nearest(name, known)}"
                 )
                 broken.append(BrokenPlugin(name, "", message))
-        points = [p for p in points if _wanted(p, wanted)]
-    found = []
+        points = [p for p in points if _is_named(p, names)]
+    plugins = []
     for point in points:
         try:
             plugin = point.load()
@@ -60,8 +60,8 @@ def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin
             broken.append(BrokenPlugin(point.name, _distribution(point), one_line(error)))
             continue
         version = point.dist.version if point.dist else ""
-        found.append(FoundPlugin(point.name, _distribution(point), version, point.module, plugin))
-    return found, broken
+        plugins.append(FoundPlugin(point.name, _distribution(point), version, point.module, plugin))
+    return plugins, broken
 
 
 def one_line(error: BaseException) -> str:
@@ -80,9 +80,9 @@ def _distribution(point: EntryPoint) -> str:
     return point.dist.name if point.dist else ""
 
 
-def _wanted(point: EntryPoint, wanted: Iterable[str]) -> bool:
+def _is_named(point: EntryPoint, chosen: Iterable[str]) -> bool:
     names = {_normal(point.name), _normal(_distribution(point))}
-    return _normal(CORE_DISTRIBUTION) in names or not names.isdisjoint(wanted)
+    return _normal(CORE_DISTRIBUTION) in names or not names.isdisjoint(chosen)
 
 
 def _normal(name: str) -> str:

@@ -49,7 +49,7 @@ NO_RECIPE_FOLDERS = frozenset({"catalogue", "__pycache__", TUNING, EVIDENCE})
 class Holdings:
     """One plugin's ids: ``nouns[noun][id]`` is where it lies, ``recipes[id]`` a file."""
 
-    found: FoundPlugin
+    plugin: FoundPlugin
     nouns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     recipes: Mapping[str, Traversable] = field(default_factory=dict)
     evidence: Mapping[tuple[str, str], Traversable] = field(default_factory=dict)
@@ -66,21 +66,21 @@ class Holdings:
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
     """Ask every plugin what it holds. One that fails or answers nonsense is broken as a whole."""
     manager = catalogue_manager()
-    held, broken = [], []
-    for found in plugins:
+    holdings, broken = [], []
+    for plugin in plugins:
         try:
-            name = manager.register(found.plugin, f"{found.distribution}:{found.name}")
+            name = manager.register(plugin.plugin, f"{plugin.distribution}:{plugin.name}")
             manager.check_pending()
-            held.append(_read(manager, found, str(name)))
+            holdings.append(_read(manager, plugin, str(name)))
         except (Exception, SystemExit) as error:
             # a hook that the specs do not know stays pending and would be blamed on the next plugin
-            if manager.is_registered(found.plugin):
-                manager.unregister(found.plugin)
-            broken.append(BrokenPlugin(found.name, found.distribution, one_line(error)))
-    return held, broken
+            if manager.is_registered(plugin.plugin):
+                manager.unregister(plugin.plugin)
+            broken.append(BrokenPlugin(plugin.name, plugin.distribution, one_line(error)))
+    return holdings, broken
 
 
-def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
+def _read(manager: Any, plugin: FoundPlugin, name: str) -> Holdings:
     nouns = {noun: _answer(manager, noun, name) for noun in NOUNS}
     scanned = _scanned(manager, name)
     nouns["techniques"] |= {id: technique.where for id, technique in scanned.items()}
@@ -93,7 +93,7 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
             recipes[stem] = file
     packages = _packages(manager, name)
     return Holdings(
-        found,
+        plugin,
         nouns,
         recipes,
         dict(_by_backbone(packages, EVIDENCE, ".json")),
@@ -104,7 +104,7 @@ def _read(manager: Any, found: FoundPlugin, name: str) -> Holdings:
 
 
 def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
-    held: dict[str, str] = {}
+    places: dict[str, str] = {}
     for answer in _call(manager, noun, name):
         if noun == "techniques" and isinstance(answer, str):
             continue  # a package to search: see _scanned
@@ -114,8 +114,8 @@ def _answer(manager: Any, noun: str, name: str) -> dict[str, str]:
         for id, where in answer.items():
             if not isinstance(id, str) or not _is_where(where):
                 raise TypeError(f"{noun}() maps {id!r} to {where!r}, not to 'module:attribute'")
-            held[id] = where
-    return held
+            places[id] = where
+    return places
 
 
 def _scanned(manager: Any, name: str) -> dict[str, ScannedTechnique]:

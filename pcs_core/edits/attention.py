@@ -137,8 +137,8 @@ class AttentionChain:
         cond = self.context.cond
         if cond is None or cond.layered is None or self.site.kind != "cross":
             return text
-        own = cond.layered[:, self.index].to(text)
-        return own.repeat_interleave(text.shape[0] // own.shape[0], dim=0)
+        layered = cond.layered[:, self.index].to(text)
+        return layered.repeat_interleave(text.shape[0] // layered.shape[0], dim=0)
 
     def run(self, state: AttnState) -> Tensor:
         """Return the attention output [b n hd] before the output projection."""

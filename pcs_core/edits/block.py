@@ -124,14 +124,14 @@ class BoundStream:
             return self.base(x + self._change(x, acting), *args[1:], **kwargs)
         y = self.base(*args, **kwargs)
         several = isinstance(y, tuple)
-        own = y[self.site.item] if several else y
+        output = y[self.site.item] if several else y
         if not self.site.entry:
-            changed = own + self._change(own, acting)
+            changed = output + self._change(output, acting)
         elif entered is None:
             raise RuntimeError(f"{self.site}: module {self.site.entry!r} was not called before it")
         else:
-            changed = own + self._change(own + entered, acting)
-        return _in_place_of(own, changed, y) if several else changed
+            changed = output + self._change(output + entered, acting)
+        return _in_place_of(output, changed, y) if several else changed
 
     def base(self, *args: Any, **kwargs: Any) -> Any:
         """Run the module as it was before binding."""

@@ -30,7 +30,7 @@ def batched_linear(x: Tensor, weight: Tensor, subject: Tensor | None) -> Tensor:
     """Return x W^T for x [b n in] and stacked ``weight`` [S out in], each row with its subject's W."""
     if weight.shape[0] == 1:
         return F.linear(x, weight[0])
-    own = gather(weight, subject)
-    if own.shape[0] != x.shape[0]:  # frames or views folded into the batch
-        own = own.repeat_interleave(x.shape[0] // own.shape[0], dim=0)
-    return torch.bmm(x, own.transpose(1, 2))
+    weights = gather(weight, subject)
+    if weights.shape[0] != x.shape[0]:  # frames or views folded into the batch
+        weights = weights.repeat_interleave(x.shape[0] // weights.shape[0], dim=0)
+    return torch.bmm(x, weights.transpose(1, 2))

@@ -116,9 +116,11 @@ class BoundEmbedding:
                 rows = edit.layer(time, self.context.layers, self.context.subject)
                 rows = rows[:, self.context.layer]
             timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == ids.shape[0]
-            own = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
-            own = own.repeat(1, span.shape[1] // own.shape[1], 1)  # it may stand there twice
-            table = place_rows(table, span, own)
+            edit_rows = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
+            edit_rows = edit_rows.repeat(
+                1, span.shape[1] // edit_rows.shape[1], 1
+            )  # it may stand there twice
+            table = place_rows(table, span, edit_rows)
         return table
 
     def _instead(self, table: Tensor) -> Tensor:

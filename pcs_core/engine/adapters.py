@@ -40,9 +40,9 @@ def find_adapter(
     from pcs_core.storage import load
 
     id = f"{recipe.id}@{backbone.card.id}"
-    held = getattr(backbone, "adapter", None)  # a deployment brings what it was exported with
-    if held is not None and (own := held(recipe.id)) is not None:
-        return own, id
+    lookup = getattr(backbone, "adapter", None)  # a deployment brings what it was exported with
+    if lookup is not None and (exported := lookup(recipe.id)) is not None:
+        return exported, id
     if given is None or given == id:
         if id not in catalogue().ids("adapters"):
             raise InputError(
@@ -50,22 +50,22 @@ def find_adapter(
                 f"backbone {backbone.card.id!r}: run `pcs pretrain {recipe.id} --data FOLDER "
                 f"--backbone {backbone.card.id} --out DIR`, then fit with --adapter DIR"
             )
-        found, name = load(catalogue().get("adapters", id)()), id
+        adapter, name = load(catalogue().get("adapters", id)()), id
     elif isinstance(given, str | Path):
-        found, name = load(Path(given)), str(Path(given).resolve())
+        adapter, name = load(Path(given)), str(Path(given).resolve())
     else:
-        found, name = given, ""
-    if found.recipe.id != recipe.id:
+        adapter, name = given, ""
+    if adapter.recipe.id != recipe.id:
         raise ArtifactError(
-            f"the adapter {name!r} is of system {found.recipe.id!r}, not of {recipe.id!r}"
+            f"the adapter {name!r} is of system {adapter.recipe.id!r}, not of {recipe.id!r}"
         )
-    if found.backbone.hash != backbone.card.hash:
+    if adapter.backbone.hash != backbone.card.hash:
         raise ArtifactError(
-            f"the adapter {name!r} was pre-trained on backbone {found.backbone.id!r} (sha256 "
-            f"{found.backbone.hash[:12]}), {backbone.card.id!r} has other weights "
+            f"the adapter {name!r} was pre-trained on backbone {adapter.backbone.id!r} (sha256 "
+            f"{adapter.backbone.hash[:12]}), {backbone.card.id!r} has other weights "
             f"({backbone.card.hash[:12]}): pre-train it again"
         )
-    return found, name
+    return adapter, name
 
 
 def adapter_of(artifact: Personalization, backbone: Backbone) -> Mapping[str, Tensor]:
@@ -80,16 +80,16 @@ def adapter_of(artifact: Personalization, backbone: Backbone) -> Mapping[str, Te
     if not reference:
         return {}
     try:
-        found, _ = find_adapter(artifact.recipe, backbone, reference["name"])
+        adapter, _ = find_adapter(artifact.recipe, backbone, reference["name"])
     except InputError as error:
         raise ArtifactError(f"this personalization needs its adapter: {error}") from error
     # a deployment says what its own were when it was exported: not hashed anew for every picture
-    if (found.extra.get("sha256") or digest(found.tensors)) != reference["sha256"]:
+    if (adapter.extra.get("sha256") or digest(adapter.tensors)) != reference["sha256"]:
         raise ArtifactError(
             f"the adapter {reference['name']!r} is another than the one this personalization was "
             "made with: fit again"
         )
-    return found.tensors
+    return adapter.tensors
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:

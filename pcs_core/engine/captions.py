@@ -73,10 +73,10 @@ class CaptionTable:
         """Return the conditioning of one text that is no caption, a row for each of ``like``."""
         assert like.subject is not None
         prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist())
-        told = net.encode_text(
+        cond = net.encode_text(
             prompts, like.subject, time=like.time, streams=like.streams, edits=edits
         )
-        return told.with_(extra=like.extra)
+        return cond.with_(extra=like.extra)
 
     def read(
         self,

@@ -47,9 +47,9 @@ class Checkpoints:
         if work is not None and resume:
             from pcs_core.storage.checkpoint import read_checkpoint
 
-            found = read_checkpoint(work, self.file)
-            if found is not None:
-                self.tensors, self.state = found
+            checkpoint = read_checkpoint(work, self.file)
+            if checkpoint is not None:
+                self.tensors, self.state = checkpoint
                 for key, value in self.identity.items():
                     begun = self.state.get(key, BEFORE.get(key))
                     if begun != value:

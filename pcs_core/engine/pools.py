@@ -62,8 +62,8 @@ def encode_pools(
     table = CaptionTable()
     pools = []
     cache: Latents = {} if latents is None else latents  # shared pictures (prior) are encoded once
-    for subject, own in enumerate(features):
-        examples = list(own.examples)
+    for subject, subject_features in enumerate(features):
+        examples = list(subject_features.examples)
         by_role: dict[str, list[int]] = {}
         for row, example in enumerate(examples):
             by_role.setdefault(example.role, []).append(row)

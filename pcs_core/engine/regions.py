@@ -17,15 +17,15 @@ def layout_masks(
 ) -> dict[str, Tensor]:
     """Return ``box.<k>`` [rows 1 h w], 1 inside the k-th box; a box covers at least one cell."""
     height, width = size
-    found = {}
+    masks = {}
     for k, box in enumerate(layout.boxes):
         left, top, right, bottom = box.box
         mask = torch.zeros(1, 1, height, width, device=device)
         y, x = min(int(top * height), height - 1), min(int(left * width), width - 1)
         below, beside = max(y + 1, round(bottom * height)), max(x + 1, round(right * width))
         mask[..., y:below, x:beside] = 1.0
-        found[f"box.{k}"] = mask.expand(rows, -1, -1, -1)
-    return found
+        masks[f"box.{k}"] = mask.expand(rows, -1, -1, -1)
+    return masks
 
 
 def layout_points(layout: Layout, rows: int, device: torch.device) -> Tensor:

@@ -40,7 +40,9 @@ class RegisteredUse:
 
     def failure(self, hook: str, error: Exception) -> Exception:
         """Return what to raise for an ``error`` inside a hook: the plugin's failure, or the error itself."""
-        return error if _is_not_its_own(error, self.technique) else self.fault(hook, _told(error))
+        return (
+            error if _is_not_its_own(error, self.technique) else self.fault(hook, _described(error))
+        )
 
     def fault(self, hook: str, text: str) -> PluginError:
         """Return the error that says what is wrong with this use's hook."""
@@ -68,7 +70,7 @@ def _is_not_its_own(error: Exception, technique: Any) -> bool:
     return isinstance(error, PcsError) or full or memory or ours
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -41,8 +41,8 @@ def restored(
         yield restore(artifact, backbone, seed, added)
         return
     # a backbone with slots alone keeps nothing
-    own = getattr(backbone, "__dict__", {})
-    shelf: OrderedDict[Any, Any] = own.setdefault("_restored", OrderedDict())
+    attributes = getattr(backbone, "__dict__", {})
+    shelf: OrderedDict[Any, Any] = attributes.setdefault("_restored", OrderedDict())
     tensors = (*artifact.tensors.values(), *artifact.features.values())
     # the number that torch counts up with every change in place: a tensor may be trained on
     key = (
@@ -51,12 +51,12 @@ def restored(
         backbone.card.size,  # a deployment may draw another size from now on
         *((id(t), t._version) for t in tensors),
     )
-    held = shelf.pop(key, None)
-    if held is None:
+    kept = shelf.pop(key, None)
+    if kept is None:
         run, fusion = restore(artifact, backbone, seed)
         features = run.features
     else:
-        _, _, run, fusion, features = held
+        _, _, run, fusion, features = kept
         run.seed, run.features = seed, features
         run.scratch.clear()
     yield run, fusion

@@ -185,9 +185,9 @@ class EngineRun:
             All attention of one kind was asked for, and the backbone's is joint instead; or a place in
             the residual stream that it does not name.
         """
-        found = select_sites(self.backbone.sites, glob, kind=kind, part=part)
+        matching = select_sites(self.backbone.sites, glob, kind=kind, part=part)
         kind_asked = attention_kind(glob)
-        if not found and part == "denoiser" and kind_asked in ("cross", "self"):
+        if not matching and part == "denoiser" and kind_asked in ("cross", "self"):
             joint = select_sites(self.backbone.sites, "joint")
             if joint:
                 raise CapabilityError(
@@ -196,14 +196,14 @@ class EngineRun:
                     f"{self.backbone.card.id!r} has none: text and picture share the attention of "
                     f"{joint[0].name} and {len(joint) - 1} more joint sites"
                 )
-        if not found and (place := glob.partition("@")[0]) in PLACES:
+        if not matching and (place := glob.partition("@")[0]) in PLACES:
             places = sorted({s.kind for s in self.backbone.sites if s.kind in PLACES})
             raise CapabilityError(
                 f"{f'the use {self._calling!r}' if self._calling else 'a use'} acts in the residual "
                 f"stream at {glob!r}, and backbone {self.backbone.card.id!r} names no place {place!r} "
                 f"there (it names: {', '.join(places) or 'none'})"
             )
-        return found
+        return matching
 
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
@@ -323,8 +323,8 @@ class EngineRun:
         """Return a frozen shared model by id: a deployment's own where it holds one."""
         from pcs_core.catalogue import catalogue
 
-        held = getattr(self.backbone, "feature_model", None)
-        model = None if held is None else held(id)
+        lookup = getattr(self.backbone, "feature_model", None)
+        model = None if lookup is None else lookup(id)
         return catalogue().get("feature_models", id)() if model is None else model
 
     def dataset(self, id: str) -> Any:

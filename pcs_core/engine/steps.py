@@ -95,10 +95,10 @@ def lawful(
     levels, noises = [], []
     for i, rng in enumerate(rngs):
         rows = slice(i * each, (i + 1) * each)
-        wanted, own = law(rng, tuple(noise[rows].shape), progress)
+        fraction, drawn = law(rng, tuple(noise[rows].shape), progress)
         process = net.backbone.process
-        levels.append(times[rows] if wanted is None else process.at(wanted).to(times))
-        noises.append(noise[rows] if own is None else own.to(noise))
+        levels.append(times[rows] if fraction is None else process.at(fraction).to(times))
+        noises.append(noise[rows] if drawn is None else drawn.to(noise))
     return torch.cat(noises), torch.cat(levels)
 
 

@@ -73,11 +73,11 @@ def cached_tensors(
     A damaged file is made again: unlike a checkpoint nothing in it is lost.
     """
     try:
-        found = read_checkpoint(folder, name)
+        cached = read_checkpoint(folder, name)
     except ArtifactError:
-        found = None
-    if found is not None:
-        return found[0]
+        cached = None
+    if cached is not None:
+        return cached[0]
     tensors = own_storage(make())
     write_checkpoint(folder, name, tensors, {})
     return tensors

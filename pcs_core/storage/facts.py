@@ -68,8 +68,8 @@ def missing_techniques(
 
 def told_missing(missing: Mapping[str, tuple[str, ...]]) -> str:
     """Return in words what is not installed, and what to install."""
-    told = []
+    phrases = []
     for id, distributions in missing.items():
         where = " or ".join(distributions) or "a plugin that the artifact does not name"
-        told.append(f"technique {id!r} of {where}")
-    return ", ".join(told)
+        phrases.append(f"technique {id!r} of {where}")
+    return ", ".join(phrases)

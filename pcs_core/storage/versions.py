@@ -14,12 +14,12 @@ LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "numpy
 
 def versions(catalogue: Catalogue | None = None) -> dict[str, str]:
     """Return distribution -> version: Python, the core, its plugins, and the libraries below."""
-    found = {"python": platform.python_version(), "pcs-core": pcs_core.__version__}
+    numbers = {"python": platform.python_version(), "pcs-core": pcs_core.__version__}
     for plugin in (catalogue or installed()).plugins():
-        found[plugin.distribution] = plugin.version
+        numbers[plugin.distribution] = plugin.version
     for library in LIBRARIES:
         try:
-            found[library] = version(library)
+            numbers[library] = version(library)
         except PackageNotFoundError:
             continue
-    return found
+    return numbers

@@ -92,8 +92,8 @@ def prepare_encoder(backbone: Backbone, count: int, folder: Path) -> Prepared:
     stands in, kept in ``folder``: its seconds are right, its pictures are not.
     """
     subjects = shipped_subjects(backbone, count)
-    held = f"{ENCODER}@{backbone.card.id}" in catalogue().ids("adapters")
-    if held:
+    trained = f"{ENCODER}@{backbone.card.id}" in catalogue().ids("adapters")
+    if trained:
         recipe = load_recipe(ENCODER, backbone=backbone)
         artifacts = [fit(recipe, subject, backbone)[0] for subject in subjects]
         return Prepared(recipe, tuple(artifacts), tuple(subjects), None, True, "trained adapter")

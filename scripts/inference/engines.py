@@ -136,9 +136,9 @@ def openvino(source: Open) -> Open:
 
 def with_openvino(opened: Sequence[Open], skip: Callable[[str, str], None]) -> list[Open]:
     """Return ``opened`` and behind them, of each deployment, the same on OpenVINO."""
-    held = [one for one in opened if one.side.label in TWINS]
-    wanted = [(TWINS[one.side.label].label, partial(openvino, one)) for one in held]
-    return [*opened, *attempts(wanted, skip)]
+    deployed = [one for one in opened if one.side.label in TWINS]
+    openers = [(TWINS[one.side.label].label, partial(openvino, one)) for one in deployed]
+    return [*opened, *attempts(openers, skip)]
 
 
 def drawings(
@@ -241,10 +241,10 @@ def _key(prepared: Prepared, backbone: Backbone) -> str:
 
 
 def attempts(
-    wanted: Sequence[tuple[str, Callable[[], Open]]], skip: Callable[[str, str], None]
+    openers: Sequence[tuple[str, Callable[[], Open]]], skip: Callable[[str, str], None]
 ) -> Iterator[Open]:
     """Open each engine; one that cannot be had is noted and left out, for the others' sake."""
-    for label, function in wanted:
+    for label, function in openers:
         try:
             opened = function()
         except Exception as error:

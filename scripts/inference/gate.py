@@ -87,11 +87,11 @@ def verdict(
         reasons.append(f"{pairs} pairs of subject and prompt, {FEWEST} at least are needed")
         means = {k: {"mean": float(torch.tensor(v).mean())} for k, v in losses.items() if v}
         return {"usable": False, "reasons": reasons, "pairs": pairs, "scores": means}
-    found = verdict_on(bounds, losses, cost)
-    facts = found.plain()
+    judged = verdict_on(bounds, losses, cost)
+    facts = judged.plain()
     return {
-        "usable": found.passed and not reasons,
-        "reasons": [*reasons, *found.reasons],
+        "usable": judged.passed and not reasons,
+        "reasons": [*reasons, *judged.reasons],
         "pairs": pairs,
         "scores": facts["scores"],
         "cost": cost,

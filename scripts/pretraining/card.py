@@ -28,11 +28,11 @@ def ship(system: str, arguments: argparse.Namespace) -> None:
     adapter = load(arguments.out / system)
     figures = json.loads((arguments.out / f"{system}.json").read_text())
     mini = open_backbone("mini").card
-    for what, found in (
+    for what, sha256 in (
         ("weights", adapter.backbone.hash),
         ("figures", figures["backbone_sha256"]),
     ):
-        if found != mini.hash:
+        if sha256 != mini.hash:
             raise SystemExit(
                 f"{system}: the {what} are of another backbone than the installed mini"
             )
@@ -95,32 +95,32 @@ def table(figures: Mapping[str, Any]) -> str:
     head += ["own is better for", "place"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row in figures["metrics"][metrics[0]]:
-        found = [figures["metrics"][r][row] for r in metrics]
-        cells = [f"{f['similarity']:.3f}" for f in found]
-        cells += [f"{f['nearest']:.2f}" if "nearest" in f else "" for f in found]
+        measured = [figures["metrics"][r][row] for r in metrics]
+        cells = [f"{f['similarity']:.3f}" for f in measured]
+        cells += [f"{f['nearest']:.2f}" if "nearest" in f else "" for f in measured]
         better = row in (NONE, OTHER, UNTUNED)
         total = len(figures["subjects"])
-        cells.append(f"{found[0]['better_for']} of {total}" if better else "")
+        cells.append(f"{measured[0]['better_for']} of {total}" if better else "")
         place = figures["place_accuracy"].get(row)
         cells.append("" if place is None else f"{place:.2f}")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     lines += ["", *by_group(figures, metrics[0])]
-    if found := figures.get("pairs"):
+    if joint := figures.get("pairs"):
         lines += ["", f"Two subjects in one picture, likeness of each one's best half over "
-                  f"{found['pairs']} pairs: {found[OWN]:.3f}, at strength 0 {found[NONE]:.3f}."]  # fmt: skip
+                  f"{joint['pairs']} pairs: {joint[OWN]:.3f}, at strength 0 {joint[NONE]:.3f}."]  # fmt: skip
     return "\n".join(lines)
 
 
 def by_group(figures: Mapping[str, Any], metric: str) -> list[str]:
     """Return a line per group of subjects: how like they are by one metric, with and without the adapter."""
-    found = figures["metrics"][metric]
-    rows = [row for row in found if "each" in found[row]]
+    measured = figures["metrics"][metric]
+    rows = [row for row in measured if "each" in measured[row]]
     belongs = list(figures["subjects"].values())
     lines = []
     for group in dict.fromkeys(belongs):
         here = [i for i, g in enumerate(belongs) if g == group]
         means = [
-            f"{row} {sum(found[row]['each'][i] for i in here) / len(here):.3f}" for row in rows
+            f"{row} {sum(measured[row]['each'][i] for i in here) / len(here):.3f}" for row in rows
         ]
         lines.append(f"- {group} ({len(here)}), similarity by `{metric}`: {', '.join(means)}")
     return lines

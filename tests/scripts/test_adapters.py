@@ -55,8 +55,8 @@ def test_train_and_measure(system: str, tmp_path: Path, monkeypatch: pytest.Monk
     command = ["adapters.py", "train", "measure", "--backbone", "tiny", "--out", str(tmp_path)]
     command += ["--systems", system, "--steps", "2", "--precision", "fp32", "--subjects", "2"]
     command += ["--metrics", "mini.image", *(f"--set={c}" for c in changes)]
-    found = measuring.cases  # the tiny tokenizer spells long words out
-    short = lambda *a: [replace(c, noun=n) for c, n in zip(found(*a), ("dog", "cat"), strict=True)]  # noqa: E731
+    real = measuring.cases  # the tiny tokenizer spells long words out
+    short = lambda *a: [replace(c, noun=n) for c, n in zip(real(*a), ("dog", "cat"), strict=True)]  # noqa: E731
     monkeypatch.setattr(measuring, "cases", short)
     monkeypatch.setattr(sys, "argv", command)
     adapters.main()
@@ -82,11 +82,11 @@ def test_train_and_measure(system: str, tmp_path: Path, monkeypatch: pytest.Monk
 def test_likeness_tells_the_right_subject_from_another() -> None:
     kept = [torch.eye(3)[i : i + 1].expand(4, 3) for i in range(3)]
     looks = {OWN: [k[:2] for k in kept], OTHER: [kept[i - 1][:2] for i in range(3)]}
-    found = likeness(looks, kept, kept)
+    figures = likeness(looks, kept, kept)
     same, other = ({"each": [v] * 3, "similarity": v, "nearest": v} for v in (1.0, 0.0))
-    assert found[OWN] == {**same, "better_for": 0}
-    assert found[OTHER] == {**other, "better_for": 3}
-    assert found["one subject and the next"]["similarity"] == 0.0
+    assert figures[OWN] == {**same, "better_for": 0}
+    assert figures[OTHER] == {**other, "better_for": 3}
+    assert figures["one subject and the next"]["similarity"] == 0.0
 
 
 class Studio:

@@ -35,9 +35,9 @@ def findings() -> dict[tuple[str, str], Finding]:
 def test_metrics_agree_with_the_truth(
     findings: dict[tuple[str, str], Finding], case: str, id: str, least: float
 ) -> None:
-    found = findings[case, id]
-    assert found.correlation is not None, found.why
-    assert found.correlation > least
+    finding = findings[case, id]
+    assert finding.correlation is not None, finding.why
+    assert finding.correlation > least
 
 
 def test_every_metric_says_where_it_is_from() -> None:
@@ -69,8 +69,8 @@ def test_border_contrast_finds_drawn_subjects() -> None:
     for name in names:
         for place in ("beach", "red", "snow"):
             picture = studio.picture([name], seed=0, place=place)
-            found, truth = border_contrast(picture.image[None])[0] > 0.5, picture.masks[0] > 0.5
-            overlaps.append(float((found & truth).sum() / (found | truth).sum()))
+            predicted, truth = border_contrast(picture.image[None])[0] > 0.5, picture.masks[0] > 0.5
+            overlaps.append(float((predicted & truth).sum() / (predicted | truth).sum()))
     assert sum(overlaps) / len(overlaps) > 0.6
 
 

@@ -14,7 +14,7 @@ from pcs_bench.run.conduct import run_bench
 from pcs_bench.run.plan import Protocol, jobs, split_setting
 from pcs_bench.run.scoring import Metrics
 from pcs_bench.run.store import Store
-from pcs_bench.run.texts import plain, told
+from pcs_bench.run.texts import plain, with_tokens
 from pcs_core.data import Concept, Subject
 from pcs_core.errors import InputError
 from pcs_testing import make_subject
@@ -278,8 +278,8 @@ def test_settings_and_order() -> None:
 
 def test_prompts() -> None:
     owl = (Concept("owl", "<o>", "owl"), Concept("cat", "<c>", "cat"))
-    assert told("a {token} {noun} in snow", owl) == "<o> in snow"
+    assert with_tokens("a {token} {noun} in snow", owl) == "<o> in snow"
     assert plain("a {token} {noun} in snow", owl) == "an owl in snow"
-    assert told("photo of {token} with a {token2}", owl) == "photo of <o> with a <c>"
+    assert with_tokens("photo of {token} with a {token2}", owl) == "photo of <o> with a <c>"
     assert plain("photo of {token} with the {token2}", owl) == "photo of an owl with the cat"
     assert plain("a {noun} of {noun2}", owl) == "an owl of cat"

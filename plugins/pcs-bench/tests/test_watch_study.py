@@ -23,14 +23,14 @@ def test_one_subject_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(words(tmp_path)) == 0
     said = capsys.readouterr()
     assert "Over 1 subjects" in said.out
-    found = json.loads((tmp_path / "watch.json").read_text())
-    (row,) = found["subjects"]
+    document = json.loads((tmp_path / "watch.json").read_text())
+    (row,) = document["subjects"]
     assert row["key"] == "mini-object/backpack_outlined"
     assert row["of"] == 2
     assert 0 <= row["watched"]["quality"] <= 1
     if row["kept"] == 2:
         assert row["watched"] == row["last"]
-    assert found["summary"]["verdict"] == "undecided"  # one subject proves nothing
+    assert document["summary"]["verdict"] == "undecided"  # one subject proves nothing
     stamp = (tmp_path / "watch.jsonl").read_bytes()
     assert main(words(tmp_path)) == 0  # nothing is fitted again
     assert (tmp_path / "watch.jsonl").read_bytes() == stamp
@@ -39,11 +39,13 @@ def test_one_subject_one_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[st
 def test_several_suites_are_one_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def found(place: Any, recipe: Any, eyes: Any, name: str, checkpoints: int) -> dict[str, Any]:
+    def fixed_row(
+        place: Any, recipe: Any, eyes: Any, name: str, checkpoints: int
+    ) -> dict[str, Any]:
         assert name in {s.name for s in place.suite.subjects}
         return row(name, 0.6, 0.5)
 
-    monkeypatch.setattr("pcs_bench.run.watch_study._subject", found)
+    monkeypatch.setattr("pcs_bench.run.watch_study._subject", fixed_row)
     given = words(tmp_path, "--limit", "2")
     assert main([*given[:3], "mini-pet", *given[3:]]) == 0
     assert "Over 4 subjects" in capsys.readouterr().out
@@ -60,9 +62,9 @@ def test_a_subject_that_fails_is_a_row(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(pcs_core, "fit", broken)
     assert main(words(tmp_path)) == 3
-    found = json.loads((tmp_path / "watch.json").read_text())
-    assert found["subjects"][0]["error"] == "RuntimeError: no memory"
-    assert found["summary"]["verdict"] == "not tested"
+    document = json.loads((tmp_path / "watch.json").read_text())
+    assert document["subjects"][0]["error"] == "RuntimeError: no memory"
+    assert document["summary"]["verdict"] == "not tested"
 
 
 @pytest.mark.parametrize(

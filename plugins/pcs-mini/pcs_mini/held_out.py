@@ -50,7 +50,7 @@ class Studio:
         return self._given or open_assets()
 
     @cached_property
-    def _held(self) -> dict[str, Member]:
+    def _held_out(self) -> dict[str, Member]:
         return {name_of(m): m for m in open_population(self.assets, trained=False).members}
 
     @cached_property
@@ -59,11 +59,11 @@ class Studio:
 
     def names(self, kind: str | None = None, *, trained: bool = False) -> list[str]:
         """Names of the held-out members (or the trained ones): drawn, solid, person, or all."""
-        table = self._all if trained else self._held
+        table = self._all if trained else self._held_out
         return [
             n
             for n, m in table.items()
-            if kind in (None, m.kind) and not (trained and n in self._held)
+            if kind in (None, m.kind) and not (trained and n in self._held_out)
         ]
 
     def phrase(self, place: str) -> str:
@@ -122,13 +122,13 @@ class Studio:
         return pictures
 
     def _member(self, name: str) -> Member:
-        found = self._all.get(name)
-        if found is None:
+        member = self._all.get(name)
+        if member is None:
             raise AssetsError(
                 f"the installed world ({self.assets.path.name}) has no {name!r}"
                 f"{nearest(name, self._all)}; the whole world comes with pcs-mini-world"
             )
-        return found
+        return member
 
     def _pose(self, rng: np.random.Generator, member: Member, last: Pose | None = None) -> Pose:
         if member.kind != "drawn":

@@ -23,8 +23,8 @@ def subjects_folder() -> Path:
 
 def subjects() -> dict[str, Path]:
     """Name -> folder of each shipped reference subject."""
-    found = sorted(subjects_folder().glob("*/subject.toml"))
-    return {path.parent.name: path.parent for path in found}
+    files = sorted(subjects_folder().glob("*/subject.toml"))
+    return {path.parent.name: path.parent for path in files}
 
 
 @cache

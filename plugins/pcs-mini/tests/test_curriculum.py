@@ -79,8 +79,8 @@ def test_the_record_gives_the_population_of_a_stage_back(tmp_path: Path, curricu
     assets = open_assets()
     write_record(tmp_path, assets, curriculum)
     assert read_record(tmp_path)["stage"] == curriculum
-    wanted = curriculum_population(open_population(assets), curriculum)
-    assert known_population(tmp_path, assets).members == wanted.members
+    expected = curriculum_population(open_population(assets), curriculum)
+    assert known_population(tmp_path, assets).members == expected.members
 
 
 def test_without_a_record_the_whole_world_is_known(tmp_path: Path) -> None:

@@ -130,11 +130,11 @@ def test_a_twentieth_of_the_combinations_is_reserved_over_every_axis():
         ["glossy", "flat", "solid"],
         list("abcdefghij"),
     )
-    held = [c for c in product(concepts, styles, places) if is_reserved(*c)]
-    share = len(held) / (60 * 3 * 10)
+    reserved = [c for c in product(concepts, styles, places) if is_reserved(*c)]
+    share = len(reserved) / (60 * 3 * 10)
     assert share == pytest.approx(RESERVED_SHARE, abs=0.02)
-    assert {style for _, style, _ in held} == set(styles)
-    assert {place for _, _, place in held} == set(places)
+    assert {style for _, style, _ in reserved} == set(styles)
+    assert {place for _, _, place in reserved} == set(places)
 
 
 def test_the_reserved_combinations_stay_the_same():
@@ -164,7 +164,7 @@ def test_a_replayed_batch_depends_on_its_step_alone(assets):
             uses=3,
             seed=1,
             first=first,
-            held=8,
+            capacity=8,
         )
 
     a, b = stream(0), stream(5)

@@ -47,13 +47,13 @@ KINDS = {
 
 
 def test_subjects_are_held_out_and_complete():
-    held = set(Studio(Assets(SLICE_FILE)).names())
+    held_out = set(Studio(Assets(SLICE_FILE)).names())
     table = subject_table()
     assert set(plugin.subjects()) == set(table)
     for name, folder in plugin.subjects().items():
         subject = load_subject(folder)
         assert [c.name for c in subject.concepts] == [c["name"] for c in table[name]]
-        assert {m for c in table[name] for m in c["members"]} <= held
+        assert {m for c in table[name] for m in c["members"]} <= held_out
         assert len(subject.images) >= 5
         assert all(image.shape == (3, 128, 128) for image in subject.images)
         assert all(

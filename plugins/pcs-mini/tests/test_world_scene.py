@@ -222,18 +222,18 @@ def test_references_show_the_same_thing_elsewhere(assets):
 
 
 def test_the_colour_that_is_said_is_drawn(assets):
-    found = 0
+    count = 0
     for scene in scenes(assets, 200, kind="drawn", count=1):
         (figure,) = scene.figures
         if figure.colour:
-            found += 1
+            count += 1
             assert figure.colour in scene.caption.split()
             assert scene.place != figure.colour
-            wanted = np.array(COLOURS[figure.colour], float)
-            if wanted.max() - wanted.min() > 100 and not figure.accessories:
+            expected = np.array(COLOURS[figure.colour], float)
+            if expected.max() - expected.min() > 100 and not figure.accessories:
                 seen = scene.image[figure.mask > 250].mean(0)
-                assert np.corrcoef(seen, wanted)[0, 1] > 0.95
-    assert found > 5
+                assert np.corrcoef(seen, expected)[0, 1] > 0.95
+    assert count > 5
 
 
 def test_a_panorama_is_looked_into(assets):

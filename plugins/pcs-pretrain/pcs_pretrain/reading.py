@@ -61,15 +61,15 @@ class Reading:
 
     def rows(self, start: int, count: int) -> list[tuple[int, EncodedRecord]]:
         """Return rows ``start`` to ``start + count`` of the training, each with its record's index."""
-        found = []
+        rows = []
         for row in range(start, start + count):
             epoch, at = divmod(row, len(self.order))
             place = self._shuffled(epoch)[at] if epoch else at
             chunk, within = divmod(place, TOGETHER)
             if chunk not in self.chunks:
                 self.chunks[chunk] = self._open(chunk)
-            found.append((self.order[place], self.chunks[chunk][within]))
-        return found
+            rows.append((self.order[place], self.chunks[chunk][within]))
+        return rows
 
     def _shuffle(self, epoch: int) -> list[int]:
         rng = generator(self.seed, "records", str(epoch), str(self.rank))

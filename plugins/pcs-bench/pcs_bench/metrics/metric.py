@@ -76,15 +76,15 @@ class Metric:
             raise InputError(
                 f"metric {self.id!r}: pictures are [n 3 h w], not {tuple(pictures.shape)}"
             )
-        held = {
+        arguments = {
             "prompts": list(prompts),
             "references": references,
             "masks": masks,
             "untuned": untuned,
         }
         with torch.no_grad():
-            found: Tensor = self.measure(pictures.float(), **held)
-        return found
+            scores: Tensor = self.measure(pictures.float(), **arguments)
+        return scores
 
 
 def ids() -> list[str]:
@@ -104,5 +104,5 @@ def get(id: str) -> Metric:
     """
     from pcs_core import installed
 
-    found: Metric = installed().get("metrics", id)()
-    return found
+    metric: Metric = installed().get("metrics", id)()
+    return metric

@@ -82,8 +82,8 @@ def run(
     from pcs_bench.run.plan import BASELINES, Protocol
     from pcs_cli import device_name
 
-    held = suites.load(suite)
-    names = tuple(s.name for s in held.subjects)
+    loaded = suites.load(suite)
+    names = tuple(s.name for s in loaded.subjects)
     chosen = named_systems(systems)
     protocol = Protocol(
         suite=suite,
@@ -95,7 +95,7 @@ def run(
         backbone=backbone,
         device=device_name(device),
         settings=tuple(settings or ()),
-        metrics=named_metrics(metrics, held, backbone),
+        metrics=named_metrics(metrics, loaded, backbone),
     )
     outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
     tell(outcome, out)
@@ -169,20 +169,20 @@ def named_systems(text: str) -> tuple[str, ...]:
     """
     from pcs_evidence import systems
 
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for name in (part.strip() for part in text.split(",")):
         if name in ("ready", "loads"):
-            found |= dict.fromkeys(
+            names |= dict.fromkeys(
                 row.id
                 for row in systems()
                 if row.status in ({"ready"} if name == "ready" else PAST_PLANNED)
                 and not ELSEWHERE.intersection(row.scope)
             )
         elif name:
-            found[name] = None
-    if not found:
+            names[name] = None
+    if not names:
         raise InputError("give at least one system: --systems a,b (see pcs systems)")
-    return tuple(found)
+    return tuple(names)
 
 
 def named_metrics(text: str | None, suite: Suite, backbone: str) -> tuple[str, ...]:
@@ -198,15 +198,15 @@ def named_metrics(text: str | None, suite: Suite, backbone: str) -> tuple[str, .
     from pcs_bench import metrics
 
     if text is not None:
-        wanted = tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
-        for id in wanted:
+        asked = tuple(dict.fromkeys(m.strip() for m in text.split(",") if m.strip()))
+        for id in asked:
             if id not in metrics.ids():
                 close = nearest(id, metrics.ids())
                 raise InputError(f"no metric {id!r}{close}: see pcs bench metrics")
-        return wanted
-    found = [id for id in metrics.ids() if id.startswith("mini.") == (backbone == "mini")]
+        return asked
+    ids = [id for id in metrics.ids() if id.startswith("mini.") == (backbone == "mini")]
     only = {"pair": ("pair-", "mixing"), "face": ("identity.",)}
     for kind, words in only.items():
         if suite.kind != kind:
-            found = [id for id in found if not any(word in id for word in words)]
-    return tuple(found)
+            ids = [id for id in ids if not any(word in id for word in words)]
+    return tuple(ids)

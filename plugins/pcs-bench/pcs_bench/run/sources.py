@@ -15,7 +15,7 @@ from pcs_bench.run.keys import fit_key, picture_key, subject_hash
 from pcs_bench.run.memory import peak_memory
 from pcs_bench.run.plan import COPY, UNTUNED, Cell, Job
 from pcs_bench.run.store import Store, write_json
-from pcs_bench.run.texts import plain, told
+from pcs_bench.run.texts import plain, with_tokens
 from pcs_bench.run.workplace import Workplace, load_system
 from pcs_core.errors import InputError, PcsError
 
@@ -118,7 +118,7 @@ class Fitted(Source):
 
     def text(self, cell: Cell) -> str:
         """See :meth:`Source.text`."""
-        return told(cell.text, self.subject.concepts)
+        return with_tokens(cell.text, self.subject.concepts)
 
     def key(self, cell: Cell) -> str:
         """See :meth:`Source.key`."""

@@ -14,7 +14,7 @@ _TOKEN = re.compile(r"(\b(?:an?|the|my|his|her|this|that) )?\{token(\d*)\}")
 _NOUN = re.compile(r"(\ban? )?\{noun(\d*)\}")
 
 
-def told(text: str, concepts: Sequence[Concept]) -> str:
+def with_tokens(text: str, concepts: Sequence[Concept]) -> str:
     """Return the prompt with placeholders: ``"a {token} {noun}"`` and ``"{token}"`` are the token.
 
     A placeholder stands for the whole subject: whether it also says the noun is the system's affair.

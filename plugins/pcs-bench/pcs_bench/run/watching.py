@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pcs_bench.run.quality import Point, mean, means, quality, scaled
-from pcs_bench.run.texts import plain, told
+from pcs_bench.run.texts import plain, with_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ class Watch:
         """Draw with a personalization, and say where it lies between the baselines."""
         from pcs_core import sample
 
-        texts = [told(p, subject.concepts) for p in self.prompts]
+        texts = [with_tokens(p, subject.concepts) for p in self.prompts]
         drawn = sample(artifact, self.backbone, texts, seed=self.seed, count=self.count)
         alignment, fidelity = self._score(drawn, subject)
         low, high, bottom, top = self._baselines(artifact, subject)

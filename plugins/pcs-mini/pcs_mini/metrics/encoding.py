@@ -71,5 +71,5 @@ class EncodesCells:
     @torch.no_grad()
     def pooled(self, images: Tensor) -> Tensor:
         """``[n, 128]`` of unit norm: the embedding."""
-        found: Tensor = self.net(self._prepared(images))
-        return found
+        features: Tensor = self.net(self._prepared(images))
+        return features

@@ -105,13 +105,13 @@ class Judge:
             hint = nearest(name, self.names[what])
             raise MetricError(f"the judge knows no {what} {name!r}{hint}") from None
 
-    def found(self, reading: Reading, wanted: Sequence[Sequence[str]]) -> list[bool]:
+    def found(self, reading: Reading, concepts: Sequence[Sequence[str]]) -> list[bool]:
         """Whether the surest concepts of each picture are exactly the wanted ones."""
-        found = []
-        for row, names in zip(reading.presence, wanted, strict=True):
+        matches = []
+        for row, names in zip(reading.presence, concepts, strict=True):
             columns = {self.index("concept", name) for name in names}
-            found.append(set(row.topk(len(columns)).indices.tolist()) == columns)
-        return found
+            matches.append(set(row.topk(len(columns)).indices.tolist()) == columns)
+        return matches
 
     def top(self, what: str, reading: Reading) -> list[str]:
         """The surest ``concept``, ``style`` or ``place`` of each picture."""
@@ -128,8 +128,8 @@ class Judge:
         """
         if len(images) != len(places):
             raise ValueError(f"{len(images)} pictures but {len(places)} places: one per picture")
-        found = self.top("place", self.read(images))
-        return sum(a == b for a, b in zip(found, places, strict=True)) / max(1, len(places))
+        predicted = self.top("place", self.read(images))
+        return sum(a == b for a, b in zip(predicted, places, strict=True)) / max(1, len(places))
 
 
 def open_judge(folder: Path | None = None, device: str = "cpu") -> Judge:

@@ -49,9 +49,13 @@ def write(folder: Path, net: nn.Module, config: dict[str, Any]) -> Path:
 def begin_from(net: nn.Module, folder: Path) -> int:
     """Take over the weights of a metric saved before, where name and shape agree; their count."""
     kept = load_file(folder / "model.safetensors")
-    own = net.state_dict()
-    same = {k: v.to(own[k].dtype) for k, v in kept.items() if k in own and own[k].shape == v.shape}
-    net.load_state_dict({**own, **same})
+    current = net.state_dict()
+    same = {
+        k: v.to(current[k].dtype)
+        for k, v in kept.items()
+        if k in current and current[k].shape == v.shape
+    }
+    net.load_state_dict({**current, **same})
     return len(same)
 
 

@@ -61,15 +61,15 @@ def knows(record: Mapping[str, Any]) -> str:
     if not record["stage"]:
         return "The words of the whole trained world were drawn for them."
     styles, people = ", ".join(record["styles"]), ", ".join(record["people"])
-    told = (
+    text = (
         f"They were trained last on stage {record['stage']} of the world: {record['title']}. These "
         f"{len(record['concepts'])} things, in the styles {styles}, were drawn for them: "
         f"{', '.join(record['concepts'])}."
     )
     if people:
-        told += f" People are drawn in the styles {people}."
+        text += f" People are drawn in the styles {people}."
     return (
-        told
+        text
         + " Other words of the world came up seldom or never, and are drawn badly or not at all."
     )
 
@@ -136,7 +136,7 @@ def _training(runs: Sequence[Path]) -> list[str]:
     for run in runs:
         for line in read_journal(run):
             lines.setdefault(line["stage"], []).append(line)
-    told = []
+    bullets = []
     for stage, entries in lines.items():
         last = entries[-1]
         text = f"- **{stage}**: {last['images']:,} pictures in {last['step']:,} steps"
@@ -152,8 +152,8 @@ def _training(runs: Sequence[Path]) -> list[str]:
             text += f"; round trip of pictures held back {last['psnr']:.1f} dB"
         if "loss" in last:
             text += f"; last loss {last['loss']:.4f}"
-        told.append(text + ".")
-    return told
+        bullets.append(text + ".")
+    return bullets
 
 
 def _hours(entries: Sequence[Mapping[str, Any]]) -> Iterator[float]:
@@ -176,13 +176,13 @@ def model_card(
     :raises FileNotFoundError: if `folder` is no diffusers folder of the five parts.
     """
     rows, pixels = _rows(folder)
-    told = "".join(f"## {name}\n\n{text}\n\n" for name, text in (sections or {}).items())
+    written = "".join(f"## {name}\n\n{text}\n\n" for name, text in (sections or {}).items())
     training = "\n".join(_training(runs)) or "No journal was given."
     text = _TEMPLATE.format(
         title=title,
         pixels=pixels,
         rows="\n".join(rows),
-        sections=told,
+        sections=written,
         training=training,
         licence=licence,
     )

@@ -172,10 +172,10 @@ def word_looks(cache: Latents, vocabulary: int, width: int, seed: int = 0) -> Te
         )
         if not totals.shape[1]:
             totals = torch.zeros(vocabulary, features.shape[1])
-        held = torch.zeros(len(features), vocabulary)
-        held.scatter_(1, cache.ids[at : at + 2048].long(), 1.0)
-        totals += held.T @ features
-        seen += held.sum(0)
+        present = torch.zeros(len(features), vocabulary)
+        present.scatter_(1, cache.ids[at : at + 2048].long(), 1.0)
+        totals += present.T @ features
+        seen += present.sum(0)
     # Special tokens are in every caption, so their mean is that of all pictures.
     overall = totals[seen.argmax()] / seen.max()
     looks = totals / seen.clamp(min=1)[:, None] - overall

@@ -75,10 +75,10 @@ def check(clip: Clip, assets: Assets, population: Population, n: int = 300) -> d
     pixels = torch.from_numpy(np.stack([s.image for s in scenes])).permute(0, 3, 1, 2).float() / 255
     right: dict[str, list[bool]] = {}
 
-    def ask(what: str, prompts: list[str], wanted: list[int], chosen: list[int]) -> None:
+    def ask(what: str, prompts: list[str], labels: list[int], chosen: list[int]) -> None:
         if chosen:
-            found = clip.classify(pixels[chosen], prompts)
-            right[what] = [found[i] == wanted[j] for i, j in enumerate(chosen)]
+            predicted = clip.classify(pixels[chosen], prompts)
+            right[what] = [predicted[i] == labels[j] for i, j in enumerate(chosen)]
 
     named = [concepts.index(grammar.noun_of(s.figures[0].concept)) for s in scenes]
     everything = list(range(len(scenes)))
@@ -111,7 +111,7 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         uses=USES,
         seed=settings.seed,
         first=run.first,
-        held=settings.pool // 2,
+        capacity=settings.pool // 2,
     )
     words = set(vocabulary)
 

@@ -34,11 +34,11 @@ class Centres(nn.Module):
         super().__init__()
         self.centre = nn.Parameter(torch.randn(identities, size) / size**0.5)
 
-    def forward(self, features: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross entropy of `features` ``[n, size]`` with the margin off the right cosine."""
         cosine = features.float() @ F.normalize(self.centre.float(), dim=-1).T
-        margin = MARGIN * F.one_hot(wanted, cosine.shape[1])
-        return F.cross_entropy(SCALE * (cosine - margin), wanted)
+        margin = MARGIN * F.one_hot(labels, cosine.shape[1])
+        return F.cross_entropy(SCALE * (cosine - margin), labels)
 
 
 def identities(population: Population) -> list[Member]:
@@ -70,7 +70,7 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         uses=USES,
         seed=settings.seed,
         first=run.first,
-        held=settings.pool // 2,
+        capacity=settings.pool // 2,
     )
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:
@@ -78,9 +78,9 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         x = stack([first for first, _ in pairs] + [second for _, second in pairs])
         x = degrade(recolour(crop(x, run.draws, 0.8), run.draws, 0.15), run.draws).to(run.device)
         features = net(x.contiguous(memory_format=torch.channels_last) * 2 - 1)
-        wanted = torch.tensor([number[f.members[0]] for f, _ in pairs] * 2, device=run.device)
+        labels = torch.tensor([number[f.members[0]] for f, _ in pairs] * 2, device=run.device)
         one, other = features.chunk(2)
-        return centres(features, wanted) + 0.5 * _apart(one, other, wanted), {}
+        return centres(features, labels) + 0.5 * _apart(one, other, labels), {}
 
     features = Identity(net).image_features
     run.train(loss_of, lambda: check(features, assets, [PERSON]))
@@ -93,9 +93,9 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
     )
 
 
-def _apart(one: Tensor, other: Tensor, wanted: Tensor) -> Tensor:
+def _apart(one: Tensor, other: Tensor, labels: Tensor) -> Tensor:
     """NT-Xent over one pair per identity: a second pair of it would count as another."""
-    first = {int(w): i for i, w in reversed(list(enumerate(wanted[: len(one)].tolist())))}
+    first = {int(w): i for i, w in reversed(list(enumerate(labels[: len(one)].tolist())))}
     chosen = sorted(first.values())
     return ntxent(one[chosen], other[chosen])
 

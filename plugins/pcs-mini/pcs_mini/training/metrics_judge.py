@@ -56,9 +56,9 @@ def owners(views: Sequence[View]) -> tuple[Tensor, Tensor]:
         cover = view.cells.reshape(len(view.cells), -1) / 255
         best = cover.argmax(0)
         for k, row in enumerate(cover):
-            own = (best == k) & (row >= min(COVERED, 0.8 * float(row.max()))) & (row > 0.05)
-            index[i, own] = k
-            weight[i, own] = 1 / max(1, own.sum())
+            covered = (best == k) & (row >= min(COVERED, 0.8 * float(row.max()))) & (row > 0.05)
+            index[i, covered] = k
+            weight[i, covered] = 1 / max(1, covered.sum())
     return torch.from_numpy(index), torch.from_numpy(weight)
 
 
@@ -76,8 +76,8 @@ def loss_on(
     cells = net.trunk(x)
     subject = net.subject_head(cells).flatten(1).float()
     loss_subject = F.binary_cross_entropy_with_logits(subject, (owner >= 0).float().to(device))
-    wanted = min(CELLS_PER_PICTURE * len(views), int((weight > 0).sum()))
-    picked = torch.multinomial(weight.flatten(), wanted, generator=draws)
+    count = min(CELLS_PER_PICTURE * len(views), int((weight > 0).sum()))
+    picked = torch.multinomial(weight.flatten(), count, generator=draws)
     members = [views[c // 64].members[int(owner.flatten()[c])] for c in picked.tolist()]
     each = cells.flatten(2).mT.reshape(-1, cells.shape[1])[picked.to(device)]
     concept = torch.tensor([lookup["concept"][noun_of(m.concept)] for m in members], device=device)
@@ -102,10 +102,10 @@ def check(judge: Judge, assets: Assets, population: Population, n: int = 400) ->
         some = scenes[at : at + 50]
         pixels = torch.from_numpy(np.stack([s.image for s in some]))
         reading = judge.read(pixels.permute(0, 3, 1, 2).float() / 255)
-        wanted = [[noun_of(f.concept) for f in s.figures] for s in some]
-        found = judge.found(reading, wanted)
+        expected = [[noun_of(f.concept) for f in s.figures] for s in some]
+        correct = judge.found(reading, expected)
         styles, places = judge.top("style", reading), judge.top("place", reading)
-        for s, ok, style, place in zip(some, found, styles, places, strict=True):
+        for s, ok, style, place in zip(some, correct, styles, places, strict=True):
             right.setdefault(f"concepts_{len(s.figures)}", []).append(ok)
             right.setdefault("concepts", []).append(ok)
             if len(s.figures) == 1:
@@ -140,7 +140,7 @@ def train(settings: Settings, assets: Assets, report: Report, curriculum: int = 
         uses=USES,
         seed=settings.seed,
         first=run.first,
-        held=settings.pool,
+        capacity=settings.pool,
     )
     run.train(
         lambda: loss_on(net, replay.next(), names, run.draws, lookup),

@@ -99,9 +99,9 @@ class Run:
             if done % self.settings.save_every == 0 or done == self.steps:
                 self._save(done)
                 if watch is not None and done < self.steps:
-                    found = self._watch(watch)
-                    journal.note(done, done * self.settings.batch, **found)
-                    self.report(f"{self.name} step {done}: {found}")
+                    checked = self._watch(watch)
+                    journal.note(done, done * self.settings.batch, **checked)
+                    self.report(f"{self.name} step {done}: {checked}")
         self.average.swap()
         self._settle(loss_of)
 
@@ -120,10 +120,10 @@ class Run:
         for module in self.modules.values():
             module.eval()
         with torch.no_grad():
-            found = watch()
+            measures = watch()
         for module in self.modules.values():
             module.train()
-        return found
+        return measures
 
     @torch.no_grad()
     def _settle(self, loss_of: Callable[[], tuple[Tensor, dict[str, float]]]) -> None:

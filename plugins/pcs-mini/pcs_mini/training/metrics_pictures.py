@@ -59,12 +59,12 @@ class Replay(Generic[Item]):
         uses: int,
         seed: int,
         first: int = 0,
-        held: int = 20_000,
+        capacity: int = 20_000,
     ) -> None:
         self.draw, self.batch, self.seed, self.step = draw, batch, seed, first
         self.fresh = max(1, batch // uses)
-        self.items: deque[Item] = deque(maxlen=max(held, self.fresh))
-        for before in range(max(0, first - held // self.fresh), first):
+        self.items: deque[Item] = deque(maxlen=max(capacity, self.fresh))
+        for before in range(max(0, first - capacity // self.fresh), first):
             self.items.extend(self._drawn(before))
 
     def _drawn(self, step: int) -> list[Item]:

@@ -117,14 +117,14 @@ def check(
     features: Callable[[Tensor], Tensor], assets: Assets, kinds: Sequence[str] = ()
 ) -> dict[str, float]:
     """Retrieval of held-out and of trained members, by kind, as far as the archive has them."""
-    found = {}
+    scores = {}
     for trained in (False, True):
         population = open_population(assets, trained=trained)
         for kind in kinds or ("drawn", "solid", "person"):
             value = retrieval(features, assets, population, kind=kind)
             if value == value:
-                found[f"{'trained' if trained else 'held_out'}_{kind}"] = value
-    return found
+                scores[f"{'trained' if trained else 'held_out'}_{kind}"] = value
+    return scores
 
 
 def train(settings: Settings, assets: Assets, report: Report) -> Path:
@@ -139,7 +139,7 @@ def train(settings: Settings, assets: Assets, report: Report) -> Path:
         uses=USES,
         seed=settings.seed,
         first=run.first,
-        held=settings.pool // 2,
+        capacity=settings.pool // 2,
     )
 
     def loss_of() -> tuple[Tensor, dict[str, float]]:

@@ -38,14 +38,14 @@ def curriculum_population(population: Population, curriculum: int) -> Population
     known = [
         c for c in core() if any(m.concept == c and m.kind == "drawn" for m in population.members)
     ]
-    wanted = set(known[:FEW] if curriculum < 3 else known)
+    concepts = set(known[:FEW] if curriculum < 3 else known)
     styles = CURRICULUM_STYLES[: 1 if curriculum == 1 else None]
     return Population(
         [
             m
             for m in population.members
             if (m.kind == PERSON and curriculum > 1)
-            or (m.kind == "drawn" and m.concept in wanted and m.style in styles)
+            or (m.kind == "drawn" and m.concept in concepts and m.style in styles)
         ]
     )
 

@@ -137,8 +137,8 @@ class Population:
         self._core = [concept for concept in core() if concept in self._drawn]
         self._rest = [concept for concept in self._drawn if concept not in set(core())]
         self._styles = list(self._people)
-        held = {"drawn": self._drawn, "solid": self._solids, "person": self._people}
-        self._kinds = [kind for kind in KINDS if held[kind]]
+        by_kind = {"drawn": self._drawn, "solid": self._solids, "person": self._people}
+        self._kinds = [kind for kind in KINDS if by_kind[kind]]
         shares = np.array([KINDS[kind] for kind in self._kinds])
         self._shares = np.cumsum(shares / shares.sum()) if len(shares) else shares
 

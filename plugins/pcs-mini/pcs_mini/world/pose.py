@@ -73,9 +73,9 @@ def pose_of(
     if member.kind == "person":
         return _person_pose(rng, assets, member, unlike)
     if colour is None:
-        wanted = tuple(COLOURS)[rng.integers(len(COLOURS))]
+        tint = tuple(COLOURS)[rng.integers(len(COLOURS))]
         named = not COLOURS.keys().isdisjoint(member.concept.split())
-        colour = wanted if rng.random() < TINTED and not named else ""
+        colour = tint if rng.random() < TINTED and not named else ""
     flipped = rng.random() < 0.5 if unlike is None else not unlike.flipped
     tilt = float(np.clip(rng.normal(0, 7), -15, 15)) if rng.random() < TILTED else 0.0
     hat = rng.random() < HATTED and assets.category(member.concept) in WEARERS

@@ -153,14 +153,14 @@ def draw(
     if relation is None:
         relation = _relation(rng, chosen) if count == 2 else ""
     taken = [pose_of(rng, assets, m) for m in chosen[len(poses) :]]
-    held = [*poses, *taken]
+    all_poses = [*poses, *taken]
     if place is None:
-        place = draw_place(rng, assets, chosen, {pose.colour for pose in held})
+        place = draw_place(rng, assets, chosen, {pose.colour for pose in all_poses})
     background = backdrops.paint(place, rng, size, assets)
-    sprites = [sprite_of(assets, m, pose) for m, pose in zip(chosen, held, strict=True)]
+    sprites = [sprite_of(assets, m, pose) for m, pose in zip(chosen, all_poses, strict=True)]
     placed = lay_out(rng, sprites, relation, size)
-    image, figures = compose(background, chosen, held, placed)
-    mentions = [mention(assets, m, p) for m, p in zip(chosen, held, strict=True)]
+    image, figures = compose(background, chosen, all_poses, placed)
+    mentions = [mention(assets, m, p) for m, p in zip(chosen, all_poses, strict=True)]
     text = grammar.caption(rng, mentions, place, relation or None)
     return Scene(image, text, place, relation, figures)
 

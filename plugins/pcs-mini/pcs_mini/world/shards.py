@@ -77,9 +77,9 @@ def render(
     folder.mkdir(parents=True, exist_ok=True)
     about = folder / _ABOUT
     if about.exists():
-        found = json.loads(about.read_text(encoding="utf-8"))
-        if found != asdict(plan):
-            differ = ", ".join(k for k, v in asdict(plan).items() if found.get(k) != v)
+        recorded = json.loads(about.read_text(encoding="utf-8"))
+        if recorded != asdict(plan):
+            differ = ", ".join(k for k, v in asdict(plan).items() if recorded.get(k) != v)
             raise InputError(
                 f"{folder} was rendered with another {differ}: choose an empty folder, or remove it"
             )
@@ -193,17 +193,17 @@ class Shards(Sequence[dict[str, Any]]):
         """The caption of every scene."""
         return [facts["caption"] for facts in self._facts]
 
-    def images(self, wanted: Sequence[int]) -> NDArray[np.uint8]:
+    def images(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """The pictures of these scenes, ``[n, size, size, 3]``."""
-        return self._take(wanted, "images")
+        return self._take(indices, "images")
 
-    def masks(self, wanted: Sequence[int]) -> NDArray[np.uint8]:
+    def masks(self, indices: Sequence[int]) -> NDArray[np.uint8]:
         """Whose each pixel is, ``[n, size, size]``; see `owners`."""
-        return self._take(wanted, "masks")
+        return self._take(indices, "masks")
 
-    def _take(self, wanted: Sequence[int], what: str) -> NDArray[np.uint8]:
+    def _take(self, indices: Sequence[int], what: str) -> NDArray[np.uint8]:
         rows = []
-        for index in wanted:
+        for index in indices:
             part, row = divmod(index, self.plan.shard)
             if not 0 <= index < len(self):
                 raise IndexError(f"{self.folder} holds scenes 0 to {len(self) - 1}, not {index}")

@@ -157,11 +157,11 @@ def _write_zip(path: Path, entries: Mapping[str, bytes], index: Mapping[str, Any
 
 
 def _files(index: Mapping[str, Any]) -> list[str]:
-    found = [f for about in index.get("drawn", {}).values() for f in about["styles"].values()]
+    paths = [f for about in index.get("drawn", {}).values() for f in about["styles"].values()]
     for about in index.get("solids", {}).values():
-        found += [about["file"], about["depth"]]
-    found += [p["file"] for those in index.get("people", {}).values() for p in those.values()]
-    return found + [about["file"] for about in index.get("panoramas", {}).values()]
+        paths += [about["file"], about["depth"]]
+    paths += [p["file"] for those in index.get("people", {}).values() for p in those.values()]
+    return paths + [about["file"] for about in index.get("panoramas", {}).values()]
 
 
 def cut_slice(
@@ -232,10 +232,10 @@ def _webp(pixels: np.ndarray, quality: int = 70) -> bytes:
 def _shrink(pixels: np.ndarray, longest: int) -> np.ndarray:
     image = Image.fromarray(np.ascontiguousarray(pixels))
     image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
-    found = np.array(image)
-    if found.shape[-1] == 4:
-        found[found[..., 3] == 0] = 0
-    return found
+    shrunk = np.array(image)
+    if shrunk.shape[-1] == 4:
+        shrunk[shrunk[..., 3] == 0] = 0
+    return shrunk
 
 
 def _slice_drawn(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
@@ -267,11 +267,11 @@ def _slice_drawn(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _slice_solids(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
-    held = [c for c in assets.solids if is_held_out(assets, Member("solid", c, "solid"))]
-    trained = [c for c in assets.solids if c not in held]
+    held_out = [c for c in assets.solids if is_held_out(assets, Member("solid", c, "solid"))]
+    trained = [c for c in assets.solids if c not in held_out]
     step = max(1, len(trained) // SLICE_SOLIDS)
     index: dict[str, Any] = {}
-    for concept in sorted([*trained[::step][:SLICE_SOLIDS], *held]):
+    for concept in sorted([*trained[::step][:SLICE_SOLIDS], *held_out]):
         about = assets.solids[concept]
         kept = _spread(len(about.views), SLICE_VIEWS)
         cells = [assets.solid_view(concept, view) for view in kept]
@@ -293,10 +293,10 @@ def _slice_solids(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
 def _slice_people(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any]:
     index: dict[str, Any] = {}
     for style, those in assets.people.items():
-        held = [n for n in those if is_held_out(assets, Member("person", "person", style, n))]
-        trained = [n for n in those if n not in held]
+        held_out = [n for n in those if is_held_out(assets, Member("person", "person", style, n))]
+        trained = [n for n in those if n not in held_out]
         index[style] = {}
-        for name in sorted([*trained[:SLICE_IDENTITIES], *held[:SLICE_IDENTITIES]]):
+        for name in sorted([*trained[:SLICE_IDENTITIES], *held_out[:SLICE_IDENTITIES]]):
             kept = _spread(len(those[name].variations), SLICE_VARIATIONS)
             cells = [assets.person_view(style, name, variation) for variation in kept]
             given = assets.index["people"][style][name]
@@ -320,8 +320,8 @@ def _slice_panoramas(assets: Assets, entries: dict[str, bytes]) -> dict[str, Any
     return index
 
 
-def _spread(total: int, wanted: int) -> list[int]:
+def _spread(total: int, count: int) -> list[int]:
     """Numbers below `total`, evenly spread."""
-    if total <= wanted:
+    if total <= count:
         return list(range(total))
-    return [round(i * total / wanted) for i in range(wanted)]
+    return [round(i * total / count) for i in range(count)]
