@@ -120,7 +120,7 @@ def _targets(known: Catalogue) -> Iterator[Finding]:
                 yield _failed(f"{noun} {id}", error)
                 continue
             imported += 1
-            if not callable(target) and noun not in ("presets", "services"):
+            if not callable(target) and noun not in ("presets", "profiles", "services"):
                 what = f"{known.where(noun, id)} is {type(target).__name__}, nothing to call"
                 yield Finding(f"{noun} {id}", "broken", what)
     yield Finding("imports", "ok", f"{imported} of what the plugins name")
