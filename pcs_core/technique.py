@@ -37,7 +37,7 @@ class Technique:
     Class attributes
     ----------------
     id
-        Code id, ``"<room>.<name>"``, e.g. ``"tokens.learnable"``. Required.
+        Code id, ``"<group>.<name>"``, e.g. ``"tokens.learnable"``. Required.
     catalogue
         The catalogue's technique ids that this class implements, a tuple of literals (it is read as text).
         Where it depends on the settings, :meth:`implements` says which.

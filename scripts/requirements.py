@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def distributions() -> list[Path]:
     """Return the folders that hold a ``pyproject.toml``, the core's first."""
-    rooms = (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml"))
-    return [ROOT, *(p.parent for p in sorted(rooms))]
+    projects = (*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml"))
+    return [ROOT, *(p.parent for p in sorted(projects))]
 
 
 def third_party() -> list[str]:

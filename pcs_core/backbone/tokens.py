@@ -148,7 +148,7 @@ def _tokenise(
     """Turn prompts into ids and spans of one tokenizer."""
     rows: list[list[int]] = []
     places: list[dict[str, list[int]]] = []
-    room = tokenizer.length - 1
+    limit = tokenizer.length - 1
     for row, prompt in enumerate(prompts):
         subject = subjects[row] if subjects is not None else 0
         named = concepts[min(subject, len(concepts) - 1)] if concepts else ()
@@ -161,14 +161,14 @@ def _tokenise(
         placeholders = [
             p for key, at in positions.items() if not key.startswith("phrase.") for p in at
         ]
-        if len(ids) > room and any(p >= room for p in placeholders):
+        if len(ids) > limit and any(p >= limit for p in placeholders):
             raise InputError(
-                f"the prompt {prompt!r} is too long: its placeholder lies beyond the {room} tokens "
+                f"the prompt {prompt!r} is too long: its placeholder lies beyond the {limit} tokens "
                 "the text encoder reads. Shorten the prompt"
             )
-        ids = [*ids[:room], tokenizer.end]
+        ids = [*ids[:limit], tokenizer.end]
         rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
-        places.append({k: [p for p in at if p < room] for k, at in positions.items()})
+        places.append({k: [p for p in at if p < limit] for k, at in positions.items()})
     counts = {str(i): edit.count for i, edit in enumerate(tokens)}
     counts |= {f"phrase.{k}": 1 for k in range(len(phrases))}
     counts |= {f"concept.{k}": 1 for k in range(max(map(len, concepts), default=0))}

@@ -1,4 +1,4 @@
-"""What is installed: plugins, and the ids they hold by noun. This room imports no torch."""
+"""What is installed: plugins, and the ids they hold by noun. This package imports no torch."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ __all__ = [
 ]
 
 installed = catalogue
-"""The same function under the name that ``pcs_core`` gives it, where ``catalogue`` is this room."""
+"""The same function under the name that ``pcs_core`` gives it, where ``catalogue`` is this package."""

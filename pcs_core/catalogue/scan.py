@@ -24,7 +24,7 @@ class ScannedTechnique(NamedTuple):
 
 
 def techniques_in(package: str) -> Mapping[str, ScannedTechnique]:
-    """Return the techniques of a package by id: each top-level class with an ``id = "room.name"``.
+    """Return the techniques of a package by id: each top-level class with an ``id = "group.name"``.
 
     The id is a literal, on a line of its own in the class's body, and so are ``catalogue`` and ``formerly``,
     tuples of literals. Modules are read as text, because importing them would import torch.

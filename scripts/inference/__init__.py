@@ -1,1 +1,1 @@
-"""Rooms of ``scripts/bench_inference.py``."""
+"""Modules of ``scripts/bench_inference.py``."""

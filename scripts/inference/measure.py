@@ -58,7 +58,7 @@ class Plan:
         """Return whether ``part`` is to be measured."""
         return not self.parts or part in self.parts
 
-    def room(self, seconds: float) -> bool:
+    def goes_on(self, seconds: float) -> bool:
         """Return whether one more round of ``seconds`` leaves something for the other parts."""
         return self.budget.left > 2 * seconds
 
@@ -83,7 +83,7 @@ def steps(
     base = next(iter(made))
     with made[base] as step:
         flop = flops_of(step)
-    timings = interleaved({k: partial(turn, k) for k in made}, plan.rounds, room=plan.room)
+    timings = interleaved({k: partial(turn, k) for k in made}, plan.rounds, goes_on=plan.goes_on)
     errors = {k: relative_error(v, outputs[base]) for k, v in outputs.items()}
     what = f"step of {pictures} picture{'s' if pictures > 1 else ''} with guidance"
     if plan.prefix:
@@ -153,7 +153,7 @@ def pictures(
         {o.side.label: partial(turn, o) for o in engines},
         max(1, plan.rounds // 2),
         warm=0,  # steps were measured before: all is warm
-        room=plan.room,
+        goes_on=plan.goes_on,
     )
     base = engines[0].side.label
     flop = None

@@ -33,11 +33,11 @@ def interleaved(
     sides: Mapping[str, Callable[[], float]],
     rounds: int,
     warm: int = 1,
-    room: Callable[[float], bool] = lambda _: True,
+    goes_on: Callable[[float], bool] = lambda _: True,
 ) -> dict[str, Timing]:
     """Return the seconds that each side gives, after ``warm`` untimed turns of each.
 
-    Each round begins with another side, so that none is always the one after a pause. ``room`` is
+    Each round begins with another side, so that none is always the one after a pause. ``goes_on`` is
     asked with a round's seconds before each but the first: False ends it early.
     """
     for _ in range(warm):
@@ -50,7 +50,7 @@ def interleaved(
         first = number % len(names)
         for name in names[first:] + names[:first]:
             times[name].append(sides[name]())
-        if number + 1 < rounds and not room(time.perf_counter() - begun):
+        if number + 1 < rounds and not goes_on(time.perf_counter() - begun):
             break
     return {name: Timing(tuple(values)) for name, values in times.items()}
 

@@ -1,4 +1,4 @@
-"""What the code of techniques may name: no backbone, and the core's public rooms only."""
+"""What the code of techniques may name: no backbone, and the core's public packages only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from pcs_core.catalogue import catalogue
 
 BACKBONES = {"mini", "sd", "sdxl", "tiny", "tiny-v", "tiny-sdxl", "tiny-sd3", "sd3", "flux"}
-ROOMS = {"pcs_core", "pcs_core.data", "pcs_core.backbone", "pcs_core.errors", "pcs_core.hookspecs"}
+PUBLIC = {"pcs_core", "pcs_core.data", "pcs_core.backbone", "pcs_core.errors", "pcs_core.hookspecs"}
 FRAMEWORKS = {"diffusers", "transformers", "pluggy", "pydantic.dataclasses"}
 
 
@@ -84,7 +84,7 @@ def test_only_public_rooms_are_imported(path: Path) -> None:
         assert name not in FRAMEWORKS, f"{path.name} imports {name}"
         assert top not in FRAMEWORKS, f"{path.name} imports {name}"
         if top == "pcs_core":
-            assert name in ROOMS or excepted(path, name), (
+            assert name in PUBLIC or excepted(path, name), (
                 f"{path.name} imports {name}: not a public package"
             )
         elif top.startswith("pcs_"):

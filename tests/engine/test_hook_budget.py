@@ -9,7 +9,7 @@ import pytest
 
 from pcs_core import fit, recipe_from_document, sample
 from pcs_core.backbone import Backbone
-from pcs_core.engine import run as room
+from pcs_core.engine import run as run_module
 from pcs_testing import make_subject
 
 STEPS = 4
@@ -18,7 +18,7 @@ STEPS = 4
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     counted: Counter[str] = Counter()
-    make = room.run_manager
+    make = run_module.run_manager
 
     def monitored() -> Any:
         manager = make()
@@ -28,7 +28,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         )
         return manager
 
-    monkeypatch.setattr(room, "run_manager", monitored)
+    monkeypatch.setattr(run_module, "run_manager", monitored)
     return counted
 
 

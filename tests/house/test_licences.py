@@ -34,8 +34,8 @@ def plugin_points(folder: Path) -> dict[str, str]:
 
 
 def test_every_plugin_folder_is_a_distribution() -> None:
-    rooms = (*(ROOT / "plugins").iterdir(), *(ROOT / "optimizers").iterdir())
-    folders = {p for p in rooms if list(p.glob("*/__init__.py"))}
+    projects = (*(ROOT / "plugins").iterdir(), *(ROOT / "optimizers").iterdir())
+    folders = {p for p in projects if list(p.glob("*/__init__.py"))}
     assert folders <= set(DISTRIBUTIONS)
 
 

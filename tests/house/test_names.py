@@ -1,4 +1,4 @@
-"""What may not be found in the tree: vague rooms, unsafe loading, talk of what is outside."""
+"""What may not be found in the tree: vague modules, unsafe loading, talk of what is outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scripts' rooms are no distribution: they are found beside their script."""
+"""The scripts' packages are no distribution: they are found beside their script."""
 
 from __future__ import annotations
 

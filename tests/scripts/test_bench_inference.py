@@ -83,7 +83,7 @@ def test_sides_take_turns_and_each_begins_a_round() -> None:
     timings = interleaved(sides, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
     assert {len(t.values) for t in timings.values()} == {3}
-    short = interleaved(sides, 9, room=lambda _: False)
+    short = interleaved(sides, 9, goes_on=lambda _: False)
     assert {len(t.values) for t in short.values()} == {1}
 
 

@@ -1,4 +1,4 @@
-"""``pcs bench``: every command of the benchmark, each written in its own room."""
+"""``pcs bench``: every command of the benchmark, each written in a module of its own."""
 
 from __future__ import annotations
 

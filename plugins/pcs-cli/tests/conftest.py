@@ -158,7 +158,7 @@ def artifact(fitted: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
     """Put a plugin with these nouns beside the installed ones; its module lies in ``tmp_path``."""
-    import pcs_core.catalogue as room
+    import pcs_core.catalogue as package
     from pcs_core.catalogue import BrokenPlugin, Catalogue, FoundPlugin
     from pcs_core.catalogue.discovery import find_plugins
     from pcs_core.catalogue.holdings import Holdings, read_holdings
@@ -170,6 +170,6 @@ def plugged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., No
         installed, lost = read_holdings(find_plugins(None)[0])
         lost = [*lost, *([BrokenPlugin("extra", "pcs-extra", broken)] if broken else [])]
         known = Catalogue([*installed, Holdings(plugin, nouns)], lost)
-        monkeypatch.setattr(room, "catalogue", lambda: known)
+        monkeypatch.setattr(package, "catalogue", lambda: known)
 
     return plug

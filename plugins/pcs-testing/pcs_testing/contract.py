@@ -96,9 +96,9 @@ def settings_documented(case: Case) -> None:
     """The class, its id and every setting say what they are."""
     cls = case.technique
     assert cls.__doc__, "the class has no docstring"
-    room, _, name = cls.id.partition(".")
-    assert room, "the id must be 'room.name'"
-    assert name, "the id must be 'room.name'"
+    group, _, name = cls.id.partition(".")
+    assert group, "the id must be 'group.name'"
+    assert name, "the id must be 'group.name'"
     missing = [s for s in cls.setting_names() if not cls.setting_help().get(s, "").strip()]
     assert not missing, f"settings without a docstring under them: {', '.join(missing)}"
 

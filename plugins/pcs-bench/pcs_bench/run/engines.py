@@ -218,8 +218,8 @@ def ray_cluster(
     if starts_ray:
         _join_cluster(ray)
     device = "GPU" if protocol.device.startswith("cuda") else "CPU"
-    room = int(ray.cluster_resources().get(device, 1)) or 1
-    most = min(workers or room, room, len(jobs) or 1)
+    slots = int(ray.cluster_resources().get(device, 1)) or 1
+    most = min(workers or slots, slots, len(jobs) or 1)
     started(most)
     options: dict[str, Any] = {"num_gpus": int(device == "GPU"), "max_retries": TRIES}
     task: Any = ray.remote(num_cpus=1, **options)(remote_job)
