@@ -45,6 +45,9 @@ class Technique:
         Ids that it had in earlier versions, a tuple of literals: artifacts that name them still open.
     neutral
         Settings under which the technique changes nothing (the contract test uses it).
+    absent
+        What an artifact means that was stored before a setting was there: setting -> its value then. Without
+        an entry it is the default, which must then be what was done before.
     stacks_subjects
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     reads_layout
@@ -85,6 +88,7 @@ class Technique:
     formerly: ClassVar[tuple[str, ...]] = ()
     catalogue: ClassVar[tuple[str, ...]] = ()
     neutral: ClassVar[Mapping[str, Any] | None] = None
+    absent: ClassVar[Mapping[str, Any]] = {}
     stacks_subjects: ClassVar[bool] = True
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")

@@ -137,9 +137,9 @@ class Fusion:
     fit step. ``words`` are placeholders that stand for plain text. ``strengths`` are named numbers that
     edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
-    "both". ``records`` globs the attention sites whose maps a fit step keeps on its tape. ``source`` is a
-    :class:`Renderable`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place
-    of the backbone's.
+    "both", and each of its "subjects" its reference alone. ``records`` globs the attention sites whose maps
+    a fit step keeps on its tape. ``source`` is a :class:`Renderable`. ``decoder`` turns the last latents
+    [n c h w] into images [n 3 h w] in [0, 1] in place of the backbone's.
 
     Raises
     ------

@@ -49,6 +49,18 @@ def fit_image(image: Tensor, size: tuple[int, int], mode: str = "bicubic") -> Te
     return image[:, top : top + height, left : left + width].contiguous()
 
 
+def fit_points(points: Tensor, shape: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """Return points [n 2] in parts of a picture of ``shape``, x and y, in parts of its ``fit_image``."""
+    scale = max(size[0] / shape[0], size[1] / shape[1])
+    target = [max(s, round(n * scale)) for s, n in zip(size, shape, strict=True)]
+    if tuple(target) == tuple(size):
+        return points
+    top, left = (target[0] - size[0]) // 2, (target[1] - size[1]) // 2
+    x = (points[..., 0] * target[1] - left) / size[1]
+    y = (points[..., 1] * target[0] - top) / size[0]
+    return torch.stack([x, y], dim=-1)
+
+
 def placed(example: Example, image: Tensor, size: tuple[int, int]) -> Example:
     """Return the example with the size of its ``image`` [c h w] and what :func:`fit_image` cut off it.
 

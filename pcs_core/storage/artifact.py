@@ -6,11 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from pcs_core.assembly import recipe_from_document
 from pcs_core.catalogue import Catalogue
+from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.recipe import Recipe
 from pcs_core.data.subject import Concept
@@ -147,9 +149,8 @@ def _recipe(folder: Path, manifest: Manifest, catalogue: Catalogue | None) -> Re
         source = (folder / RECIPE).read_bytes().decode("utf-8")
     place = str(folder / MANIFEST)
     try:
-        return recipe_from_document(
-            manifest.recipe, catalogue=catalogue, source=source, place=place
-        )
+        document = as_meant(manifest.recipe, catalogue or installed())
+        return recipe_from_document(document, catalogue=catalogue, source=source, place=place)
     except PcsError as error:
         if missing := missing_techniques(manifest, catalogue):
             raise ArtifactError(
@@ -157,6 +158,20 @@ def _recipe(folder: Path, manifest: Manifest, catalogue: Catalogue | None) -> Re
                 f"(pip install it; `pcs show {folder}` shows what the artifact says)"
             ) from error
         raise ArtifactError(str(error)) from error
+
+
+def as_meant(document: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any]:
+    """Return a stored recipe with the values of settings that were not there when it was written.
+
+    Raises
+    ------
+    PcsError
+        A technique of it is not installed.
+    """
+    uses = [
+        {**catalogue.get("techniques", use["technique"]).absent, **use} for use in document["use"]
+    ]
+    return {**document, "use": uses}
 
 
 def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:

@@ -261,3 +261,20 @@ def test_no_room_is_one_error_and_leaves_the_old_artifact(
     with files_of_at_most(50_000), pytest.raises(InputError, match="cannot write"):
         save(large, stored.parent / "new")
     assert [p.name for p in stored.parent.iterdir()] == ["rex"]
+
+
+
+def test_a_setting_that_was_not_there_yet_means_what_was_done_then() -> None:
+    """A stored recipe without the form of the fusion is of the single MLP, whatever the default is now."""
+    from pcs_core.catalogue import catalogue
+    from pcs_core.storage.artifact import as_meant
+
+    document: Any = {
+        "recipe": {"id": "x"},
+        "use": [{"technique": "fusion.token_output", "hidden": 8}],
+    }
+    (use,) = as_meant(document, catalogue())["use"]
+    assert use == {"technique": "fusion.token_output", "hidden": 8, "form": "single"}
+    said = {**document, "use": [{**document["use"][0], "form": "postfuse"}]}
+    assert as_meant(said, catalogue()) == said
+    assert "form" not in document["use"][0]

@@ -1,8 +1,8 @@
 """Cross-attention of a concept's word is held to the concept's mask.
 
 ``match`` is Break-A-Scene's (arXiv:2305.16311, section 3.2), ``contrast`` FastComposer's
-(arXiv:2305.10431, section 4.2), ``unmix`` SVDiff's (arXiv:2303.11305, section 3.3), ``outside`` and ``split``
-Mix-of-Show's (arXiv:2305.18292, the authors' `trainer_edlora.py`: five of six configurations, and the sixth).
+(arXiv:2305.10431, section 4.2, and the authors' `model.py`), ``unmix`` SVDiff's (arXiv:2303.11305, section 3.3), ``outside`` and
+``split`` Mix-of-Show's (arXiv:2305.18292, the authors' `trainer_edlora.py`: five of six configurations, and the sixth).
 """
 
 from __future__ import annotations
@@ -129,15 +129,16 @@ class LocalizationLoss(Technique):
     """Penalise attention of a concept's word that leaves the concept's region.
 
     Regions are those that examples carry ("mask.concept.<k>"). A row without the word or without a region
-    of its concept says nothing. A row's value is the sum over its concepts, and over grids where ``grids``
-    is "each"; over the tokens of a word it is what ``tokens`` says.
+    of its concept says nothing. A row's value is what ``concepts`` makes of its concepts, the sum over grids
+    where ``grids`` is "each", the mean over sites where it is "site"; over the tokens of a word it is what
+    ``tokens`` says.
     """
 
     id = "attention.localization_loss"
     catalogue = ("attention-localization-loss",)
     neutral = {"weight": 0.0}
     tiny = {"scale": 1}
-    later = ("grids", "tokens", "peaks", "masks")
+    later = ("grids", "tokens", "peaks", "masks", "concepts")
 
     mode: Literal["match", "contrast", "unmix", "split", "outside"] = "match"
     """What is compared: see the module."""
@@ -148,15 +149,19 @@ class LocalizationLoss(Technique):
     scale: Annotated[int, Field(ge=0)] | None = None
     """Downsampling of the grid of the maps against the latents; None or 0 takes all grids. Maps of 16 x 16 in
     Stable Diffusion have scale 4."""
-    grids: Literal["finest", "each"] = "finest"
-    """Several grids: brought to the finest and averaged, or a term each, summed (Mix-of-Show)."""
-    tokens: Literal["mean", "sum"] = "mean"
-    """Reduction over the tokens of a word."""
+    grids: Literal["finest", "each", "site"] = "finest"
+    """Several grids: brought to the finest and averaged, or a term each, summed (Mix-of-Show), or a term for
+    each site on its own grid, averaged (FastComposer)."""
+    tokens: Literal["mean", "sum", "last"] = "mean"
+    """Reduction over the tokens of a word, or its last token alone (FastComposer)."""
+    concepts: Literal["sum", "mean"] = "sum"
+    """Reduction over the concepts of a row: their mean is over those that the row holds (FastComposer)."""
     peaks: Literal["row", "batch"] = "row"
     """Where the largest value and the mean outside are taken ("split", "outside", "match"): in each row
     alone, or in all rows of a subject in a step at once (Mix-of-Show)."""
-    masks: Literal["area", "nearest"] = "area"
-    """How a region of the latents' size comes to a map's grid: the mean of the area, or the nearest value."""
+    masks: Literal["area", "nearest", "bilinear"] = "area"
+    """How a region of the latents' size comes to a map's grid: the mean of the area, the nearest value, or
+    linearly with antialiasing (FastComposer)."""
     regions: str = "mask.concept."
     """What the names of the regions begin with; the concept's number follows."""
 
@@ -198,22 +203,31 @@ class LocalizationLoss(Technique):
                 mean_map(step.tape, [s for s in sites if s.scale == scale], size, scale)
                 for scale in scales
             ]
+        elif self.grids == "site":
+            maps = [mean_map(step.tape, [site], size, site.scale) for site in sites]
         else:
             maps = [mean_map(step.tape, sites, size, scales[0])]
         value = torch.stack([self._on_grid(step, one, slots) for one in maps]).sum(0)
+        value = value / len(maps) if self.grids == "site" else value
         speaks = step.batch.rows("subject")
         return Loss("localization", value, weight=self.weight, rows=speaks)
 
     def _on_grid(self, step: FitStep, maps: Tensor, slots: Sequence[int]) -> Tensor:
-        """Return the value [b] of the maps [b m y x] of one grid, summed over concepts."""
+        """Return the value [b] of the maps [b m y x] of one grid, its concepts joined."""
         batch, grid = step.batch, tuple(maps.shape[2:])
         masks = {
-            k: F.interpolate(batch.regions[f"{self.regions}{k}"].float(), grid, mode=self.masks)
+            k: F.interpolate(
+                batch.regions[f"{self.regions}{k}"].float(),
+                grid,
+                mode=self.masks,
+                antialias=self.masks == "bilinear",
+            )
             for k in slots
         }
         value, speaks = maps.new_zeros(len(maps)), batch.rows("subject")
+        held = maps.new_zeros(len(maps))
         for k in slots:
-            span = step.cond.spans[f"concept.{k}"]
+            span = self._span(step.cond.spans[f"concept.{k}"])
             others = [masks[j] for j in slots if j != k]
             present = span >= 0
             index = span.clamp_min(0)[:, :, None, None].expand(-1, -1, *grid)
@@ -233,4 +247,12 @@ class LocalizationLoss(Technique):
             )
             total = (terms * counts).sum(1)
             value = value + (total / counts.sum(1).clamp_min(1) if self.tokens == "mean" else total)
-        return value
+            held = held + counts.any(1).to(held)
+        return value / held.clamp_min(1) if self.concepts == "mean" else value
+
+    def _span(self, span: Tensor) -> Tensor:
+        """Return the positions [b n] that count, -1 where there is none: of neighbours the last, if it is so."""
+        if self.tokens != "last":
+            return span
+        follows = (span[:, None, :] == span[:, :, None] + 1).any(2)  # the next token is its too
+        return span.masked_fill(follows, -1)

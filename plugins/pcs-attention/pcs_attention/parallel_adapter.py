@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from pcs_attention.image_tokens import LinearTokens, Resampler
+from pcs_attention.image_tokens import LinearTokens, Perceiver, Resampler
 from pcs_core import Technique, hookimpl
 from pcs_core.data import AttnEdit, AttnState, Fusion, Words
 from pcs_core.errors import RecipeError
@@ -68,20 +68,26 @@ class ParallelAdapter(Technique):
     catalogue = ("image-adapter",)
     neutral = {"strength": 0.0}
     starts_away = "its projections are pre-trained; before that they are random"
-    tiny = {"tokens": 2, "depth": 1, "heads": 4}
+    later = ("head_width", "inner")
+    tiny = {"tokens": 2, "depth": 1, "heads": 4, "inner": 16, "head_width": 4}
     tiny_beside = {"tokens.rare": {"identifier": ""}, "encoders.image": {}}
     stacks_subjects = False
 
     key: str = "image"
     """The feature it reads, [slots d] or [slots t d], and the name of its stream."""
     tokens: Annotated[int, Field(ge=1)] = 4
-    """Image tokens: per vector for the linear projector, in all for the resampler."""
-    projector: Literal["linear", "resampler"] = "linear"
-    """How features become tokens."""
+    """Image tokens: per vector for the linear projector, in all for the others."""
+    projector: Literal["linear", "perceiver", "resampler"] = "linear"
+    """How features become tokens: one linear map and a LayerNorm (IP-Adapter); the resampler that IP-Adapter
+    Plus and InstantID were released with, of a width of its own; or a smaller one at the text's width."""
     depth: Annotated[int, Field(ge=1)] = 4
-    """Layers of the resampler."""
+    """Layers of perceiver or resampler."""
     heads: Annotated[int, Field(ge=1)] = 20
-    """Attention heads of the resampler."""
+    """Attention heads of perceiver or resampler; those of the resampler divide the text's width."""
+    head_width: Annotated[int, Field(ge=1)] = 64
+    """Channels of a head of the perceiver."""
+    inner: Annotated[int, Field(ge=1)] = 1280
+    """Channels of the perceiver's queries, before they are brought to the text's width."""
     start: Literal["text", "zero"] = "text"
     """Where the values' projection starts: as the text's own, or at zero, so that training begins from the
     backbone as it is and need not first unlearn what untrained tokens do to it."""
@@ -106,15 +112,7 @@ class ParallelAdapter(Technique):
             raise RecipeError(f"{self.id}: no attention site matches {self.sites!r}")
         width = sites[0].context
         with run.seeded(f"{self.id}/{self.key}"):
-            stream: StreamEdit
-            if self.projector == "linear":
-                stream = LinearTokens(self.key, feature, width, self.tokens)
-            else:
-                if width % self.heads:
-                    raise RecipeError(
-                        f"{self.id}: {self.heads} heads do not divide the text's width {width}"
-                    )
-                stream = Resampler(self.key, feature, width, self.tokens, self.depth, self.heads)
+            stream = self._projector(feature, width)
             edits = tuple(
                 ParallelAttention(
                     site,
@@ -126,3 +124,25 @@ class ParallelAdapter(Technique):
                 for site in sites
             )
         return Fusion(edits=(stream, *edits), strengths={f"{self.key}.scale": self.strength})
+
+    def _projector(self, feature: int, width: int) -> StreamEdit:
+        """Return what makes tokens of the text's ``width`` from features of ``feature`` channels."""
+        if self.projector == "linear":
+            return LinearTokens(self.key, feature, width, self.tokens)
+        if self.projector == "perceiver":
+            return Perceiver(
+                self.key,
+                feature,
+                width,
+                self.tokens,
+                inner=self.inner,
+                depth=self.depth,
+                heads=self.heads,
+                head_width=self.head_width,
+            )
+        if width % self.heads:
+            raise RecipeError(
+                f"{self.id}: {self.heads} heads do not divide the text's width {width}: set heads to a "
+                "divisor, or projector to 'perceiver', which has a width of its own"
+            )
+        return Resampler(self.key, feature, width, self.tokens, self.depth, self.heads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -196,3 +197,111 @@ def test_break_a_scenes_term_is_that_of_its_release(backbone: Backbone) -> None:
             mask = step.batch.regions[f"mask.concept.{concept}"][row, 0]
             wanted += float(F.mse_loss(own / own.max(), mask)) / 2
     assert person.losses["localization"] == pytest.approx(0.01 * wanted, rel=1e-5)
+
+
+def stepped(concepts: int = 2, side: int = 8) -> tuple[Any, Any, dict[str, torch.Tensor]]:
+    """Return a run of two sites, a step of two rows on latents of ``side``, and its regions."""
+    rng = torch.Generator().manual_seed(4)
+    sites = [Site("fine", "denoiser", "cross", 1), Site("coarse", "denoiser", "cross", 2)]
+    tape = {
+        "fine": torch.rand(2, 3, side**2, 9, generator=rng).softmax(-1),
+        "coarse": torch.rand(2, 2, (side // 2) ** 2, 9, generator=rng).softmax(-1),
+    }
+    regions = {
+        f"mask.concept.{k}": (torch.rand(2, 1, side, side, generator=rng) > 0.5).float()
+        for k in range(concepts)
+    }
+    spans = {f"concept.{k}": torch.tensor([[2 + 3 * k, 3 + 3 * k]] * 2) for k in range(concepts)}
+    if concepts == 2:
+        spans["concept.1"][1] = -1  # the second row names the first subject alone
+    batch = SimpleNamespace(regions=regions, rows=lambda role: torch.ones(2, dtype=torch.bool))
+    noisy = torch.zeros(2, 4, side, side)
+    step = SimpleNamespace(batch=batch, cond=SimpleNamespace(spans=spans), tape=tape, noisy=noisy)
+    return SimpleNamespace(sites=lambda glob: sites), step, regions
+
+
+def released(step: Any, sites: tuple[str, ...]) -> torch.Tensor:
+    """Return the authors' loss [b]: mean over layers, heads and a row's subjects of outside less inside."""
+    rows = []
+    for row in range(2):
+        layers = []
+        for name in sites:
+            probs = step.tape[name][row]
+            side = int(probs.shape[1] ** 0.5)
+            values = []
+            for k in range(2):
+                at = int(step.cond.spans[f"concept.{k}"][row].max())
+                if at < 0:
+                    continue
+                mask = torch.nn.functional.interpolate(
+                    step.batch.regions[f"mask.concept.{k}"][row : row + 1],
+                    (side, side),
+                    mode="bilinear",
+                    antialias=True,
+                ).flatten()
+                maps = probs[:, :, at]
+                outside = (maps * (1 - mask)).sum(1) / ((1 - mask).sum() + 1e-5)
+                values.append((outside - (maps * mask).sum(1) / (mask.sum() + 1e-5)).mean())
+            layers.append(torch.stack(values).mean())
+        rows.append(torch.stack(layers).mean())
+    return torch.stack(rows)
+
+
+def test_fastcomposer_s_loss_is_the_mean_over_subjects_heads_and_layers_on_each_layer_s_grid() -> (
+    None
+):
+    run, step, _ = stepped()
+    loss = LocalizationLoss(mode="contrast", grids="site", masks="bilinear", concepts="mean", tokens="last", weight=1e-3)
+    found = loss.regularize(run, step)
+    torch.testing.assert_close(
+        found.value, released(step, ("fine", "coarse")), atol=1e-6, rtol=1e-4
+    )
+    assert found.weight == 1e-3
+
+
+def test_a_row_of_two_subjects_counts_once_where_their_mean_is_taken() -> None:
+    run, step, _ = stepped()
+    for k in (0, 1):
+        step.cond.spans[f"concept.{k}"] = torch.tensor([[2, 3]] * 2)
+        step.batch.regions[f"mask.concept.{k}"] = torch.ones(2, 1, 8, 8).tril()
+    mean, total = (
+        LocalizationLoss(mode="contrast", concepts=c).regularize(run, step).value
+        for c in ("mean", "sum")
+    )
+    torch.testing.assert_close(total, 2 * mean)
+
+
+def test_the_last_token_alone_is_held_where_the_recipe_says_so() -> None:
+    run, step, _ = stepped()
+    loss = LocalizationLoss(mode="contrast", tokens="last")
+    before = loss.regularize(run, step).value
+    for name in step.tape:
+        step.tape[name] = step.tape[name].clone()
+        step.tape[name][..., 2] += 0.3 * torch.rand(step.tape[name].shape[:-1])  # no last token
+    torch.testing.assert_close(loss.regularize(run, step).value, before)
+    both = LocalizationLoss(mode="contrast").regularize(run, step).value
+    assert not torch.allclose(both, before)
+
+
+def test_fastcomposer_holds_the_five_middle_groups_of_blocks_of_stable_diffusion() -> None:
+    """``unet_store_cross_attention_scores`` with 5 of 7 groups: all but the outermost of SD 1.5."""
+    from fnmatch import fnmatchcase
+
+    from pcs_core import load_recipe
+
+    (use,) = (
+        u for u in load_recipe("fastcomposer").uses if u.name == "attention.localization_loss"
+    )
+    globs = use.technique.settings()["sites"].split("|")
+    groups = [
+        "down_blocks.0",
+        "down_blocks.1",
+        "down_blocks.2",
+        "mid_block",
+        "up_blocks.1",
+        "up_blocks.2",
+        "up_blocks.3",
+    ]
+    names = [f"{g}.attentions.0.transformer_blocks.0.attn2" for g in groups]
+    held = [any(fnmatchcase(name, glob) for glob in globs) for name in names]
+    assert held == [False, True, True, True, True, True, False]

@@ -40,6 +40,7 @@ def claims() -> Mapping[str, str]:
     training = (
         "captions",
         "class_pictures",
+        "drops",
         "ground_unlearned",
         "learns_nothing",
         "masked_error",
@@ -56,6 +57,7 @@ def claims() -> Mapping[str, str]:
         "follows_boxes",
         "learned_rows",
         "matters",
+        "normed_tokens",
         "off_is_base",
         "per_layer",
         "pixels_within",

@@ -17,8 +17,8 @@ class ControlNetwork(nn.Module):
     """diffusers' ControlNetModel, called the way the core calls control networks.
 
     A narrower one is followed by 1x1 convolutions, zero at the start, that bring its residuals to the
-    UNet's channels. It never sees the prompt: where a copy of SDXL asks for pooled text, it is told
-    zeros, and as sizes those of the backbone's own pictures.
+    UNet's channels. A copy of SDXL is told pooled text as the denoiser is (zeros where none is given), and
+    as sizes those of the backbone's own pictures.
     """
 
     def __init__(self, unet: Any, vae: Any, channels: int, width: float) -> None:
@@ -35,6 +35,7 @@ class ControlNetwork(nn.Module):
         told = unet.config.addition_embed_type == "text_time" and width >= 1.0
         sizes = 6 * unet.config.addition_time_embed_dim if told else 0
         self.pooled = unet.config.projection_class_embeddings_input_dim - sizes if told else 0
+        self.reads_pooled = self.pooled > 0
         self.side = float(unet.config.sample_size * 2**halvings)
         self.widen = nn.ModuleList()
         self.middle: nn.Module = nn.Identity()
@@ -67,13 +68,22 @@ class ControlNetwork(nn.Module):
             nn.init.eye_(own.weight.data.view(own.weight.shape[:2]))
 
     def forward(
-        self, latents: Tensor, time: Tensor, text: Tensor, image: Tensor
+        self,
+        latents: Tensor,
+        time: Tensor,
+        text: Tensor,
+        image: Tensor,
+        pooled: Tensor | None = None,
     ) -> tuple[Sequence[Tensor], Tensor]:
-        """Return residuals of the down blocks, in order, and of the middle block."""
+        """Return residuals of the down blocks, in order, and of the middle block.
+
+        ``image`` [b 3 h w] in [0, 1]; ``pooled`` [b d] is read by a copy of SDXL alone.
+        """
         told = {}
         if self.pooled:
             sizes = latents.new_tensor([self.side, self.side, 0.0, 0.0, self.side, self.side])
-            pooled = latents.new_zeros(latents.shape[0], self.pooled)
+            if pooled is None:
+                pooled = latents.new_zeros(latents.shape[0], self.pooled)
             told = {"text_embeds": pooled, "time_ids": sizes.expand(latents.shape[0], -1)}
         down, middle = self.network(
             latents,

@@ -56,6 +56,7 @@ def feature_models() -> Mapping[str, str]:
     """Frozen vision towers."""
     return {
         "clip.image": "pcs_diffusers.vision:clip_image",
+        "clip.image.h14": "pcs_diffusers.vision:clip_image_huge",
         "tiny.image": "pcs_diffusers.vision:tiny_image",
         "tiny.face": "pcs_diffusers.vision:tiny_face",
     }

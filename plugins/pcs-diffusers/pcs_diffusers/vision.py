@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from pcs_core.errors import InputError
 
@@ -16,7 +18,10 @@ if TYPE_CHECKING:
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
-DEFAULT = "openai/clip-vit-large-patch14"
+LARGE = "openai/clip-vit-large-patch14"
+HUGE = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+HUGE_WIDTH = 1024
+"""Channels of ViT-H/14's projected class token, which IP-Adapter's weights for SD 1.5 read."""
 
 
 class ClipVision:
@@ -37,6 +42,7 @@ class ClipVision:
             ).clamp(0, 1)
         top, left = ((n - self.size) // 2 for n in shape)
         images = images[..., top : top + self.size, left : left + self.size]
+        images = images.to(next(self.model.parameters()).device)
         mean, std = (torch.tensor(t).view(3, 1, 1).to(images) for t in (MEAN, STD))
         return (images - mean) / std
 
@@ -53,10 +59,66 @@ class ClipVision:
         features: Tensor = output.hidden_states[-2]
         return features.float()
 
+    @torch.no_grad()
+    def states(self, images: Tensor, layers: int) -> Tensor:
+        """Return what the last ``layers`` blocks read: tokens [n 1+patches patch_width].
 
-@cache
-def clip_image() -> ClipVision:
-    """Open the tower that ``PCS_CLIP_IMAGE`` names (a folder or hub id), or ViT-L/14's own.
+        Raises
+        ------
+        InputError
+            The tower has fewer blocks.
+        """
+        held = len(self.model.vision_model.encoder.layers)
+        if layers > held:
+            raise InputError(f"the image encoder has {held} blocks: the last {layers} cannot train")
+        output = self.model(pixel_values=self._pixels(images), output_hidden_states=True)
+        features: Tensor = output.hidden_states[-1 - layers]
+        return features.float()
+
+    def tail(self, layers: int) -> VisionTail:
+        """Return a trainable copy of the last ``layers`` blocks, which reads their ``states``."""
+        return VisionTail(self.model, layers)
+
+
+class VisionTail(nn.Module):
+    """The last blocks of a vision tower, trainable, with its frozen norm and projection behind them.
+
+    The bias of the keys is frozen: it shifts all logits of a query alike, and the softmax does not see it.
+    """
+
+    def __init__(self, model: Any, layers: int) -> None:
+        super().__init__()
+        vision = model.vision_model
+        held = len(vision.encoder.layers)
+        self.blocks = nn.ModuleList(
+            copy.deepcopy(block).float().requires_grad_(True)
+            for block in vision.encoder.layers[held - layers :]
+        )
+        for block in self.blocks:
+            keys: Any = block.self_attn.k_proj  # type: ignore[union-attr]
+            bias = keys.bias.detach()
+            del keys.bias
+            keys.register_buffer("bias", bias, persistent=False)
+        norm = vision.post_layernorm
+        self.eps = float(norm.eps)
+        frozen = {
+            "scale": norm.weight,
+            "shift": norm.bias,
+            "projection": model.visual_projection.weight,
+        }
+        for name, value in frozen.items():  # not stored: they are the tower's
+            self.register_buffer(name, value.detach().float().clone(), persistent=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the projected class token [n width] of states [n 1+patches patch_width]."""
+        for block in self.blocks:
+            states = block(states, attention_mask=None)
+        first = F.layer_norm(states[:, 0], self.scale.shape, self.scale, self.shift, self.eps)
+        return F.linear(first, self.projection)
+
+
+def _open(id: str, variable: str, default: str) -> ClipVision:
+    """Open the tower that the environment's ``variable`` names (a folder or hub id), or ``default``.
 
     Raises
     ------
@@ -65,16 +127,46 @@ def clip_image() -> ClipVision:
     """
     from transformers import CLIPVisionModelWithProjection
 
-    name = os.environ.get("PCS_CLIP_IMAGE", DEFAULT)
+    name = os.environ.get(variable, default)
     try:
         model = CLIPVisionModelWithProjection.from_pretrained(name, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"feature model 'clip.image': {name!r} cannot be opened ({reason}): set PCS_CLIP_IMAGE to "
-            "a folder with a CLIP vision tower in safetensors"
+            f"feature model {id!r}: {name!r} cannot be opened ({reason}): set {variable} to "
+            f"a folder with a CLIP vision tower in safetensors ({default})"
         ) from error
     return ClipVision(model)
+
+
+@cache
+def clip_image() -> ClipVision:
+    """Open the tower that ``PCS_CLIP_IMAGE`` names, or ViT-L/14's of OpenAI.
+
+    Raises
+    ------
+    InputError
+        It cannot be had here.
+    """
+    return _open("clip.image", "PCS_CLIP_IMAGE", LARGE)
+
+
+@cache
+def clip_image_huge() -> ClipVision:
+    """Open the tower that ``PCS_CLIP_IMAGE_H14`` names, or OpenCLIP's ViT-H/14.
+
+    Raises
+    ------
+    InputError
+        It cannot be had here, or its projected class token has not 1024 channels.
+    """
+    tower = _open("clip.image.h14", "PCS_CLIP_IMAGE_H14", HUGE)
+    if tower.width != HUGE_WIDTH:
+        raise InputError(
+            f"feature model 'clip.image.h14': the tower's class token has {tower.width} channels, ViT-H/14's "
+            f"{HUGE_WIDTH}: set PCS_CLIP_IMAGE_H14 to {HUGE}, or encoders.image.model to another model"
+        )
+    return tower
 
 
 def _tiny(seed: int) -> ClipVision:

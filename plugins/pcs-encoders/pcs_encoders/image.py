@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, fit_image, hookimpl
-from pcs_core.data import Features, Words
+from pcs_core.data import Features, Fusion, Words
+from pcs_core.errors import RecipeError
+from pcs_encoders.pictures import Background, Square, cut, on_background, square
+from pcs_encoders.tail import TrainedTail
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,12 +24,15 @@ class ImageFeatures(Technique):
     """Encode the references of each concept once: features ``"<key>"`` [slots d] or [slots t d].
 
     Several references of a concept give their mean, or all of their tokens. Slots without a concept hold
-    zeros. It trains nothing and changes nothing by itself.
+    zeros. It changes nothing by itself, and trains nothing unless ``trained_layers`` says so: then the feature
+    ``"<key>.states"`` [slots references t w] is what the encoder's last blocks read of each reference, and the
+    stream ``"<key>.trained"`` what they make of it, [slots d].
     """
 
     id = "encoders.image"
     catalogue = ("image-encoder", "reference-aggregation")
     tiny = {"model": "tiny.image", "output": "pooled"}
+    later = ("square", "trained_layers")
 
     model: str = "clip.image"
     """Feature model with ``pooled`` and ``patches``."""
@@ -41,14 +47,22 @@ class ImageFeatures(Technique):
     """How many concepts a picture may have."""
     crop: bool = False
     """Whether a reference is cut to its subject's mask first."""
-    background: Literal["keep", "white"] = "keep"
-    """What stands behind a masked subject."""
+    background: Background = "keep"
+    """What stands behind a masked subject: what is there, white, or noise, a byte per pixel and channel."""
+    square: Square = "white"
+    """How a picture becomes square: by white or black bars, or as its centre (as CLIP's own preprocessing)."""
     normalise: bool = False
     """Whether pooled features are scaled to unit length before they are averaged."""
+    trained_layers: Annotated[int, Field(ge=0)] = 0
+    """Last blocks of the encoder that train with a pre-training; 0 leaves it frozen."""
 
     def words(self) -> Words:
         """Return what it reads and writes."""
-        return Words(may_read=("region:mask.concept.*",), writes=(f"feature:{self.key}",))
+        trained = (f"feature:{self.key}.states", f"stream:{self.key}.trained")
+        return Words(
+            may_read=("region:mask.concept.*",),
+            writes=(f"feature:{self.key}", *(trained if self.trained_layers else ())),
+        )
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, masks: Masks, moment: str) -> Features | None:
@@ -57,25 +71,60 @@ class ImageFeatures(Technique):
             return None
         encoder = run.feature_model(self.model)
         names = [c.name for c in subject.concepts][: self.slots]
-        rows = []
+        rows, states = [], []
         for k, name in enumerate(names):
             pictures = [
-                self._prepare(*self._masked(image, subject, masks, i, name, run), run.image_size)
-                for i, image in enumerate(subject.images)
+                self._shown(subject, masks, i, name, run, encoder)
+                for i in range(len(subject.images))
                 if self._owner(subject, i, k, name)
             ]
             if pictures:
-                found = getattr(encoder, self.output)(torch.stack(pictures).to(run.device))
+                shown = torch.stack(pictures).to(run.device)
+                found = getattr(encoder, self.output)(shown)
                 if self.normalise and self.output == "pooled":
                     found = F.normalize(found, dim=-1)
                 joined = self.several == "join" and found.dim() == 3
                 rows.append(found.flatten(0, 1) if joined else found.mean(0))
-        if rows[0].dim() == 2:  # of concepts with fewer references, the rest is empty
+                if self.trained_layers:
+                    states.append(self._trainable(encoder).states(shown, self.trained_layers))
+        tensors = {self.key: self._filled(rows)}
+        if self.trained_layers:
+            tensors[f"{self.key}.states"] = self._filled(states)
+        return Features(tensors=tensors, keep=tuple(tensors))
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Let the encoder's last blocks train, where the settings say so."""
+        if not self.trained_layers:
+            return None
+        tail = self._trainable(run.feature_model(self.model)).tail(self.trained_layers)
+        return Fusion(edits=(TrainedTail(self.key, tail, self.normalise),))
+
+    def _trainable(self, encoder: Any) -> Any:
+        """Return ``encoder`` if its last blocks can train.
+
+        Raises
+        ------
+        RecipeError
+            They cannot, or the recipe asks for its patches.
+        """
+        if self.output != "pooled":
+            raise RecipeError(f"{self.id}: trained_layers goes with output 'pooled' alone")
+        if not hasattr(encoder, "tail"):
+            raise RecipeError(
+                f"{self.id}: the feature model {self.model!r} has no blocks that could train: set "
+                "trained_layers to 0"
+            )
+        return encoder
+
+    def _filled(self, rows: list[Tensor]) -> Tensor:
+        """Return a row per slot: of concepts with fewer references, and of no concept, the rest is zeros."""
+        if rows[0].dim() > 1:
             longest = max(len(row) for row in rows)
-            rows = [F.pad(row, (0, 0, 0, longest - len(row))) for row in rows]
-        like = rows[0]
-        rows += [torch.zeros_like(like)] * (self.slots - len(rows))
-        return Features(tensors={self.key: torch.stack(rows).float()}, keep=(self.key,))
+            like = rows[0].new_zeros(longest, *rows[0].shape[1:])
+            rows = [torch.cat([row, like[len(row) :]]) for row in rows]
+        rows = rows + [torch.zeros_like(rows[0])] * (self.slots - len(rows))
+        return torch.stack(rows).float()
 
     def _owner(self, subject: Subject, index: int, slot: int, name: str) -> bool:
         """Return whether picture ``index`` shows the concept; one that does not say shows the first."""
@@ -96,22 +145,18 @@ class ImageFeatures(Technique):
             return fit_image(image, run.image_size), told[index]
         return image, mask
 
-    def _prepare(self, image: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
-        if mask is not None and self.background == "white":
-            image = image * mask + (1 - mask)
-        if mask is not None and self.crop and bool((mask > 0.5).any()):
-            rows, columns = (mask[0] > 0.5).any(1).nonzero(), (mask[0] > 0.5).any(0).nonzero()
-            image = image[
-                :, int(rows[0]) : int(rows[-1]) + 1, int(columns[0]) : int(columns[-1]) + 1
-            ]
-        # a square, so that pictures of any shape stack and nothing is cut off before the encoder does
-        side = max(image.shape[-2:])
-        top, left = (side - image.shape[-2]) // 2, (side - image.shape[-1]) // 2
-        square = F.pad(
-            image,
-            (left, side - image.shape[-1] - left, top, side - image.shape[-2] - top),
-            value=1.0,
-        )
-        return F.interpolate(
-            square[None], size, mode="bilinear", antialias=True, align_corners=False
-        )[0]
+    def _shown(
+        self, subject: Subject, masks: Masks, index: int, name: str, run: Run, encoder: Any
+    ) -> Tensor:
+        """Return picture ``index`` as the encoder is shown it, [3 h w] of one size for all."""
+        image, mask = self._masked(subject.images[index], subject, masks, index, name, run)
+        if mask is not None:
+            image = on_background(image, mask, self.background, run.seed)
+            image = cut(image, mask) if self.crop else image
+        return square(image, self._size(run, encoder), self.square)
+
+    def _size(self, run: Run, encoder: Any) -> tuple[int, int]:
+        """Return height and width of what the encoder is shown: its own, so that it scales nothing again."""
+        side = getattr(encoder, "size", None)
+        # bars of white came first, and were made at the backbone's size
+        return run.image_size if side is None or self.square == "white" else (side, side)

@@ -11,6 +11,8 @@ import torch
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
 
@@ -51,13 +53,25 @@ def join(artifacts: Sequence[Personalization], backbone: Backbone) -> Personaliz
                 f"{first.recipe.id!r} has room for {slots} subject{'s' if slots > 1 else ''}, these "
                 f"are {count}"
             )
-        held = [p.features[key][: len(p.concepts)] for p in artifacts]
-        joined = torch.cat(held)
-        empty = torch.zeros(slots - count, *joined.shape[1:])
-        features[key] = torch.cat([joined, empty])
+        for name in (key, f"{key}.states"):
+            if name in first.features:
+                held = [p.features[name][: len(p.concepts)] for p in artifacts]
+                features[name] = side_by_side(held, slots)
     return replace(
         first,
         concepts=tuple(c for p in artifacts for c in p.concepts),
         features=features,
         subject="+".join(p.subject for p in artifacts),
     )
+
+
+def side_by_side(held: Sequence[Tensor], slots: int) -> Tensor:
+    """Return ``held`` [k ...] one after the other in ``slots`` slots; what is shorter or empty is zeros."""
+    longest = [max(sizes) for sizes in zip(*(h.shape[1:] for h in held), strict=True)]
+    result = torch.zeros(slots, *longest, dtype=held[0].dtype)
+    at = 0
+    for own in held:
+        place = tuple(slice(0, n) for n in own.shape[1:])
+        result[(slice(at, at + len(own)), *place)] = own
+        at += len(own)
+    return result

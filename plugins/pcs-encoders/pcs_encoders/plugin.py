@@ -14,6 +14,12 @@ def techniques() -> str:
 
 
 @catalogue_hookimpl
+def feature_models() -> Mapping[str, str]:
+    """A face recogniser that the user brings."""
+    return {"face.id": "pcs_encoders.recogniser:face_id"}
+
+
+@catalogue_hookimpl
 def mergers() -> Mapping[str, str]:
     """Ways to put several artifacts into one."""
     return {"join": "pcs_encoders.join:join"}

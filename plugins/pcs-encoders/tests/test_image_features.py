@@ -12,10 +12,12 @@ import torch
 
 from pcs_core import fit, merge_personalizations, pretrain, recipe_from_document, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Concept, Masks, Record, Subject
-from pcs_core.errors import ArtifactError, InputError
+from pcs_core.data import Concept, Features, Masks, Record, Subject
+from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_encoders.face import FaceFeatures
 from pcs_encoders.image import ImageFeatures
+from pcs_encoders.pictures import on_background, square
+from pcs_encoders.tail import TrainedTail
 from pcs_testing import make_picture, make_subject
 
 
@@ -32,7 +34,7 @@ class Means:
 
 def found(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
     run: Any = SimpleNamespace(
-        feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu")
+        feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu"), seed=0
     )
     features = technique.extract(run, subject, Masks(), "start")
     assert features is not None
@@ -192,3 +194,104 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(
     assert 0 < calls <= 2, "a record is read once"
     for name, tensor in whole.tensors.items():
         assert torch.equal(tensor, again.tensors[name]), name
+
+
+def wide() -> torch.Tensor:
+    """Return a picture whose left half is red and right half blue, twice as wide as high."""
+    picture = torch.zeros(3, 20, 40)
+    picture[0, :, :20], picture[2, :, 20:] = 1.0, 1.0
+    return picture
+
+
+@pytest.mark.parametrize(("kind", "corner"), [("white", 1.0), ("black", 0.0)])
+def test_a_picture_becomes_square_by_bars(kind: Any, corner: float) -> None:
+    found = square(wide(), (16, 16), kind)
+    assert found.shape == (3, 16, 16)
+    assert found[:, 0, 0].tolist() == pytest.approx([corner] * 3)
+    assert found[0, 8, 0].item() == pytest.approx(1.0)
+
+
+def test_a_picture_becomes_square_as_clip_s_own_preprocessing_makes_it() -> None:
+    """Shorter side scaled bicubically, the middle taken, against transformers' processor."""
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    rng = torch.Generator().manual_seed(0)
+    picture = torch.rand(3, 5, 9, generator=rng)
+    picture = torch.nn.functional.interpolate(picture[None], (100, 180), mode="bicubic")[0].clamp(
+        0, 1
+    )
+    bytes_ = (picture * 255).round().byte()
+    image = Image.fromarray(bytes_.permute(1, 2, 0).numpy())
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False
+    )
+    wanted = torch.as_tensor(processor(images=image, return_tensors="pt").pixel_values[0])
+    found = square(bytes_.float() / 255, (32, 32), "centre")
+    assert float((found - wanted).abs().max()) < 3 / 255
+
+
+def test_a_subject_s_background_is_noise_of_its_picture() -> None:
+    """FastComposer: every channel of every pixel outside the mask is a byte of its own, 0 to 254."""
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 8:40, 8:40] = 1.0
+    picture = torch.full((3, 64, 64), 0.25)
+    found = on_background(picture, mask, "random", 0)
+    inside = mask.bool().expand_as(found)
+    assert torch.equal(found[inside], picture[inside])
+    outside = (found[~inside] * 255).round()
+    assert float(outside.min()) >= 0.0
+    assert float(outside.max()) <= 254.0
+    assert float(outside.mean()) == pytest.approx(127.0, abs=3.0)
+    assert float(outside.std()) == pytest.approx(73.6, abs=3.0)
+    assert torch.equal(on_background(picture, mask, "random", 0), found)
+    assert not torch.equal(on_background(picture, mask, "random", 1), found)
+    assert not torch.equal(on_background(picture + 0.1, mask, "random", 0)[~inside], found[~inside])
+
+
+def tail_run() -> Any:
+    from pcs_diffusers.vision import tiny_image
+
+    return SimpleNamespace(
+        feature_model=lambda _: tiny_image(),
+        image_size=(32, 32),
+        device=torch.device("cpu"),
+        seed=0,
+    )
+
+
+def trained(references: int = 1, **settings: Any) -> tuple[Features, TrainedTail]:
+    technique = ImageFeatures.from_settings({"slots": 3, "trained_layers": 2, **settings})
+    run = tail_run()
+    subject = replace(make_subject(images=references), extra=())
+    features = technique.extract(run, subject, Masks(), "start")
+    assert features is not None
+    fusion = technique.fuse(run, features)
+    assert fusion is not None
+    return features, fusion.edits[0]
+
+
+def test_the_encoder_s_last_blocks_train_and_begin_at_what_they_were() -> None:
+    """FastComposer trains two of them; before that the vector is the frozen encoder's."""
+    features, edit = trained(references=2)
+    assert features.tensors["image.states"].shape == (3, 2, 17, 32)
+    assert set(features.keep) == {"image", "image.states"}
+    found = edit.stream(features.tensors["image.states"][None])
+    torch.testing.assert_close(found[0], features.tensors["image"], atol=1e-5, rtol=1e-4)
+    assert not found[0, 1:].any(), "slots without a concept stay empty"
+    names = set(edit.owned())
+    assert all(name.startswith("tail/blocks/") for name in names)
+    assert {name.split("/")[2] for name in names} == {"0", "1"}
+    found.sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in edit.parameters())
+
+
+def test_an_encoder_without_blocks_cannot_train() -> None:
+    technique = ImageFeatures.from_settings({"trained_layers": 2})
+    run: Any = SimpleNamespace(
+        feature_model=lambda _: Means(), image_size=(32, 32), device="cpu", seed=0
+    )
+    with pytest.raises(RecipeError, match="has no blocks that could train"):
+        technique.fuse(run, Features())
+    with pytest.raises(InputError, match="has 2 blocks: the last 3 cannot train"):
+        trained(trained_layers=3)

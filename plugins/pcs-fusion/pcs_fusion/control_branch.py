@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -10,47 +11,32 @@ from pydantic import Field
 from pcs_core import Technique, hookimpl
 from pcs_core.data import BranchEdit, Features, Fusion, Words
 from pcs_core.errors import InputError
+from pcs_fusion.key_points import ABSENT, COLOURS, draw_face, draw_points
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
     from pcs_core.data import Conditioning, Run, Subject
 
-COLOURS = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 1.0))
-"""Of the five points: left eye, right eye, nose, left and right corner of the mouth."""
-
-
-def draw_points(points: Tensor, size: tuple[int, int], radius: float) -> Tensor:
-    """Return black pictures [b 3 h w] with a coloured disc at each point [b 5 2], x and y in [0, 1].
-
-    ``radius`` is a share of the height. A point outside the picture draws nothing.
-    """
-    height, width = size
-    y = (torch.arange(height, device=points.device) + 0.5) / height
-    x = (torch.arange(width, device=points.device) + 0.5) / width
-    dx = (x.view(1, 1, 1, -1) - points[..., 0].view(*points.shape[:2], 1, 1)) * width / height
-    dy = y.view(1, 1, -1, 1) - points[..., 1].view(*points.shape[:2], 1, 1)
-    inside = (dx.square() + dy.square() < radius**2).float()
-    colours = torch.tensor(COLOURS, device=points.device)[: points.shape[1]]
-    return torch.einsum("bnhw,nc->bchw", inside, colours).clamp(0, 1)
-
 
 class PointBranch(BranchEdit):
-    """A control network on drawn points. It never sees the prompt: its text is a stream."""
+    """A control network on drawn points, ``draw`` of [b 5 2]. Where a copy reads text is a stream.
+
+    Of the prompt a copy of SDXL's is told the pooled state alone, as in the released pipeline.
+    """
 
     def __init__(
         self,
         name: str,
         network: nn.Module,
         stream: str,
-        size: tuple[int, int],
-        radius: float,
+        draw: Callable[[Tensor], Tensor],
         points: Tensor | None,
     ) -> None:
         super().__init__(name)
-        self.network, self.source, self.size, self.radius = network, stream, size, radius
+        self.network, self.source, self.draw = network, stream, draw
         self.points: Tensor | None
         self.register_buffer("points", points, persistent=False)
 
@@ -66,8 +52,10 @@ class PointBranch(BranchEdit):
                     "(<stem>.json), and no detector finds them in a picture: give --layout with points"
                 )
             points = self.points.expand(latents.shape[0], -1, -1)
-        image = draw_points(points, self.size, self.radius)
-        down, middle = self.network(latents, time, cond.streams[self.source], image)
+        image = self.draw(points)
+        text = cond.streams[self.source]
+        told = (cond.pooled,) if getattr(self.network, "reads_pooled", False) else ()
+        down, middle = self.network(latents, time, text, image, *told)
         scale = cond.extra[f"{self.name}.scale"].view(-1, 1, 1, 1)
         return [residual * scale for residual in down], middle * scale
 
@@ -79,7 +67,9 @@ class ControlBranch(Technique):
     catalogue = ("control-branch",)
     reads_layout = True
     neutral = {"strength": 0.0}
-    tiny = {"width": 0.5}
+    absent = {"drawing": "points"}
+    later = ("stick",)
+    tiny = {"width": 0.5, "radius": 0.05, "stick": 0.03}
     tiny_beside = {
         "encoders.face": {},
         "attention.parallel_adapter": {"key": "face", "strength": 0.0},
@@ -90,8 +80,12 @@ class ControlBranch(Technique):
     """The stream it reads in place of the prompt."""
     width: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """Share of the denoiser's channels: 1 copies its first half, less is a network from scratch."""
-    radius: Annotated[float, Field(gt=0.0, le=0.2)] = 0.03
+    drawing: Literal["face", "points"] = "face"
+    """What is drawn: discs with limbs between them, as released, or the discs alone."""
+    radius: Annotated[float, Field(gt=0.0, le=0.2)] = 0.01
     """Radius of a drawn point, as a share of the picture's height."""
+    stick: Annotated[float, Field(gt=0.0, le=0.2)] = 0.004
+    """Half the width of a limb, as a share of the picture's height."""
     strength: Annotated[float, Field(ge=0.0, le=2.0)] = 1.0
     """Factor of its residuals; sampling may set another under ``"control.scale"``."""
 
@@ -120,7 +114,11 @@ class ControlBranch(Technique):
         """Put a control network beside the denoiser."""
         network = run.control_network(3, self.width)
         points: Tensor | None = features.tensors["control.points"][:1]
-        if points is not None and bool((points < -1).all()):  # none were given
+        if points is not None and bool((points < ABSENT).all()):  # none were given
             points = None
-        branch = PointBranch("control", network, self.stream, run.image_size, self.radius, points)
+        size, radius = run.image_size, self.radius
+        draw = partial(draw_points, size=size, radius=radius)
+        if self.drawing == "face":
+            draw = partial(draw_face, size=size, radius=radius, stick=self.stick)
+        branch = PointBranch("control", network, self.stream, draw, points)
         return Fusion(edits=(branch,), strengths={"control.scale": self.strength})

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pcs_core.data import BranchEdit, Conditioning, Features
 from pcs_core.errors import InputError
-from pcs_fusion.control_branch import COLOURS, ControlBranch, PointBranch, draw_points
+from pcs_fusion.control_branch import ControlBranch, PointBranch
+from pcs_fusion.key_points import COLOURS, draw_face, draw_points
 from pcs_testing import make_subject
 
 POINTS = torch.tensor([[[0.25, 0.25], [0.75, 0.25], [0.5, 0.5], [0.3, 0.8], [0.7, 0.8]]])
@@ -38,7 +42,8 @@ class Network(nn.Module):
 
 
 def branch(points: torch.Tensor | None) -> PointBranch:
-    return PointBranch("control", Network(), "face", (16, 16), 0.1, points)
+    draw = partial(draw_points, size=(16, 16), radius=0.1)
+    return PointBranch("control", Network(), "face", draw, points)
 
 
 def cond(strength: float, **extra: torch.Tensor) -> Conditioning:
@@ -85,3 +90,75 @@ def test_references_without_points_count_as_none() -> None:
     found = points_of(points=POINTS[0].tolist())
     assert found is not None
     torch.testing.assert_close(found, POINTS)
+
+
+FACE = [[0.36, 0.41], [0.63, 0.38], [0.52, 0.55], [0.41, 0.68], [0.64, 0.66]]
+
+
+def released(points: list[list[float]], side: int) -> torch.Tensor:
+    """Draw as the authors do, by OpenCV: limbs as polygons of whole pixels, dimmed, then discs."""
+    cv2 = pytest.importorskip("cv2")
+    canvas = np.zeros((side, side, 3))
+    at = [(x * side, y * side) for x, y in points]
+    inks = [tuple(255 * c for c in colour) for colour in COLOURS]
+    for first in (0, 1, 3, 4):
+        (ax, ay), (bx, by) = at[first], at[2]
+        middle = (int((ax + bx) / 2), int((ay + by) / 2))
+        reach = math.hypot(ax - bx, ay - by)
+        turn = int(math.degrees(math.atan2(ay - by, ax - bx)))
+        outline = cv2.ellipse2Poly(middle, (int(reach / 2), 4), turn, 0, 360, 1)
+        canvas = cv2.fillConvexPoly(canvas, outline, inks[first])
+    canvas = (canvas * 0.6).astype(np.uint8)
+    for place, ink in zip(at, inks, strict=True):
+        canvas = cv2.circle(canvas, (int(place[0]), int(place[1])), 10, ink, -1)
+    return torch.from_numpy(canvas).permute(2, 0, 1).float() / 255
+
+
+def test_a_face_is_drawn_as_the_released_code_draws_it() -> None:
+    """Limbs and discs of the published sizes, at the 1024 pixels they are for: all but edges are equal."""
+    wanted = released(FACE, 1024)
+    found = draw_face(torch.tensor([FACE]), (1024, 1024), 10 / 1024, 4 / 1024)[0]
+    lit, own = wanted.amax(0) > 0, found.amax(0) > 0
+    assert float((lit & own).sum() / (lit | own).sum()) > 0.93
+    inner = torch.nn.functional.max_pool2d(-lit[None].float(), 5, 1, 2)[0] == -1  # 2 pixels within
+    unlike = ((wanted - found).abs().amax(0) > 0.01) & inner
+    assert float(unlike.sum() / inner.sum()) < 0.02
+
+
+def test_limbs_join_the_points_to_the_nose_dimmed() -> None:
+    points = torch.tensor([FACE])
+    picture = draw_face(points, (200, 200), 0.02, 0.01)
+    for index in (0, 1, 3, 4):
+        x, y = (points[0, index] + points[0, 2]) / 2
+        ink = picture[0, :, int(y * 200), int(x * 200)]
+        torch.testing.assert_close(ink, 0.6 * torch.tensor(COLOURS[index]))
+    for (x, y), colour in zip(FACE, COLOURS, strict=True):
+        assert picture[0, :, int(y * 200), int(x * 200)].tolist() == list(colour)
+
+
+def test_a_limb_without_an_end_is_left_out() -> None:
+    absent = torch.full((1, 5, 2), -9.0)
+    assert float(draw_face(absent, (32, 32), 0.1, 0.05).max()) == 0.0
+    one = torch.tensor([FACE])
+    one[0, 2] = -9.0  # without the nose there is no limb
+    alone = draw_points(one, (64, 64), 0.05)
+    torch.testing.assert_close(draw_face(one, (64, 64), 0.05, 0.02), alone)
+
+
+def test_a_copy_of_sdxl_is_told_the_prompt_s_pooled_state() -> None:
+    """As in the released pipeline; its cross-attention reads the tokens of the face alone."""
+    seen: list[Any] = []
+
+    class Reader(Network):
+        reads_pooled = True
+
+        def forward(self, *given: Any) -> Any:
+            seen.append(given)
+            return super().forward(*given[:4])
+
+    edit = PointBranch(
+        "control", Reader(), "face", partial(draw_points, size=(8, 8), radius=0.1), POINTS
+    )
+    pooled = torch.randn(1, 6)
+    edit.residuals(torch.zeros(1, 4, 2, 2), torch.tensor([1]), cond(1.0).with_(pooled=pooled))
+    assert seen[0][4] is pooled

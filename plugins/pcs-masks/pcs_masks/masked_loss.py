@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -12,14 +12,31 @@ from pcs_core import Technique, hookimpl
 from pcs_core.data import LOSS, Masks, Words
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from pcs_core.data import Batch, MaskQuery, Run
 
 
-def union(batch: Batch, regions: str) -> Tensor | None:
-    """Return the largest value of the batch's regions at each place [b 1 h w], or None without any."""
-    found = [v for k, v in batch.regions.items() if fnmatchcase(k, regions)]
+def union(
+    batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None
+) -> Tensor | None:
+    """Return the largest value of the batch's regions at each place [b 1 h w], or None without any.
+
+    With ``spans`` the region "mask.concept.<k>" is empty in rows where ``spans["concept.<k>"]`` [b n] holds
+    no position (all are negative).
+    """
+    found = []
+    for name, region in batch.regions.items():
+        if not fnmatchcase(name, regions):
+            continue
+        concept = name.removeprefix("mask.")
+        if spans is not None and concept.startswith("concept."):
+            span = spans.get(concept)
+            said = region.new_zeros(len(region)) if span is None else (span >= 0).any(1).to(region)
+            region = region * said.view(-1, 1, 1, 1)
+        found.append(region)
     return torch.stack(found).amax(0) if found else None
 
 
@@ -33,7 +50,7 @@ class MaskedLoss(Technique):
     catalogue = ("masked-loss",)
     neutral = {"background": 1.0}
     mask_moments = ("batch",)
-    later = ("channels",)
+    later = ("channels", "draw", "spoken")
 
     regions: str = "mask.concept.*"
     """Glob of the regions."""
@@ -49,6 +66,11 @@ class MaskedLoss(Technique):
     """Whether the error counts outside the regions instead."""
     probability: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
     """Share of the rows that are masked; FastComposer (arXiv:2305.10431) masks half of them."""
+    draw: Literal["row", "step"] = "row"
+    """Whether each row is masked or not by a draw of its own, or all rows of a step by one."""
+    spoken: bool = False
+    """Whether the region of a concept counts only where the text of the row holds the concept's word. A masked
+    row without any then has no error at all, as in FastComposer's code, in place of the whole error."""
 
     def words(self) -> Words:
         """Return what it reads and writes."""
@@ -59,14 +81,16 @@ class MaskedLoss(Technique):
         """Return the mask "loss" [b 1 h w] at the size of the latents."""
         if query.moment != "batch" or query.step is None or self.background == 1.0:
             return None
-        batch = query.step.batch  # type: ignore[union-attr]
+        step: Any = query.step
+        batch = step.batch
         size = batch.latents.shape[1] if self.channels == "sum" else 1
-        inside = union(batch, self.regions)
+        inside = union(batch, self.regions, step.cond.spans if self.spoken else None)
         if inside is None and size == 1:
             return None
         if inside is None:
             inside = torch.zeros_like(batch.latents[:, :1])
-        has = inside.flatten(1).amax(1) > 0
+        has = torch.full_like(inside[:, 0, 0, 0], self.spoken, dtype=torch.bool)
+        has = has | (inside.flatten(1).amax(1) > 0)
         if self.invert:
             inside = 1 - inside
         weight = self.background + (1 - self.background) * inside
@@ -84,4 +108,5 @@ class MaskedLoss(Technique):
             return torch.ones(rows, dtype=torch.bool)
         step = query.step.index  # type: ignore[union-attr]
         rng = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
-        return torch.rand(rows, generator=rng) < self.probability
+        count = 1 if self.draw == "step" else rows
+        return (torch.rand(count, generator=rng) < self.probability).expand(rows)

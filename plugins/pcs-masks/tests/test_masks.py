@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,3 +119,41 @@ def test_a_missing_mask_is_named() -> None:
     assert GivenMasks().mask(query) is None
     with pytest.raises(InputError, match=r"fido-0.png has no mask: lay fido-0.mask.png"):
         GivenMasks(required=True).mask(query)
+
+
+def masks_of(spans: dict[str, Any], *, rows: int = 2, index: int = 0, **settings: Any) -> Any:
+    """Return the weights of a step whose rows have a subject left (0) and right (1)."""
+    left = torch.zeros(rows, 1, 4, 4)
+    left[..., :2] = 1.0
+    batch = SimpleNamespace(
+        regions={"mask.concept.0": left, "mask.concept.1": left.flip(-1)},
+        rows=lambda role: torch.ones(rows, dtype=torch.bool),
+        latents=torch.zeros(rows, 4, 4, 4),
+    )
+    step: Any = SimpleNamespace(batch=batch, cond=SimpleNamespace(spans=spans), index=index)
+    run: Any = SimpleNamespace(seed=0)
+    found = MaskedLoss(**settings).mask(run, MaskQuery("batch", step=step, size=(4, 4)))
+    assert found is not None
+    return found.get(LOSS)
+
+
+def test_a_region_counts_where_its_word_is_said_and_a_row_without_any_has_no_error() -> None:
+    """FastComposer's masks hold the subjects that the text names; an unconditional row is masked whole."""
+    spans = {"concept.0": torch.tensor([[3], [-1]]), "concept.1": torch.tensor([[-1], [-1]])}
+    mask = masks_of(spans, spoken=True)
+    assert mask[0, 0, 0].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert not mask[1].any()
+    heard = masks_of(spans)
+    assert heard.all(), "without it every region counts"
+
+
+def test_all_rows_of_a_step_are_masked_or_none() -> None:
+    """FastComposer draws once a batch, and masks half of the batches."""
+    spans = {"concept.0": torch.full((8, 1), 2), "concept.1": torch.full((8, 1), -1)}
+    masked_steps = 0
+    for index in range(40):
+        mask = masks_of(spans, rows=8, index=index, spoken=True, draw="step", probability=0.5)
+        per_row = mask.flatten(1).amin(1)
+        assert len(set(per_row.tolist())) == 1
+        masked_steps += int(per_row[0] == 0)
+    assert 12 <= masked_steps <= 28

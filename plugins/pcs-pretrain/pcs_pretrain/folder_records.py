@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from pcs_core.data.subject import Record
 from pcs_core.errors import InputError
 from pcs_folders.subjects import load_subject
@@ -36,10 +38,12 @@ class FolderRecords:
         noun = subject.concept.noun
         masks = [m[index] for m in subject.masks.values()]
         held = noun in caption.split()
+        given = subject.extra[index].get("points") if index < len(subject.extra) else None
         return Record(
             image=image,
             caption=caption,
             phrases=(noun,) if held else (),
             references=((image,),),
             masks=tuple(masks),
+            extra={} if given is None else {"points": torch.tensor(given, dtype=torch.float32)},
         )

@@ -18,19 +18,20 @@ def record_concepts(record: Record) -> tuple[Concept, ...]:
 
 def record_subject(record: Record) -> Subject:
     """Return the references of a record as a subject; each image says whose it is."""
-    images: list[Tensor] = []
-    owners: list[dict[str, Any]] = []
-    for k, own in enumerate(record.references):
-        images += own
-        owners += [{"concept": f"{k}"}] * len(own)
-    if not images:  # a picture is its own reference where a set has no others
-        images, owners = [record.image], [{"concept": "0"}]
+    shown = [(k, image) for k, own in enumerate(record.references) for image in own]
+    # a picture is its own reference where a set has no others
+    shown = shown or [(0, record.image)]
+    # key points are those of the record's picture: another reference has a pose of its own
+    elsewhere = {k: v for k, v in record.extra.items() if k != "points"}
     return Subject(
         name="record",
         concepts=record_concepts(record),
-        images=tuple(images),
-        captions=(None,) * len(images),
-        extra=tuple({**owner, **record.extra} for owner in owners),
+        images=tuple(image for _, image in shown),
+        captions=(None,) * len(shown),
+        extra=tuple(
+            {"concept": f"{k}", **(record.extra if image is record.image else elsewhere)}
+            for k, image in shown
+        ),
     )
 
 

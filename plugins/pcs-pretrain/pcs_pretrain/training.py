@@ -41,7 +41,7 @@ from pcs_core.engine.batches import stack_regions
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import fit_image, regions_of, subject_masks
+from pcs_core.engine.prepare import fit_image, fit_points, regions_of, subject_masks
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -233,11 +233,19 @@ class _Pretraining:
                     features={k: v.half().cpu() for k, v in self._extract(record).items()},
                     caption=record.caption,
                     phrases=record.phrases,
-                    extra=dict(record.extra),
+                    extra=self._extra(record),
                     regions=self._regions(record, (latents.shape[-2], latents.shape[-1])),
                 )
                 for record, latents in zip(records, encoded, strict=True)
             ]
+
+    def _extra(self, record: Record) -> dict[str, Tensor]:
+        """Return what a record carries, its points in parts of the picture that the network is shown."""
+        extra = dict(record.extra)
+        if "points" in extra:
+            height, width = record.image.shape[-2:]
+            extra["points"] = fit_points(extra["points"], (height, width), self.run_.image_size)
+        return extra
 
     @torch.no_grad()
     def _extract(self, record: Record) -> Mapping[str, Tensor]:
@@ -269,17 +277,21 @@ class _Pretraining:
         noise, times = noise.to(device), times.to(device)
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
+        plain = drop_subjects(net.fusion.dropout, rows, self.rng)
         features = {
             name: torch.stack([row.features[name].float() for row in rows]).to(device)
             for name in {n for edit in net.fusion.of(StreamEdit) for n in edit.reads}
         }
         kept = (~no_stream).to(device).float()
-        features = {k: v * kept.view(-1, *[1] * (v.dim() - 1)) for k, v in features.items()}
+        features = {
+            k: without(v * kept.view(-1, *[1] * (v.dim() - 1)), plain) for k, v in features.items()
+        }
         with net.under(edits=edits_of(phase)):
             streams = net.streams(features)
         captions = ["" if gone else r.caption for r, gone in zip(rows, no_text, strict=True)]
         subject = torch.zeros(share, dtype=torch.long, device=device)
-        cond = self._text(phase, captions, rows, subject, process.fraction(level), streams)
+        time = process.fraction(level)
+        cond = self._text(phase, captions, rows, subject, time, streams, plain)
         extra = stack_extra([row.extra for row in rows], device)
         regions = stack_regions([row.regions for row in rows], latents)
         cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
@@ -314,8 +326,9 @@ class _Pretraining:
         subject: Tensor,
         time: Tensor,
         streams: Mapping[str, Tensor],
+        plain: Tensor,
     ) -> Conditioning:
-        """Encode captions; a concept stands where the record says its phrase does."""
+        """Encode captions; a concept stands where the record says its phrase does, unless it is ``plain``."""
         rows = [
             tokenise([text], self.backbone.tokenizer, phrases=row.phrases)
             for text, row in zip(captions, kept, strict=True)
@@ -326,7 +339,7 @@ class _Pretraining:
         for k in range(slots):
             own = [row.spans.get(f"phrase.{k}", torch.full((1, 1), -1)) for row in rows]
             padded = [F.pad(s, (0, width - s.shape[1]), value=-1) for s in own]
-            spans[f"concept.{k}"] = torch.cat(padded)
+            spans[f"concept.{k}"] = torch.cat(padded).masked_fill(plain[:, k, None], -1)
         spans |= {
             str(i): spans["concept.0"] for i in range(len(self.net.fusion.of(TokenEdit))) if spans
         }
@@ -356,6 +369,23 @@ def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> d
     """Stack extras [b ...] that all rows have."""
     keys = [k for k in dict.fromkeys(k for row in rows for k in row) if all(k in r for r in rows)]
     return {key: torch.stack([row[key] for row in rows]).to(device) for key in keys}
+
+
+def without(feature: Tensor, plain: Tensor) -> Tensor:
+    """Return ``feature`` [b slots ...] with zeros where a slot of a row is ``plain`` [b k]."""
+    if not bool(plain.any()):
+        return feature
+    count = min(feature.shape[1], plain.shape[1])
+    gone = F.pad(plain[:, :count], (0, feature.shape[1] - count)).to(feature.device)
+    return feature.masked_fill(gone.view(*gone.shape, *[1] * (feature.dim() - 2)), 0.0)
+
+
+def drop_subjects(dropout: Mapping[str, float], rows: Sequence[Kept], rng: Generator) -> Tensor:
+    """Return which subjects of each row are plain text, [b k] bool on the CPU; nothing is drawn at 0."""
+    most, share = max(1, *(len(row.phrases) for row in rows)), dropout.get("subjects", 0.0)
+    if not share:
+        return torch.zeros(len(rows), most, dtype=torch.bool)
+    return torch.rand(len(rows), most, generator=rng) < share
 
 
 def drop_rows(dropout: Mapping[str, float], count: int, rng: Generator) -> tuple[Tensor, Tensor]:

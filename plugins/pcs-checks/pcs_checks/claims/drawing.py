@@ -13,7 +13,7 @@ from pcs_checks.observe import NOUN, PROMPT, TOKEN, Observation
 from pcs_core import load_recipe, sample
 from pcs_core.backbone import Attachment, import_tensors
 from pcs_core.data import Box, CheckRow, Layout
-from pcs_testing import build_fusion
+from pcs_testing import build_fusion, conditioning
 
 
 def off_is_base(
@@ -169,3 +169,22 @@ def deaf_to(seen: Observation, *, glob: str) -> Iterator[CheckRow]:
     yield CheckRow.compare("tensors of the fit alone", touched, ">", 0)
     away = float((seen.draw(with_tensors(seen.artifact, tensors)) - seen.picture).abs().max())
     yield CheckRow.compare("picture moved by them", away, "==", 0.0)
+
+
+def normed_tokens(seen: Observation, *, stream: str) -> Iterator[CheckRow]:
+    """Each token of a stream has mean 0 and variance 1 before the scale and shift of a LayerNorm of its own."""
+    stored = seen.artifact.tensors
+    scale, shift = (
+        next((t for n, t in stored.items() if n.endswith(f"/{stream}/norm/{part}")), None)
+        for part in ("weight", "bias")
+    )
+    tokens = conditioning(seen.artifact, seen.backbone, PROMPT, layout=seen.layout).streams[stream]
+    missing = int(scale is None or shift is None)
+    yield CheckRow.compare(f"{stream}: parameters of a norm that are missing", missing, "==", 0)
+    if scale is None or shift is None:
+        return
+    plain = (tokens - shift) / scale
+    mean = float(plain.mean(-1).abs().max())
+    yield CheckRow.compare(f"{stream}: largest |mean| of a token", mean, "<=", 1e-3)
+    spread = float((plain.var(-1, unbiased=False) - 1).abs().max())
+    yield CheckRow.compare(f"{stream}: largest |variance - 1| of a token", spread, "<=", 1e-2)

@@ -1,0 +1,49 @@
+"""Key points of a pre-training's record stand where the network is shown them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from pcs_core import FolderRecords
+from pcs_core.engine.prepare import fit_image, fit_points
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((40, 80), (32, 32)), ((90, 30), (32, 64)), ((64, 64), (32, 32))]
+)
+def test_points_follow_what_is_cut_off(shape: tuple[int, int], size: tuple[int, int]) -> None:
+    """A lit spot of a picture lies at its point in the part that is shown."""
+    height, width = shape
+    row, column = height // 2 - 3, width // 2 + 4
+    image = torch.zeros(3, height, width)
+    image[:, row - 1 : row + 2, column - 1 : column + 2] = 1.0
+    point = torch.tensor([[(column + 0.5) / width, (row + 0.5) / height]])
+    shown = fit_image(image, size)[0]
+    y, x = divmod(int(shown.argmax()), size[1])
+    found = fit_points(point, shape, size)[0]
+    assert float(
+        (found - torch.tensor([(x + 0.5) / size[1], (y + 0.5) / size[0]])).abs().max()
+    ) < 1.5 / min(size)
+
+
+def test_an_absent_point_stays_absent() -> None:
+    assert float(fit_points(torch.full((5, 2), -9.0), (40, 80), (32, 32)).max()) < -1
+
+
+def test_a_folder_s_points_are_read(tmp_path: Path) -> None:
+    points = [[0.3, 0.4], [0.7, 0.4], [0.5, 0.5], [0.4, 0.7], [0.6, 0.7]]
+    for name in ("a", "b"):
+        Image.new("RGB", (40, 40), "red").save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("a photo of a person")
+    (tmp_path / "a.json").write_text(json.dumps({"points": points}))
+    with_points, without = (
+        FolderRecords(tmp_path, noun="person")[0],
+        FolderRecords(tmp_path, noun="person")[1],
+    )
+    torch.testing.assert_close(with_points.extra["points"], torch.tensor(points))
+    assert dict(without.extra) == {}
