@@ -25,8 +25,9 @@ def on_background(image: Tensor, mask: Tensor, kind: Background, seed: int) -> T
         return image
     if kind == "white":
         return image * mask + (1 - mask)
-    print_ = zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes())
-    rng = torch.Generator().manual_seed((seed << 32) + print_)
+    # a generator takes 32 bits of its seed: both are in them
+    own = zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes(), seed % 2**32)
+    rng = torch.Generator().manual_seed(own)
     noise = torch.randint(0, 255, image.shape, generator=rng).to(image) / 255
     return torch.where(mask > 0.5, image, noise)
 
@@ -48,7 +49,7 @@ def square(image: Tensor, size: tuple[int, int], kind: Square) -> Tensor:
     """
     if kind == "centre":
         scale = max(size[0] / image.shape[-2], size[1] / image.shape[-1])
-        shape = [max(s, round(n * scale)) for s, n in zip(size, image.shape[-2:], strict=True)]
+        shape = [max(s, int(n * scale + 1e-6)) for s, n in zip(size, image.shape[-2:], strict=True)]
         image = F.interpolate(image[None], shape, mode="bicubic", antialias=True)[0].clamp(0, 1)
         top, left = (shape[0] - size[0]) // 2, (shape[1] - size[1]) // 2
         return image[:, top : top + size[0], left : left + size[1]]
