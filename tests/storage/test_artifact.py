@@ -263,7 +263,6 @@ def test_no_room_is_one_error_and_leaves_the_old_artifact(
     assert [p.name for p in stored.parent.iterdir()] == ["rex"]
 
 
-
 def test_a_setting_that_was_not_there_yet_means_what_was_done_then() -> None:
     """A stored recipe without the form of the fusion is of the single MLP, whatever the default is now."""
     from pcs_core.catalogue import catalogue

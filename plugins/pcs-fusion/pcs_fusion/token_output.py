@@ -160,7 +160,7 @@ class TokenOutput(Technique):
         """Return what it reads and writes."""
         return Words(
             reads=(f"feature:{self.key}", "place:concept.*"),
-            may_read=(f"stream:{self.key}.trained",),
+            may_read=(f"feature:{self.key}.states", f"stream:{self.key}.trained"),
             writes=(f"stream:{self.key}.feature", f"strength:{self.key}.words"),
         )
 
