@@ -168,8 +168,10 @@ def as_meant(document: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any
     PcsError
         A technique of it is not installed.
     """
+    today = [catalogue.technique_today(use["technique"]) for use in document["use"]]
     uses = [
-        {**catalogue.get("techniques", use["technique"]).absent, **use} for use in document["use"]
+        {**catalogue.get("techniques", id).absent, **use}
+        for id, use in zip(today, document["use"], strict=True)
     ]
     return {**document, "use": uses}
 
