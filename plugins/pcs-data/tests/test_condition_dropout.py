@@ -10,9 +10,7 @@ import torch
 from pcs_core import Technique, hookimpl, load_recipe, pretrain, recipe_from_document
 from pcs_core.backbone import Backbone
 from pcs_core.data import Record
-from pcs_core.engine.pretrain import record_subject
 from pcs_testing import make_picture
-from pcs_testing.dropping import dropped_shares
 
 SEEN: list[Any] = []
 
@@ -115,14 +113,3 @@ def test_published_shares(system: str, shares: dict[str, float]) -> None:
     (use,) = (u for u in load_recipe(system).uses if u.name == "data.condition_dropout")
     settings: Any = use.technique.settings()
     assert {name: settings[name] for name in shares} == shares
-    found = dropped_shares(settings)
-    assert all(abs(found[name] - share) < 0.015 for name, share in shares.items())
-
-
-def test_key_points_belong_to_the_record_s_own_picture() -> None:
-    picture, other = make_picture(1), make_picture(2)
-    extra = {"points": torch.rand(5, 2)}
-    record = Record(picture, "a dog", ("dog",), ((picture, other),), extra=extra)
-    own, further = record_subject(record).extra
-    assert own["points"] is extra["points"]
-    assert "points" not in further

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pcs_core.data import Concept, Record, Subject
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 
 def record_concepts(record: Record) -> tuple[Concept, ...]:

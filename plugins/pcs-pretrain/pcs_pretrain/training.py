@@ -380,7 +380,9 @@ def without(feature: Tensor, plain: Tensor) -> Tensor:
     return feature.masked_fill(gone.view(*gone.shape, *[1] * (feature.dim() - 2)), 0.0)
 
 
-def drop_subjects(dropout: Mapping[str, float], rows: Sequence[Kept], rng: Generator) -> Tensor:
+def drop_subjects(
+    dropout: Mapping[str, float], rows: Sequence[EncodedRecord], rng: Generator
+) -> Tensor:
     """Return which subjects of each row are plain text, [b k] bool on the CPU; nothing is drawn at 0."""
     most, share = max(1, *(len(row.phrases) for row in rows)), dropout.get("subjects", 0.0)
     if not share:

@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 
 from pcs_core import FolderRecords
+from pcs_core.data import Record
 from pcs_core.engine.prepare import fit_image, fit_points
+from pcs_pretrain.records import record_subject
+from pcs_testing import make_picture
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,12 @@ def test_a_folder_s_points_are_read(tmp_path: Path) -> None:
     )
     torch.testing.assert_close(with_points.extra["points"], torch.tensor(points))
     assert dict(without.extra) == {}
+
+
+def test_key_points_belong_to_the_record_s_own_picture() -> None:
+    picture, other = make_picture(1), make_picture(2)
+    extra = {"points": torch.rand(5, 2)}
+    record = Record(picture, "a dog", ("dog",), ((picture, other),), extra=extra)
+    own, further = record_subject(record).extra
+    assert own["points"] is extra["points"]
+    assert "points" not in further
