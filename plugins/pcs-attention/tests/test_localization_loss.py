@@ -251,7 +251,9 @@ def test_fastcomposer_s_loss_is_the_mean_over_subjects_heads_and_layers_on_each_
     None
 ):
     run, step, _ = stepped()
-    loss = LocalizationLoss(mode="contrast", grids="site", masks="bilinear", concepts="mean", tokens="last", weight=1e-3)
+    loss = LocalizationLoss(
+        mode="contrast", grids="site", masks="bilinear", concepts="mean", tokens="last", weight=1e-3
+    )
     found = loss.regularize(run, step)
     torch.testing.assert_close(
         found.value, released(step, ("fine", "coarse")), atol=1e-6, rtol=1e-4

@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Batch, MaskQuery, Run
 
 
-def union(
-    batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None
-) -> Tensor | None:
+def union(batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None) -> Tensor | None:
     """Return the largest value of the batch's regions at each place [b 1 h w], or None without any.
 
     With ``spans`` the region "mask.concept.<k>" is empty in rows where ``spans["concept.<k>"]`` [b n] holds
