@@ -1,8 +1,9 @@
 """Cross-attention of a concept's word is held to the concept's mask.
 
 ``match`` is Break-A-Scene's (arXiv:2305.16311, section 3.2), ``contrast`` FastComposer's
-(arXiv:2305.10431, section 4.2, and the authors' `model.py`), ``unmix`` SVDiff's (arXiv:2303.11305, section 3.3), ``outside`` and
-``split`` Mix-of-Show's (arXiv:2305.18292, the authors' `trainer_edlora.py`: five of six configurations, and the sixth).
+(arXiv:2305.10431, section 4.2, and the authors' `model.py`), ``unmix`` SVDiff's (arXiv:2303.11305, section
+3.3), ``outside`` and ``split`` Mix-of-Show's (arXiv:2305.18292, the authors' `trainer_edlora.py`: five of six
+configurations, and the sixth).
 """
 
 from __future__ import annotations
@@ -251,7 +252,7 @@ class LocalizationLoss(Technique):
         return value / held.clamp_min(1) if self.concepts == "mean" else value
 
     def _span(self, span: Tensor) -> Tensor:
-        """Return the positions [b n] that count, -1 where there is none: of neighbours the last, if it is so."""
+        """Return the positions [b n] that count, -1 where there is none."""
         if self.tokens != "last":
             return span
         follows = (span[:, None, :] == span[:, :, None] + 1).any(2)  # the next token is its too
