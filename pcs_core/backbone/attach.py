@@ -158,6 +158,7 @@ class Attachment:
                 put(on)
                 self._on[edit] = on
 
+    # long: the arguments of a text and what they mean
     def encode_text(
         self,
         prompts: TokenisedPrompts,
