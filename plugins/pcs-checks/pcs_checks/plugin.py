@@ -45,6 +45,7 @@ def claims() -> Mapping[str, str]:
         "learns_nothing",
         "masked_error",
         "mean_error",
+        "phase_numbers",
         "ran",
         "rows",
         "still",

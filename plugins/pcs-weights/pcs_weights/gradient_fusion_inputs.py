@@ -47,7 +47,8 @@ def listening(backbone: Any, layers: Iterable[Layer], *, padding: bool = True) -
     handles = []
 
     def read(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        shown[:] = [up_to_the_end(named.get("input_ids", given[0] if given else None), end)]
+        ids = named["input_ids"] if "input_ids" in named else given[0]
+        shown[:] = [up_to_the_end(ids, end)]
 
     def listen(layer: Layer) -> Any:
         def hear(module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -166,6 +166,17 @@ def still(seen: Observation, *, phase: str, glob: str) -> Iterator[CheckRow]:
     yield CheckRow.compare(f"{phase}: of these, that train", len(train), "==", 0)
 
 
+def phase_numbers(
+    seen: Observation, *, numbers: Mapping[str, float | str], phase: str = ""
+) -> Iterator[CheckRow]:
+    """The optimizer of a phase has these numbers: schedule, weight_decay, clip, accumulate, warmup, ema."""
+    name = phase or seen.recipe.phases[0].name
+    told = next(p for p in seen.recipe.phases if p.name == name)
+    for key, wanted in numbers.items():
+        away = int(getattr(told, key) != wanted)
+        yield CheckRow.compare(f"{name}: {key} other than {wanted}", away, "==", 0)
+
+
 def learns_nothing(seen: Observation) -> Iterator[CheckRow]:
     """Nothing is trained and no tensor is stored."""
     yield CheckRow.compare("stored tensors", len(seen.artifact.tensors), "==", 0)
