@@ -79,7 +79,8 @@ def test_the_network_is_told_these_sentences_and_no_other(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(table.CaptionTable, "add", noted)
     plain = load_recipe("textual-inversion")
-    recipe = load_recipe("textual-inversion", overrides=brief_settings(plain))
+    mirrored = ["data.augment.crop=0.0", "data.augment.rescale=[1.0, 1.0]"]
+    recipe = load_recipe("textual-inversion", overrides=[*brief_settings(plain), *mirrored])
     fit(recipe, make_subject(), open_backbone("tiny"))
     wanted = captioning("textual-inversion")[0]["templates"]
     assert told == {t.replace("{token}", "<fido>") for t in wanted}
