@@ -15,7 +15,7 @@ from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Ph
 from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit_rows import FitSupply
-from pcs_core.engine.opening import check_subjects, needs_pictures, open_backbone
+from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
 from pcs_core.engine.precision import Precision
@@ -71,6 +71,8 @@ def fit(
         A subject without images, or with a token that already means something.
     RecipeError, ConflictError
         The recipe does not fit together.
+    UnknownNameError
+        The backbone has no such scheduler.
     CapabilityError
         The device computes nothing in this precision.
     """
@@ -82,6 +84,7 @@ def fit(
         from pcs_core.assembly import load_recipe
 
         recipe = load_recipe(recipe, backbone=opened)
+    check_sampler(recipe, opened)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts

@@ -218,6 +218,22 @@ def check_layout(
             )
 
 
+def check_sampler(recipe: Recipe, backbone: Backbone) -> None:
+    """Refuse a scheduler that ``backbone`` cannot draw with: a fit would tell so after its last step.
+
+    Raises
+    ------
+    UnknownNameError
+        No such scheduler id; names the nearest, and where the recipe says it.
+    CapabilityError
+        The backbone's own scheduler has a setting that cannot be used.
+    """
+    try:
+        backbone.sampler(recipe.sample.scheduler, recipe.sample.steps)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{recipe.id}: sample.scheduler: {error}") from error
+
+
 def needs_pictures(recipe: Recipe) -> bool:
     """Return whether a fit of ``recipe`` needs pictures: it trains, and renders nothing itself."""
     trained = [phase for phase in recipe.phases if phase.steps]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from pcs_core.errors import InputError
+from pcs_cli.output import notice
+from pcs_core.errors import PcsError
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -23,15 +22,20 @@ def default_prompt(artifact: Personalization) -> str:
 def draw_preview(artifact: Personalization, backbone: Backbone) -> dict[str, bytes]:
     """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings.
 
-    Empty, with a word on stderr, where the plainest prompt cannot be drawn (a control branch without key
-    points): what was fitted must not be lost for a picture.
+    Empty, with a word on stderr, where it cannot be drawn (a control branch without key points, too little
+    memory, Ctrl-C): what was fitted must not be lost for a picture, whatever its fault.
     """
     from pcs_core.engine import sample
     from pcs_folders.pictures import frame_sheet, png_bytes
 
     try:
         picture = sample(artifact, backbone, default_prompt(artifact), count=1, seed=artifact.seed)
-    except InputError as refused:
-        typer.echo(f"No {NAME}: {refused}", err=True)
-        return {}
-    return {NAME: png_bytes(frame_sheet(picture[0]) if picture.dim() == 5 else picture[0])}
+        return {NAME: png_bytes(frame_sheet(picture[0]) if picture.dim() == 5 else picture[0])}
+    except PcsError as refused:
+        reason = str(refused)
+    except KeyboardInterrupt:
+        reason = "interrupted"
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    notice(f"no {NAME} ({reason}); what was made is kept")
+    return {}

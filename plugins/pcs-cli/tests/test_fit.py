@@ -48,7 +48,7 @@ def test_a_preview_that_cannot_be_drawn_loses_no_fit(
     done = pcs(*fit_arguments)
     assert done.code == 0, done.err
     assert names(tmp_path / "out" / "rex") == FILES - {"preview.png"}
-    assert "No preview.png: the control branch needs key points" in done.err
+    assert "no preview.png (the control branch needs key points" in done.err
 
 
 def test_low_precision_and_checkpointing(
@@ -382,3 +382,19 @@ def test_a_system_that_trains_needs_a_folder(pcs: Callable, recipe: Path, tmp_pa
     assert done.code == 2
     assert "give a FOLDER" in done.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("fault", [MemoryError("no room"), KeyboardInterrupt(), RuntimeError("bug")])
+def test_a_preview_that_fails_leaves_what_was_fitted(
+    pcs: Pcs, fit_arguments: list[object], monkeypatch: pytest.MonkeyPatch, fault: BaseException
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("pcs_core.engine.sample", fail)
+    done = pcs(*fit_arguments)
+    assert done.code == 0, done.err
+    assert "no preview.png" in done.err
+    out = Path(str(fit_arguments[-1]))
+    assert (out / "weights.safetensors").is_file()
+    assert not (out / "preview.png").exists()
