@@ -86,6 +86,10 @@ class VisionTail(nn.Module):
     The bias of the keys is frozen: it shifts all logits of a query alike, and the softmax does not see it.
     """
 
+    scale: Tensor
+    shift: Tensor
+    projection: Tensor
+
     def __init__(self, model: Any, layers: int) -> None:
         super().__init__()
         vision = model.vision_model

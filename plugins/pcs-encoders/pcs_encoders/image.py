@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ class ImageFeatures(Technique):
     id = "encoders.image"
     catalogue = ("image-encoder", "reference-aggregation")
     tiny = {"model": "tiny.image", "output": "pooled"}
-    later = ("square", "trained_layers")
+    later: ClassVar[tuple[str, ...]] = ("square", "trained_layers")
 
     model: str = "clip.image"
     """Feature model with ``pooled`` and ``patches``."""
