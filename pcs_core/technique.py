@@ -50,6 +50,8 @@ class Technique:
         an entry it is the default, which must then be what was done before.
     stacks_subjects
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
+    takes_clips
+        False where it is defined on pictures alone: a recipe that uses it is refused on a backbone of clips.
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
     profiled
@@ -93,6 +95,7 @@ class Technique:
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")
     reads_layout: ClassVar[bool] = False
+    takes_clips: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()
     later: ClassVar[tuple[str, ...]] = ()

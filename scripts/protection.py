@@ -1,6 +1,6 @@
 """Protect shipped subjects, personalise with the copies as with the originals, and print what is left of them.
 
-    python scripts/protection.py [--subjects dog_pug,bus_school] [--systems lora-dreambooth,...] [--seed 7]
+    python scripts/protection.py [--protect SYSTEM] [--subjects dog_pug,bus_school] [--systems dreambooth]
 
 Rows are systems; columns are what they were fitted on: the clean pictures, the protected ones, and the
 protected ones after a JPEG file of quality 75 and after a resize to three quarters and back. Numbers
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--subjects", default=",".join(SUBJECTS))
     parser.add_argument("--systems", default=",".join(SYSTEMS))
+    parser.add_argument("--protect", default="anti-dreambooth", help="system that protects")
     parser.add_argument("--ways", default=",".join(WAYS), help="clean first")
     parser.add_argument("--count", type=int, default=4, help="pictures a place")
     parser.add_argument("--seed", type=int, default=SEED, help="of the fits")
@@ -44,7 +45,7 @@ def main() -> None:
     table: Table = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.subjects.split(","):
-            safe = protect(name, Path(folder) / name)
+            safe = protect(arguments.protect, name, Path(folder) / name)
             measure(name, safe, arguments, table)
             print("\n".join(lines(table)), flush=True)
 
@@ -63,13 +64,13 @@ def lines(table: Table) -> list[str]:
     return rendered
 
 
-def protect(name: str, out: Path) -> Path:
-    """Write protected copies of a shipped subject."""
+def protect(system: str, name: str, out: Path) -> Path:
+    """Write copies of a shipped subject that ``system`` protects."""
     from pcs_cli.main import main as pcs
     from pcs_core.catalogue import catalogue
 
     folder = catalogue().get("datasets", "mini.subjects")()[name]
-    if pcs(["protect", str(folder), "--out", str(out), "--backbone", BACKBONE]):
+    if pcs(["protect", str(folder), "--system", system, "--out", str(out), "--backbone", BACKBONE]):
         raise SystemExit("pcs protect failed")
     return out
 

@@ -24,7 +24,7 @@ from pcs_core.assembly.tables import Layer, Table, layer_of
 from pcs_core.assembly.words import check_words
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
-from pcs_core.data.recipe import Phase, Recipe, SampleSettings, Use
+from pcs_core.data.recipe import Recipe, SampleSettings, Use
 from pcs_core.errors import PcsError, RecipeError, nearest
 from pcs_core.technique import Technique
 
@@ -87,7 +87,7 @@ def build(
     return Recipe(
         **head.model_dump(),
         uses=uses,
-        phases=tuple(Phase(**phase.model_dump()) for phase in phases),
+        phases=tuple(phase.phase() for phase in phases),
         cycles=fit.cycles,
         sample=SampleSettings(**sample.model_dump()),
         source=source,

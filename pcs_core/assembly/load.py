@@ -33,7 +33,10 @@ from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.catalogue.holdings import TUNING
 from pcs_core.data.recipe import Recipe
-from pcs_core.errors import InputError, RecipeError, UnknownNameError, nearest
+from pcs_core.errors import CapabilityError, InputError, RecipeError, UnknownNameError, nearest
+
+CLIPS = "video"
+"""Family of the backbones that draw clips."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,8 @@ def load_recipe(
         No such system or key of an override; names the nearest.
     InputError
         The file cannot be read, or an override is no ``KEY=VALUE``.
+    CapabilityError
+        A technique that is defined on pictures, for a backbone of clips. No weights are read for that.
     RecipeError
         Anything wrong inside, at ``file:line``.
     """
@@ -85,12 +90,30 @@ def load_recipe(
     _check_all_keys(layer, held)
     layer = override(applied, overrides, held)
     recipe = build(layer, held, source=found.text, path=found.file)
+    if family == CLIPS:
+        refuse_clips(recipe, id)
     if found.system and recipe.id != found.system:
         place = layer.recipe.where("id")
         raise RecipeError(
             f"{place}: id {recipe.id!r} is not the name of its file, {found.system!r}"
         )
     return recipe
+
+
+def refuse_clips(recipe: Recipe, backbone: str) -> None:
+    """Refuse a recipe that is defined on pictures, for a backbone that draws clips.
+
+    Raises
+    ------
+    CapabilityError
+        Names the system, the use and the backbone.
+    """
+    for use in recipe.uses:
+        if not use.technique.takes_clips:
+            raise CapabilityError(
+                f"{recipe.id!r} takes pictures, and backbone {backbone!r} draws clips: its use {use.name!r} "
+                f"({use.technique.id}) is defined on pictures. Choose a backbone of pictures"
+            )
 
 
 def _resolve(source: _Source, catalogue: Catalogue) -> Layer:

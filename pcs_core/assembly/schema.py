@@ -8,10 +8,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from pcs_core.data.recipe import ALL, Phase
 from pcs_core.errors import RecipeError
 from pcs_core.technique import explain
 
 Count = Annotated[int, Field(ge=1)]
+Rows = Count | Literal["all"]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -151,7 +153,7 @@ class PhaseTable(Table):
 
     name: Name
     steps: Annotated[int, Field(ge=0)]
-    batch: Annotated[dict[str, Count], Field(min_length=1)] = {"subject": 1}
+    batch: Annotated[dict[str, Rows], Field(min_length=1)] = {"subject": 1}
     lr: Annotated[dict[str, Rate], Field(min_length=1)] = {"*": 1e-4}
     train: Words = ("*",)
     losses: Words = ("*",)
@@ -171,8 +173,9 @@ class PhaseTable(Table):
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     ema: Beta = 0.0
     size: Annotated[int, Field(ge=0)] = 0
+    reach: dict[str, Words] = {}
 
-    LATER: ClassVar[tuple[str, ...]] = ("schedule", "floor", "ema", "size")
+    LATER: ClassVar[tuple[str, ...]] = ("schedule", "floor", "ema", "size", "reach")
     """Keys that documents written before do not have: left out of one where they change nothing."""
 
     def document(self) -> dict[str, Any]:
@@ -189,6 +192,12 @@ class PhaseTable(Table):
             )
         return self
 
+    def phase(self) -> Phase:
+        """Return the phase of this table."""
+        values = self.model_dump()
+        values["batch"] = {role: ALL if n == "all" else n for role, n in self.batch.items()}
+        return Phase(**values)
+
     @field_validator("batch", mode="before")
     @classmethod
     def _batch(cls, value: Any) -> Any:
@@ -198,6 +207,20 @@ class PhaseTable(Table):
     @classmethod
     def _lr(cls, value: Any) -> Any:
         return value if isinstance(value, dict) else {"*": value}
+
+    @field_validator("reach", mode="before")
+    @classmethod
+    def _reach(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        named = ((loss, [g] if isinstance(g, str) else g) for loss, g in value.items())
+        return {loss: tuple(g) if isinstance(g, list) else g for loss, g in named}
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        if self.pretrain and "all" in self.batch.values():
+            raise ValueError("a pre-training reads its records in turn: give `batch` a number")
+        return self
 
 
 class FitTable(Table):

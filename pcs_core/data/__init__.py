@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.data.check import CheckReport, CheckRow
-from pcs_core.data.conditioning import Conditioning, concatenate
+from pcs_core.data.conditioning import REFERENCE, SEED, Conditioning, concatenate
 from pcs_core.data.features import Features
 from pcs_core.data.fusion import (
     Branch,
@@ -21,7 +21,7 @@ from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.preset import Preset
 from pcs_core.data.profile import Profile
-from pcs_core.data.recipe import RENDERED, Phase, Recipe, SampleSettings, Use
+from pcs_core.data.recipe import ALL, RENDERED, Phase, Recipe, SampleSettings, Use
 from pcs_core.data.run import Run
 from pcs_core.data.steps import Batch, Evaluation, FitStep, Level, Loss, Prediction, SampleStep
 from pcs_core.data.subject import Concept, Example, Record, Records, Subject
@@ -44,8 +44,11 @@ from pcs_core.edits import (
 )
 
 __all__ = [
+    "ALL",
     "LOSS",
+    "REFERENCE",
     "RENDERED",
+    "SEED",
     "AttnEdit",
     "AttnState",
     "BackboneCard",

@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+SEED = "fit.seed"
+"""In ``extra`` of a training's rows: a number [b] that is new in each step, for what an edit draws at random.
+
+It follows from the subject's generator without drawing from it, so that an edit that draws nothing changes
+nothing, and a fit that goes on draws the same."""
+REFERENCE = "fit.reference"
+"""In ``extra`` of a fit's rows: the reference [b] that a row comes from, or -1."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conditioning:
     """A pytree of tensors, a row per batch row.

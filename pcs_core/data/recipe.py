@@ -14,6 +14,10 @@ RENDERED = "rendered"
 """Role in a phase's ``batch`` of the rows that a renderable gives; no example has it."""
 
 
+ALL = -1
+"""Count in a phase's ``batch`` of a role whose examples all stand in every step; "all" in a file."""
+
+
 @dataclass(frozen=True, slots=True)
 class Use:
     """One ``[[use]]``: ``name`` tells two uses of one technique apart in globs, losses and files."""
@@ -26,17 +30,18 @@ class Use:
 class Phase:
     """One ``[[phase]]`` of the fit.
 
-    ``batch`` maps a role to its rows per subject and step. ``lr`` maps a glob over
-    ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains; ``losses`` globs of
-    the terms that count. ``warmup`` steps bring the rates up, the share ``decay`` of the steps at the
-    end brings them down, ``schedule`` is the shape of that fall and ``floor`` where it ends, as a share of the
-    rate. ``ema`` is the decay of a moving average of what trains, which the phase ends with (0: none).
-    ``size`` is the shorter side of its pictures in pixels (0: the backbone's own size).
-    ``clip`` is the gradient norm per subject (0: off). ``edits`` globs the uses
-    whose edits act (what trains needs to act). ``snapshot`` keeps the parameters under a name when the
-    phase begins; ``restore`` brings those of that name back when it ends. Role "rendered" in ``batch``
-    renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain`` runs, once for
-    all subjects, on the data set ``source``; a fit passes it over.
+    ``batch`` maps a role to its rows per subject and step (:data:`ALL`: each of its examples once). ``lr``
+    maps a glob over ``"<use>/<site>/<param>"`` to a learning rate; ``train`` globs of what trains;
+    ``losses`` globs of the terms that count. ``warmup`` steps bring the rates up, the share ``decay`` of
+    the steps at the end brings them down, ``schedule`` is the shape of that fall and ``floor`` where it
+    ends, as a share of the rate. ``ema`` is the decay of a moving average of what trains, which the phase
+    ends with (0: none). ``size`` is the shorter side of its pictures in pixels (0: the backbone's own
+    size). ``reach`` says of losses, by glob, which of the globs in ``train`` their gradient
+    moves; a loss that it does not name moves all. ``clip`` is the gradient norm per subject (0: off).
+    ``edits`` globs the uses whose edits act (what trains needs to act). ``snapshot`` keeps the parameters
+    under a name when the phase begins; ``restore`` brings those of that name back when it ends. Role
+    "rendered" in ``batch`` renders the fusion's ``source``. ``pretrain`` marks a phase that ``pcs pretrain``
+    runs, once for all subjects, on the data set ``source``; a fit passes it over.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Phase:
     floor: float = 0.0
     ema: float = 0.0
     size: int = 0
+    reach: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

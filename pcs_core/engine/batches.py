@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import LOSS, RENDERED, Batch, Phase
+from pcs_core.data import ALL, LOSS, RENDERED, Batch, Phase
 from pcs_core.engine.captions import CaptionTable
 from pcs_core.engine.pools import Pool
 from pcs_core.errors import RecipeError
@@ -64,7 +64,7 @@ def draw_batch(
             if not count:
                 continue
             rows = pool.roles[role]
-            for choice in torch.randint(len(rows), (count,), generator=rng).tolist():
+            for choice in chosen_rows(len(rows), count, rng):
                 drawn.append(_draw_row(pool, rows[choice], subject, role, rng, process))
     latents = [row.latents for row in drawn]
     if len({tuple(t.shape) for t in latents}) > 1:
@@ -118,6 +118,13 @@ def _draw_row(pool: Pool, row: int, subject: int, role: str, rng: Generator, pro
         extra={key: values[row] for key, values in pool.extra.items()},
         regions={key: values[row] for key, values in pool.regions.items()},
     )
+
+
+def chosen_rows(available: int, count: int, rng: Generator) -> list[int]:
+    """Return the places of ``count`` of so many examples, drawn with replacement; of all, each once."""
+    if count == ALL:
+        return list(range(available))
+    return torch.randint(available, (count,), generator=rng).tolist()
 
 
 def stack_regions(rows: Sequence[Mapping[str, Tensor]], like: Tensor) -> dict[str, Tensor]:

@@ -6,13 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from pcs_core.backbone import Attachment
-from pcs_core.data import RENDERED, FitStep, Phase
+from pcs_core.data import REFERENCE, RENDERED, SEED, FitStep, Phase
 from pcs_core.engine.batches import Drawn, draw_batch, render_batch
 from pcs_core.engine.beside import Beside, draw_beside, shown_beside
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.phase_loop import stacked_names
+from pcs_core.engine.randomness import step_seeds
 from pcs_core.engine.steps import edits_of, lawful, make_step
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ class FitSupply:
         net, process, device = self.net, self.net.backbone.process, self.net.backbone.device
         progress, edits = index / phase.steps, edits_of(phase)
         rngs = [self.rngs[s] for s in stops.live]
+        seeds = step_seeds(rngs)
         drawn = self._draw(phase, progress, stops.live)
         batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
         noise, times = lawful(net, phase, rngs, noise, times, progress)
@@ -74,8 +78,11 @@ class FitSupply:
         fraction = process.fraction(level)
         cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
         strengths = net.strengths(len(batch.roles))
-        cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
-        beside = [self._beside(row, batch, level, streams, edits) for row in net.fusion.fit_rows]
+        own = self._rows(batch, seeds.to(device))
+        cond = cond.with_(extra={**cond.extra, **strengths, **own, **batch.extra})
+        apart = {**own, REFERENCE: torch.full_like(own[REFERENCE], -1)}
+        told = replace(batch, extra={**apart, **batch.extra})
+        beside = [self._beside(row, told, level, streams, edits) for row in net.fusion.fit_rows]
         return make_step(
             self.run,
             net,
@@ -89,6 +96,12 @@ class FitSupply:
             beside=beside,
             encode=lambda text: self.table.tell(net, text, cond, edits),
         )
+
+    def _rows(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
+        """Return what edits know of each row: the seed of its subject's step, and its reference."""
+        index = batch.index or (-1,) * len(batch.roles)
+        live = batch.subject.unique(return_inverse=True)[1]
+        return {SEED: seeds[live], REFERENCE: torch.tensor(index, device=seeds.device)}
 
     def _beside(
         self,

@@ -120,6 +120,12 @@ def begin(training: Training, phase: Phase, everything: dict[str, nn.Parameter])
             f"phase {phase.name!r} trains nothing: no parameter matches "
             f"{', '.join(phase.train)} (uses: {uses})"
         )
+    for loss, globs in phase.reach.items():
+        if not any(fnmatchcase(n, g) for n in params for g in globs):
+            raise RecipeError(
+                f"phase {phase.name!r}: {loss!r} shall reach {', '.join(globs)}, which names nothing of what "
+                f"the phase trains ({', '.join(phase.train)})"
+            )
     for name, param in everything.items():
         param.requires_grad_(name in params)
     averages = Averages(params, phase.ema)
@@ -156,13 +162,7 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
         with precision.autocast():
             step = training.supply.step(phase, index, part, state.stops)
             terms = loss_terms(training.run, phase, step)
-        total = torch.stack(list(terms.values())).sum() / phase.accumulate
-        if not total.requires_grad:
-            raise RecipeError(
-                f"phase {phase.name!r}: none of its losses depends on what it trains "
-                f"({', '.join(phase.train)})"
-            )
-        precision.backward(total)
+        take_gradients(precision, phase, terms, params)
     # the order matters: what overflowed in one process overflows in all, and a norm is of the true gradient
     training.supply.share_gradients(params.values())
     precision.unscale(state.optimizer)
@@ -173,6 +173,40 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
     state.averages.update()
     state.stops.settle(index + 1, state.stacked)
     return terms
+
+
+def take_gradients(
+    precision: Precision,
+    phase: Phase,
+    terms: Mapping[str, Tensor],
+    params: Mapping[str, nn.Parameter],
+) -> None:
+    """Add the gradients of a step's terms [S] to what each of them may move.
+
+    Raises
+    ------
+    RecipeError
+        No term depends on what it may move.
+    """
+    groups: dict[tuple[str, ...], list[Tensor]] = {}
+    for name, term in terms.items():
+        globs = next((g for loss, g in phase.reach.items() if fnmatchcase(name, loss)), ("*",))
+        groups.setdefault(globs, []).append(term)
+    # a term that depends on nothing in this step, as of an update that is off, moves nothing
+    totals = {globs: torch.stack(of).sum() / phase.accumulate for globs, of in groups.items()}
+    totals = {globs: total for globs, total in totals.items() if total.requires_grad}
+    if not totals:
+        raise RecipeError(
+            f"phase {phase.name!r}: none of its losses depends on what it trains "
+            f"({', '.join(phase.train)})"
+        )
+    if not phase.reach:
+        precision.backward(totals[("*",)])
+        return
+    last = next(reversed(totals))
+    for globs, total in totals.items():
+        into = [p for n, p in params.items() if any(fnmatchcase(n, g) for g in globs)]
+        precision.backward(total, into, again=globs != last)
 
 
 def loss_terms(run: EngineRun, phase: Phase, step: FitStep) -> dict[str, Tensor]:

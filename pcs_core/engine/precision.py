@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -101,9 +101,16 @@ class Precision:
         """Return a context in which products are exact again: the autoencoder's, a record's features."""
         return nullcontext() if self.type is None else torch.autocast(self.device, enabled=False)
 
-    def backward(self, loss: Tensor) -> None:
-        """Take gradients of ``loss``, in fp16 of a multiple of it that small gradients survive."""
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+    def backward(
+        self, loss: Tensor, into: Sequence[Tensor] | None = None, *, again: bool = False
+    ) -> None:
+        """Take gradients of ``loss``, in fp16 of a multiple of it that small gradients survive.
+
+        ``into`` are the tensors that get them (None: all that it depends on); ``again`` keeps what another
+        loss of the same forward needs for its own.
+        """
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        scaled.backward(inputs=None if into is None else list(into), retain_graph=again)
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
         """Bring gradients back to their own size: before they are clipped, after they are shared."""

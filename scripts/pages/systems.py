@@ -18,6 +18,7 @@ WORDS = {
 
 def counts_part(rows: Sequence[SystemRow]) -> str:
     """Return one sentence: the systems by status, furthest first."""
+    rows = [row for row in rows if row.ref]  # a recipe of no paper is no system of the survey
     counts = Counter(row.status for row in rows)
     parts = [f"{counts[s]} {words} (*{s}*)" for s, words in WORDS.items() if counts[s]]
     return f"Of its {len(rows)} systems {', '.join(parts)}: [docs/systems.md](docs/systems.md).\n"

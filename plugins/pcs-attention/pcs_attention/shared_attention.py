@@ -28,6 +28,7 @@ class SharedAttention(Technique):
     """
 
     id = "attention.shared"
+    takes_clips = False
     catalogue = ("reference-self-attention",)
     neutral = {"share": []}
 

@@ -1,4 +1,4 @@
-"""MotionDirector: appearance cancels in the loss, the spatial path freezes, motion alone is drawn with."""
+"""MotionDirector: appearance cancels in the loss, frames move the spatial path, motion alone is drawn with."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ SYSTEM = "motiondirector"
 MOTION = "video.motion_residual"
 PROMPT = "a toy <motion> on the beach"
 SETTINGS = [
-    "appearance.steps=3",
     "motion.steps=3",
-    "appearance.lr=1e-2",
     "motion.lr=1e-2",
+    "spatial.off=0.0",
     "video.noise_prior.steps=2",
     "sample.steps=2",
 ]
@@ -55,8 +54,7 @@ def check(neutral: bool = False) -> CheckReport:
     before = snapshot(backbone)
     settings = [*SETTINGS, *([f"{MOTION}.weight=0.0", "temporal.alpha=0.0"] if neutral else [])]
     tuned, debiased = _fit(settings, backbone)
-    _, plain = _fit([*settings, f"{MOTION}.beta=0.0", "appearance.steps=0"], backbone)
-    early, _ = _fit([*settings, "motion.steps=0"], backbone)
+    _, plain = _fit([*settings, f"{MOTION}.beta=0.0"], backbone)
     drawn = sample(tuned, backbone, PROMPT)
     still, alone = (sample(_without(tuned, path), backbone, PROMPT) for path in PATHS)
     compare = CheckRow.compare
@@ -66,9 +64,8 @@ def check(neutral: bool = False) -> CheckReport:
             compare("beta 1: the term of a still error", debiased, "<=", 0.1716),
             compare("beta 1: the term of a still error, from below", debiased, ">=", 0.1715),
             compare("beta 0: the term of a still error", plain, "==", 1.0),
-            compare("spatial tensors moved by their phase", _moved(early, "spatial"), ">", 0.0),
-            compare("spatial tensors moved after it", _apart(tuned, early, "spatial"), "==", 0.0),
-            compare("temporal tensors moved by theirs", _apart(tuned, early, "temporal"), ">", 0.0),
+            compare("spatial tensors moved by frames", _moved(tuned, "spatial"), ">", 0.0),
+            compare("temporal tensors moved by clips", _moved(tuned, "temporal"), ">", 0.0),
             compare("drawn clips without the spatial path", _most(drawn - still), "==", 0.0),
             compare("drawn clips without the temporal path", _most(drawn - alone), ">", 1e-4),
             compare("tensors of the backbone that changed", changed(before, backbone), "==", 0),
@@ -108,14 +105,6 @@ def _moved(artifact: Any, path: str) -> float:
         t for n, t in artifact.tensors.items() if n.startswith(f"{path}/") and n.endswith("/B")
     )
     return max(float(t.abs().max()) for t in found)
-
-
-def _apart(first: Any, second: Any, path: str) -> float:
-    return max(
-        _most(value - second.tensors[name])
-        for name, value in first.tensors.items()
-        if name.startswith(f"{path}/")
-    )
 
 
 def _most(difference: torch.Tensor) -> float:

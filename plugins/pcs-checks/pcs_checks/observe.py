@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_checks.records import RandomRecords
-from pcs_core import Technique, fit, hookimpl, open_backbone, pretrain, sample
+from pcs_core import Technique, fit, hookimpl, load_recipe, open_backbone, pretrain, sample
 from pcs_core.backbone import trainable
 from pcs_core.backbone.attach import attached
 from pcs_core.data import LOSS, Box, Concept, FitStep, Layout, Recipe, Subject, Use
@@ -241,6 +241,11 @@ class Observation:
             return run()
         finally:
             _SEEN.pop()
+
+    def variant(self, settings: Sequence[str]) -> Observation:
+        """Return the same with other settings, fitted and drawn alike."""
+        recipe = load_recipe(self.recipe, overrides=list(settings))
+        return Observation(recipe, self.backbone_id, self.concepts)
 
     @cached_property
     def layout(self) -> Layout | None:

@@ -171,7 +171,7 @@ def phases(recipe: Recipe) -> list[str]:
             (
                 f"  {phase.name}",
                 str(phase.steps),
-                ", ".join(f"{n} {role}" for role, n in phase.batch.items()),
+                ", ".join(f"{'all' if n < 0 else n} {role}" for role, n in phase.batch.items()),
                 ", ".join(f"{glob}: {lr:g}" for glob, lr in phase.lr.items()),
                 phase.optimizer,
                 ", ".join(phase.train),

@@ -40,6 +40,7 @@ class Augment(Technique):
     """Add augmented variants of the references to the pool."""
 
     id = "data.augment"
+    takes_clips = False
     reads = ("role:subject", "region:mask.concept.*")
     writes = ("role:subject", f"region:{REGION}", "mask:loss")
     catalogue = ("reference-augmentation",)

@@ -56,6 +56,7 @@ class ColourCast(Technique):
     """
 
     id = "defense.cast"
+    takes_clips = False
     reads = ("role:subject",)
     writes = ("feature:defense.cast", "feature:defense.clean")
     catalogue = ("perturbation-defense",)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pcs_core.data import Personalization, Recipe, Subject
 
 TECHNIQUE = "defense.perturbation"
+CLEAN = "defense.clean_set"
 NOUN, TOKEN = "thing", "<protected>"
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -42,6 +43,16 @@ def protect(
     noun: Annotated[
         str | None,
         typer.Option("--noun", help="What is in the pictures, as person.", show_default=False),
+    ] = None,
+    clean: Annotated[
+        Path | None,
+        typer.Option(
+            "--clean",
+            metavar="FOLDER",
+            help="Other pictures of the same, from which the surrogate learns; without them it learns from "
+            "copies of those in FOLDER.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is drawn.")] = 0,
     backbone: Annotated[
@@ -78,6 +89,7 @@ def protect(
         folder, noun=noun if named or noun else NOUN, token=None if named else TOKEN
     )
     check_stems(subject)
+    subject = with_clean_set(subject, recipe, clean)
     opened = open_backbone(backbone, device=device_name(device))
     with reporting("preparing") as reporter:
         (artifact,) = fit(recipe, subject, opened, seed=seed, watch=(reporter.fitting,))
@@ -86,6 +98,7 @@ def protect(
         "eps": bound,
         "seed": seed,
         "noun": subject.concept.noun,
+        "clean": None if clean is None else str(clean),
         "backbone": {"id": artifact.backbone.id, "hash": artifact.backbone.hash},
         "losses": dict(artifact.losses),
     }
@@ -121,6 +134,32 @@ def read_recipe(
     if largest_change(bound.eps) < 1:
         raise InputError(f"eps {bound.eps} is less than one of 255 levels: give at least 0.008")
     return recipe, names[0], bound.eps
+
+
+def with_clean_set(subject: Subject, recipe: Recipe, folder: Path | None) -> Subject:
+    """Return the subject with the pictures in ``folder`` as its clean set.
+
+    Raises
+    ------
+    InputError
+        The recipe reads none, or the folder holds the pictures to protect.
+    """
+    from dataclasses import replace
+
+    from pcs_core import load_subject
+
+    if folder is None:
+        return subject
+    if CLEAN not in {use.technique.id for use in recipe.uses}:
+        raise InputError(f"{recipe.id!r} reads no clean set: leave out --clean")
+    concept = subject.concept
+    apart = load_subject(folder.expanduser(), noun=concept.noun, token=concept.token).images
+    for file, image in zip(subject.files, subject.images, strict=True):
+        if any(image.shape == other.shape and bool((image == other).all()) for other in apart):
+            raise InputError(
+                f"{folder} holds {file}, which is to be protected: keep the clean set apart from it"
+            )
+    return replace(subject, others={"clean": apart})
 
 
 def check_stems(subject: Subject) -> None:

@@ -56,6 +56,7 @@ class Perturbation(Technique):
     """
 
     id = "defense.perturbation"
+    takes_clips = False
     reads = ("role:subject",)
     writes = ("feature:defense.references",)
     catalogue = ("perturbation-defense",)

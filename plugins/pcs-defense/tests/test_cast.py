@@ -131,8 +131,5 @@ def test_a_wrong_surrogate_is_told_before_any_is_fitted(
 
 
 def test_no_weight_is_no_loss_and_no_surrogate(backbone: Backbone) -> None:
-    recipe = load_recipe("anti-dreambooth")
-    cast = next(u.technique for u in recipe.uses if u.technique.id == "defense.cast")
-    assert cast.settings()["weight"] == 0  # of no paper: off where the paper's settings hold
     # a surrogate that does not exist is not missed
     assert "defense.cast" not in attacked(backbone, 0.0, "no-such-system", steps=1).losses

@@ -121,7 +121,7 @@ def test_the_system_alternates_as_published(backbone: Backbone) -> None:
     assert torch.equal(before, after), "the surrogate did not come back"
     assert not torch.equal(seen["adapt"][0][0], seen["surrogate"][2][0]), "it did not adapt"
     clean, changed = seen["surrogate"][2][1].batch, seen["adapt"][1][1].batch
-    rows = clean.rows("subject")
+    rows = clean.rows("clean")
     assert not torch.equal(clean.latents[rows][0], changed.latents[changed.rows("subject")][0])
     prior = [b.latents[b.rows("prior")][0] for b in (clean, changed)]
     torch.testing.assert_close(*prior)

@@ -30,6 +30,7 @@ class ImageFeatures(Technique):
     """
 
     id = "encoders.image"
+    takes_clips = False
     catalogue = ("image-encoder", "reference-aggregation")
     tiny = {"model": "tiny.image", "output": "pooled"}
     later: ClassVar[tuple[str, ...]] = ("square", "trained_layers")

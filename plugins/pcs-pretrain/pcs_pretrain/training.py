@@ -24,6 +24,7 @@ from pcs_core.backbone import (
     tokenise,
 )
 from pcs_core.data import (
+    SEED,
     Batch,
     Conditioning,
     Features,
@@ -43,7 +44,7 @@ from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import fit_image, fit_points, regions_of, subject_masks
 from pcs_core.engine.progress import Progress, Reporter
-from pcs_core.engine.randomness import generator
+from pcs_core.engine.randomness import generator, step_seeds
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, RecipeError
@@ -268,6 +269,7 @@ class _Pretraining:
         """Read the rows of this part, corrupt them, and encode their texts."""
         net, process, device = self.net, self.backbone.process, self.backbone.device
         share = self._share(phase)
+        seed = {SEED: step_seeds([self.rng]).expand(share).to(device)}
         at = self.rows + (index * phase.accumulate + part) * share
         chosen, rows = zip(*self.reading.rows(at, share), strict=True)
         latents = torch.stack([row.latents.float() for row in rows]).to(device)
@@ -294,7 +296,7 @@ class _Pretraining:
         cond = self._text(phase, captions, rows, subject, time, streams, plain)
         extra = stack_extra([row.extra for row in rows], device)
         regions = stack_regions([row.regions for row in rows], latents)
-        cond = cond.with_(extra={**cond.extra, **net.strengths(share), **extra})
+        cond = cond.with_(extra={**cond.extra, **net.strengths(share), **seed, **extra})
         batch = Batch(
             latents=latents,
             subject=subject,

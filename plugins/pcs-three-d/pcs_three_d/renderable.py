@@ -77,6 +77,7 @@ class Renderable(Technique):
 
     id = "three_d.renderable"
     formerly = ("three_d.canvas",)
+    takes_clips = False
     writes = (
         "feature:three_d.pictures",
         "head:field",

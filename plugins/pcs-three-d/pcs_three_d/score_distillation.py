@@ -29,6 +29,7 @@ class ScoreDistillation(Technique):
     id = "three_d.score_distillation"
     tiny_beside = {"three_d.renderable": {}}
     reads = ("role:rendered",)
+    takes_clips = False
     catalogue = ("score-distillation",)
     neutral = {"weight": 0.0}
 

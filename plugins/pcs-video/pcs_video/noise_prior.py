@@ -44,7 +44,7 @@ class NoisePrior(Technique):
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
     """Inversion steps."""
     prompt: str = "{noun}"
-    """Prompt of the inversion; ``{noun}`` is the subject's noun."""
+    """Prompt of the inversion; ``{noun}`` is the subject's noun. MotionDirector's code inverts without any."""
 
     def implements(self) -> tuple[str, ...]:
         """Return what the settings make of it: nothing is inverted where ``inverted`` is 0."""

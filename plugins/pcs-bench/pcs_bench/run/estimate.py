@@ -50,7 +50,7 @@ class Cost:
 def cost(recipe: Recipe, units: Units, subjects: int, pictures: int) -> Cost:
     """Return what a system costs on ``subjects`` of ``pictures`` each."""
     rows = recipe.cycles * sum(
-        phase.steps * phase.accumulate * sum(phase.batch.values())
+        phase.steps * phase.accumulate * sum(abs(n) for n in phase.batch.values())
         for phase in recipe.phases
         if not phase.pretrain
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_checks.observe import Observation
-from pcs_core.data import CheckRow, HeadEdit, PixelEdit
+from pcs_core.data import ALL, CheckRow, HeadEdit, PixelEdit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,6 +115,7 @@ def roles_used(seen: Observation) -> Iterator[CheckRow]:
             sum(role == r for r in step.roles) != count
             for step in steps
             for role, count in phase.batch.items()
+            if count != ALL
         )
         yield CheckRow.compare(f"{name}: steps with other rows than its batch", wrong, "==", 0)
 

@@ -42,9 +42,17 @@ def stores(
 
 
 def terms(
-    seen: Observation, *, weights: Mapping[str, float], phase: str = "", into: str = "*"
+    seen: Observation,
+    *,
+    weights: Mapping[str, float],
+    phase: str = "",
+    into: str = "*",
+    of: Sequence[str] = (),
 ) -> Iterator[CheckRow]:
-    """The losses of a phase are exactly these, each with its weight, and reach tensors of ``into``."""
+    """The losses of a phase are exactly these, each with its weight, and reach tensors of ``into``.
+
+    ``of`` are those that must reach them, all where it is empty.
+    """
     _ = seen.artifact
     name = phase or seen.recipe.phases[0].name
     step = next((s for s in seen.notes.steps if s.phase == name), None)
@@ -57,6 +65,8 @@ def terms(
     for term, weight in weights.items():
         actual = counted[term].weight if term in counted else float("nan")
         yield CheckRow.compare(f"{name}: weight of {term}", actual, "==", weight)
+        if of and term not in of:
+            continue
         reached = counted[term].reached if term in counted else frozenset()
         touched = any(fnmatchcase(n, into) for n in reached)
         yield CheckRow.compare(f"{name}: {term} reaches {into}", int(touched), "==", 1)
@@ -175,6 +185,48 @@ def phase_numbers(
     for key, wanted in numbers.items():
         away = int(getattr(told, key) != wanted)
         yield CheckRow.compare(f"{name}: {key} other than {wanted}", away, "==", 0)
+
+
+def trained_by(
+    seen: Observation, *, set: Sequence[str], moves: str, leaves: str = ""
+) -> Iterator[CheckRow]:
+    """With these settings tensors of ``moves`` learn something else, and those of ``leaves`` the same."""
+    other = seen.variant(set).artifact.tensors
+    apart = {n for n, t in seen.artifact.tensors.items() if not t.equal(other[n])}
+    told = ", ".join(set)
+    moved = sum(fnmatchcase(n, moves) for n in apart)
+    yield CheckRow.compare(f"tensors of {moves} that {told} moves", moved, ">", 0)
+    if leaves:
+        owned = [n for n in seen.artifact.tensors if fnmatchcase(n, leaves)]
+        yield CheckRow.compare(f"tensors of {leaves}", len(owned), ">", 0)
+        strays = sum(n in apart for n in owned)
+        yield CheckRow.compare(f"tensors of {leaves} that {told} moves", strays, "==", 0)
+
+
+def comes_back(seen: Observation, *, after: str, before: str, glob: str) -> Iterator[CheckRow]:
+    """What ``before`` trained of ``glob`` is gone again when the phase behind ``after`` begins."""
+    _ = seen.artifact
+    starts, order = seen.notes.starts, [p.name for p in seen.recipe.phases]
+    follower = order[order.index(after) + 1]
+    own = {n: t for n, t in starts.get(before, {}).items() if fnmatchcase(n, glob)}
+    during, back = starts.get(after, {}), starts.get(follower, {})
+    moved = sum(n in during and not t.equal(during[n]) for n, t in own.items())
+    yield CheckRow.compare(f"{before}: tensors of {glob} that it moved", moved, ">", 0)
+    stray = sum(n not in back or not t.equal(back[n]) for n, t in own.items())
+    yield CheckRow.compare(f"{follower}: of these, that did not come back", stray, "==", 0)
+
+
+def own_updates(seen: Observation, *, use: str) -> Iterator[CheckRow]:
+    """A use stores one update for each reference, and no two of a layer are alike."""
+    count = len(seen.subject(1).images)
+    found = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
+    several = [t for t in found if t.dim() == 3 and t.shape[0] == count]
+    yield CheckRow.compare("stored tensors of the use", len(found), ">", 0)
+    yield CheckRow.compare(
+        "of these, without one for each reference", len(found) - len(several), "==", 0
+    )
+    alike = sum(t[i].equal(t[j]) for t in several for i in range(count) for j in range(i))
+    yield CheckRow.compare("updates of two references that are alike", alike, "==", 0)
 
 
 def learns_nothing(seen: Observation) -> Iterator[CheckRow]:
