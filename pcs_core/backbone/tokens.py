@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_core.backbone.overlong import Cut, behind, told_cuts
+from pcs_core.backbone.written import UNSPACED, composed, token_pattern
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,20 +58,24 @@ class TokenisedPrompts:
         )
 
 
-def token_pattern(token: str) -> str:
-    """Return the regular expression of ``token`` where it stands by itself, not inside a word."""
-    before = r"(?<!\w)" if re.match(r"\w", token) else ""
-    after = r"(?!\w)" if re.search(r"\w\Z", token) else ""
-    return before + re.escape(token) + after
-
-
-def names_token(text: str, token: str) -> bool:
-    """Return whether ``token`` stands in ``text``: "og" does not stand in "dog"."""
-    return re.search(token_pattern(token), text) is not None
-
-
 _OPEN, _CLOSE = "\ue000", "\ue001"
-"""Put around what a placeholder became, so that its positions are known. No prompt holds them."""
+"""Put around what a placeholder became, so that its positions are known. A text that holds them is refused."""
+
+
+def check_private(text: str) -> None:
+    """Refuse a text with the characters that mark placeholders inside this package.
+
+    Raises
+    ------
+    InputError
+        Names the character and its place.
+    """
+    for mark in (_OPEN, _CLOSE):
+        if mark in text:
+            raise InputError(
+                f"the text {text!r} holds the private character U+{ord(mark):04X} at place "
+                f"{text.index(mark)}, which means nothing to a text encoder: take it out"
+            )
 
 
 def substitute(
@@ -79,23 +85,27 @@ def substitute(
 
     ``marked`` puts each replacement between private characters, its token first.
     """
-    mine = {w.token: w for w in words if w.subject is None or w.subject == subject}
+    mine = {composed(w.token): w for w in words if w.subject is None or w.subject == subject}
     if not mine:
         return prompt
+    prompt = composed(prompt)
     # one pass, longest first: a token may be part of another, or of the text it stands for
-    patterns = []
-    for token in sorted(mine, key=len, reverse=True):
-        noun = mine[token].noun
-        doubled = noun and f" {mine[token].text}".endswith(" " + noun)
-        patterns.append(token_pattern(token) + (rf"(?:\s+{re.escape(noun)}\b)?" if doubled else ""))
+    patterns, tokens = [], sorted(mine, key=len, reverse=True)
+    for token in tokens:
+        noun = composed(mine[token].noun or "")
+        doubled = noun and f" {composed(mine[token].text)}".endswith(" " + noun)
+        gap = r"\s*" if noun and re.match(rf"[{UNSPACED}]", noun) else r"\s+"
+        patterns.append(
+            token_pattern(token) + (rf"(?:{gap}{token_pattern(noun)})?" if doubled else "")
+        )
 
     def text(match: re.Match[str]) -> str:
-        longest = next(t for t in sorted(mine, key=len, reverse=True) if match[0].startswith(t))
+        longest = tokens[match.lastindex - 1 if match.lastindex else 0]
         if marked:
             return f"{_OPEN}{longest}{_OPEN}{mine[longest].text}{_CLOSE}"
         return mine[longest].text
 
-    return re.sub("|".join(patterns), text, prompt)
+    return re.sub("|".join(f"({pattern})" for pattern in patterns), text, prompt)
 
 
 def tokenise(
@@ -129,9 +139,13 @@ def tokenise(
         "concepts": concepts,
         "phrases": phrases,
     }
-    tokenised = _tokenise(prompts, tokenizer, **given)
+    tokenised, cut = _tokenise(prompts, tokenizer, **given)
+    cuts = [cut]
     for further in getattr(tokenizer, "beside", ()):
-        tokenised = tokenised.beside(_tokenise(prompts, further, **given))
+        more, cut = _tokenise(prompts, further, **given)
+        tokenised = tokenised.beside(more)
+        cuts.append(cut)
+    told_cuts(cuts)
     return tokenised
 
 
@@ -144,20 +158,20 @@ def _tokenise(
     subjects: Sequence[int] | None,
     concepts: Sequence[Sequence[str]],
     phrases: Sequence[str],
-) -> TokenisedPrompts:
-    """Turn prompts into ids and spans of one tokenizer."""
+) -> tuple[TokenisedPrompts, dict[int, Cut]]:
+    """Return ids and spans of one tokenizer, and by row what it does not read of a prompt."""
     rows: list[list[int]] = []
+    cut: dict[int, Cut] = {}
     places: list[dict[str, list[int]]] = []
     limit = tokenizer.length - 1
     for row, prompt in enumerate(prompts):
         subject = subjects[row] if subjects is not None else 0
         named = concepts[min(subject, len(concepts) - 1)] if concepts else ()
-        marked = substitute(prompt, words, subject, marked=True)
-        ids, positions = _read(marked, tokenizer, tokens, subject, phrases)
+        ids, positions = _ids_of(prompt, tokenizer, words, tokens, subject, phrases)
         for k, token in enumerate(named):
             edits = [i for i, e in enumerate(tokens) if token in e.tokens]
             learned = positions[str(edits[0])] if edits else []
-            positions[f"concept.{k}"] = learned or positions.get(f"word.{token}", [])
+            positions[f"concept.{k}"] = learned or positions.get(f"word.{composed(token)}", [])
         placeholders = [
             p for key, at in positions.items() if not key.startswith("phrase.") for p in at
         ]
@@ -166,6 +180,12 @@ def _tokenise(
                 f"the prompt {prompt!r} is too long: its placeholder lies beyond the {limit} tokens "
                 "the text encoder reads. Shorten the prompt"
             )
+        if len(ids) > limit:
+
+            def fits(text: str, subject: int = subject) -> bool:
+                return len(_ids_of(text, tokenizer, words, tokens, subject, ())[0]) <= limit
+
+            cut[row] = Cut(prompt, behind(prompt, fits), tokenizer.length)
         ids = [*ids[:limit], tokenizer.end]
         rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
         places.append({k: [p for p in at if p < limit] for k, at in positions.items()})
@@ -180,7 +200,21 @@ def _tokenise(
     return TokenisedPrompts(
         torch.tensor(rows, dtype=torch.long),
         {k: torch.tensor(v, dtype=torch.long) for k, v in spans.items()},
-    )
+    ), cut
+
+
+def _ids_of(
+    prompt: str,
+    tokenizer: Tokenizer,
+    words: Sequence[Word],
+    tokens: Sequence[TokenEdit],
+    subject: int,
+    phrases: Sequence[str],
+) -> tuple[list[int], dict[str, list[int]]]:
+    """Return the ids of ``prompt`` from the start token on, uncut, and positions by name."""
+    check_private(prompt)
+    marked = substitute(composed(prompt), words, subject, marked=True)
+    return _read(marked, tokenizer, tokens, subject, phrases)
 
 
 def _read(
@@ -196,7 +230,9 @@ def _read(
     """
     edits: dict[str, list[int]] = {}
     for i, edit in enumerate(tokens):
-        edits.setdefault(edit.tokens[min(subject, len(edit.tokens) - 1)], []).append(i)
+        token = composed(edit.tokens[min(subject, len(edit.tokens) - 1)])
+        edits.setdefault(token, []).append(i)
+    phrases = [composed(phrase) for phrase in phrases]
     ids = [tokenizer.start] if tokenizer.start >= 0 else []
     positions: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
     positions |= {f"phrase.{k}": [] for k in range(len(phrases))}

@@ -384,9 +384,14 @@ def test_a_system_that_trains_needs_a_folder(pcs: Callable, recipe: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("fault", [MemoryError("no room"), KeyboardInterrupt(), RuntimeError("bug")])
+@pytest.mark.parametrize(
+    "fault", [MemoryError("no room"), KeyboardInterrupt(), RuntimeError("bug")]
+)
 def test_a_preview_that_fails_leaves_what_was_fitted(
-    pcs: Pcs, fit_arguments: list[object], monkeypatch: pytest.MonkeyPatch, fault: BaseException
+    pcs: Callable,
+    fit_arguments: list[object],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: BaseException,
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise fault
