@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.engine.opening import is_of
 from pcs_core.errors import ArtifactError, InputError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def find_adapter(
         raise ArtifactError(
             f"the adapter {name!r} is of system {adapter.recipe.id!r}, not of {recipe.id!r}"
         )
-    if adapter.backbone.hash != backbone.card.hash:
+    if not is_of(adapter, backbone):
         raise ArtifactError(
             f"the adapter {name!r} was pre-trained on backbone {adapter.backbone.id!r} (sha256 "
             f"{adapter.backbone.hash[:12]}), {backbone.card.id!r} has other weights "

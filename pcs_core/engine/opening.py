@@ -175,13 +175,24 @@ def resolve_backbone(
             raise InputError("say which backbone to draw with")
         backbone = artifact.backbone.id
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
-    if artifact is not None and opened.card.hash != artifact.backbone.hash:
+    if artifact is not None and not is_of(artifact, opened):
         raise ArtifactError(
             f"this personalization was made on backbone {artifact.backbone.id!r} "
             f"(sha256 {artifact.backbone.hash[:12]}), {opened.card.id!r} has other weights "
             f"({opened.card.hash[:12]}): use the original, or fit again"
         )
     return opened  # type: ignore[no-any-return]
+
+
+def is_of(artifact: Personalization, backbone: Backbone) -> bool:
+    """Return whether ``artifact`` was made on ``backbone``: on the same weights.
+
+    A backbone may have had another hash once (``former_hash``, asked only where today's is not the one).
+    """
+    if artifact.backbone.hash == backbone.card.hash:
+        return True
+    former = getattr(backbone, "former_hash", None)
+    return former is not None and bool(former() == artifact.backbone.hash)
 
 
 def check_prompts(prompts: Sequence[str], artifact: Personalization | None) -> None:

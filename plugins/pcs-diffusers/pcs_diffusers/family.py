@@ -21,6 +21,7 @@ from pcs_diffusers.folders import (
     damaged,
     find_folder,
     folder_digest,
+    former_digest,
     part_config,
     read_json,
     read_scheduler,
@@ -65,6 +66,9 @@ class DiffusersBackbone:
     needs_pooled_text: ClassVar[bool] = False
     recomputes: ClassVar[bool] = True
     """Whether the denoiser can recompute its activations in backward."""
+
+    former_hash: Callable[[], str] | None = None
+    """Returns the hash that this backbone had in artifacts made before files beside were left out of it."""
 
     light: Any = None
     """A light decoder that comes with it, where it has no folder to hold one."""
@@ -325,14 +329,17 @@ class DiffusersBackbone:
                 )
                 for name in present
             }
-            return cls(
+            libraries = {n: k for n, k in cls.layout.libraries.items() if n in present}
+            opened = cls(
                 **parts,
                 **cls.options(read_json(index) if index.exists() else {}),
                 scheduler_config=read_scheduler(folder),
                 id=id or str(location),
                 location=str(location),
                 device=device,
-                digest=folder_digest(folder, cls.layout.networks),
+                digest=folder_digest(folder, libraries),
             )
+            opened.former_hash = lambda: former_digest(folder, libraries)
+            return opened
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise damaged(location, error) from error

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.errors import InputError
+from pcs_diffusers.weight_files import weight_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,11 +116,27 @@ def schedule_digest(config: Mapping[str, Any]) -> Any:
     return hashlib.sha256(json.dumps(schedule, sort_keys=True).encode())
 
 
-def folder_digest(folder: Path, parts: Sequence[str]) -> str:
-    """Return sha256 over the weight files of ``parts``, by relative name, and the noise schedule."""
+def folder_digest(folder: Path, parts: Mapping[str, str]) -> str:
+    """Return sha256 over the weight files that are loaded, by relative name, and the noise schedule.
+
+    ``parts``: folder -> the library that loads it.
+    """
+    return _digest_of(
+        folder, {part: weight_files(folder / part, kind).files for part, kind in parts.items()}
+    )
+
+
+def former_digest(folder: Path, parts: Mapping[str, str]) -> str:
+    """Return what :func:`folder_digest` was before it left out files that are never loaded."""
+    return _digest_of(
+        folder, {part: tuple(sorted((folder / part).glob("*.safetensors"))) for part in parts}
+    )
+
+
+def _digest_of(folder: Path, files: Mapping[str, Sequence[Path]]) -> str:
     digest = schedule_digest(read_scheduler(folder))
-    for part in parts:
-        for file in sorted((folder / part).glob("*.safetensors")):
+    for part, own in files.items():
+        for file in own:
             digest.update(f"{part}/{file.name}".encode())
             _read_into(digest, file)
     return str(digest.hexdigest())

@@ -12,6 +12,7 @@ import torch
 
 from pcs_diffusers.folders import whole
 from pcs_diffusers.tokenizers import read_t5_tokenizer, read_tokenizer
+from pcs_diffusers.weight_files import weight_files
 
 TOKENIZERS: Mapping[str, Callable[[Path], Any]] = {
     "transformers.CLIPTokenizer": read_tokenizer,
@@ -44,6 +45,11 @@ class FolderLayout:
     def networks(self) -> tuple[str, ...]:
         """The folders that hold weights, in the order in which they are hashed."""
         return tuple(sorted(n for n, kind in self.parts.items() if kind not in TOKENIZERS))
+
+    @property
+    def libraries(self) -> Mapping[str, str]:
+        """The folders that hold weights, in the order in which they are hashed -> who loads them."""
+        return {name: self.parts[name].partition(".")[0] for name in self.networks}
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -81,4 +87,6 @@ class FolderLayout:
         library, _, name = kind.rpartition(".")
         # transformers calls the weights' type `dtype`, diffusers `torch_dtype`
         option = "torch_dtype" if library == "diffusers" else "dtype"
-        return whole(getattr(import_module(library), name), folder, **{option: dtype})
+        variant = weight_files(folder, library).variant
+        options = {option: dtype} if variant is None else {option: dtype, "variant": variant}
+        return whole(getattr(import_module(library), name), folder, **options)
