@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pcs_core.errors import InputError
+from pcs_folders.colour import grey_curve, to_srgb
+
+T = TypeVar("T")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 UNREADABLE = (
@@ -21,47 +27,87 @@ UNREADABLE = (
 """Suffixes of pictures in formats that are not read."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS = 64_000_000
+ORIENTATION = 0x0112
+"""The EXIF tag; 5 to 8 are turned by a quarter."""
+
+
+MARGIN = 2
+"""A picture is held at this many times the size that the network is shown: what is cut out stays sharp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """``rgb`` [3 h w] in [0, 1], on white where ``alpha`` [1 h w] in [0, 1] (or None) is clear."""
+    """``rgb`` [3 h w] in [0, 1], sRGB, on white where ``alpha`` [1 h w] in [0, 1] (or None) is clear.
+
+    ``size`` height and width of the file, upright; ``notes`` what a user should know of how it was read.
+    """
 
     rgb: Tensor
     alpha: Tensor | None
+    size: tuple[int, int] = (0, 0)
+    notes: tuple[str, ...] = ()
 
 
-def read_picture(path: Path) -> Picture:
-    """Read an image: EXIF orientation applied, any colour mode and depth scaled to RGB in [0, 1].
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A file's (first) picture, upright; ``whole`` its height and width there; ``frames`` how many it holds."""
+
+    image: Image.Image
+    whole: tuple[int, int]
+    frames: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of it."""
+        if self.frames == 1:
+            return ()
+        return (f"the first of its {self.frames} pictures is read: an animation, or pages",)
+
+
+def read_picture(path: Path, size: tuple[int, int] | None = None) -> Picture:
+    """Read an image: EXIF orientation applied, any colour mode, depth and profile as sRGB in [0, 1].
+
+    ``size`` is height and width that it will be shown at: one that covers more than :data:`MARGIN` times
+    of it is scaled down to that on reading, so that a photograph is not held at its full size.
 
     Raises
     ------
     InputError
         Not a whole image, over 64 megapixels, or fully transparent.
     """
-    colour, alpha = read_planes(path)
+    found = _decode(path, size)
+    colour, alpha = found.rgb, found.alpha
     if alpha is None or bool((alpha == 1).all()):
-        return Picture(colour, None)
+        return Picture(colour, None, found.size, found.notes)
     if bool((alpha == 0).all()):
         raise InputError(f"{path} is fully transparent: remove it")
-    return Picture(colour * alpha + (1 - alpha), alpha)
+    return Picture(colour * alpha + (1 - alpha), alpha, found.size, found.notes)
 
 
-def read_mask(path: Path) -> Tensor:
-    """Read a mask as [1 h w] in [0, 1]: brightness, clear where the file is transparent.
+def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Return colour [3 h w], not on white, and alpha [1 h w] or None, both in [0, 1], upright, sRGB.
 
     Raises
     ------
     InputError
         Not a whole image, or over 64 megapixels.
     """
-    colour, alpha = read_planes(path)
-    grey = (colour * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
-    return (grey if alpha is None else grey * alpha).clamp(0, 1)
+    found = _decode(path, None)
+    return found.rgb, found.alpha
 
 
-def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Return colour [3 h w], not on white, and alpha [1 h w] or None, both in [0, 1], upright.
+def _decode(path: Path, size: tuple[int, int] | None) -> Picture:
+    return read_file(path, lambda opened: _tensors(opened, path, size), size)
+
+
+def read_file(
+    path: Path,
+    use: Callable[[Opened], T],
+    size: tuple[int, int] | None = None,
+) -> T:
+    """Open an image file, upright, and return what ``use`` makes of it.
+
+    With ``size`` (height, width) the decoder may already have left out what :func:`held_size` scales away.
 
     Raises
     ------
@@ -77,10 +123,17 @@ def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
         with warnings.catch_warnings():
             # what Pillow only warns about (a damaged EXIF block) is no reason to refuse a picture
             warnings.simplefilter("ignore")
-            _check(path)
+            frames = _check(path)
             with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                if size is not None and image.format in ("JPEG", "MPO"):
+                    # the decoder leaves out what is scaled away: an eighth of the memory, and of the time
+                    image.draft(None, (MARGIN * max(size), MARGIN * max(size)))
                 image.load()
-                return _tensors(ImageOps.exif_transpose(image), path)
+                upright = ImageOps.exif_transpose(image)
+                turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
+                whole = (width, height) if turned else (height, width)
+                return use(Opened(upright, whole, frames))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -97,7 +150,8 @@ def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
         raise InputError(f"{path} is damaged ({reason}): remove it or copy it again") from error
 
 
-def _check(path: Path) -> None:
+def _check(path: Path) -> int:
+    """Refuse what is no picture, or too large; return how many pictures the file holds."""
     # only the header is read here, so that nothing large is decoded; verify spoils the object
     with Image.open(path, formats=FORMATS) as image:
         pixels = image.width * image.height
@@ -105,7 +159,10 @@ def _check(path: Path) -> None:
             raise InputError(_too_large(path, f"{pixels / 1e6:.0f}"))
         if pixels == 0:
             raise InputError(f"{path} has no pixels: remove it")
+        # a phone's MPO holds one picture and its small copies
+        frames = getattr(image, "n_frames", 1) if image.format != "MPO" else 1
         image.verify()
+    return frames
 
 
 def _too_large(path: Path, pixels: str) -> str:
@@ -113,7 +170,8 @@ def _too_large(path: Path, pixels: str) -> str:
     return f"{path} has {pixels} megapixels, at most {most} are read: scale it down"
 
 
-def _tensors(image: Image.Image, path: Path) -> tuple[Tensor, Tensor | None]:
+def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Picture:
+    image, whole, notes = opened.image, opened.whole, opened.notes
     mode = image.mode
     if mode == "I" or mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.int64)
@@ -123,16 +181,43 @@ def _tensors(image: Image.Image, path: Path) -> tuple[Tensor, Tensor | None]:
         alpha = None
         if isinstance(clear, int):
             alpha = torch.from_numpy((levels != clear).astype(np.float32))[None]
-        return _grey(levels / 65535), alpha
+        values, curve = levels / 65535, grey_curve(image)
+        if curve is not None:
+            values = np.interp(values, np.linspace(0, 1, len(curve)), curve)
+        grey = reduced(_grey(values), whole, size)
+        return Picture(grey, None if alpha is None else reduced(alpha, whole, size), whole, notes)
     if mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
-        return _grey(values), None
-    if image.has_transparency_data:
-        planes = _planes(image.convert("RGBA"))
-        return planes[:3], planes[3:]
-    return _planes(image.convert("RGB")), None
+        return Picture(reduced(_grey(values), whole, size), None, whole, notes)
+    held, _ = held_size(whole, size)
+    image, note = to_srgb(image)
+    clear = image.has_transparency_data
+    image = image.convert("RGBA" if clear else "RGB")
+    if image.size != (held[1], held[0]):
+        image = image.resize((held[1], held[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    planes, notes = _planes(image), (*notes, *([note] if note else []))
+    return Picture(planes[:3], planes[3:] if clear else None, whole, notes)
+
+
+def held_size(
+    whole: tuple[int, int], size: tuple[int, int] | None
+) -> tuple[tuple[int, int], float]:
+    """Return height and width at which a picture of ``whole`` is held to be shown at ``size``; the factor."""
+    if size is None:
+        return whole, 1.0
+    scale = min(1.0, MARGIN * max(size[0] / whole[0], size[1] / whole[1]))
+    return (max(1, round(whole[0] * scale)), max(1, round(whole[1] * scale))), scale
+
+
+def reduced(plane: Tensor, whole: tuple[int, int], size: tuple[int, int] | None) -> Tensor:
+    """Return planes [c h w] in [0, 1] at the size at which a picture of ``whole`` is held."""
+    held, scale = held_size(whole, size)
+    if scale == 1 and tuple(plane.shape[-2:]) == held:
+        return plane
+    scaled = F.interpolate(plane[None], held, mode="bilinear", antialias=True, align_corners=False)
+    return scaled[0].clamp(0, 1)
 
 
 def _grey(values: np.ndarray) -> Tensor:

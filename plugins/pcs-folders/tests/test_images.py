@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pcs_core.errors import InputError
-from pcs_folders.images import read_mask, read_picture
+from pcs_folders.images import read_picture
 
 
 def gradient(height: int = 6, width: int = 8) -> np.ndarray:
@@ -178,11 +179,18 @@ def test_opaque_alpha_is_no_mask_and_full_transparency_no_picture(tmp_path: Path
         read_picture(tmp_path / "clear.png")
 
 
-def test_animated_gif_gives_its_first_frame(tmp_path: Path) -> None:
-    path = tmp_path / "x.gif"
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
-    frames[0].save(path, save_all=True, append_images=frames[1:])
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_of_a_file_of_several_pictures_the_first_is_read_and_that_is_said(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    options = {"lossless": True} if suffix == "webp" else {}
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
     assert np.allclose(levels(path)[0, 0], [255, 0, 0], atol=1)
+    assert read_picture(path).notes == (
+        "the first of its 3 pictures is read: an animation, or pages",
+    )
 
 
 def test_a_jpeg_called_png_is_still_an_image(tmp_path: Path) -> None:
@@ -258,7 +266,113 @@ def test_folders_and_dangling_links_are_refused(tmp_path: Path) -> None:
         read_picture(tmp_path / "link.png")
 
 
-def test_masks_are_brightness_and_clear_where_transparent(tmp_path: Path) -> None:
-    pixels = np.array([[[255, 255, 255, 255], [255, 255, 255, 0], [0, 0, 0, 255]]], dtype=np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "m.png")
-    assert torch.allclose(read_mask(tmp_path / "m.png"), torch.tensor([[[1.0, 0.0, 0.0]]]))
+def wide_gamut(space: bytes = b"RGB ", gamma: int = 563) -> bytes:
+    """Return a matrix profile of Adobe RGB (1998)'s primaries, or a grey one; gamma in 1/256."""
+
+    def fixed(values: Sequence[float]) -> bytes:
+        return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
+
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, gamma) + b"\0\0"
+    tags = [
+        (b"desc", b"desc\0\0\0\0" + struct.pack(">I", 5) + b"wide\0" + b"\0" * 79),
+        (b"cprt", b"text\0\0\0\0none\0\0\0\0"),
+        (b"wtpt", fixed((0.9642, 1, 0.8249))),
+    ]
+    if space == b"RGB ":
+        rows = (
+            (0.60974, 0.31111, 0.01947),
+            (0.20528, 0.62567, 0.06087),
+            (0.14919, 0.06322, 0.74457),
+        )
+        tags += [(c + b"XYZ", fixed(row)) for c, row in zip((b"r", b"g", b"b"), rows, strict=True)]
+        tags += [(c + b"TRC", curve) for c in (b"r", b"g", b"b")]
+    else:
+        tags.append((b"kTRC", curve))
+    at, table, data = 128 + 4 + 12 * len(tags), struct.pack(">I", len(tags)), b""
+    for name, value in tags:
+        table += name + struct.pack(">II", at + len(data), len(value))
+        data += value
+    head = struct.pack(">I", 128 + len(table) + len(data)) + b"\0" * 4 + bytes([2, 64, 0, 0])
+    head += b"mntr" + space + b"XYZ " + struct.pack(">6H", 2026, 1, 1, 0, 0, 0) + b"acsp"
+    head += b"\0" * 28 + b"".join(struct.pack(">i", round(v * 65536)) for v in (0.9642, 1, 0.8249))
+    return head.ljust(128, b"\0") + table + data
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_an_embedded_profile_is_converted_to_srgb(tmp_path: Path, mode: str) -> None:
+    """Adobe RGB (200, 60, 60): linear by gamma 2.2, to XYZ by its primaries, to sRGB: red above 229."""
+    path, colour = tmp_path / "x.png", (200, 60, 60)
+    image = Image.new("RGB", (4, 4), colour)
+    image = image.quantize(2) if mode == "P" else image.convert(mode)
+    if mode == "RGBA":
+        image.putpixel((0, 0), (200, 60, 60, 0))
+    image.save(path, icc_profile=wide_gamut())
+    picture = read_picture(path)
+    got = levels(path)[2, 2]
+    if mode == "L":  # on the axis of greys only the curve differs, by a few levels
+        assert np.abs(got - np.asarray(image)[2, 2]).max() < 4
+        return
+    linear = (np.array(colour) / 255) ** (563 / 256)
+    adobe = np.array(
+        [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
+    )
+    srgb = np.array(
+        [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.71410]]
+    )
+    seen = np.clip(np.linalg.solve(srgb, adobe @ linear), 0, 1)
+    want = 255 * np.where(seen <= 0.0031308, 12.92 * seen, 1.055 * seen ** (1 / 2.4) - 0.055)
+    assert np.abs(got - want).max() < 3
+    assert np.abs(want - colour).max() > 15
+    assert (picture.alpha is not None) == (mode == "RGBA")
+    assert picture.notes == ()
+
+
+def test_a_picture_with_the_profile_of_srgb_keeps_its_levels(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(gradient()).save(path, icc_profile=srgb)
+    assert np.allclose(levels(path), gradient(), atol=1e-3)
+
+
+def test_sixteen_bit_grey_follows_its_profile(tmp_path: Path) -> None:
+    values = np.array([[0, 20000], [40000, 65535]], dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "x.png", icc_profile=wide_gamut(b"GRAY", 256))
+    got = read_picture(tmp_path / "x.png").rgb[0].numpy()
+    linear = values / 65535  # gamma 1
+    want = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(got - want).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("profile", "note"),
+    [(b"no profile", "its colour profile cannot be used"), (wide_gamut(b"GRAY"), "is for GRAY")],
+)
+def test_a_profile_that_cannot_be_used_is_said(tmp_path: Path, profile: bytes, note: str) -> None:
+    Image.fromarray(gradient()).save(tmp_path / "x.png", icc_profile=profile)
+    assert np.allclose(levels(tmp_path / "x.png"), gradient(), atol=1e-3)
+    (said,) = read_picture(tmp_path / "x.png").notes
+    assert note in said
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_large_picture_is_held_at_twice_what_is_shown(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    ramp = np.broadcast_to(np.linspace(0, 255, 600)[None, :, None], (400, 600, 3)).astype(np.uint8)
+    Image.fromarray(ramp).save(path, quality=95)
+    picture = read_picture(path, (32, 32))
+    assert picture.size == (400, 600)
+    assert tuple(picture.rgb.shape) == (3, 64, 96)
+    assert np.abs(picture.rgb[0, 30].numpy() * 255 - np.linspace(1, 254, 96)).max() < 5
+    assert tuple(read_picture(path, (200, 200)).rgb.shape) == (3, 400, 600)
+    assert (
+        torch.equal(read_picture(path, (200, 200)).rgb, read_picture(path).rgb) or suffix == "jpg"
+    )
+
+
+def test_a_turned_photograph_is_reduced_upright(tmp_path: Path) -> None:
+    path, exif = tmp_path / "x.jpg", Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (1200, 400), "red").save(path, exif=exif)
+    picture = read_picture(path, (32, 32))
+    assert picture.size == (1200, 400)
+    assert tuple(picture.rgb.shape) == (3, 192, 64)

@@ -1,0 +1,121 @@
+"""The captions beside the pictures, as this and other trainers write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pcs_core.errors import InputError, nearest
+
+SUFFIXES = (".txt", ".caption")
+"""Of captions beside a picture, by its name."""
+TABLES = ("metadata.jsonl", "metadata.csv")
+"""Captions of a whole folder, in the layout of Hugging Face's imagefolder."""
+COLUMNS = ("text", "caption", "prompt")
+"""Names under which a table may give the caption."""
+
+
+def read_caption(file: Path) -> tuple[str | None, str]:
+    """Return the caption in ``file``, None where it is empty, and what a user should know of it.
+
+    Raises
+    ------
+    InputError
+        It is not UTF-8 text, or cannot be read.
+    """
+    text = _text(file)
+    lines = [line for line in text.splitlines() if line.strip()]
+    note = f"its {len(lines)} lines are joined to one caption" if len(lines) > 1 else ""
+    return " ".join(text.split()) or None, note
+
+
+def own_caption(image: Path) -> Path | None:
+    """Return the caption file beside ``image``, or None.
+
+    Raises
+    ------
+    InputError
+        There are two.
+    """
+    found = [file for s in SUFFIXES if (file := image.with_suffix(s)).is_file()]
+    if len(found) > 1:
+        names = " and ".join(file.name for file in found)
+        raise InputError(f"{image}: {names} are both its caption: keep one")
+    return found[0] if found else None
+
+
+def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str]:
+    """Return image -> caption of a table of captions, and what a user should know of it.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, names no image of its folder, or one twice; names the line.
+    """
+    rows = _json_rows(file) if file.suffix == ".jsonl" else _csv_rows(file)
+    known = {path.relative_to(file.parent).as_posix(): path for path in images}
+    captions: dict[Path, str] = {}
+    unread: dict[str, None] = {}
+    for number, row in rows:
+        place = f"{file}:{number}"
+        name = row.get("file_name")
+        if not isinstance(name, str) or not name:
+            raise InputError(f"{place}: no 'file_name' that says which picture it is about")
+        if name not in known:
+            raise InputError(f"{place}: there is no picture {name!r}{nearest(name, known)}")
+        keys = [key for key in COLUMNS if row.get(key) not in (None, "")]
+        unread.update(dict.fromkeys(k for k in row if k not in ("file_name", *COLUMNS)))
+        if len(keys) > 1:
+            raise InputError(f"{place}: {' and '.join(keys)} are both a caption: keep one")
+        if not keys:
+            continue
+        if not isinstance(row[keys[0]], str):
+            raise InputError(f"{place}: {keys[0]} is one caption, as text, got {row[keys[0]]!r}")
+        if known[name] in captions:
+            raise InputError(f"{place}: {name!r} has a caption above already: keep one")
+        captions[known[name]] = " ".join(row[keys[0]].split())
+    note = f"not read: {', '.join(unread)}" if unread else ""
+    if not captions:
+        note = f"no captions: it has none of {', '.join(COLUMNS)}"
+    return captions, note
+
+
+def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    rows: list[tuple[int, Mapping[str, Any]]] = []
+    for number, line in enumerate(_text(file).splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{file}:{number} is not valid JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{file}:{number}: a line holds one JSON object, got {line[:40]!r}")
+        rows.append((number, row))
+    return rows
+
+
+def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
+    try:
+        reader = csv.DictReader(io.StringIO(_text(file)), strict=True)
+        rows = []
+        for row in reader:
+            if None in row:
+                raise InputError(f"{file}:{reader.line_num}: more cells than columns: quote commas")
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise InputError(f"{file} is not valid CSV: {error}") from error
+    return rows
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not UTF-8 text: save it as UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,93 @@
+"""Embedded colour profiles: pictures become sRGB, which is what every backbone was trained on."""
+
+from __future__ import annotations
+
+import io
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+SAME = 1.5
+"""Levels of 255 by which a profile may move a colour and still be called sRGB: rounding of its tables."""
+_SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
+
+
+def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
+    """Return the picture in sRGB by its embedded ICC profile, and what a user should know of it.
+
+    A picture without a profile, or with that of sRGB itself, is returned as it is: not a level changes.
+    Transparency stays. A profile that is damaged, or of another kind than the picture, is left out and said.
+    """
+    content = image.info.get("icc_profile")
+    if not content:
+        return image, ""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        space = _SPACES.get(profile.profile.xcolor_space.strip().upper(), "")
+        source = _in_space(image, space)
+        if source is None:
+            kind = profile.profile.xcolor_space.strip()
+            return (
+                image,
+                f"its colour profile is for {kind} and the picture is {image.mode}: left out",
+            )
+        if space in ("RGB", "L") and _is_srgb(content, space):
+            return image, ""
+        converted = ImageCms.profileToProfile(source, profile, _srgb(), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return image, f"its colour profile cannot be used ({reason}): read as sRGB"
+    assert converted is not None
+    if image.has_transparency_data:
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
+    return converted, ""
+
+
+def grey_curve(image: Image.Image) -> np.ndarray | None:
+    """Return the sRGB level in [0, 1] of 256 even levels of grey [256] by the profile of a deep grey picture.
+
+    None where there is no profile that says so, or it is that of sRGB.
+    """
+    content = image.info.get("icc_profile")
+    if not content:
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        if profile.profile.xcolor_space.strip().upper() != "GRAY" or _is_srgb(content, "L"):
+            return None
+        ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+        shown = ImageCms.profileToProfile(ramp, profile, _srgb(), outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return np.asarray(shown, dtype=np.float64)[0, :, 0] / 255
+
+
+def _in_space(image: Image.Image, space: str) -> Image.Image | None:
+    """Return the picture in the colour space of its profile, or None where it is of another kind."""
+    if space == "RGB" and image.mode not in ("CMYK", "LAB"):
+        return image.convert("RGB")
+    if space == "L" and image.mode in ("1", "L", "LA", "La"):
+        return image.convert("L")
+    if space in ("CMYK", "LAB") and image.mode == space:
+        return image
+    return None
+
+
+@lru_cache(maxsize=32)
+def _is_srgb(content: bytes, space: str) -> bool:
+    """Return whether the profile shows a grid of colours as sRGB does: names of profiles say little."""
+    steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+    if space == "L":
+        probe = Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    else:
+        probe = Image.fromarray(np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+    shown = ImageCms.profileToProfile(probe, profile, _srgb(), outputMode="RGB")
+    before = np.asarray(probe.convert("RGB"), dtype=np.float64)
+    return bool(np.abs(np.asarray(shown, dtype=np.float64) - before).max() <= SAME)
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))

@@ -1,0 +1,226 @@
+"""What lies in a subject folder and what each file is for, before a single picture is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pcs_core.data.subject import Concept
+from pcs_core.errors import InputError, nearest
+from pcs_folders import captions as caption_files
+from pcs_folders.clips import VIDEO_SUFFIXES, find_clips
+from pcs_folders.concepts import FILE, read_concepts
+from pcs_folders.images import SUFFIXES, UNREADABLE
+from pcs_folders.marks import read_marks
+from pcs_folders.mask_names import assign_masks, mask_folder_files, split_masks
+from pcs_folders.parts import MASK_FOLDERS, Part, find_parts, pictures_in, visible
+from pcs_folders.uses import LEFT_OUT, FileUse
+
+_BESIDE = {".txt": "caption", ".caption": "caption", ".json": "json"}
+_ABOUT = ("readme", "license", "licence", "notice", "copying")
+_SYSTEM = ("thumbs.db", "desktop.ini")
+
+
+@dataclass
+class FolderListing:
+    """The files of a subject folder by what they are for. ``clips``: its images are moving ones."""
+
+    folder: Path
+    concepts: tuple[Concept, ...]
+    images: list[Path] = field(default_factory=list)
+    clips: bool = False
+    masks: dict[tuple[Path, str], Path] = field(default_factory=dict)
+    captions: dict[Path, str | None] = field(default_factory=dict)
+    marks: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    found: dict[Path, FileUse] = field(default_factory=dict)
+
+    def relative(self, path: Path) -> str:
+        """Return a file's name relative to the folder."""
+        return path.relative_to(self.folder).as_posix()
+
+    def say(self, path: Path, use: str, note: str = "", *, quiet: bool = False) -> None:
+        """Note what ``path`` is read as; a second note is added to the first."""
+        before = self.found.get(path)
+        if before is not None and before.note and before.note != note:
+            note = f"{before.note}; {note}" if note else before.note
+        self.found[path] = FileUse(self.relative(path), use, note, quiet)
+
+    @property
+    def uses(self) -> tuple[FileUse, ...]:
+        """Every file that lies there, by name, and what it is read as."""
+        return tuple(self.found[path] for path in sorted(self.found))
+
+
+def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderListing:
+    """Return what is in ``folder``; see :func:`pcs_folders.subjects.load_subject`.
+
+    Raises
+    ------
+    InputError
+        Nothing to learn from; a mask, caption or json that belongs to no image; no noun and token.
+    """
+    if not folder.exists():
+        raise InputError(f"{folder} does not exist: give a folder with pictures of the subject")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is a file: give the folder that holds it")
+    try:
+        entries = visible(folder)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read: {error.strerror or error}") from error
+    _check_readable(entries)
+    stills, masks = split_masks([p for p in entries if p.suffix.lower() in SUFFIXES])
+    concepts: tuple[Concept, ...] | None = None
+    if not stills and any(p.is_dir() for p in entries):
+        concepts = read_concepts(folder, noun=noun, token=token)
+        parts = find_parts(entries, concepts)
+    else:
+        parts = []
+    inside = {part.folder for part in parts}
+    moving = [p for p in entries if p not in inside and p.name.lower() not in MASK_FOLDERS]
+    clips = [] if masks or parts else find_clips(moving)
+    if not clips and not stills and not parts:
+        raise InputError(_nothing(folder, entries))
+    listing = FolderListing(folder, concepts or read_concepts(folder, noun=noun, token=token))
+    if clips:
+        listing.images, listing.clips = list(clips), True
+        _texts(listing, folder, entries, clips)
+        for path in clips:
+            listing.say(path, "clip")
+    else:
+        for part in parts or [Part(folder)]:
+            _part(listing, part)
+    _rest(listing, entries)
+    return listing
+
+
+def _check_readable(entries: Sequence[Path]) -> None:
+    for path in entries:
+        if path.suffix.lower() in UNREADABLE:
+            raise InputError(
+                f"{path}: {path.suffix.lower()} pictures are not read: convert it to PNG or JPEG, "
+                "or move it away"
+            )
+
+
+def _nothing(folder: Path, entries: Sequence[Path]) -> str:
+    names = ", ".join(p.name for p in entries[:5])
+    holds = f"it holds {names}" if names else "it is empty"
+    deeper = [p.name for p in entries if p.is_dir() and pictures_in(p)]
+    if deeper:
+        holds += (
+            f"; pictures lie in {', '.join(deeper)}: give that folder, or name each after a concept"
+        )
+    return (
+        f"{folder} has no images ({' '.join(SUFFIXES)}) and no clips "
+        f"({' '.join(VIDEO_SUFFIXES)}, folders of numbered frames): {holds}"
+    )
+
+
+def _part(listing: FolderListing, part: Part) -> None:
+    """Add the pictures of one folder and what lies beside them."""
+    entries = visible(part.folder)
+    _check_readable(entries)
+    files = [p for p in entries if p.suffix.lower() in SUFFIXES]
+    images, masks = split_masks(files)
+    masks += mask_folder_files(part.folder)
+    given = assign_masks(images, masks, listing.concepts, part.folder)
+    listing.images += images
+    listing.masks.update(given)
+    _texts(listing, part.folder, entries, images)
+    for image in images:
+        marks = read_marks(image.with_suffix(".json"), listing.concepts)
+        if part.concept is not None:
+            marks = {"concepts": [part.concept], **marks}
+        if marks:
+            listing.marks[image] = marks
+        if (json := image.with_suffix(".json")).is_file():
+            listing.say(json, f"{', '.join(marks) or 'nothing'} of {image.name}")
+        shows = f" of {part.concept!r}" if part.concept is not None else ""
+        listing.say(image, f"picture{shows}", _named_as_mask(image))
+    for (image, concept), path in given.items():
+        listing.say(path, f"mask of {concept!r} in {image.name}")
+    if part.folder != listing.folder:
+        listing.say(part.folder, f"folder of {len(images)} pictures", part.note)
+        _rest(listing, entries)
+
+
+def _named_as_mask(image: Path) -> str:
+    stem = image.stem.lower()
+    if stem.endswith(("_mask", "-mask")):
+        return f"named as a mask, but there is no picture {image.stem[:-5]!r}: read as a picture"
+    return ""
+
+
+def _texts(
+    listing: FolderListing, folder: Path, entries: Sequence[Path], images: Sequence[Path]
+) -> None:
+    """Add the captions of ``images``: beside each, or in a table of the folder."""
+    _check_beside(entries, {path.stem for path in images})
+    sources: dict[Path, Path] = {}
+    for image in images:
+        file = caption_files.own_caption(image)
+        if file is not None:
+            text, note = caption_files.read_caption(file)
+            listing.captions[image], sources[image] = text, file
+            listing.say(file, f"caption of {image.name}", note)
+    for name in caption_files.TABLES:
+        table = folder / name
+        if not table.is_file():
+            continue
+        told, note = caption_files.read_table(table, images)
+        for image, text in told.items():
+            if image in sources:
+                raise InputError(
+                    f"{table} and {sources[image].name} are both the caption of {image.name}: keep one"
+                )
+            listing.captions[image], sources[image] = text, table
+        listing.say(table, f"captions of {len(told)} pictures" if told else LEFT_OUT, note)
+
+
+def _check_beside(entries: Sequence[Path], stems: set[str]) -> None:
+    """Refuse a caption or json that would not be read, since its name fits no image."""
+    for path in entries:
+        suffix = path.suffix.lower()
+        if suffix not in _BESIDE:
+            continue
+        if path.stem not in stems:
+            if path.stem.lower().startswith(_ABOUT):
+                continue
+            raise InputError(
+                f"{path} is the {_BESIDE[suffix]} of no image"
+                f"{nearest(path.stem, stems) or '.'} Rename it after its image, or move it away"
+            )
+        if not path.with_suffix(suffix).exists():
+            raise InputError(f"{path}: rename it {path.stem}{suffix}")
+
+
+def _rest(listing: FolderListing, entries: Sequence[Path]) -> None:
+    """Add what is left: it is not read."""
+    for path in entries:
+        if path in listing.found:
+            continue
+        if path.name == FILE and path.parent == listing.folder:
+            listing.say(path, "who the concepts are")
+        elif path.is_dir():
+            if path.name.lower() in MASK_FOLDERS and any(path in p.parents for p in listing.found):
+                continue
+            count = len(pictures_in(path))
+            what = f"a folder with {count} pictures" if count else "a folder"
+            listing.say(path, LEFT_OUT, what)
+        else:
+            about = path.stem.lower().startswith(_ABOUT) or path.name.lower() in _SYSTEM
+            listing.say(path, LEFT_OUT, _why(path), quiet=about)
+    for path in sorted(entries[0].parent.iterdir()) if entries else ():
+        if path.name.startswith("."):
+            listing.say(path, LEFT_OUT, "hidden", quiet=True)
+
+
+def _why(path: Path) -> str:
+    suffix = path.suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return "a clip among still pictures"
+    if suffix in (".txt", ".caption", ".json"):
+        return "about the folder"
+    return f"{suffix or 'no suffix'}: no picture, caption, mask or marks"

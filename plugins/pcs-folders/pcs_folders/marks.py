@@ -1,0 +1,58 @@
+"""Boxes, key points and concepts in the ``.json`` beside a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pcs_core.data.subject import Concept
+from pcs_core.errors import InputError, nearest
+
+KEYS = ("boxes", "points", "concepts")
+
+
+def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
+    """Return what the file says; nothing where there is none.
+
+    ``concepts`` are the names of those that the picture shows.
+
+    Raises
+    ------
+    InputError
+        No JSON object, an unknown key, or a concept that there is none of.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_bytes().decode("utf-8-sig"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is not valid JSON: {error}") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{file} holds no JSON object with {' or '.join(KEYS)}")
+    for key, value in data.items():
+        if key not in KEYS:
+            hint = nearest(key, KEYS) or f" (known: {', '.join(KEYS)})"
+            raise InputError(f"{file}: unknown key {key!r}{hint}")
+        if not isinstance(value, list | dict):
+            raise InputError(f"{file}: {key} must be a list, or lists by concept, got {value!r}")
+    _check_concepts(file, data.get("concepts"), [c.name for c in concepts])
+    return data
+
+
+def _check_concepts(file: Path, said: Any, names: Sequence[str]) -> None:
+    if said is None:
+        return
+    if not isinstance(said, list) or not said:
+        raise InputError(f"{file}: concepts must be a list of names (known: {', '.join(names)})")
+    for name in said:
+        if name not in names:
+            hint = nearest(str(name), names) or f" (known: {', '.join(names)})"
+            raise InputError(f"{file}: no concept {name!r}{hint}")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")

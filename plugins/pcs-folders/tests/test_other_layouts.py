@@ -1,0 +1,241 @@
+"""Folders as other trainers lay them out: read, or refused, or said to be left out; never in silence."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pcs_core.errors import InputError
+from pcs_folders.listing import list_folder
+from pcs_folders.subjects import FolderReading, load_subject, read_listing
+
+TWO = (
+    '[[concept]]\nname="dog"\ntoken="<rex>"\nnoun="dog"\n[[concept]]\ntoken="<ball>"\nnoun="ball"\n'
+)
+
+
+def reading(folder: Path, two: bool = False) -> FolderReading:
+    if two:
+        (folder / "subject.toml").write_text(TWO, encoding="utf-8")
+        return read_listing(list_folder(folder, noun=None, token=None))
+    return read_listing(list_folder(folder, noun="dog", token="<rex>"))
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (9, 20, 30)).save(path)
+
+
+def mask(path: Path, size: tuple[int, int] = (8, 6), level: int = 255) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.new("L", size, 0)
+    image.paste(level, (1, 1, size[0] // 2, size[1] // 2))
+    image.save(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.caption", "a dog on\nsand"),
+        ("metadata.jsonl", '{"file_name": "a.png", "text": "a dog on sand"}\n\n'),
+        ("metadata.csv", 'file_name,prompt\na.png,"a dog on sand"\n'),
+    ],
+)
+def test_captions_of_other_trainers_are_read(good: Path, name: str, text: str) -> None:
+    picture(good / "b.png")
+    (good / name).write_text(text, encoding="utf-8")
+    assert reading(good).subject.captions == ("a dog on sand", None)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.txt": "x", "a.caption": "y"}, "a.txt and a.caption are both its caption"),
+        ({"b.caption": "x"}, "b.caption is the caption of no image"),
+        ({"metadata.jsonl": "{"}, "metadata.jsonl:1 is not valid JSON"),
+        ({"metadata.jsonl": "[1]"}, "metadata.jsonl:1: a line holds one JSON object"),
+        ({"metadata.jsonl": '{"text": "x"}'}, "metadata.jsonl:1: no 'file_name'"),
+        (
+            {"metadata.jsonl": '{"file_name": "b.png", "text": "x"}'},
+            "metadata.jsonl:1: there is no picture 'b.png', did you mean 'a.png'",
+        ),
+        (
+            {"metadata.jsonl": '{"file_name": "a.png", "text": ["x", "y"]}'},
+            "text is one caption, as text",
+        ),
+        (
+            {"metadata.jsonl": '{"file_name": "a.png", "text": "x", "caption": "y"}'},
+            "text and caption are both a caption",
+        ),
+        (
+            {"metadata.csv": "file_name,text\na.png,x\na.png,y\n"},
+            "metadata.csv:3: 'a.png' has a caption above already",
+        ),
+        (
+            {"metadata.csv": "file_name,text\na.png,x,y\n"},
+            "metadata.csv:2: more cells than columns",
+        ),
+        (
+            {"a.txt": "x", "metadata.csv": "file_name,text\na.png,x\n"},
+            "metadata.csv and a.txt are both the caption of a.png",
+        ),
+    ],
+)
+def test_captions_that_cannot_be_told_apart(
+    good: Path, files: dict[str, str], message: str
+) -> None:
+    for name, text in files.items():
+        (good / name).write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=re.escape(message)):
+        reading(good)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_mask.png",
+        "a-mask.png",
+        "a-masklabel.png",
+        "a_mask.dog.png",
+        "masks/a.png",
+        "mask/a.dog.png",
+        "masks/dog/a.png",
+        "conditioning/a.png",
+        "masks/a_mask.png",
+    ],
+)
+def test_masks_under_the_names_of_other_tools(good: Path, name: str) -> None:
+    picture(good / "b.png")
+    mask(good / name)
+    found = reading(good)
+    assert found.subject.files == ("a.png", "b.png")
+    first, second = found.subject.masks["dog"]
+    assert first is not None
+    assert int(first.sum()) == 6
+    assert second is None
+    assert {u.file: u.use for u in found.uses}[name] == "mask of 'dog' in a.png"
+
+
+def test_a_picture_named_as_a_mask_is_said_to_be_a_picture(good: Path) -> None:
+    picture(good / "ski_mask.png")
+    assert reading(good).subject.files == ("a.png", "ski_mask.png")
+    (note,) = reading(good).notes
+    assert note.startswith("ski_mask.png: picture (named as a mask, but there is no picture 'ski'")
+
+
+@pytest.mark.parametrize("name", ["b-masklabel.png", "masks/b.png", "conditioning/b.png"])
+def test_a_mask_of_no_picture_is_refused(good: Path, name: str) -> None:
+    mask(good / name)
+    with pytest.raises(InputError, match="is the mask of no image"):
+        reading(good)
+
+
+def test_an_empty_mask_never_means_everything(good: Path) -> None:
+    Image.new("L", (8, 6)).save(good / "a.mask.png")
+    with pytest.raises(InputError, match=r"a\.mask\.png is empty .* paint the subject white"):
+        reading(good)
+
+
+def test_of_several_concepts_one_may_be_absent_but_not_all(good: Path) -> None:
+    Image.new("L", (8, 6)).save(good / "a.mask.dog.png")
+    mask(good / "a.mask.ball.png")
+    dog = reading(good, two=True).subject.masks["dog"][0]
+    assert dog is not None
+    assert not bool(dog.any())
+    Image.new("L", (8, 6)).save(good / "a.mask.ball.png")
+    with pytest.raises(InputError, match="is empty"):
+        reading(good, two=True)
+
+
+def test_a_scaled_mask_is_read_and_said_another_shape_is_refused(good: Path) -> None:
+    mask(good / "a.mask.png", (16, 12))
+    found = reading(good)
+    values = found.subject.masks["dog"][0]
+    assert values is not None
+    assert tuple(values.shape) == (1, 6, 8)
+    assert found.notes == (
+        "a.mask.png: mask of 'dog' in a.png (16 x 12, scaled to the 8 x 6 of its picture)",
+    )
+    mask(good / "a.mask.png", (6, 8))
+    with pytest.raises(InputError, match=r"is 6 x 8, but a\.png is 8 x 6: .* EXIF orientation"):
+        reading(good)
+
+
+def test_a_folder_with_repeats_in_its_name_is_read(folder: Path) -> None:
+    for n in range(3):
+        picture(folder / "10_sks dog" / f"{n}.png")
+    (folder / "10_sks dog" / "1.txt").write_text("on sand", encoding="utf-8")
+    mask(folder / "10_sks dog" / "conditioning" / "2.png")
+    found = reading(folder)
+    assert found.subject.files == tuple(f"10_sks dog/{n}.png" for n in range(3))
+    assert found.subject.captions == (None, "on sand", None)
+    assert [m is None for m in found.subject.masks["dog"]] == [True, True, False]
+    assert found.notes[0].startswith("10_sks dog: folder of 3 pictures (repeats 10 are left out")
+
+
+@pytest.mark.parametrize("folders", [("dog", "ball"), ("10_sks dog", "3_my ball")])
+def test_a_folder_per_concept_says_which_picture_shows_which(
+    folder: Path, folders: tuple[str, str]
+) -> None:
+    for name in folders:
+        picture(folder / name / "1.png")
+        picture(folder / name / "2.png")
+    subject = reading(folder, two=True).subject
+    shown = {f: extra["concepts"] for f, extra in zip(subject.files, subject.extra, strict=True)}
+    assert shown == {
+        **{f"{folders[0]}/{n}.png": ["dog"] for n in (1, 2)},
+        **{f"{folders[1]}/{n}.png": ["ball"] for n in (1, 2)},
+    }
+
+
+def test_a_folder_with_repeats_of_no_concept_is_refused(folder: Path) -> None:
+    picture(folder / "10_sks cat" / "1.png")
+    with pytest.raises(InputError, match="10_sks cat: which concept is this"):
+        reading(folder, two=True)
+
+
+def test_pictures_that_lie_deeper_are_named(folder: Path) -> None:
+    picture(folder / "images" / "x.png")
+    with pytest.raises(InputError, match="pictures lie in images: give that folder"):
+        reading(folder)
+
+
+def test_the_json_says_which_concepts_a_picture_shows(good: Path) -> None:
+    (good / "a.json").write_text('{"concepts": ["ball"]}', encoding="utf-8")
+    assert reading(good, two=True).subject.extra == ({"concepts": ["ball"]},)
+    (good / "a.json").write_text('{"concepts": ["bal"]}', encoding="utf-8")
+    with pytest.raises(InputError, match="no concept 'bal', did you mean 'ball'"):
+        reading(good, two=True)
+
+
+def test_every_file_is_accounted_for_and_what_is_left_out_is_said(
+    good: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("notes.md", "a.npz", "walk.mp4", "README.txt", ".hidden"):
+        (good / name).write_text("x", encoding="utf-8")
+    picture(good / "more" / "1.png")
+    (good / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
+    found = reading(good)
+    assert [use.file for use in found.uses] == sorted(p.name for p in good.iterdir())
+    assert set(found.notes) == {
+        "a.npz: left out (.npz: no picture, caption, mask or marks)",
+        "a.txt: caption of a.png (its 2 lines are joined to one caption)",
+        "more: left out (a folder with 1 pictures)",
+        "notes.md: left out (.md: no picture, caption, mask or marks)",
+        "walk.mp4: left out (a clip among still pictures)",
+    }
+    with caplog.at_level(logging.WARNING):
+        load_subject(good, noun="dog", token="<rex>")
+    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == set(found.notes)
+
+
+def test_a_transparent_picture_is_its_own_mask_and_says_so(good: Path) -> None:
+    Image.new("RGBA", (2, 2), (0, 0, 0, 128)).save(good / "a.png")
+    uses = {u.file: u for u in reading(good).uses}
+    assert uses["a.png"].use == "picture, and by its transparency the mask of 'dog'"
+    assert not uses["a.png"].told
+    assert "is no mask: there are several concepts" in reading(good, two=True).notes[0]
