@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -24,6 +25,7 @@ from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.sizes import SizedExamples, check_sizes, phase_size
+from pcs_core.engine.unread import unread_marks
 from pcs_core.errors import InputError, RecipeError
 from pcs_core.merge import merge_fusions
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Features
     from pcs_core.engine.averages import Averages
     from pcs_core.engine.captions import CaptionTable
+
+_log = logging.getLogger("pcs.fit")
 
 
 # long: the options of a fit and what they mean
@@ -86,6 +90,9 @@ def fit(
         recipe = load_recipe(recipe, backbone=opened)
     check_sampler(recipe, opened)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
+    for subject in subjects:
+        for line in unread_marks(recipe, subject):
+            _log.warning("%s", line)
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1

@@ -86,6 +86,12 @@ def fit(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
     ] = True,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print what would be read and how each file is used; fit nothing."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Learn the subject in FOLDER and write it to DIR.
@@ -93,6 +99,7 @@ def fit(
     Several folders train together and are written to DIR/<folder name>/. Work goes to DIR.partial/,
     which becomes DIR at the end; after an interruption the same command with --resume goes on.
     """
+    from pcs_cli.dry_run import notes, print_dry_run
     from pcs_cli.fingerprint import facts
     from pcs_cli.fit_plan import plan_fit
     from pcs_cli.fit_work import open_workplace
@@ -115,6 +122,11 @@ def fit(
         precision=precision,
         checkpointing=gradient_checkpointing,
     )
+    if dry_run:
+        print_dry_run(plan, json=json)
+        return
+    for note in notes(plan):
+        notice(note)
     if watch is not None and resume:
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
     chosen = watcher(watch) if watch is not None else None

@@ -16,6 +16,7 @@ from pcs_core.errors import InputError
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Recipe, Subject
+    from pcs_folders.uses import FileUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class FitPlan:
     adapter: Path | None = None
     precision: str = "fp32"
     checkpointing: bool = False
+    uses: tuple[tuple[FileUse, ...], ...] = ()
+    """Of each folder, its files and what they are read as."""
 
 
 def plan_fit(
@@ -69,40 +72,53 @@ def plan_fit(
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=overrides)
-    subjects = read_subjects(recipe, folders, target, noun=noun, token=token)
+    from pcs_folders.listing import list_folder
+    from pcs_folders.subjects import read_listing
+
+    # names first: they cost nothing, and a backbone takes seconds to open
+    listed = [list_folder(folder, noun=noun, token=token) for folder in folders]
+    bare = () if folders else without_folders(recipe, target, noun=noun, token=token)
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
+    height, width = opened.card.size
+    readings = [read_listing(listing, (height, width)) for listing in listed]
+    subjects = bare or tuple(reading.subject for reading in readings)
     if adapter is not None and not needs_adapter(recipe):
         raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
     return FitPlan(
-        recipe, subjects, opened, seed, chosen, target, adapter, precision, checkpointing
+        recipe,
+        subjects,
+        opened,
+        seed,
+        chosen,
+        target,
+        adapter,
+        precision,
+        checkpointing,
+        tuple(reading.uses for reading in readings),
     )
 
 
-def read_subjects(
+def without_folders(
     recipe: Recipe,
-    folders: Sequence[Path],
     target: Destination,
     *,
     noun: str | None,
     token: str | None,
 ) -> tuple[Subject, ...]:
-    """Return the subjects in ``folders``; without any, one without pictures, named after the result.
+    """Return one subject without pictures, named after the result.
 
     A system that renders what it learns from is told by ``noun`` alone what that is.
 
     Raises
     ------
     InputError
-        No folder for a system that learns from pictures, or only one of noun and token.
+        A system that learns from pictures, or only one of noun and token.
     """
-    from pcs_core import load_subject
     from pcs_core.data import RENDERED, Concept, Subject
     from pcs_core.engine.opening import needs_pictures
     from pcs_folders.concepts import check_concepts
 
-    if folders:
-        return tuple(load_subject(folder, noun=noun, token=token) for folder in folders)
     if needs_pictures(recipe):
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
     if any(RENDERED in phase.batch for phase in recipe.phases):

@@ -123,7 +123,8 @@ class _Handler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.console.print(record.getMessage(), markup=False)
+        # a name is not broken over lines: it is searched for
+        self.console.print(record.getMessage(), markup=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:

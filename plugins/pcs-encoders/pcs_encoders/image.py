@@ -59,9 +59,10 @@ class ImageFeatures(Technique):
 
     def words(self) -> Words:
         """Return what it reads and writes."""
+        masks = ("region:mask.concept.*",) if self.crop or self.background != "keep" else ()
         trained = (f"feature:{self.key}.states", f"stream:{self.key}.trained")
         return Words(
-            may_read=("region:mask.concept.*",),
+            may_read=masks,
             writes=(f"feature:{self.key}", *(trained if self.trained_layers else ())),
         )
 

@@ -102,7 +102,7 @@ def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
 def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
         reader = csv.DictReader(io.StringIO(_text(file)), strict=True)
-        rows = []
+        rows: list[tuple[int, Mapping[str, Any]]] = []
         for row in reader:
             if None in row:
                 raise InputError(f"{file}:{reader.line_num}: more cells than columns: quote commas")

@@ -153,4 +153,4 @@ def _scaled(
             f"{path} is no mask: it holds {span}, where black (0) is the ground and white ({most}) the "
             "subject: save it with the whole range"
         )
-    return levels / most, ()
+    return np.asarray(levels / most), ()

@@ -1,0 +1,92 @@
+"""``pcs fit --dry-run``: what would be read, how each file is used, and what is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pcs_cli.output import columns, emit, emit_json
+
+if TYPE_CHECKING:
+    from pcs_cli.fit_plan import FitPlan
+    from pcs_core.data import Subject
+    from pcs_folders.uses import FileUse
+
+
+def notes(plan: FitPlan) -> list[str]:
+    """Return what a fit says before it begins: files left out, or read in a way that may surprise."""
+    return [
+        f"{subject.name}/{use.line()}"
+        for subject, uses in zip(plan.subjects, plan.uses, strict=False)
+        for use in uses
+        if use.told
+    ]
+
+
+def print_dry_run(plan: FitPlan, *, json: bool) -> None:
+    """Print the plan to stdout, as text or JSON. Nothing is trained, and nothing made."""
+    facts = described(plan)
+    if json:
+        emit_json(facts)
+        return
+    height, width = facts["size"]
+    emit(f"{facts['system']} on {facts['backbone']}, pictures of {width} x {height} pixels")
+    for row in facts["subjects"]:
+        who = ", ".join(f"{c['token']} ({c['noun']})" for c in row["concepts"]) or "nobody"
+        emit(f"\nsubject {row['name']}: {who}")
+        for title, heads, keys in (
+            ("", ("picture", "size", "shows", "caption"), ("file", "size", "shows", "caption")),
+            ("", ("file", "read as", ""), ("file", "use", "note")),
+        ):
+            table = row["pictures"] if "size" in keys else row["files"]
+            if table:
+                emit(title + columns(heads, [_cells(entry, keys) for entry in table]) + "\n")
+        for line in row["unused"]:
+            emit(line)
+    emit(f"nothing was fitted; without --dry-run the result goes to {facts['out']}")
+
+
+def described(plan: FitPlan) -> dict[str, Any]:
+    """Return the plan as JSON-able data."""
+    from pcs_core.engine.unread import unread_marks
+
+    return {
+        "system": plan.recipe.id,
+        "backbone": plan.backbone.card.id,
+        "size": list(plan.backbone.card.size),
+        "out": str(plan.destination.folder),
+        "subjects": [
+            {
+                "name": subject.name,
+                "concepts": [
+                    {"name": c.name, "token": c.token, "noun": c.noun} for c in subject.concepts
+                ],
+                "pictures": [_picture(subject, i) for i in range(len(subject.images))],
+                "files": [_file(use) for use in (plan.uses[n] if n < len(plan.uses) else ())],
+                "unused": list(unread_marks(plan.recipe, subject)),
+            }
+            for n, subject in enumerate(plan.subjects)
+        ],
+    }
+
+
+def _picture(subject: Subject, index: int) -> dict[str, Any]:
+    image = subject.images[index]
+    caption = subject.captions[index] if index < len(subject.captions) else None
+    return {
+        "file": subject.files[index] if index < len(subject.files) else str(index),
+        "size": " x ".join(str(n) for n in reversed(image.shape[-2:])),
+        "shows": [c.name for c in subject.concepts],
+        "caption": caption,
+    }
+
+
+def _file(use: FileUse) -> dict[str, str]:
+    return {"file": use.file, "use": use.use, "note": use.note}
+
+
+def _cells(entry: dict[str, Any], keys: Sequence[str]) -> list[str]:
+    return [
+        ", ".join(value) if isinstance(value := entry[key], list) else str(value or "")
+        for key in keys
+    ]

@@ -1,0 +1,73 @@
+"""``pcs fit --dry-run``, and what a fit says of its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+
+def untidy(folder: Path) -> Path:
+    """Add a mask of levels 0 and 1, a caption and a file of no use to a subject."""
+    mask = Image.new("L", (36, 40), 0)
+    mask.paste(1, (4, 4, 20, 20))
+    mask.save(folder / "0.mask.png")
+    (folder / "1.caption").write_text("a <rex> on sand", encoding="utf-8")
+    (folder / "notes.md").write_text("x", encoding="utf-8")
+    return folder
+
+
+def test_every_file_is_printed_and_nothing_made(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    untidy(tmp_path / "subjects" / "rex")
+    done = pcs(*fit_arguments, "--dry-run", "--json")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["subjects"]
+    assert {f["file"]: f["use"] for f in row["files"]} == {
+        "0.png": "picture",
+        "0.mask.png": "mask of 'dog' in 0.png",
+        "1.png": "picture",
+        "1.caption": "caption of 1.png",
+        "notes.md": "left out",
+    }
+    assert [p["caption"] for p in row["pictures"]] == [None, "a <rex> on sand"]
+    assert "the masks of 0.png change nothing" in row["unused"][0]
+    assert not (tmp_path / "out").exists()
+    text = pcs(*fit_arguments, "--dry-run")
+    for words in (
+        "0.mask.png  mask of 'dog' in 0.png",
+        "notes.md    left out",
+        "nothing was fitted",
+    ):
+        assert words in text.out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_fit_says_what_it_leaves_out(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    untidy(tmp_path / "subjects" / "rex")
+    done = pcs(*fit_arguments, "--no-preview")
+    assert done.code == 0, done.err
+    assert "rex/notes.md: left out" in done.err
+    assert "levels 0 and 1: 1 is read as the subject" in done.err
+    assert "subject 'rex': the masks of 0.png change nothing: no technique of 'words'" in done.err
+
+
+def test_an_ordinary_folder_is_no_reason_for_a_word(
+    pcs: Callable, fit_arguments: list[object]
+) -> None:
+    done = pcs(*fit_arguments, "--no-preview")
+    assert done.code == 0, done.err
+    assert done.err.startswith(("words: step", "fitted in"))
+
+
+def test_a_photograph_is_held_at_twice_what_is_shown(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    Image.new("RGB", (400, 300), "red").save(tmp_path / "subjects" / "rex" / "0.png")
+    done = pcs(*fit_arguments, "--dry-run", "--json")
+    assert json.loads(done.out)["subjects"][0]["pictures"][0]["size"] == "85 x 64"
