@@ -52,6 +52,10 @@ class Technique:
         True when its edits keep parameters ``[S, ...]``, so several subjects train in one forward.
     takes_clips
         False where it is defined on pictures alone: a recipe that uses it is refused on a backbone of clips.
+    rowwise
+        True when nothing that it does with a row of a fit step, in the network, a mask or a loss, depends on
+        the other rows, and each of its losses speaks about all rows of its roles: several processes may then
+        share out the rows of a part. Otherwise they share out whole parts (``accumulate``).
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
     profiled
@@ -92,6 +96,7 @@ class Technique:
     neutral: ClassVar[Mapping[str, Any] | None] = None
     absent: ClassVar[Mapping[str, Any]] = {}
     stacks_subjects: ClassVar[bool] = True
+    rowwise: ClassVar[bool] = False
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")
     reads_layout: ClassVar[bool] = False

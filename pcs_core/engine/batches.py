@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,31 @@ class Drawn:
     noise: Tensor
     times: Tensor
     images: Tensor | None = None
+
+    def chosen(self, rows: Sequence[int]) -> Drawn:
+        """Return these rows of it alone."""
+        batch, at = self.batch, torch.tensor(rows)
+        every = [f.name for f in fields(batch)]
+        # tensors have a row each, and so have tuples; the number of subjects stays
+        own = {name: _of_rows(getattr(batch, name), at) for name in every}
+        return Drawn(
+            replace(batch, **own),
+            [self.texts[row] for row in rows],
+            _of_rows(self.noise, at),
+            _of_rows(self.times, at),
+            None if self.images is None else _of_rows(self.images, at),
+        )
+
+
+def _of_rows(value: Any, at: Tensor) -> Any:
+    """Return rows ``at`` of a tensor, of a tuple, or of each value of a mapping; else ``value``."""
+    if isinstance(value, torch.Tensor):
+        return value[at.to(value.device)]
+    if isinstance(value, tuple):
+        return tuple(value[row] for row in at.tolist()) if value else value
+    if isinstance(value, Mapping):
+        return {key: _of_rows(one, at) for key, one in value.items()}
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +171,12 @@ def render_batch(
     phase: Phase,
     rngs: Sequence[Generator],
     progress: float,
+    *,
+    mine: bool = True,
 ) -> Drawn:
     """Render the rows of one step from the fusion's renderable, with gradients to it.
+
+    Rows that are not ``mine`` are another process's: only their numbers are drawn, as latents are zeros.
 
     Raises
     ------
@@ -158,8 +188,12 @@ def render_batch(
         what = "no technique of the recipe gives one" if renderable is None else "it must be alone"
         raise RecipeError(f"phase {phase.name!r} draws rendered rows: {what}")
     backbone, rng = net.backbone, rngs[0]
-    rendered = renderable.render(count, rng, progress)
-    latents = backbone.moments(rendered.images.to(backbone.device))[0]
+    with nullcontext() if mine else torch.no_grad():
+        rendered = renderable.render(count, rng, progress)
+    if mine:
+        latents = backbone.moments(rendered.images.to(backbone.device))[0]
+    else:
+        latents = torch.zeros(count, *backbone.latent_shape, device=backbone.device)
     batch = Batch(
         latents=latents,
         subject=torch.zeros(count, dtype=torch.long, device=latents.device),

@@ -27,6 +27,12 @@ class DrawnBeside:
     noise: Tensor
     texts: list[int]
 
+    def chosen(self, rows: Sequence[int]) -> DrawnBeside:
+        """Return the examples beside these rows of the batch alone."""
+        at = torch.tensor(rows, device=self.latents.device)
+        texts = [self.texts[row] for row in rows]
+        return DrawnBeside(self.row, self.latents[at], self.noise[at], texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Beside:

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 SECONDS = 10.0
 """Least time between two checkpoints within a phase."""
 
-BEFORE = {"precision": "fp32"}
+BEFORE = {"precision": "fp32", "number of processes": 1}
 """What a checkpoint was of that was written before it said so."""
 
 
 class Checkpoints:
-    """Writes and restores the state of one fit under ``work`` (None: does nothing)."""
+    """Writes and restores the state of one fit under ``work`` (None: does nothing).
+
+    Of several processes whose states are the same all read one file, and the one that ``writes`` writes it.
+    """
 
     def __init__(
         self,
@@ -37,9 +40,10 @@ class Checkpoints:
         identity: Mapping[str, object],
         resume: bool,
         snapshots: dict[str, dict[str, Tensor]] | None = None,
+        writes: bool = True,
     ) -> None:
         self.snapshots = {} if snapshots is None else snapshots
-        self.identity = dict(identity)
+        self.identity, self.writes = dict(identity), writes
         self.work, self.name, self.fusion, self.rngs = work, name, fusion, rngs
         self.tensors: Mapping[str, Tensor] = {}
         self.state: Mapping[str, object] | None = None
@@ -58,6 +62,11 @@ class Checkpoints:
                             f"({begun!r}, now {value!r}): start it anew"
                         )
                 self._restore_parameters()
+
+    @property
+    def position(self) -> tuple[int, int] | None:
+        """The phase and the step that the checkpoint which was read had reached; None without one."""
+        return None if self.state is None else (self.value("phase", 0), self.value("step", 0))
 
     @property
     def losses(self) -> dict[str, list[float]]:
@@ -124,7 +133,7 @@ class Checkpoints:
 
         ``tensors`` gives what else there is to keep, ``state`` is plain data.
         """
-        if self.work is None or not (last or time.monotonic() - self.written > SECONDS):
+        if self.work is None or not self.writes or not (last or time.monotonic() - self.written > SECONDS):
             return
         from pcs_core.storage.checkpoint import write_checkpoint
 

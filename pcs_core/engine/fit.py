@@ -21,6 +21,7 @@ from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
 from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import ask, ask_at_border, unite
+from pcs_core.engine.processes import check_shared, join
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
@@ -69,12 +70,18 @@ def fit(
     "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
     ``checkpointing`` computes activations again in backward, which takes time and spares memory.
 
+    Under `torchrun` or `accelerate launch` the processes fit the same subjects together, one device each:
+    parts of a step, or rows of each role, are shared out. All draw the numbers that one process would, so
+    that the gradient is that of one process but for the order of sums, and end with the same weights bit for
+    bit. Only the first asks ``keep`` and writes checkpoints, into a ``work`` that all see; a fit goes on with
+    as many processes as it began with. Losses that are told and stored are those of a process's own rows.
+
     Raises
     ------
     InputError
-        A subject without images, or with a token that already means something.
+        A subject without images, or with a token that already means something; processes that differ.
     RecipeError, ConflictError
-        The recipe does not fit together.
+        The recipe does not fit together, or its steps cannot be shared out over the processes.
     UnknownNameError
         The backbone has no such scheduler.
     CapabilityError
@@ -148,6 +155,8 @@ class Fitting:
         self.precision = Precision(self.precision_name, self.backbone)
         for phase in self.recipe.phases:
             phase_size(phase, self.backbone)
+        self.processes = join(self.backbone.device)
+        check_shared(self.recipe.phases, self.recipe.uses, self.processes.count)
         self.answers = ask(self.run_, self.subjects)
         features, own = unite(self.answers)
         self.run_.features = features
@@ -172,6 +181,7 @@ class Fitting:
             if self.checkpointing:
                 net.use_checkpointing()
             if self.reporter.total:
+                self._start_alike(checkpoints, fusion)
                 supply = self._supply(net, own, phases, rngs)
                 training = Training(
                     self.run_,
@@ -228,10 +238,19 @@ class Fitting:
                 "backbone": self.backbone.card.hash,
                 "seed": self.seed,
                 "precision": self.precision_name,
+                "number of processes": self.processes.count,
             },
             resume=self.resume,
             snapshots=snapshots,
+            writes=self.processes.index == 0,
         )
+
+    def _start_alike(self, checkpoints: Checkpoints, fusion: Fusion) -> None:
+        """See to it that all processes train the same, from the same values."""
+        names = [s.name for s in self.subjects]
+        position = {"subjects": names, "checkpoint": checkpoints.position}
+        self.processes.agree({**checkpoints.identity, **position})
+        self.processes.equalise(t for edit in fusion.edits for t in edit.owned().values())
 
     def _supply(
         self,
@@ -247,7 +266,9 @@ class Fitting:
         self.size = phase_size(next(p for p in phases if p.steps), self.backbone)
         pools, table = self._encode(net)
         concepts = [[c.token for c in s.concepts] for s in self.subjects]
-        return FitSupply(self.run_, net, pools, table, rngs, self.precision, concepts)
+        return FitSupply(
+            self.run_, net, pools, table, rngs, self.precision, concepts, self.processes
+        )
 
     def _encode(self, net: Attachment) -> tuple[list[Pool], CaptionTable]:
         with self.precision.whole():
@@ -273,9 +294,11 @@ class Fitting:
             supply.pools, supply.table = self._encode(supply.net)
 
     def _look(self, finished: Sequence[Personalization]) -> None:
-        if self.keep is None:
+        keep = self.keep
+        if keep is None:
             return
-        for artifact, best in zip(finished, self.keep(finished), strict=True):
+        flags = self.processes.first(lambda: keep(finished), len(finished))
+        for artifact, best in zip(finished, flags, strict=True):
             if best:
                 self.best[artifact.subject] = artifact
 

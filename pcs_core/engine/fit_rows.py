@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,17 +11,18 @@ import torch
 from pcs_core.backbone import Attachment
 from pcs_core.data import REFERENCE, RENDERED, SEED, FitStep, Phase
 from pcs_core.engine.batches import Drawn, draw_batch, render_batch
-from pcs_core.engine.beside import Beside, draw_beside, shown_beside
+from pcs_core.engine.beside import Beside, DrawnBeside, draw_beside, shown_beside
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.phase_loop import stacked_names
+from pcs_core.engine.processes import Processes, one_process
 from pcs_core.engine.randomness import step_seeds
 from pcs_core.engine.steps import edits_of, lawful, make_step
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from pcs_core.data import Batch, FitRow, Level
+    from pcs_core.data import Batch, Level
     from pcs_core.engine.pools import Pool
     from pcs_core.engine.precision import Precision
     from pcs_core.engine.run import EngineRun
@@ -30,9 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class FitSupply:
-    """The :class:`~pcs_core.engine.phase_loop.Supply` of a fit: one process, a generator per subject.
+    """The :class:`~pcs_core.engine.phase_loop.Supply` of a fit: a generator per subject.
 
-    ``concepts`` are the placeholders of each subject's concepts.
+    ``concepts`` are the placeholders of each subject's concepts. Where there are several ``processes``, each
+    draws the numbers of all rows of a step, as one process would, and computes its share of the rows.
     """
 
     run: EngineRun
@@ -42,14 +44,16 @@ class FitSupply:
     rngs: Sequence[Generator]
     precision: Precision
     concepts: Sequence[Sequence[str]]
+    processes: Processes = field(default_factory=Processes)
 
     def prepare(self, phase: Phase, params: Mapping[str, nn.Parameter]) -> None:
         """Encode the captions once where nothing in the text trains."""
         constant = text_is_constant(self.net, list(params))
         self.table.encode(self.net, constant=constant, concepts=self.concepts)
 
-    def share_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Nothing: a fit is one process."""
+    def share_gradients(self, phase: Phase, params: Iterable[nn.Parameter]) -> None:
+        """Bring together what the processes computed of a step."""
+        self.processes.share_gradients(phase, params)
 
     def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> None:
         """Clip each subject by its own norm."""
@@ -57,15 +61,15 @@ class FitSupply:
         norms = [(p, n in stacked) for n, p in params.items()]
         clip_per_subject(norms, limit, len(self.rngs))
 
-    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep:
+    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep | None:
         """Draw the rows of the subjects that are live, corrupt them, and read their texts."""
         net, process, device = self.net, self.net.backbone.process, self.net.backbone.device
-        progress, edits = index / phase.steps, edits_of(phase)
-        rngs = [self.rngs[s] for s in stops.live]
-        seeds = step_seeds(rngs)
-        drawn = self._draw(phase, progress, stops.live)
-        batch, noise, times = drawn.batch, drawn.noise.to(device), drawn.times.to(device)
-        noise, times = lawful(net, phase, rngs, noise, times, progress)
+        edits, mine = edits_of(phase), self.processes.takes(phase, part)
+        seeds = step_seeds([self.rngs[s] for s in stops.live])
+        drawn, others = self._draw(phase, index / phase.steps, stops.live, mine)
+        if not mine:
+            return None
+        batch, noise, times = drawn.batch, drawn.noise, drawn.times
         if drawn.images is not None:
             # the seed's mean alone: a draw from the posterior would hide what a pixel edit does
             with self.precision.whole():
@@ -82,7 +86,7 @@ class FitSupply:
         cond = cond.with_(extra={**cond.extra, **strengths, **own, **batch.extra})
         apart = {**own, REFERENCE: torch.full_like(own[REFERENCE], -1)}
         told = replace(batch, extra={**apart, **batch.extra})
-        beside = [self._beside(row, told, level, streams, edits) for row in net.fusion.fit_rows]
+        beside = [self._beside(row, told, level, streams, edits) for row in others]
         return make_step(
             self.run,
             net,
@@ -92,7 +96,7 @@ class FitSupply:
             level=level,
             noise=noise,
             cond=cond,
-            stop=stops.ask,
+            stop=stops.ask if self.processes.count == 1 else one_process,
             beside=beside,
             encode=lambda text: self.table.tell(net, text, cond, edits),
         )
@@ -105,7 +109,7 @@ class FitSupply:
 
     def _beside(
         self,
-        row: FitRow,
+        drawn: DrawnBeside,
         batch: Batch,
         level: Level,
         streams: Mapping[str, Tensor],
@@ -113,18 +117,31 @@ class FitSupply:
     ) -> Beside:
         """Return an example beside each row of ``batch``, as the network is shown it."""
         net, process = self.net, self.net.backbone.process
-        drawn = draw_beside(row, self.pools, batch.subject.tolist(), self.rngs)
         noisy, own = shown_beside(drawn, level, process)
         fraction = process.fraction(own)
         cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
         strengths = net.strengths(len(batch.roles))
         cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
-        return Beside(row.role, noisy, own, cond)
+        return Beside(drawn.row.role, noisy, own, cond)
 
-    def _draw(self, phase: Phase, progress: float, live: Sequence[int]) -> Drawn:
-        net = self.net
+    def _draw(
+        self, phase: Phase, progress: float, live: Sequence[int], mine: bool
+    ) -> tuple[Drawn, list[DrawnBeside]]:
+        """Draw all that is random in a part of a step; return this process's rows and those beside them."""
+        net, device = self.net, self.net.backbone.device
         if RENDERED in phase.batch:
             with net.under(edits=edits_of(phase)), self.precision.whole():
-                return render_batch(net, self.table, phase, self.rngs, progress)
-        process = net.backbone.process
-        return draw_batch(self.pools, self.table, phase.batch, self.rngs, process, live)
+                drawn = render_batch(net, self.table, phase, self.rngs, progress, mine=mine)
+        else:
+            process = net.backbone.process
+            drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process, live)
+        rngs = [self.rngs[s] for s in live]
+        noise, times = drawn.noise.to(device), drawn.times.to(device)
+        noise, times = lawful(net, phase, rngs, noise, times, progress)
+        drawn = replace(drawn, noise=noise, times=times)
+        owners = drawn.batch.subject.tolist() if net.fusion.fit_rows else []
+        others = [draw_beside(row, self.pools, owners, self.rngs) for row in net.fusion.fit_rows]
+        own = self.processes.rows(phase, len(live))
+        if own is None:
+            return drawn, others
+        return drawn.chosen(own), [other.chosen(own) for other in others]

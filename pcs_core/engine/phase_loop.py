@@ -34,14 +34,15 @@ class Supply(Protocol):
     def prepare(self, phase: Phase, params: Mapping[str, nn.Parameter]) -> None:
         """Get ready for a phase that trains ``params``, as by encoding what is constant in it."""
 
-    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep:
+    def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep | None:
         """Return part ``part`` of the ``accumulate`` parts of step ``index``, with its rows.
 
-        Subjects that are not ``stops.live`` have none; ``stops.ask`` is the step's ``stop``.
+        Subjects that are not ``stops.live`` have none; ``stops.ask`` is the step's ``stop``. None is a part
+        that another process computes.
         """
 
-    def share_gradients(self, params: Iterable[nn.Parameter]) -> None:
-        """Average gradients over the processes of this training, where there are several."""
+    def share_gradients(self, phase: Phase, params: Iterable[nn.Parameter]) -> None:
+        """Give all processes of this training the gradient of the whole step, where there are several."""
 
     def clip(self, params: Mapping[str, nn.Parameter], limit: float) -> None:
         """Scale gradients, of their own size by now, to a norm of at most ``limit``."""
@@ -154,17 +155,19 @@ def restore_state(training: Training, number: int, state: PhaseState) -> int | N
 
 
 def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> dict[str, Tensor]:
-    """Take one optimizer step; return the loss terms [S] of its last part."""
+    """Take one optimizer step; return the loss terms [S] of its last part, of those computed here."""
     precision, params = training.precision, state.params
     set_rates(state.optimizer, phase, index)
     terms: dict[str, Tensor] = {}
     for part in range(phase.accumulate):
         with precision.autocast():
             step = training.supply.step(phase, index, part, state.stops)
+            if step is None:
+                continue
             terms = loss_terms(training.run, phase, step)
         take_gradients(precision, phase, terms, params)
     # the order matters: what overflowed in one process overflows in all, and a norm is of the true gradient
-    training.supply.share_gradients(params.values())
+    training.supply.share_gradients(phase, params.values())
     precision.unscale(state.optimizer)
     if phase.clip:
         training.supply.clip(params, phase.clip)

@@ -43,11 +43,12 @@ from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import fit_image, fit_points, regions_of, subject_masks
+from pcs_core.engine.processes import one_process
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator, step_seeds
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.steps import edits_of, lawful, make_step
-from pcs_core.errors import ArtifactError, CapabilityError, InputError, RecipeError
+from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_core.merge import merge_features, merge_fusions
 from pcs_pretrain.reading import EncodedRecord, Reading
 from pcs_pretrain.records import record_concepts, record_picture, record_subject
@@ -209,7 +210,7 @@ class _Pretraining:
     def prepare(self, phase: Phase, params: Mapping[str, torch.nn.Parameter]) -> None:
         """Nothing: every row brings a text of its own."""
 
-    def share_gradients(self, params: Iterable[torch.nn.Parameter]) -> None:
+    def share_gradients(self, phase: Phase, params: Iterable[torch.nn.Parameter]) -> None:
         """Average the gradients over the processes."""
         if self.processes.num_processes > 1:
             for param in params:
@@ -354,17 +355,6 @@ class _Pretraining:
             extra=self.net.strengths(len(rows)),
             edits=edits_of(phase),
         )
-
-
-def one_process(*_: object) -> None:
-    """Refuse to stop a phase in one of several processes.
-
-    Raises
-    ------
-    CapabilityError
-        Always.
-    """
-    raise CapabilityError("step.stop() was called where several processes train: run one process")
 
 
 def stack_extra(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
