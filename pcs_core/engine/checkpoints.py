@@ -133,7 +133,11 @@ class Checkpoints:
 
         ``tensors`` gives what else there is to keep, ``state`` is plain data.
         """
-        if self.work is None or not self.writes or not (last or time.monotonic() - self.written > SECONDS):
+        if (
+            self.work is None
+            or not self.writes
+            or not (last or time.monotonic() - self.written > SECONDS)
+        ):
             return
         from pcs_core.storage.checkpoint import write_checkpoint
 

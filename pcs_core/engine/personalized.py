@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.engine.fit import fit
-from pcs_core.engine.processes import alone
+from pcs_core.engine.processes import Processes, given
 from pcs_core.engine.sample import sample
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def draw_personalized(
 
     ``memory`` holds what fits of this run share, as class pictures.
     """
-    with alone():  # several processes ask for it alike, and not all of them if one finds it made
+    with given(
+        Processes()
+    ):  # several processes ask for it alike, and not all of them if one finds it made
         (personalization,) = fit(system, subject, backbone, seed=seed, memory=memory)
     return sample(personalization, backbone, prompts, seed=seed)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
-from pcs_core.data import RENDERED, Phase, Use
+from pcs_core.data import ALL, RENDERED, Phase, Use
 from pcs_core.engine.randomness import derive_seed
 from pcs_core.errors import CapabilityError, InputError, RecipeError
 
@@ -33,7 +33,7 @@ those that wait for one that failed."""
 BUCKET = 1 << 24
 """Numbers that are sent together, at most, unless one tensor has more."""
 
-_ALONE: ContextVar[bool] = ContextVar("alone", default=False)
+_GIVEN: ContextVar[Processes | None] = ContextVar("given", default=None)
 
 
 def place() -> tuple[int, int]:
@@ -57,13 +57,13 @@ def place() -> tuple[int, int]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Let each process do for itself, and all of them alike, what would else be shared out."""
-    token = _ALONE.set(True)
+def given(processes: Processes) -> Iterator[None]:
+    """Let fits run by these, whatever a launcher started: by one, each process fits alike for itself."""
+    token = _GIVEN.set(processes)
     try:
         yield
     finally:
-        _ALONE.reset(token)
+        _GIVEN.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Processes:
 
     index: int = 0
     count: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def takes(self, phase: Phase, part: int) -> bool:
         """Return whether some rows of this one of the ``accumulate`` parts of a step are computed here."""
@@ -104,7 +104,9 @@ class Processes:
         trained = list(params)
         found = torch.tensor([p.grad is not None for p in trained], device=self.device).float()
         dist.all_reduce(found, dist.ReduceOp.MAX)
-        if any(p.grad is None for p in trained):  # reading waits for the device: only where it matters
+        if any(
+            p.grad is None for p in trained
+        ):  # reading waits for the device: only where it matters
             for param, elsewhere in zip(trained, found.tolist(), strict=True):
                 if param.grad is None and elsewhere:
                     param.grad = torch.zeros_like(param)
@@ -166,9 +168,9 @@ class Processes:
 
 def join(device: torch.device) -> Processes:
     """Return the processes of this launch, after all of them have come here; one without a launcher."""
-    index, count = place()
-    if count == 1 or _ALONE.get():
-        return Processes()
+    found, (index, count) = _GIVEN.get(), place()
+    if found is not None or count == 1:
+        return found or Processes()
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -188,7 +190,7 @@ def shared(phase: Phase, count: int) -> str:
     if phase.accumulate % count == 0:
         return "parts"
     rows = {role: n for role, n in phase.batch.items() if n}
-    if RENDERED not in rows and all(n % count == 0 for n in rows.values()):
+    if not {RENDERED, ALL} & {*rows, *rows.values()} and not any(n % count for n in rows.values()):
         return "rows"
     raise _uneven(phase, count, "neither its parts nor the rows of each role go evenly among them")
 
@@ -218,7 +220,8 @@ def check_shared(phases: Iterable[Phase], uses: Iterable[Use], count: int) -> No
 
 
 def _uneven(phase: Phase, count: int, why: str) -> RecipeError:
-    rows = ", ".join(f"{n} of {role!r}" for role, n in phase.batch.items() if n)
+    counts = {role: "all" if n == ALL else n for role, n in phase.batch.items() if n}
+    rows = ", ".join(f"{n} of {role!r}" for role, n in counts.items())
     parts = -(-phase.accumulate // count) * count
     return RecipeError(
         f"phase {phase.name!r} cannot be shared out over {count} processes: a step has "

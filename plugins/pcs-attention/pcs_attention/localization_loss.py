@@ -136,6 +136,7 @@ class LocalizationLoss(Technique):
     """
 
     id = "attention.localization_loss"
+    rowwise = True
     catalogue = ("attention-localization-loss",)
     neutral = {"weight": 0.0}
     tiny = {"scale": 1}

@@ -41,6 +41,7 @@ class Augment(Technique):
 
     id = "data.augment"
     takes_clips = False
+    rowwise = True
     reads = ("role:subject", "region:mask.concept.*")
     writes = ("role:subject", f"region:{REGION}", "mask:loss")
     catalogue = ("reference-augmentation",)

@@ -19,6 +19,7 @@ class Captions(Technique):
     """
 
     id = "data.captions"
+    rowwise = True
     catalogue = ("recaptioning",)
 
     templates: tuple[str, ...] = ("{content} in {token} style",)

@@ -42,6 +42,7 @@ class CutMix(Technique):
     """
 
     id = "data.cut_mix"
+    rowwise = True
     reads = ("role:subject", "region:mask.concept.*")
     writes = ("role:subject", "region:mask.concept.*", f"region:{REGION}", "mask:loss")
     catalogue = ("cut-mix",)

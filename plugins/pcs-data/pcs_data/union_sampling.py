@@ -32,6 +32,7 @@ class UnionSampling(Technique):
     """
 
     id = "data.union_sampling"
+    rowwise = True
     reads = ("role:subject", "region:mask.concept.*")
     writes = ("role:subject", "region:mask.concept.*")
     catalogue = ("disentangled-tokens",)

@@ -22,6 +22,7 @@ class PriorPreservation(Technique):
     """
 
     id = "regularizers.prior_preservation"
+    rowwise = True
     writes = ("role:prior",)
     catalogue = ("prior-preservation",)
     neutral = {"weight": 0.0}

@@ -34,6 +34,7 @@ class Probe(Technique):
     """Scale the outputs of attention sites."""
 
     id = "testing.probe"
+    rowwise = True
 
     sites: str = "cross"
     """Which attention sites are scaled."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ from pcs_core.data import (
 from pcs_core.data.words import meet
 from pcs_core.engine import fit, sample
 from pcs_core.engine.prepare import extract, references, subject_masks
+from pcs_core.engine.processes import Processes, given
 from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
@@ -233,6 +234,41 @@ def losses_are_per_row(case: Case) -> None:
                 f"the loss {loss.name!r} has no gradient: what it is made of was detached, or computed "
                 "under no_grad or with `.item()`; nothing learns from it"
             )
+
+
+class _Apart(Processes):
+    """One of several processes that hears nothing of the others: its gradients are its own rows' alone."""
+
+    def share_gradients(self, phase: Phase, params: Iterable[torch.nn.Parameter]) -> None:
+        """Nothing."""
+
+    def agree(self, facts: Mapping[str, object]) -> None:
+        """Nothing."""
+
+    def equalise(self, tensors: Iterable[Tensor]) -> None:
+        """Nothing."""
+
+
+def rows_share_out(case: Case) -> None:
+    """Where the class says `rowwise`, processes that share out the rows have the gradient of one process."""
+    if not case.technique.rowwise:
+        return
+    roles = {role: 2 * count for role, count in case.roles.items()}
+    phase = Phase("p", 1, batch=roles, lr={"*": 1.0}, optimizer="sgd")
+    recipe = make_recipe([*case.others(), case.make(), Probe()], phase)
+    subject, tensors = _masked(case.subject(), case), []
+    for processes in (Processes(), _Apart(0, 2), _Apart(1, 2)):
+        with given(processes):
+            (artifact,) = fit(recipe, subject, case.open())
+        tensors.append(artifact.tensors)
+    for name, whole in tensors[0].items():
+        first, second = tensors[1][name], tensors[2][name]
+        # one step of SGD is linear in the gradient
+        moved = float(((first + second) / 2 - whole).abs().max())
+        assert moved <= 1e-5 * max(1.0, float(whole.abs().max())), (
+            f"{name} differs by {moved:.3g} where two processes share out the rows: a row depends on the "
+            "other rows, or a loss speaks about some rows of a role only; leave `rowwise` out"
+        )
 
 
 def has_an_effect(case: Case) -> None:
@@ -586,6 +622,7 @@ PROMISES = (
     starts_at_the_base,
     no_global_randomness,
     losses_are_per_row,
+    rows_share_out,
     has_an_effect,
     what_is_given_stays,
     rows_are_apart,

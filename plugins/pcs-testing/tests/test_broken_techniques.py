@@ -45,6 +45,7 @@ class Scaling(Technique):
     """Scale the outputs of the cross-attention sites."""
 
     id = "test.scaling"
+    rowwise = True
     edit: ClassVar[type[Scale]] = Scale
 
     @hookimpl
@@ -233,7 +234,7 @@ class Drawing(Scaling):
         return Fusion(edits=tuple(edits))
 
 
-def losing(name: str, value: Callable[[Any], Any]) -> type[Technique]:
+def losing(name: str, value: Callable[[Any], Any], *, rowwise: bool = False) -> type[Technique]:
     """Return a technique with one loss."""
 
     @hookimpl
@@ -241,7 +242,14 @@ def losing(name: str, value: Callable[[Any], Any]) -> type[Technique]:
         return value(step)
 
     return type(
-        name, (Technique,), {"id": f"test.{name}", "regularize": regularize, "__doc__": "Broken."}
+        name,
+        (Technique,),
+        {
+            "id": f"test.{name}",
+            "regularize": regularize,
+            "rowwise": rowwise,
+            "__doc__": "Broken.",
+        },
     )
 
 
@@ -412,6 +420,26 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
         losing("detached", lambda s: Loss("far", s.error.flatten(1).mean(1).detach())),
         "losses_are_per_row",
         "'far' has no gradient",
+        {},
+    ),
+    (
+        losing(
+            "coupled", lambda s: Loss("far", s.error.mean((1, 2, 3)) * s.error.mean()), rowwise=True
+        ),
+        "rows_share_out",
+        "a row depends on the other rows",
+        {},
+    ),
+    (
+        losing(
+            "choosy",
+            lambda s: Loss(
+                "far", s.error.mean((1, 2, 3)), rows=s.level.sigma > s.level.sigma.mean()
+            ),
+            rowwise=True,
+        ),
+        "rows_share_out",
+        "a loss speaks about some rows of a role only",
         {},
     ),
     (Idle, "has_an_effect", "it has no effect", {}),

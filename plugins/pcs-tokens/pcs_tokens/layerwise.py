@@ -58,6 +58,7 @@ class LayerwiseToken(LearnableToken):
     """Replace the placeholder by trained rows that differ from layer to layer."""
 
     id = "tokens.layerwise"
+    rowwise = True
     catalogue = ("learnable-token", "layerwise-token", "timestep-token")
 
     shared: bool = False

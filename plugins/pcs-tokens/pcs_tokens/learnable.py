@@ -34,6 +34,7 @@ class LearnableToken(Technique):
     """Replace the placeholder by ``vectors`` trained embedding rows."""
 
     id = "tokens.learnable"
+    rowwise = True
     catalogue: ClassVar[tuple[str, ...]] = ("learnable-token",)
     later = ("sigma",)
 

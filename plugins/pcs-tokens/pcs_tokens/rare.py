@@ -16,6 +16,7 @@ class RareToken(Technique):
     """Replace the placeholder by "<identifier> <noun>" before tokenizing. Trains nothing."""
 
     id = "tokens.rare"
+    rowwise = True
     catalogue = ("rare-token",)
     profiled = {"identifier": "rare_word"}
 

@@ -47,6 +47,7 @@ class BottleneckAdapter(Technique):
     """Small down-up modules behind chosen linear layers; they alone train, and start as a no-op."""
 
     id = "weights.bottleneck"
+    rowwise = True
     catalogue = ("bottleneck-adapter",)
     neutral = {"strength": 0.0}
 

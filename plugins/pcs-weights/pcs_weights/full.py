@@ -20,6 +20,7 @@ class FullFinetune(Technique):
     """
 
     id = "weights.full"
+    rowwise = True
     catalogue = ("full-finetune",)
     stacks_subjects = False
 

@@ -35,6 +35,7 @@ class KeyLocking(Technique):
     """Give the concept's word the keys of its super-category and values of its own."""
 
     id = "weights.key_locked"
+    rowwise = True
     writes = (
         "feature:key_locked.superclass",
         "feature:key_locked.inverse",

@@ -65,6 +65,7 @@ class KVDelta(Technique):
     """Let only chosen attention projections move, by a delta that starts at zero."""
 
     id = "weights.kv"
+    rowwise = True
     catalogue = ("kv-finetune",)
     neutral = {"strength": 0.0}
 

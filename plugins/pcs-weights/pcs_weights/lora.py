@@ -157,6 +157,7 @@ class LoRA(Technique):
     """Rank-``rank`` residuals on chosen layers; B starts at zero, so step 0 is the base."""
 
     id = "weights.lora"
+    rowwise = True
     catalogue = ("lora",)
     neutral = {"alpha": 0.0}
     later = ("per_reference", "dropout", "off")

@@ -27,6 +27,7 @@ class Peft(Technique):
     """One of peft's parameterisations on chosen linear layers."""
 
     id = "weights.peft"
+    rowwise = True
     catalogue = ("lora", "oft", "lokr-loha")
     stacks_subjects = False
 

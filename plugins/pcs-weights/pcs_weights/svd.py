@@ -60,6 +60,7 @@ class SpectralShifts(Technique):
     """
 
     id = "weights.svd"
+    rowwise = True
     catalogue = ("svd-finetune",)
     neutral = {"strength": 0.0}
     stacks_subjects = False
