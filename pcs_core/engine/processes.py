@@ -222,11 +222,11 @@ def check_shared(phases: Iterable[Phase], uses: Iterable[Use], count: int) -> No
 def _uneven(phase: Phase, count: int, why: str) -> RecipeError:
     counts = {role: "all" if n == ALL else n for role, n in phase.batch.items() if n}
     rows = ", ".join(f"{n} of {role!r}" for role, n in counts.items())
-    parts = -(-phase.accumulate // count) * count
+    now, parts = phase.accumulate, -(-phase.accumulate // count) * count
     return RecipeError(
-        f"phase {phase.name!r} cannot be shared out over {count} processes: a step has "
-        f"{phase.accumulate} parts (accumulate) with rows {rows} each, and {why}: "
-        f"--set {phase.name}.accumulate={parts} makes it {parts} parts a step, or run one process"
+        f"phase {phase.name!r} cannot be shared out over {count} processes: a step is {now} "
+        f"part{'s' if now > 1 else ''} (accumulate) with rows {rows}, and {why}: "
+        f"--set {phase.name}.accumulate={parts} makes it {parts} parts, or run one process"
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pcs_cli.fit_plan import FitPlan
     from pcs_cli.fit_work import Workplace
     from pcs_core.data import Personalization
+    from pcs_core.engine import Progress
 
 
 # long: the options of a command, and what is undone where it ends early
@@ -96,13 +97,15 @@ def fit(
 ) -> None:
     """Learn the subject in FOLDER and write it to DIR.
 
-    Several folders train together and are written to DIR/<folder name>/. Work goes to DIR.partial/,
+    Several folders train together and are written to DIR/<folder name>/. With `torchrun
+    --nproc-per-node N --no-python` in front, N devices share the steps of a fit. Work goes to DIR.partial/,
     which becomes DIR at the end; after an interruption the same command with --resume goes on.
     """
     from pcs_cli.dry_run import notes, print_dry_run
     from pcs_cli.fingerprint import facts
     from pcs_cli.fit_plan import plan_fit
-    from pcs_cli.fit_work import open_workplace
+    from pcs_cli.fit_work import open_together
+    from pcs_core.engine.processes import join
 
     started = time.monotonic()
     folders = folders or []
@@ -131,10 +134,16 @@ def fit(
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
     chosen = watcher(watch) if watch is not None else None
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
-    place = open_workplace(plan.destination, known, resume=resume)
+    processes = join(plan.backbone.device)
+    place = open_together(plan.destination, known, resume=resume, processes=processes)
+    if processes.index:  # what is written and told is the first one's business
+        train(plan, place, chosen)
+        return
     if resume and not place.resumed:
         notice(f"nothing to resume at {place.folder}: starting anew")
     again = command_line(context, "--resume")
+    if processes.count > 1:
+        again = f"torchrun --nproc-per-node {processes.count} --no-python {again}"
     try:
         artifacts, failed = run(plan, place, preview, chosen)
         plan.destination.publish(place.result)
@@ -182,23 +191,10 @@ def run(
     """
     from pcs_cli.preview import draw_preview
     from pcs_cli.progress import reporting
-    from pcs_core.engine import fit as engine_fit
     from pcs_core.storage import save
 
     with reporting("preparing") as reporter:
-        artifacts = engine_fit(
-            plan.recipe,
-            plan.subjects,
-            plan.backbone,
-            seed=plan.seed,
-            watch=(reporter.fitting,),
-            work=place.work,
-            resume=place.resumed,
-            adapter=plan.adapter,
-            precision=plan.precision,
-            checkpointing=plan.checkpointing,
-            keep=None if watch is None else watch(plan.subjects, plan.backbone),
-        )
+        artifacts = train(plan, place, watch, reporter.fitting)
         failed = {p.subject: why for p in artifacts if (why := diverged(p))}
         if len(failed) == len(artifacts):
             raise InputError(next(iter(failed.values())))
@@ -208,6 +204,30 @@ def run(
             folder = place.result if alone(plan) else place.result / artifact.subject
             save(artifact, folder, extra_files=extra)
     return whole, failed
+
+
+def train(
+    plan: FitPlan,
+    place: Workplace,
+    watch: Callable[..., Any] | None = None,
+    *tell: Callable[[Progress], None],
+) -> list[Personalization]:
+    """Fit, with work in ``place``; write no artifact."""
+    from pcs_core.engine import fit as engine_fit
+
+    return engine_fit(
+        plan.recipe,
+        plan.subjects,
+        plan.backbone,
+        seed=plan.seed,
+        watch=tell,
+        work=place.work,
+        resume=place.resumed,
+        adapter=plan.adapter,
+        precision=plan.precision,
+        checkpointing=plan.checkpointing,
+        keep=None if watch is None else watch(plan.subjects, plan.backbone),
+    )
 
 
 def alone(plan: FitPlan) -> bool:

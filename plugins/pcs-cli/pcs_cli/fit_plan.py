@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcs_cli.fit_work import check_partial
+from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import check_precision
-from pcs_cli.output_folder import Destination, destination
+from pcs_cli.output_folder import Destination
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,18 +63,19 @@ def plan_fit(
     check_precision(precision)
     folders = [folder.expanduser() for folder in folders]
     check_names(folders)
-    target = destination(out, overwrite=overwrite, inputs=folders)
-    check_partial(target, resume=resume)
+    target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=folders)
 
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
     from pcs_core.engine.adapters import needs_adapter
+    from pcs_core.engine.processes import check_shared, place
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=overrides)
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
 
+    check_shared(recipe.phases, recipe.uses, place()[1])
     # names first: they cost nothing, and a backbone takes seconds to open
     listed = [list_folder(folder, noun=noun, token=token) for folder in folders]
     bare = () if folders else without_folders(recipe, target, noun=noun, token=token)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pcs_cli.fingerprint import differences, summary
-from pcs_cli.output_folder import Destination, missing_parents, remove_empty
+from pcs_cli.output_folder import Destination, destination, missing_parents, remove_empty
 from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.engine.processes import Processes
 
 RUN = "run.json"
 FORMAT = 1
@@ -81,6 +84,49 @@ def check_partial(destination: Destination, *, resume: bool) -> None:
             f"{folder} is left from a fit that did not finish: "
             "--resume continues it, --overwrite starts anew"
         )
+
+
+def choose_destination(
+    out: Path, *, overwrite: bool, resume: bool, inputs: Iterable[Path] = ()
+) -> Destination:
+    """Check ``--out`` and what an earlier run left beside it, in the first of several processes.
+
+    The others write nothing, and would find what the first begins.
+
+    Raises
+    ------
+    InputError
+        It is taken, cannot be made, or an earlier run did not finish; the message says what to do.
+    """
+    from pcs_core.engine.processes import place
+
+    if place()[0]:
+        return Destination(out.expanduser().resolve(), overwrite)
+    target = destination(out, overwrite=overwrite, inputs=inputs)
+    check_partial(target, resume=resume)
+    return target
+
+
+def open_together(
+    destination: Destination,
+    facts: Mapping[str, Any],
+    *,
+    resume: bool,
+    processes: Processes,
+) -> Workplace:
+    """Open the partial folder in the first of several processes, for all of them to work in.
+
+    Raises
+    ------
+    InputError
+        As :func:`open_workplace`.
+    """
+    if processes.index == 0:
+        place = open_workplace(destination, facts, resume=resume)
+    else:
+        place = Workplace(partial_folder(destination))
+    (place.resumed,) = processes.first(lambda: [place.resumed], 1)
+    return place
 
 
 def open_workplace(

@@ -18,20 +18,34 @@ if TYPE_CHECKING:
 def device_name(device: str) -> str:
     """Return the device meant: ``auto`` is a CUDA GPU where there is one, else the CPU.
 
+    Where a launcher started several processes, "cuda" is the GPU of this one.
+
     Raises
     ------
     InputError
-        There is no such device here.
+        There is no such device here; or one for all processes of a launch, which need one each.
     """
     import torch
 
+    from pcs_core.engine.processes import place
+
+    several = place()[1] > 1
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        if not several:
+            return device
+    if several and device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    elif several and device.startswith("cuda:"):
+        raise InputError(
+            f"--device {device}: each process of a launch takes a device of its own: leave it out"
+        )
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"--device {device}: there is no such device here: use cpu, or auto"
+            + (" (and no more processes than there are devices)" if several else "")
         ) from error
     return str(torch.device(device))
 

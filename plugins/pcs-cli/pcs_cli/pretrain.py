@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,7 +23,8 @@ from pcs_cli.output import emit, emit_json, notice
 from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
-    from pcs_core.data import Records
+    from pcs_core.data import Personalization, Records
+    from pcs_core.engine import Progress
 
 
 # long: the options of a command, and what is undone where it ends early
@@ -63,18 +65,17 @@ def pretrain(
     Checkpoints go to DIR.partial/, which is removed when DIR is whole.
     """
     from pcs_cli.fingerprint import pretrain_facts
-    from pcs_cli.fit_work import check_partial, open_workplace
+    from pcs_cli.fit_work import choose_destination, open_together
     from pcs_cli.opening import backbone_name, device_name, open_artifact
-    from pcs_cli.output_folder import destination
     from pcs_core.assembly import load_recipe
 
     check_precision(precision)
-    target = destination(out, overwrite=overwrite, inputs=())
-    check_partial(target, resume=resume)
+    target = choose_destination(out, overwrite=overwrite, resume=resume)
 
     from pcs_cli.progress import reporting
     from pcs_core import pretrain as run
     from pcs_core.engine import open_backbone
+    from pcs_core.engine.processes import join
     from pcs_core.storage import save
 
     name = backbone_name(backbone)
@@ -84,23 +85,31 @@ def pretrain(
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
     facts = pretrain_facts(recipe, opened.card, seed, chosen, data, len(records))
-    place = open_workplace(target, facts, resume=resume)
+    processes = join(opened.device)
+    place = open_together(target, facts, resume=resume, processes=processes)
+
+    def train(*watch: Callable[[Progress], None]) -> Personalization:
+        return run(
+            recipe,
+            records,
+            opened,
+            seed=seed,
+            work=place.work,
+            resume=place.resumed,
+            precision=precision,
+            checkpointing=gradient_checkpointing,
+            init=start,
+            watch=watch,
+        )
+
+    if processes.index:  # what is written and told is the first one's business
+        train()
+        return
     if resume and not place.resumed:
         notice(f"nothing to resume at {place.folder}: starting anew")
     try:
         with reporting("preparing") as reporter:
-            adapter = run(
-                recipe,
-                records,
-                opened,
-                seed=seed,
-                work=place.work,
-                resume=place.resumed,
-                precision=precision,
-                checkpointing=gradient_checkpointing,
-                init=start,
-                watch=(reporter.fitting,),
-            )
+            adapter = train(reporter.fitting)
             save(adapter, place.result)
         target.publish(place.result)
     except KeyboardInterrupt:
