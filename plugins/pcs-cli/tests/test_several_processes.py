@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from pcs_cli import fit_work, opening
-from pcs_core import load
+from pcs_core import load, load_recipe
 from pcs_core.engine.processes import Processes
 from pcs_core.errors import InputError
 from pcs_folders.pictures import write_png
-from pcs_testing import make_picture
+from pcs_testing import brief_settings, make_picture
 
 NAMED = ["--noun", "dog", "--token", "<dog>", "--backbone", "tiny", "--no-preview"]
 
@@ -64,8 +64,9 @@ def test_a_pre_training_too(folder: Path) -> None:
     for i in range(2):
         (folder / "pictures" / f"{i}.txt").write_text("a photo of a dog")
     words = ["pretrain", "ip-adapter", "--data", str(folder / "pictures"), "--backbone", "tiny"]
-    settings = ["--set", "adapter.steps=3", "--set", "adapter.batch=4"]
-    done = launch(*words, *settings, "--out", str(folder / "out"))
+    settings = [*brief_settings(load_recipe("ip-adapter")), "adapter.batch=4"]
+    sets = [word for setting in settings for word in ("--set", setting)]
+    done = launch(*words, *sets, "--out", str(folder / "out"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == [str(folder / "out")]
     assert sorted(p.name for p in folder.iterdir()) == ["out", "pictures"]

@@ -76,7 +76,7 @@ def pretrain(
 ) -> Personalization:
     """Run the ``[[pretrain]]`` phases of a recipe; return its weights as an artifact of no subject.
 
-    ``precision`` and ``checkpointing`` as in :func:`~pcs_core.engine.fit`. Under ``accelerate launch`` the
+    ``precision`` and ``checkpointing`` as in :func:`~pcs_core.engine.fit`. Under a launcher (``torchrun``) the
     processes share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
     bit for bit on a CPU. ``init`` is an earlier pre-training of this system to start from, on this backbone
     or on an earlier state of it.
