@@ -69,12 +69,11 @@ def plan_fit(
     from pcs_core.engine import open_backbone
     from pcs_core.engine.adapters import needs_adapter
     from pcs_core.engine.processes import check_shared, place
-
-    name = backbone_name(backbone)
-    recipe = load_recipe(system, backbone=name, overrides=overrides)
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
 
+    name = backbone_name(backbone)
+    recipe = load_recipe(system, backbone=name, overrides=overrides)
     check_shared(recipe.phases, recipe.uses, place()[1])
     # names first: they cost nothing, and a backbone takes seconds to open
     listed = [list_folder(folder, noun=noun, token=token) for folder in folders]
