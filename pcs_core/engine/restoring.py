@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import import_tensors
-from pcs_core.data import Features, HeadEdit, Recipe
+from pcs_core.data import Features, HeadEdit, Recipe, Word
 from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
@@ -99,11 +99,25 @@ def restore(
         tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in artifact.features.items()},
         concepts=(artifact.concepts,),
     )
-    fusion = merge_fusions(run.call("fuse", features=run.features))
+    fusion = with_words(merge_fusions(run.call("fuse", features=run.features)), artifact)
     run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     check_added(added, uses, fusion)
     import_tensors(fusion, {**adapter_of(artifact, backbone), **artifact.tensors})
     return run, fusion
+
+
+def with_words(fusion: Fusion, artifact: Personalization) -> Fusion:
+    """Return ``fusion`` with the words that the artifact itself says its tokens stand for.
+
+    ``extra["words"]``: token -> ``{"text": ..., "noun": ...}``. One recipe cannot say them of a merged
+    artifact, whose subjects were fitted with words of their own.
+    """
+    said: Any = artifact.extra.get("words", {})
+    if not said:
+        return fusion
+    others = tuple(word for word in fusion.words if word.token not in said)
+    own = tuple(Word(token, word["text"], word["noun"]) for token, word in said.items())
+    return replace(fusion, words=(*others, *own))
 
 
 def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None = None) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from pcs_acceleration.lora_files import find_file, read_residuals
+from pcs_acceleration.lora_files import find_file, read_residuals, told_scales
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Fusion, WeightEdit
 
@@ -67,4 +67,5 @@ class LoraFile(Technique):
             return None
         sites = [*run.sites("*"), *run.sites("*", part="text")]
         residuals = read_residuals(find_file(self.file), sites)
+        run.log(f"{self.file}: {told_scales(residuals)}")
         return Fusion(edits=tuple(FileResidual(r, self.strength) for r in residuals))

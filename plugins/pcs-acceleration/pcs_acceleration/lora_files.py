@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcs_acceleration.lora_scales import read_scales
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pcs_acceleration.lora_scales import Scales
     from pcs_core.data import Site
 
 NETWORKS: Mapping[str, str] = {
@@ -42,6 +44,8 @@ class Residual:
     down: Tensor
     up: Tensor
     scale: float
+    told: str = ""
+    """Where the scale is from: "its alpha", the metadata, or nothing said."""
 
 
 def find_file(location: str) -> Path:
@@ -81,11 +85,12 @@ def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
     InputError
         The file is damaged, is no LoRA, or has tensors for no layer of this network.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(path)
+        with safe_open(path, "pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            scales = read_scales(path, opened.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: no safetensors file ({error})") from error
     grouped: dict[str, dict[str, Tensor]] = {}
@@ -103,14 +108,37 @@ def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
             strange.append(layer)
             continue
         down, up = parts["down"].float(), parts["up"].float()
-        alpha = float(parts["alpha"]) if "alpha" in parts else float(down.shape[0])
-        residuals.append(Residual(site, down, up, alpha / down.shape[0]))
+        residuals.append(Residual(site, down, up, *_scale(site, parts, scales)))
     if strange:
         raise InputError(
             f"{path}: {strange[0]!r} and {len(strange) - 1} more are residuals of no layer of this "
             "backbone: is the file made for it?"
         )
     return residuals
+
+
+def _scale(site: Site, parts: Mapping[str, Tensor], scales: Scales) -> tuple[float, str]:
+    """Return the factor of a residual, and where it is from: its own tensor comes first."""
+    rank = parts["down"].shape[0]
+    if "alpha" in parts:
+        return float(parts["alpha"]) / rank, "the file's tensors"
+    name = f"text_model.{site.name}" if site.part == "text" else site.name
+    said = scales.of(site.part, name, rank)
+    return (1.0, "") if said is None else (said, scales.place)
+
+
+def told_scales(residuals: Iterable[Residual]) -> str:
+    """Return a sentence on which alpha was used, and with which factors."""
+    by_place: dict[str, list[float]] = {}
+    for residual in residuals:
+        by_place.setdefault(residual.told, []).append(residual.scale)
+    said = []
+    for place, factors in by_place.items():
+        low, high = min(factors), max(factors)
+        span = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        what = f"alpha / rank from {place}" if place else "no alpha is said, so alpha / rank"
+        said.append(f"{what} is {span} in {len(factors)} layers")
+    return "; ".join(said)
 
 
 def split_key(key: str) -> tuple[str, str] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from pcs_acceleration.lora_file import LoraFile
+from pcs_acceleration.lora_files import read_residuals
 from pcs_core import open_backbone
 from pcs_core.data import WeightEdit
 from pcs_core.errors import InputError
@@ -139,3 +142,90 @@ def test_what_is_not_for_this_network_is_refused(backbone: Any, tmp_path: Path) 
     (tmp_path / "few.bin").write_bytes(b"x")
     with pytest.raises(InputError, match="never pickle"):
         use(str(tmp_path / "few.bin"))
+
+
+def scales_of(file: Path, backbone: Any) -> dict[str, float]:
+    sites = [s for p in ("denoiser", "text") for s in backbone.sites if s.part == p]
+    return {r.site.name: r.scale for r in read_residuals(file, sites)}
+
+
+METADATA = {
+    "unet.r": RANK,
+    "unet.lora_alpha": 8,
+    "unet.alpha_pattern": {r"mid_block\.resnets\.0\.conv1": 3.0},
+    "text_encoder.r": RANK,
+    "text_encoder.lora_alpha": 6,
+    "text_encoder.use_rslora": True,
+}
+
+
+def with_metadata(backbone: Any, file: Path, values: Any) -> Path:
+    tensors = {}
+    for (part, layer), pair in factors(backbone).items():
+        tensors |= dict(zip(peft(part, layer)[:2], pair, strict=True))
+    text = values if isinstance(values, str) else json.dumps(values)
+    save_file(tensors, file, {"format": "pt", "lora_adapter_metadata": text})
+    return file
+
+
+def test_alpha_of_the_metadata_counts(backbone: Any, tmp_path: Path) -> None:
+    scales = scales_of(with_metadata(backbone, tmp_path / "meta.safetensors", METADATA), backbone)
+    for part, layer in LAYERS:
+        expected = 6 / math.sqrt(RANK) if part == "text" else 8 / RANK
+        expected = 3 / RANK if layer == "mid_block.resnets.0.conv1" else expected
+        assert scales[layer] == pytest.approx(expected), layer
+
+
+def test_diffusers_applies_the_same_alpha(backbone: Any, tmp_path: Path) -> None:
+    values = {k: v for k, v in METADATA.items() if k.startswith("unet.")}
+    values["unet.target_modules"] = [layer for part, layer in LAYERS if part == "unet"]
+    tensors = {}
+    for (part, layer), pair in factors(backbone).items():
+        if part == "unet":
+            tensors |= dict(zip(peft(part, layer)[:2], pair, strict=True))
+    file = tmp_path / "meta.safetensors"
+    save_file(tensors, file, {"format": "pt", "lora_adapter_metadata": json.dumps(values)})
+    technique = LoraFile(file=str(file))
+    ours = evaluate(backbone, build_fusion(make_recipe([technique]), [make_subject()], backbone))
+    other: Any = open_backbone("tiny")
+    other.denoiser.load_lora_adapter(tensors, prefix="unet", metadata=values)
+    vars(other).pop("sites", None)
+    theirs = evaluate(other)
+    torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)
+    assert (ours - evaluate(backbone)).abs().max() > 1e-2
+
+
+def test_alpha_of_pefts_own_configuration_counts(backbone: Any, tmp_path: Path) -> None:
+    layer = LAYERS[0][1]
+    down, up = factors(backbone)[LAYERS[0]]
+    keys = {f"base_model.model.{layer}.lora_{k}.weight": t for k, t in (("A", down), ("B", up))}
+    save_file(keys, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": RANK, "lora_alpha": 16}))
+    assert scales_of(tmp_path / "adapter_model.safetensors", backbone) == {layer: 16 / RANK}
+
+
+def test_which_alpha_was_used_is_said(
+    backbone: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = with_metadata(backbone, tmp_path / "meta.safetensors", {"unet.lora_alpha": 8})
+    with caplog.at_level("INFO", "pcs"):
+        build_fusion(make_recipe([LoraFile(file=str(file))]), [make_subject()], backbone)
+    assert "metadata 'lora_adapter_metadata' is 4 in 4 layers" in caplog.text
+    assert "no alpha is said, so alpha / rank is 1 in 1 layers" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ("{", "is no JSON"),
+        ("[1]", "no JSON object"),
+        ({"unet.lora_alpha": "big"}, "is no number: 'big'"),
+        ({"unet.lora_alpha": 4, "unet.r": 16}, "unet.r is 16 .* tensors have rank 2"),
+    ],
+)
+def test_metadata_that_cannot_be_used_is_refused(
+    backbone: Any, tmp_path: Path, values: Any, words: str
+) -> None:
+    file = with_metadata(backbone, tmp_path / "meta.safetensors", values)
+    with pytest.raises(InputError, match=words):
+        scales_of(file, backbone)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.backbone import suspended
+from pcs_core.backbone.written import composed
 from pcs_core.engine.opening import resolve_artifact, resolve_backbone
+from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
+
+LOGGER = logging.getLogger("pcs")
 
 
 def merge_personalizations(
@@ -28,7 +35,7 @@ def merge_personalizations(
     Raises
     ------
     InputError
-        Fewer than two, or two that share a token.
+        Fewer than two, two that share a token, or two tokens that stand for the same words.
     ArtifactError
         They were made on different backbones.
     """
@@ -49,5 +56,45 @@ def merge_personalizations(
     opened = resolve_backbone(backbone, loaded[0])
     for artifact in loaded[1:]:
         resolve_backbone(opened, artifact)
+    words = words_of(loaded, opened)
     merged: Personalization = installed().get("mergers", method)(loaded, opened, **settings)
-    return merged
+    return replace(merged, extra={**merged.extra, "words": words}) if words else merged
+
+
+def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[str, dict[str, str]]:
+    """Return what the tokens of all artifacts stand for: token -> text and noun.
+
+    Raises
+    ------
+    InputError
+        Two tokens stand for the same words: nothing would tell their subjects apart.
+    """
+    words: dict[str, dict[str, str]] = {}
+    meant: dict[str, tuple[str, str]] = {}
+    shared: dict[str, tuple[str, str]] = {}
+    for artifact in artifacts:
+        with suspended(backbone), restored(artifact, backbone, 0) as (_, fusion):
+            own = fusion.words
+        for word in own:
+            text = " ".join(composed(word.text).lower().split())
+            if text in meant:
+                token, subject = meant[text]
+                raise InputError(
+                    f"{token!r} of {subject!r} and {word.token!r} of {artifact.subject!r} both stand for "
+                    f"{word.text!r}, which cannot mean two subjects: fit one of them again with another "
+                    "identifier (for lora-dreambooth: --set tokens.rare.identifier=...)"
+                )
+            rare = text.removesuffix(composed(word.noun).lower()).strip()
+            if (
+                rare
+                and shared.setdefault(rare, (word.token, artifact.subject))[1] != artifact.subject
+            ):
+                LOGGER.warning(
+                    "%r and %r share the identifier %r: what one was taught may show in the other",
+                    shared[rare][0],
+                    word.token,
+                    rare,
+                )
+            meant[text] = (word.token, artifact.subject)
+            words[word.token] = {"text": word.text, "noun": word.noun}
+    return words

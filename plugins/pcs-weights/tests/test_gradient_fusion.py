@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from pcs_core import fit, load, merge_personalizations, recipe_from_document, sample, save
 from pcs_core.backbone import Attachment, Backbone, import_tensors, tokenise
 from pcs_core.data import TokenEdit
+from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
 from pcs_testing import Snapshot, build_fusion, make_subject
 from pcs_weights.gradient_fusion import solve
@@ -182,3 +184,56 @@ def test_every_row_counts_alike(backbone: Backbone) -> None:
             layer(x)
     rows = torch.cat([x[0] for x in xs]).double()
     torch.testing.assert_close(grams["denoiser", name], rows.T @ rows)
+
+
+def of_words(backbone: Backbone, token: str, noun: str, identifier: str) -> Any:
+    recipe = recipe_from_document(
+        {
+            "recipe": {"id": "rare"},
+            "use": [
+                {"technique": "tokens.rare", "identifier": identifier},
+                {"technique": "weights.lora"},
+            ],
+            "phase": [{"name": "p", "steps": 1, "lr": 0.05}],
+            "fit": {},
+            "sample": {"steps": 2, "scale": 2.0},
+        }
+    )
+    subject = make_subject(token.strip("<>"), token=token, noun=noun, seed=1)
+    return fit(recipe, subject, backbone)[0]
+
+
+def words_of(artifact: Any, backbone: Backbone) -> dict[str, str]:
+    with restored(artifact, backbone, 0) as (_, fusion):
+        return {word.token: word.text for word in fusion.words}
+
+
+def test_a_fused_token_stands_for_the_words_of_its_own_fit(
+    backbone: Backbone, tmp_path: Any
+) -> None:
+    pair = [
+        of_words(backbone, "<one>", "dog", "sks"),
+        of_words(backbone, "<two>", "cat", "zwx"),
+    ]
+    merged = merge_personalizations(pair, backbone, steps=1, **FEW)
+    save(merged, tmp_path / "both")
+    said = {"<one>": "sks dog", "<two>": "zwx cat"}
+    assert words_of(merged, backbone) == words_of(load(tmp_path / "both"), backbone) == said
+    # an artifact that was merged before says nothing of words, and means what its recipe makes of them
+    old = replace(merged, extra={k: v for k, v in merged.extra.items() if k != "words"})
+    assert words_of(old, backbone) == {"<one>": "sks dog", "<two>": "sks2 cat"}
+
+
+def test_one_word_for_two_subjects_is_refused_and_a_shared_identifier_said(
+    backbone: Backbone, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = of_words(backbone, "<one>", "dog", "sks")
+    with pytest.raises(InputError, match=r"both stand for 'sks dog'.*another identifier"):
+        merge_personalizations(
+            [one, of_words(backbone, "<two>", "dog", "sks")], backbone, steps=1, **FEW
+        )
+    with caplog.at_level("WARNING", "pcs"):
+        merge_personalizations(
+            [one, of_words(backbone, "<two>", "cat", "sks")], backbone, steps=1, **FEW
+        )
+    assert "'<one>' and '<two>' share the identifier 'sks'" in caplog.text
