@@ -76,26 +76,28 @@ def load_recipe(
     RecipeError
         Anything wrong inside, at ``file:line``.
     """
-    held = catalogue or installed()
+    catalogue = catalogue or installed()
     if isinstance(source, Recipe):
         if not overrides:
             return source
         layer = layer_of(source.document, source.path or source.id)
-        return build(override(layer, overrides, held), held, source=source.source, path=source.path)
-    found = _find(source, held)
-    layer = _resolve(found, held)
-    id, family = id_and_family(backbone, held)
-    profiled = with_profile(layer, profile_of(id, family, held), held)
+        return build(
+            override(layer, overrides, catalogue), catalogue, source=source.source, path=source.path
+        )
+    recipe_source = _find(source, catalogue)
+    layer = _resolve(recipe_source, catalogue)
+    id, family = id_and_family(backbone, catalogue)
+    profiled = with_profile(layer, profile_of(id, family, catalogue), catalogue)
     applied = for_backbone(profiled, *(name for name in (family, id) if name))
-    _check_all_keys(layer, held)
-    layer = override(applied, overrides, held)
-    recipe = build(layer, held, source=found.text, path=found.file)
+    _check_all_keys(layer, catalogue)
+    layer = override(applied, overrides, catalogue)
+    recipe = build(layer, catalogue, source=recipe_source.text, path=recipe_source.file)
     if family == CLIPS:
         refuse_clips(recipe, id)
-    if found.system and recipe.id != found.system:
+    if recipe_source.system and recipe.id != recipe_source.system:
         place = layer.recipe.where("id")
         raise RecipeError(
-            f"{place}: id {recipe.id!r} is not the name of its file, {found.system!r}"
+            f"{place}: id {recipe.id!r} is not the name of its file, {recipe_source.system!r}"
         )
     return recipe
 

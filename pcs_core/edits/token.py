@@ -129,8 +129,10 @@ class BoundEmbedding:
             span = self.context.spans.get(key)
             if span is not None and edit.untuned == self.context.instead:
                 rows = edit.instead()
-                own = rows if rows.shape[0] == 1 else rows[self.context.subject]
-                table = place_rows(table, span, own.repeat(1, span.shape[1] // own.shape[1], 1))
+                edit_rows = rows if rows.shape[0] == 1 else rows[self.context.subject]
+                table = place_rows(
+                    table, span, edit_rows.repeat(1, span.shape[1] // edit_rows.shape[1], 1)
+                )
         return table
 
 

@@ -37,9 +37,9 @@ class Drawn:
         batch, at = self.batch, torch.tensor(rows)
         every = [f.name for f in fields(batch)]
         # tensors have a row each, and so have tuples; the number of subjects stays
-        own = {name: _of_rows(getattr(batch, name), at) for name in every}
+        taken = {name: _of_rows(getattr(batch, name), at) for name in every}
         return Drawn(
-            replace(batch, **own),
+            replace(batch, **taken),
             [self.texts[row] for row in rows],
             _of_rows(self.noise, at),
             _of_rows(self.times, at),

@@ -141,6 +141,7 @@ class Fitting:
     checkpointing: bool = False
     best: dict[str, Personalization] = field(default_factory=dict)
 
+    # long: the order of a whole fit, a call for each part
     def run(self) -> list[Personalization]:
         """Prepare, train every phase, and return the personalizations."""
         self.run_ = EngineRun(
@@ -158,7 +159,7 @@ class Fitting:
         self.processes = join(self.backbone.device)
         check_shared(self.recipe.phases, self.recipe.uses, self.processes.count)
         self.answers = ask(self.run_, self.subjects)
-        features, own = unite(self.answers)
+        features, per_subject = unite(self.answers)
         self.run_.features = features
         fusion = self._fuse(features)
         phases = self._phases()
@@ -182,7 +183,7 @@ class Fitting:
                 net.use_checkpointing()
             if self.reporter.total:
                 self._start_alike(checkpoints, fusion)
-                supply = self._supply(net, own, phases, rngs)
+                supply = self._supply(net, per_subject, phases, rngs)
                 training = Training(
                     self.run_,
                     net,
@@ -255,13 +256,13 @@ class Fitting:
     def _supply(
         self,
         net: Attachment,
-        own: Sequence[Features],
+        per_subject: Sequence[Features],
         phases: Sequence[Phase],
         rngs: Sequence[Generator],
     ) -> FitSupply:
         self.roles = sorted({r for p in phases for r, n in p.batch.items() if n})
         self.latents: Latents = {}
-        self.scaled, self.own = SizedExamples(), own
+        self.scaled, self.per_subject = SizedExamples(), per_subject
         check_sizes(phases, net.fusion, self.backbone)
         self.size = phase_size(next(p for p in phases if p.steps), self.backbone)
         pools, table = self._encode(net)
@@ -272,7 +273,7 @@ class Fitting:
 
     def _encode(self, net: Attachment) -> tuple[list[Pool], CaptionTable]:
         with self.precision.whole():
-            sized = self.scaled.at(self.own, self.size)
+            sized = self.scaled.at(self.per_subject, self.size)
             pools, table = encode_pools(net, sized, self.roles, self.latents)
         if net.fusion.source is not None:
             for caption in net.fusion.source.captions:
@@ -289,7 +290,7 @@ class Fitting:
         self.size = phase_size(phase, self.backbone)
         asked = not first and ask_at_border(self.run_, self.answers, phase.name)
         if asked:
-            self.run_.features, self.own = unite(self.answers)
+            self.run_.features, self.per_subject = unite(self.answers)
         if asked or self.size != before:
             supply.pools, supply.table = self._encode(supply.net)
 
@@ -316,7 +317,7 @@ class Fitting:
         tensors = dict(features.tensors)
         keep = list(features.keep)
         for index, subject in enumerate(self.subjects):
-            found = self.run_.call_at(
+            answers = self.run_.call_at(
                 "extract",
                 lambda technique, implementation: (
                     "moment" in implementation.argnames and "finish" in technique.extract_moments
@@ -325,13 +326,13 @@ class Fitting:
                 masks=Masks(),
                 moment="finish",
             )
-            for _, extra in found:
+            for _, extra in answers:
                 for key in extra.keep:
                     tensors.setdefault(
                         key, torch.zeros(len(self.subjects), *extra.tensors[key].shape)
                     )[index] = extra.tensors[key]
                     keep.append(key)
-        own, extra = self._own_tensors(fusion)
+        stored, extra = self._own_tensors(fusion)
         if self.precision_name != "fp32":
             extra = {**extra, "precision": self.precision_name}
         if self.checkpointing:
@@ -341,7 +342,7 @@ class Fitting:
                 recipe=self.recipe,
                 backbone=self.backbone.card,
                 concepts=subject.concepts,
-                tensors=own(index),
+                tensors=stored(index),
                 extra={**extra, **self._stops_of(index)},
                 features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
                 seed=self.seed,
@@ -361,7 +362,7 @@ class Fitting:
         phases = [p for p in self.recipe.phases if not p.pretrain]
         globs = [glob for phase in phases for glob in phase.train]
 
-        def own(index: int) -> dict[str, Tensor]:
+        def stored(index: int) -> dict[str, Tensor]:
             tensors = export_tensors(fusion, index)
             return {
                 k: v
@@ -370,7 +371,7 @@ class Fitting:
             }
 
         reference = {"name": name, "sha256": digest(base.tensors)} if name else {}
-        return own, ({"adapter": reference} if reference else {})
+        return stored, ({"adapter": reference} if reference else {})
 
     def _stops_of(self, index: int) -> dict[str, Any]:
         """Return after how many steps of which phases a subject asked to be trained no further."""

@@ -82,11 +82,11 @@ class FitSupply:
         fraction = process.fraction(level)
         cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
         strengths = net.strengths(len(batch.roles))
-        own = self._rows(batch, seeds.to(device))
-        cond = cond.with_(extra={**cond.extra, **strengths, **own, **batch.extra})
-        apart = {**own, REFERENCE: torch.full_like(own[REFERENCE], -1)}
-        told = replace(batch, extra={**apart, **batch.extra})
-        beside = [self._beside(row, told, level, streams, edits) for row in others]
+        rows = self._rows(batch, seeds.to(device))
+        cond = cond.with_(extra={**cond.extra, **strengths, **rows, **batch.extra})
+        apart = {**rows, REFERENCE: torch.full_like(rows[REFERENCE], -1)}
+        alone = replace(batch, extra={**apart, **batch.extra})
+        beside = [self._beside(row, alone, level, streams, edits) for row in others]
         return make_step(
             self.run,
             net,
@@ -117,12 +117,12 @@ class FitSupply:
     ) -> Beside:
         """Return an example beside each row of ``batch``, as the network is shown it."""
         net, process = self.net, self.net.backbone.process
-        noisy, own = shown_beside(drawn, level, process)
-        fraction = process.fraction(own)
+        noisy, shown_level = shown_beside(drawn, level, process)
+        fraction = process.fraction(shown_level)
         cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
         strengths = net.strengths(len(batch.roles))
         cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
-        return Beside(drawn.row.role, noisy, own, cond)
+        return Beside(drawn.row.role, noisy, shown_level, cond)
 
     def _draw(
         self, phase: Phase, progress: float, live: Sequence[int], mine: bool
@@ -141,7 +141,7 @@ class FitSupply:
         drawn = replace(drawn, noise=noise, times=times)
         owners = drawn.batch.subject.tolist() if net.fusion.fit_rows else []
         others = [draw_beside(row, self.pools, owners, self.rngs) for row in net.fusion.fit_rows]
-        own = self.processes.rows(phase, len(live))
-        if own is None:
+        places = self.processes.rows(phase, len(live))
+        if places is None:
             return drawn, others
-        return drawn.chosen(own), [other.chosen(own) for other in others]
+        return drawn.chosen(places), [other.chosen(places) for other in others]

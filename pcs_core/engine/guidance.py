@@ -118,8 +118,8 @@ class Guidance:
                     regional = encode(
                         [box.prompt] * count if branch.prompt == "positive" else prompts
                     )
-                    own = regional.text if regional.layered is None else regional.layered
-                    extra[f"region.{k}"] = own
+                    region_text = regional.text if regional.layered is None else regional.layered
+                    extra[f"region.{k}"] = region_text
         return cond.with_(extra=extra, masks=masks)
 
     def _tokenise(self, prompts: Sequence[str]) -> Any:
@@ -129,7 +129,7 @@ class Guidance:
             self.net.backbone.tokenizer,
             words=fusion.words,
             tokens=fusion.of(TokenEdit),
-            concepts=[[c.token for c in own] for own in self.run.features.concepts],
+            concepts=[[c.token for c in concepts] for concepts in self.run.features.concepts],
             phrases=() if layout is None else layout.phrases,
         )
 
@@ -241,8 +241,8 @@ class Guidance:
         width = len(self.texts)
         start = torch.arange(cond.rows, device=cond.text.device) // width * width
         first = width - len(self.roles)
-        found = {f"row.{role}": start + first + i for i, role in enumerate(self.roles)}
-        return cond.with_(extra={**cond.extra, **found})
+        indices = {f"row.{role}": start + first + i for i, role in enumerate(self.roles)}
+        return cond.with_(extra={**cond.extra, **indices})
 
     def _evaluate(
         self,

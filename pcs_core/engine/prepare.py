@@ -70,13 +70,14 @@ def placed(example: Example, image: Tensor, size: tuple[int, int]) -> Example:
     height, width = image.shape[-2:]
     scale = max(size[0] / height, size[1] / width)
     corner = [
-        (max(n, round(own * scale)) - n) // 2 for own, n in zip((height, width), size, strict=True)
+        (max(n, round(side * scale)) - n) // 2
+        for side, n in zip((height, width), size, strict=True)
     ]
-    told = {
+    placement = {
         "picture.size": torch.tensor([float(height), float(width)]),
         "picture.corner": torch.tensor([float(n) for n in corner]),
     }
-    return example.with_(extra={**told, **example.extra})
+    return example.with_(extra={**placement, **example.extra})
 
 
 def fit_frames(image: Tensor, frames: int) -> Tensor:
@@ -248,21 +249,22 @@ def ask_at_border(run: EngineRun, answers: Sequence[Answers], phase: str) -> boo
 
 def unite(answers: Sequence[Answers]) -> tuple[Features, tuple[Features, ...]]:
     """Return the features of all subjects, stacked, and each subject's own."""
-    own = [answer.united() for answer in answers]
+    united = [answer.united() for answer in answers]
     names = [answer.subject.name for answer in answers]
     stacked = {
-        key: _stacked(key, own, names) for key in dict.fromkeys(k for f in own for k in f.tensors)
+        key: _stacked(key, united, names)
+        for key in dict.fromkeys(k for f in united for k in f.tensors)
     }
     merged = Features(
         tensors=stacked,
         concepts=tuple(answer.subject.concepts for answer in answers),
-        keep=own[0].keep,
-        origin=own[0].origin,
+        keep=united[0].keep,
+        origin=united[0].origin,
     )
-    return merged, tuple(own)
+    return merged, tuple(united)
 
 
-def _stacked(key: str, own: Sequence[Features], names: Sequence[str]) -> Tensor:
+def _stacked(key: str, united: Sequence[Features], names: Sequence[str]) -> Tensor:
     """Return the feature ``key`` of all subjects [S ...].
 
     Raises
@@ -270,13 +272,13 @@ def _stacked(key: str, own: Sequence[Features], names: Sequence[str]) -> Tensor:
     PluginError
         A subject lacks it, or its shape differs between subjects; names the use.
     """
-    use = next(f.origin[key] for f in own if key in f.tensors)
+    use = next(f.origin[key] for f in united if key in f.tensors)
     mend = (
         "features of subjects that train together stack: give each the same shape for every subject, or "
         "set stacks_subjects = False on the technique"
     )
     shapes: dict[tuple[int, ...], str] = {}
-    for features, name in zip(own, names, strict=True):
+    for features, name in zip(united, names, strict=True):
         if key not in features.tensors:
             raise PluginError(f"the use {use!r} gives the feature {key!r} not for {name!r}: {mend}")
         shapes.setdefault(tuple(features.tensors[key].shape), name)
@@ -286,7 +288,7 @@ def _stacked(key: str, own: Sequence[Features], names: Sequence[str]) -> Tensor:
             f"the use {use!r} gives the feature {key!r} with shape {list(first)} for {one!r} and "
             f"{list(second)} for {other!r}: {mend}"
         )
-    return torch.stack([features.tensors[key] for features in own])
+    return torch.stack([features.tensors[key] for features in united])
 
 
 def _captioned(
@@ -300,16 +302,16 @@ def _captioned(
     )
     named = []
     for number, example in enumerate(examples):
-        own = subject.captions[number] if number < len(subject.captions) else None
+        caption = subject.captions[number] if number < len(subject.captions) else None
         if (
-            own is not None
+            caption is not None
             and around
-            and not any(names_token(own, c.token) for c in subject.concepts)
+            and not any(names_token(caption, c.token) for c in subject.concepts)
         ):
-            texts = tuple(t.replace(CAPTION, own) for t in around)
+            texts = tuple(t.replace(CAPTION, caption) for t in around)
         else:
             texts = tuple(c.replace("{token}", token) for c in example.captions) or default
         height, width = example.image.shape[-2:]  # what a technique gave was not fitted
-        told = placed(example, example.image, (height, width))
-        named.append(told.with_(captions=texts, subject=index))
+        sized = placed(example, example.image, (height, width))
+        named.append(sized.with_(captions=texts, subject=index))
     return tuple(named)

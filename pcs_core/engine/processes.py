@@ -44,14 +44,14 @@ def place() -> tuple[int, int]:
     InputError
         The environment speaks of several processes and does not say which this is.
     """
-    told = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "")
-    if told[0] == "1":
+    given = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "")
+    if given[0] == "1":
         return 0, 1
     try:
-        return int(told[1]), int(told[0])
+        return int(given[1]), int(given[0])
     except ValueError as error:
         raise InputError(
-            f"the environment says WORLD_SIZE={told[0]!r} and RANK={told[1]!r}: start several processes "
+            f"the environment says WORLD_SIZE={given[0]!r} and RANK={given[1]!r}: start several processes "
             "with torchrun or `accelerate launch`, or unset WORLD_SIZE"
         ) from error
 
@@ -88,8 +88,8 @@ class Processes:
             return None
         places, start = [], 0
         for count in [n for _ in range(subjects) for n in phase.batch.values() if n]:
-            own = count // self.count
-            places += range(start + self.index * own, start + (self.index + 1) * own)
+            each = count // self.count
+            places += range(start + self.index * each, start + (self.index + 1) * each)
             start += count
         return places
 
@@ -102,12 +102,12 @@ class Processes:
         if self.count == 1:
             return
         trained = list(params)
-        found = torch.tensor([p.grad is not None for p in trained], device=self.device).float()
-        dist.all_reduce(found, dist.ReduceOp.MAX)
+        reached = torch.tensor([p.grad is not None for p in trained], device=self.device).float()
+        dist.all_reduce(reached, dist.ReduceOp.MAX)
         if any(
             p.grad is None for p in trained
         ):  # reading waits for the device: only where it matters
-            for param, elsewhere in zip(trained, found.tolist(), strict=True):
+            for param, elsewhere in zip(trained, reached.tolist(), strict=True):
                 if param.grad is None and elsewhere:
                     param.grad = torch.zeros_like(param)
         grads = [p.grad for p in trained if p.grad is not None]
@@ -139,8 +139,8 @@ class Processes:
         """Return what the first process answers, ``length`` truths; the others do not ask."""
         if self.count == 1:
             return list(answer())
-        told = list(answer()) if self.index == 0 else [False] * length
-        sent = torch.tensor(told, device=self.device).to(torch.uint8)
+        answers = list(answer()) if self.index == 0 else [False] * length
+        sent = torch.tensor(answers, device=self.device).to(torch.uint8)
         dist.broadcast(sent, 0)
         return [bool(value) for value in sent.tolist()]
 
@@ -154,8 +154,8 @@ class Processes:
         """
         if self.count == 1:
             return
-        own = torch.tensor([derive_seed(0, repr(fact)) for fact in facts.values()])
-        ends = torch.stack([own, -own]).to(self.device)
+        digests = torch.tensor([derive_seed(0, repr(fact)) for fact in facts.values()])
+        ends = torch.stack([digests, -digests]).to(self.device)
         dist.all_reduce(ends, dist.ReduceOp.MAX)
         most, least = ends[0].tolist(), (-ends[1]).tolist()
         other = [f"{n} (here {v!r})" for (n, v), a, b in zip(facts.items(), most, least) if a != b]
@@ -168,9 +168,9 @@ class Processes:
 
 def join(device: torch.device) -> Processes:
     """Return the processes of this launch, after all of them have come here; one without a launcher."""
-    found, (index, count) = _GIVEN.get(), place()
-    if found is not None or count == 1:
-        return found or Processes()
+    joined, (index, count) = _GIVEN.get(), place()
+    if joined is not None or count == 1:
+        return joined or Processes()
     if not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)

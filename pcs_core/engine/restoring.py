@@ -116,8 +116,8 @@ def with_words(fusion: Fusion, artifact: Personalization) -> Fusion:
     if not said:
         return fusion
     others = tuple(word for word in fusion.words if word.token not in said)
-    own = tuple(Word(token, word["text"], word["noun"]) for token, word in said.items())
-    return replace(fusion, words=(*others, *own))
+    stored = tuple(Word(token, word["text"], word["noun"]) for token, word in said.items())
+    return replace(fusion, words=(*others, *stored))
 
 
 def check_added(added: Sequence[Use], uses: Sequence[Use], fusion: Fusion | None = None) -> None:

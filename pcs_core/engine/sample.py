@@ -190,8 +190,8 @@ def _draw(
     noise = [torch.randn(backbone.latent_shape, generator=g) for g in rngs]
     for row in rows:
         rngs.append(generator(run.seed, "row", row.role))
-        own = torch.randn(backbone.latent_shape, generator=rngs[-1])
-        noise.append(noise[0] if row.latents == "target" else own)
+        fresh = torch.randn(backbone.latent_shape, generator=rngs[-1])
+        noise.append(noise[0] if row.latents == "target" else fresh)
     prompts = [*texts, *(r.prompt.replace("{prompt}", texts[0]) for r in rows)]
     sampler = backbone.sampler(settings.scheduler, settings.steps)
     latents = sampler.start(torch.stack(noise).to(backbone.device))

@@ -195,10 +195,10 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if not path.is_file():
         raise ArtifactError(f"{path} is missing: the artifact is incomplete, restore it")
     try:
-        found = file_hash(path)
+        actual = file_hash(path)
     except OSError as error:
         raise ArtifactError(f"{path} cannot be read: {error.strerror or error}") from error
-    if found != expected:
+    if actual != expected:
         raise ArtifactError(
             f"{path} is damaged: its sha256 is not the manifest's. Fit again or restore it"
         )

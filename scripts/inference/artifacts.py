@@ -157,8 +157,8 @@ class Judge:
         known = self.features(torch.stack([fit_image(r, REFERENCE) for r in references]))
 
         def similarity(pictures: Tensor) -> Tensor:
-            found: Tensor = (self.features(pictures) @ known.T).mean(1)
-            return found
+            cosines: Tensor = (self.features(pictures) @ known.T).mean(1)
+            return cosines
 
         return similarity
 

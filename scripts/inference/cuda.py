@@ -48,13 +48,13 @@ WORKS = (
 
 
 def large_networks(
-    plan: measure.Plan, *, tiny: bool, found: dict[str, Any], tell: Callable[[str], None]
+    plan: measure.Plan, *, tiny: bool, report: dict[str, Any], tell: Callable[[str], None]
 ) -> None:
     """Add rows of one picture per network, engine and device, with the share of the measured rate."""
     device = "cpu" if tiny else "cuda"
     known = rates(("bfloat16",), device, 256 if tiny else 0)
-    found["machine"]["device_matmul_gflop_per_second"] = known
-    found["device_targets"] = []
+    report["machine"]["device_matmul_gflop_per_second"] = known
+    report["device_targets"] = []
     for work in WORKS:
         if not plan.budget.allows(f"{work.name} on {device}", 0 if tiny else 60):
             continue
@@ -70,8 +70,8 @@ def large_networks(
             goal = target(
                 f"{work.name} on an H100", by_name, row, "seconds", work.limit, least=False
             )
-            found["device_targets"].append(
-                {**goal, "applies": "H100" in str(found["machine"]["gpu"])}
+            report["device_targets"].append(
+                {**goal, "applies": "H100" in str(report["machine"]["gpu"])}
             )
 
 

@@ -229,14 +229,14 @@ def switches(
         with Counting() as counting:
             timings[label] = Timing(tuple(turn(opened) for _ in range(rounds)))
         counts[label] = counting
-    found = rows_of(f"switch of {what}", plan.model, timings, {}, base=engines[0].side.label)
-    for row in found:
+    rows = rows_of(f"switch of {what}", plan.model, timings, {}, base=engines[0].side.label)
+    for row in rows:
         label = row["name"].rpartition(": ")[2]
         row["exports"], row["rebuilds"] = counts[label].exports, counts[label].rebuilds
         row |= {name: Timing(tuple(values)).seconds for name, values in kept[label].items()}
         row["new_seconds"] = fresh[label]
         row["max_error"] = 0.0
-    plan.rows += found
+    plan.rows += rows
 
 
 def cold_starts(
@@ -277,7 +277,7 @@ def cold_starts(
                 plan.budget.skip(f"cold start: {label}", str(error)[:300])
     if EAGER.label not in values:
         return
-    timings = {label: Timing(tuple(found)) for label, found in values.items()}
+    timings = {label: Timing(tuple(taken)) for label, taken in values.items()}
     plan.rows += rows_of("cold start to the first picture", plan.model, timings, {})
 
 
@@ -286,10 +286,10 @@ def int8_gate(
 ) -> dict[str, Any]:
     """Judge pictures of an INT8 deployment against eager ones."""
     draws = (partial(_draw, plan, eager), partial(_draw, plan, new))
-    found = compare(
+    verdict = compare(
         draws, prepared, judge(eager.backbone), INT8_BOUNDS, prompts=prompts, count=count
     )
-    return {"of": new.side.label, **found}
+    return {"of": new.side.label, **verdict}
 
 
 def preset_gate(
@@ -304,7 +304,7 @@ def preset_gate(
     prompt = prompts_of(artifact)[0]
     # anew: a picture that another gate kept costs nothing
     work = [flops_of(partial(draw, artifact, prompt, 1, 0, remember=False)) for draw in draws]
-    found = compare(
+    verdict = compare(
         draws,
         prepared,
         judge(eager.backbone),
@@ -313,7 +313,7 @@ def preset_gate(
         count=count,
         cost=work[1] / work[0],
     )
-    return {"of": preset, **found}
+    return {"of": preset, **verdict}
 
 
 def _draw(
@@ -333,7 +333,7 @@ def _draw(
         return plan.plain[kept]
     # a preset brings its own number of steps
     steps = plan.steps if preset is None else None
-    found = sample(
+    pictures = sample(
         artifact,
         opened.backbone,
         prompt,
@@ -344,8 +344,8 @@ def _draw(
         preset=preset,
     )
     if plain:
-        plan.plain[kept] = found
-    return found
+        plan.plain[kept] = pictures
+    return pictures
 
 
 def by_name(plan: Plan) -> dict[str, dict[str, Any]]:

@@ -63,21 +63,21 @@ def run(
     plan = measure.Plan(model, Budget(60 * minutes), rounds=rounds, parts=frozenset(parts))
     if tiny:
         plan.steps, plan.rounds, plan.calls, plan.model = 6, min(rounds, 2), 1, f"tiny ({model})"
-    found: dict[str, Any] = {"model": model, "tiny": tiny, "gates": [], "deployments": {}}
+    report: dict[str, Any] = {"model": model, "tiny": tiny, "gates": [], "deployments": {}}
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) if tiny else work
         root.mkdir(parents=True, exist_ok=True)
         if model == "mini":
-            _small(plan, "tiny" if tiny else "mini", root, fresh, tiny, found, tell)
+            _small(plan, "tiny" if tiny else "mini", root, fresh, tiny, report, tell)
         else:
-            _threads(plan, found, None)
-            _large(plan, model, root, fresh, tiny, found, tell)
+            _threads(plan, report, None)
+            _large(plan, model, root, fresh, tiny, report, tell)
         if plan.wants("devices"):
-            _devices(plan, tiny, found, tell)
-    found["rows"] = plan.rows
-    found["targets"] = _targets(plan, found)
-    found["skipped"] = plan.budget.skipped
-    return found
+            _devices(plan, tiny, report, tell)
+    report["rows"] = plan.rows
+    report["targets"] = _targets(plan, report)
+    report["skipped"] = plan.budget.skipped
+    return report
 
 
 # long: the plan of a study, in the order in which it is run
@@ -87,7 +87,7 @@ def _small(
     root: Path,
     fresh: bool,
     tiny: bool,
-    found: dict[str, Any],
+    report: dict[str, Any],
     tell: Tell,
 ) -> None:
     """Measure the embedded backbone: every engine, steps, pictures, switches, cold starts, the gate."""
@@ -97,31 +97,31 @@ def _small(
     adapter = root / "adapter"
     shutil.rmtree(adapter, ignore_errors=True)
     prepared = prepare_encoder(first.backbone, subjects, adapter)
-    found["personalizations"] = {"system": prepared.recipe.id, "note": prepared.note}
+    report["personalizations"] = {"system": prepared.recipe.id, "note": prepared.note}
     with Step(
         first.backbone, prepared.artifacts[0], prompts_of(prepared.artifacts[0])[0], 4
     ) as step:
-        _threads(plan, found, step)
-    tell(f"{found['machine']['threads']} threads; {prepared.note}")
+        _threads(plan, report, step)
+    tell(f"{report['machine']['threads']} threads; {prepared.note}")
 
     wants_lora = plan.wants("lora") or (plan.wants("gates") and not prepared.trained)
     process = None
     if wants_lora:
         process = prepare.begin(name, root, *_fits(tiny), fresh=fresh)
     opened = [first]
-    wanted: list[tuple[str, Callable[[], Open]]] = []
+    openers: list[tuple[str, Callable[[], Open]]] = []
     backend = "aot_eager" if tiny else "inductor"  # kernels take minutes to compile
-    if "avx512_bf16" in found["machine"]["flags"] or tiny:
-        wanted.append((BF16.label, partial(engines.bf16, name)))
+    if "avx512_bf16" in report["machine"]["flags"] or tiny:
+        openers.append((BF16.label, partial(engines.bf16, name)))
     build = partial(open_backbone, name)
-    wanted.append((COMPILE.label, partial(engines.compiled, build, backend)))
-    wanted.append((ONNX.label, partial(engines.onnx, prepared, first.backbone, root, fresh=fresh)))
-    for one in engines.attempts(wanted, budget.skip):
+    openers.append((COMPILE.label, partial(engines.compiled, build, backend)))
+    openers.append((ONNX.label, partial(engines.onnx, prepared, first.backbone, root, fresh=fresh)))
+    for one in engines.attempts(openers, budget.skip):
         tell(f"{one.side.label} is open, {budget.left:.0f} s left")
         opened.append(one)
-    held = {o.side.label: o for o in opened}
-    if ONNX.label in held:
-        source = held[ONNX.label]
+    by_label = {o.side.label: o for o in opened}
+    if ONNX.label in by_label:
+        source = by_label[ONNX.label]
         quantize = partial(
             engines.int8, source, engines.drawings(source, prepared, steps=plan.steps)
         )
@@ -129,10 +129,10 @@ def _small(
             tell(f"{one.side.label} is open, {budget.left:.0f} s left")
             opened.append(one)
     opened = engines.with_openvino(opened, budget.skip)
-    held = {o.side.label: o for o in opened}
-    found["deployments"] |= {o.side.label: dict(o.facts) for o in opened if o.facts}
-    if COMPILE.label in held:
-        measure.warm(held[COMPILE.label], prepared.artifacts[0])
+    by_label = {o.side.label: o for o in opened}
+    report["deployments"] |= {o.side.label: dict(o.facts) for o in opened if o.facts}
+    if COMPILE.label in by_label:
+        measure.warm(by_label[COMPILE.label], prepared.artifacts[0])
         tell(f"compiled, {budget.left:.0f} s left")
     if process is not None:
         process.join(max(1.0, budget.left - 120))
@@ -146,13 +146,13 @@ def _small(
     tell("steps")
     measure.steps(plan, opened, artifact, 1)
     flop = measure.steps(plan, opened, artifact, measure.PICTURES)
-    exact = [held[s.label] for s in (EAGER, COMPILE, ONNX, OPENVINO) if s.label in held]
-    small = [held[s.label] for s in (INT8, OPENVINO_INT8) if s.label in held]
+    exact = [by_label[s.label] for s in (EAGER, COMPILE, ONNX, OPENVINO) if s.label in by_label]
+    small = [by_label[s.label] for s in (INT8, OPENVINO_INT8) if s.label in by_label]
     some = [o for o in opened if o.side is not BF16]
 
     def pictures() -> None:
         measure.pictures(plan, some, prepared.artifacts, flop)
-        _fast(plan, name, opened, prepared, found)
+        _fast(plan, name, opened, prepared, report)
 
     def switches() -> None:
         measure.switches(plan, exact, prepared.artifacts[:2], "subject", 4 if tiny else 9)
@@ -165,12 +165,14 @@ def _small(
     _part(plan, "pictures", pictures, tell)
     _part(plan, "switches", switches, tell)
     if prepared.trained:
-        gates = partial(_gates, plan, first, small, prepared, tiny, found)
+        gates = partial(_gates, plan, first, small, prepared, tiny, report)
         _part(plan, "gates", gates, tell)
     if wants_lora:
-        _part(plan, "lora", partial(_lora, plan, first, held, prepared, root, tiny, found), tell)
+        _part(
+            plan, "lora", partial(_lora, plan, first, by_label, prepared, root, tiny, report), tell
+        )
     if plan.wants("large"):
-        _part(plan, "large", partial(_large, plan, "mini", root, fresh, tiny, found, tell), tell)
+        _part(plan, "large", partial(_large, plan, "mini", root, fresh, tiny, report, tell), tell)
     columns = [*exact, *(o for o in small if o.side is INT8)]
     _part(plan, "cold", partial(_cold, plan, columns, prepared, root, tiny), tell)
 
@@ -193,7 +195,7 @@ def _fast(
     name: str,
     opened: list[Open],
     prepared: Prepared,
-    found: dict[str, Any],
+    report: dict[str, Any],
 ) -> None:
     """Time the drawing with the preset, on what draws exactly."""
     if FAST not in catalogue().ids("presets"):
@@ -202,7 +204,7 @@ def _fast(
     steps = int(load_preset(FAST, backbone=name).sample.get("steps", plan.steps))
     exact = [o for o in opened if o.side in (EAGER, ONNX, OPENVINO)]
     measure.pictures(plan, exact, prepared.artifacts, 0, preset=FAST, steps=steps)
-    found["fast_steps"] = steps
+    report["fast_steps"] = steps
 
 
 def _strengths(prepared: Prepared, backbone: Backbone) -> list[str]:
@@ -231,16 +233,16 @@ def _fits(tiny: bool) -> tuple[int, int]:
 def _lora(
     plan: measure.Plan,
     first: Open,
-    held: dict[str, Open],
+    by_label: dict[str, Open],
     prepared: Prepared,
     root: Path,
     tiny: bool,
-    found: dict[str, Any],
+    report: dict[str, Any],
 ) -> None:
     """Measure the switch of LoRAs; judge on fits where the encoder system is not trained here."""
     fits = prepare_lora(first.backbone, *_fits(tiny), root)
-    opened = [first, *(held[k] for k in (COMPILE.label,) if k in held)]
-    if ONNX.label in held:
+    opened = [first, *(by_label[k] for k in (COMPILE.label,) if k in by_label)]
+    if ONNX.label in by_label:
         deploy = partial(engines.onnx, fits, first.backbone, root, fresh=False)
         opened += engines.attempts([("onnx of LoRA", deploy)], plan.budget.skip)
     source = next((o for o in opened if o.side is ONNX), None)
@@ -249,12 +251,12 @@ def _lora(
     if prepared.trained or not plan.wants("gates"):
         return
     small: list[Open] = []
-    if INT8.label in held and source is not None:
+    if INT8.label in by_label and source is not None:
         draw = engines.drawings(source, fits, steps=plan.steps, prompts=1)
         quantize = partial(engines.int8, source, draw)
         made = engines.attempts([("onnx int8 of LoRA", quantize)], plan.budget.skip)
         small = engines.with_openvino(list(made), plan.budget.skip)
-    _gates(plan, first, small, fits, tiny, found)
+    _gates(plan, first, small, fits, tiny, report)
 
 
 def _gates(
@@ -263,7 +265,7 @@ def _gates(
     small: list[Open],
     prepared: Prepared,
     tiny: bool,
-    found: dict[str, Any],
+    report: dict[str, Any],
 ) -> None:
     """Judge INT8 and the fast preset by the pictures of ``prepared``."""
     prompts = 4 if tiny else 2
@@ -276,22 +278,22 @@ def _gates(
         if plan.budget.allows(f"quality gate of {name}", 0 if tiny else SECONDS["gates"]):
             begun = time.perf_counter()
             verdict = work(prompts=prompts, count=1)
-            found["gates"].append({**verdict, "seconds": time.perf_counter() - begun})
+            report["gates"].append({**verdict, "seconds": time.perf_counter() - begun})
 
 
-def _threads(plan: measure.Plan, found: dict[str, Any], step: Step | None) -> None:
+def _threads(plan: measure.Plan, report: dict[str, Any], step: Step | None) -> None:
     """Choose the number of threads and measure the machine's rates."""
     tried = machine.best_threads(step) if step is not None else {}
     if step is None:
         torch.set_num_threads(machine.cores())
-    side = 256 if found["tiny"] else 0
+    side = 256 if report["tiny"] else 0
     plan.rates = machine.rates(("float32", "bfloat16", "int8"), side=side)
-    found["machine"] = {
+    report["machine"] = {
         **machine.describe(torch.get_num_threads()),
         "step_seconds_by_threads": tried,
         "matmul_gflop_per_second": plan.rates,
     }
-    found["versions"] = machine.versions()
+    report["versions"] = machine.versions()
 
 
 def _large(
@@ -300,59 +302,59 @@ def _large(
     root: Path,
     fresh: bool,
     tiny: bool,
-    found: dict[str, Any],
+    report: dict[str, Any],
     tell: Tell,
 ) -> None:
     """Measure a step of a network of the size of SD 1.5, random weights."""
     budget = plan.budget
     whole = model == "sd15"
-    own = measure.Plan("sd15", budget, rounds=5 if whole else 2, calls=1, rates=plan.rates)
-    own.prefix = "SD 1.5"
+    large_plan = measure.Plan("sd15", budget, rounds=5 if whole else 2, calls=1, rates=plan.rates)
+    large_plan.prefix = "SD 1.5"
     if tiny:
-        own.model, own.rounds, own.steps = "tiny (sd15)", 1, 2
+        large_plan.model, large_plan.rounds, large_plan.steps = "tiny (sd15)", 1, 2
     build: Callable[[], Backbone] = partial(open_backbone, "tiny") if tiny else networks.sd15
     backbone = build()
     adapter = root / "adapter-large"
     shutil.rmtree(adapter, ignore_errors=True)
     prepared = prepare_encoder(backbone, 1, adapter)
     opened = [Open(EAGER, backbone)]
-    wanted: list[tuple[str, Callable[[], Open]]] = []
+    openers: list[tuple[str, Callable[[], Open]]] = []
     if whole:
         compiled = partial(engines.compiled, build, "aot_eager" if tiny else "inductor")
-        wanted.append(("compile of SD 1.5", compiled))
+        openers.append(("compile of SD 1.5", compiled))
     if whole or tiny or budget.left > SECONDS["large onnx"] + SECONDS["cold"]:
         # rounding adds up in a decoder of random weights, which a step does not use
         deploy = partial(engines.onnx, prepared, backbone, root, fresh=fresh, tolerance=1e-4)
-        wanted.append(("onnx of SD 1.5", deploy))
+        openers.append(("onnx of SD 1.5", deploy))
     else:
         budget.skip("SD 1.5 on ONNX Runtime", "no time left: MODEL=sd15 measures it")
-    for one in engines.attempts(wanted, budget.skip):
+    for one in engines.attempts(openers, budget.skip):
         tell(f"{one.side.label} of SD 1.5 is open, {budget.left:.0f} s left")
         opened.append(one)
     if whole and opened[-1].side is ONNX:
         quantize = partial(engines.int8, opened[-1], engines.single_steps(opened[-1], prepared), 1)
         opened += engines.attempts([("onnx int8 of SD 1.5", quantize)], budget.skip)
         opened = engines.with_openvino(opened, budget.skip)
-    measure.steps(own, opened, prepared.artifacts[0], 1, pixels=list(backbone.card.size))
-    plan.rows += own.rows
+    measure.steps(large_plan, opened, prepared.artifacts[0], 1, pixels=list(backbone.card.size))
+    plan.rows += large_plan.rows
     del opened, backbone, prepared
     gc.collect()
 
 
-def _devices(plan: measure.Plan, tiny: bool, found: dict[str, Any], tell: Tell) -> None:
+def _devices(plan: measure.Plan, tiny: bool, report: dict[str, Any], tell: Tell) -> None:
     """Measure SD 1.5 and SDXL on CUDA, or go through the same on the CPU with tiny networks."""
     from inference.cuda import large_networks
 
     if not torch.cuda.is_available() and not tiny:
         return
-    large_networks(plan, tiny=tiny, found=found, tell=tell)
+    large_networks(plan, tiny=tiny, report=report, tell=tell)
 
 
-def _targets(plan: measure.Plan, found: dict[str, Any]) -> list[dict[str, Any]]:
+def _targets(plan: measure.Plan, report: dict[str, Any]) -> list[dict[str, Any]]:
     rows = measure.by_name(plan)
     step = f"step of {measure.PICTURES} pictures with guidance: "
-    vnni = any(flag in found["machine"]["flags"] for flag in machine.VNNI)
-    usable = {gate["of"]: gate["usable"] for gate in found["gates"]}
+    vnni = any(flag in report["machine"]["flags"] for flag in machine.VNNI)
+    usable = {gate["of"]: gate["usable"] for gate in report["gates"]}
     targets = [
         target(
             f"{runtime} fp32 against tuned eager, at equal output",
@@ -374,7 +376,7 @@ def _targets(plan: measure.Plan, found: dict[str, Any]) -> list[dict[str, Any]]:
         name = f"INT8 where the CPU has VNNI or AMX: {where}"
         goal = target(name, rows, row + side.label, "ratio", 1.8, least=True)
         targets.append({**goal, "applies": vnni, "usable": usable.get(side.label)})
-    for preset, steps, limit in ((None, plan.steps, 8.0), (FAST, found.get("fast_steps", 0), 3.0)):
+    for preset, steps, limit in ((None, plan.steps, 8.0), (FAST, report.get("fast_steps", 0), 3.0)):
         what = measure.drawing(plan, preset, steps)
         drawings = [r for r in plan.rows if r["name"].rpartition(": ")[0] == what]
         exact = [row for row in drawings if row["dtype"] == "float32"]
@@ -398,4 +400,4 @@ def _targets(plan: measure.Plan, found: dict[str, Any]) -> list[dict[str, Any]]:
                     also=lambda row: row["exports"] == row["rebuilds"] == 0,
                 )
             )
-    return [*targets, *found.get("device_targets", [])]
+    return [*targets, *report.get("device_targets", [])]

@@ -60,9 +60,9 @@ def measure(system: str, arguments: argparse.Namespace) -> None:
     judge = installed().get("feature_models", "mini.image")()
     figures["place_accuracy"] = {
         row: sum(
-            found == wanted
+            predicted == place
             for images in those
-            for found, wanted in zip(judge.top("place", judge.read(images)), PLACES, strict=True)
+            for predicted, place in zip(judge.top("place", judge.read(images)), PLACES, strict=True)
         )
         / (len(PLACES) * len(those))
         for row, those in drawn.items()
@@ -132,12 +132,15 @@ def likeness(
     centres = torch.stack([vectors.mean(0) for vectors in kept])
     rows = {**looks, "the references themselves": given}
     cosines = {
-        row: [float((found @ own.T).mean()) for found, own in zip(those, kept, strict=True)]
+        row: [
+            float((features @ references.T).mean())
+            for features, references in zip(those, kept, strict=True)
+        ]
         for row, those in rows.items()
     }
     result: dict[str, Any] = {}
     for row, those in rows.items():
-        closest = [(found @ centres.T).argmax(1) == i for i, found in enumerate(those)]
+        closest = [(features @ centres.T).argmax(1) == i for i, features in enumerate(those)]
         result[row] = {
             "similarity": round(sum(cosines[row]) / len(kept), 4),
             "nearest": round(float(torch.cat(closest).float().mean()), 4),
@@ -158,7 +161,7 @@ def pairs(
     sample: Any,
 ) -> dict[str, Any]:
     """Return the likeness of two subjects in one picture: each one's best half, mean over pairs."""
-    found: dict[str, list[float]] = {OWN: [], NONE: []}
+    cosines: dict[str, list[float]] = {OWN: [], NONE: []}
     for i in range(0, len(subjects) - 1, 2):
         one, other = subjects[i : i + 2]
         if one.noun == other.noun:
@@ -169,12 +172,12 @@ def pairs(
             images = sample(both, backbone, prompt, count=2, seed=7, strengths=strengths)
             halves = [embed(metric, half) for half in images.chunk(2, dim=3)]
             for case in (one, other):
-                own = embed(metric, case.kept)
-                best = max(float((half @ own.T).mean()) for half in halves)
-                found[row].append(best)
-    count = max(1, len(found[OWN]))
-    return {row: round(sum(values) / count, 4) for row, values in found.items()} | {
-        "pairs": len(found[OWN]) // 2
+                references = embed(metric, case.kept)
+                best = max(float((half @ references.T).mean()) for half in halves)
+                cosines[row].append(best)
+    count = max(1, len(cosines[OWN]))
+    return {row: round(sum(values) / count, 4) for row, values in cosines.items()} | {
+        "pairs": len(cosines[OWN]) // 2
     }
 
 

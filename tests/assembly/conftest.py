@@ -114,7 +114,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeCatalogue:
         techniques = {f"toy.{name.lower()}": f"x_toys:{name}" for name in classes}
         techniques["toy.liar"] = "x_toys:Liar"
         techniques["toy.absent"] = "x_toys:Absent"
-        found = FoundPlugin("toys", "x-toys", "1", "x_toys", None)
-        return Catalogue([Holdings(found, {"techniques": techniques, **(nouns or {})}, files)])
+        plugin = FoundPlugin("toys", "x-toys", "1", "x_toys", None)
+        return Catalogue([Holdings(plugin, {"techniques": techniques, **(nouns or {})}, files)])
 
     return catalogue

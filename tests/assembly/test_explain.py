@@ -34,9 +34,9 @@ name = "two"
 def test_call_order(make: Make) -> None:
     recipe = load_recipe("r", catalogue=make({"r": TEXT}))
     denoise = importlib.import_module("x_toys").Denoise()
-    told = explain(recipe, builtin=(denoise,))
-    assert [order.hook for order in told.hooks] == list(RUN_HOOKS)
-    orders = {order.hook: order.calls for order in told.hooks}
+    explanation = explain(recipe, builtin=(denoise,))
+    assert [order.hook for order in explanation.hooks] == list(RUN_HOOKS)
+    orders = {order.hook: order.calls for order in explanation.hooks}
     assert [c.use for c in orders["fuse"]] == ["one", "two"]
     assert [(c.use, c.position) for c in orders["regularize"]] == [
         ("toy.wrap", "tryfirst"),
@@ -51,7 +51,11 @@ def test_call_order(make: Make) -> None:
     assert orders["sample"][0].where == "x_toys:Wrap.sample"
     assert orders["fuse"][1].technique == "toy.shift"
     assert orders["extract"] == ()
-    assert json.loads(json.dumps(dataclasses.asdict(told)))["uses"] == ["one", "toy.wrap", "two"]
+    assert json.loads(json.dumps(dataclasses.asdict(explanation)))["uses"] == [
+        "one",
+        "toy.wrap",
+        "two",
+    ]
 
 
 def test_a_hook_that_does_not_fit_names_the_use(make: Make) -> None:

@@ -85,8 +85,8 @@ def load(
             "profiles": {id: f"x_profiles:{id}" for id in PROFILES},
             "families": {"some": "x_profiles:family"},
         }
-        found = FoundPlugin("x", "x", "1", "x", None)
-        catalogue = Catalogue([Holdings(found, nouns, {"method": file}, {}, tuning)])
+        plugin = FoundPlugin("x", "x", "1", "x", None)
+        catalogue = Catalogue([Holdings(plugin, nouns, {"method": file}, {}, tuning)])
         return load_recipe("method", backbone=backbone, overrides=overrides, catalogue=catalogue)
 
     return run
@@ -237,6 +237,9 @@ def test_facts_of_fidelity_are_no_part_of_the_hash(load: Callable[..., Any]) -> 
         '[[source]]\nwhat = "paper, section 3"\n[[departure]]\nwhat = "a"\nwhy = "b"\n'
         '[[parity]]\nagainst = "x"\nwithin = 1e-5\ntest = "tests/test_a.py::test_b"\n'
     )
-    plain, told = load(recipe=RECIPE), load(recipe=RECIPE.replace("[[use]]", f"{facts}[[use]]", 1))
-    assert told.hash == plain.hash
-    assert told.document == plain.document
+    plain, with_facts = (
+        load(recipe=RECIPE),
+        load(recipe=RECIPE.replace("[[use]]", f"{facts}[[use]]", 1)),
+    )
+    assert with_facts.hash == plain.hash
+    assert with_facts.document == plain.document

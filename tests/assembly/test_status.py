@@ -187,8 +187,8 @@ def test_files_are_read_by_their_place(catalogue: Catalogue, tmp_path: Path) -> 
 
 def catalogue_holdings(catalogue: Catalogue, files: dict[tuple[str, str], Path]) -> list[Holdings]:
     """Return what a plugin that holds only these evidence files answers."""
-    found = FoundPlugin("x", "x", "1", "x", None)
-    return [Holdings(found, evidence=files)]
+    plugin = FoundPlugin("x", "x", "1", "x", None)
+    return [Holdings(plugin, evidence=files)]
 
 
 def test_rows_of_surveyed_systems_come_first(catalogue: Catalogue) -> None:

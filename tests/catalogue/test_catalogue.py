@@ -157,8 +157,8 @@ def test_pcs_plugins_limits_by_entry_point_or_distribution(
     assert {"x-good", "x-other"} <= set(names)
     for limit in ("good", "x-good", "X_Good", " good , "):
         monkeypatch.setenv("PCS_PLUGINS", limit)
-        found = {p.distribution for p in Catalogue.load().plugins()}
-        assert found - {"pcs-core"} == {"x-good"}
+        distributions = {p.distribution for p in Catalogue.load().plugins()}
+        assert distributions - {"pcs-core"} == {"x-good"}
     monkeypatch.setenv("PCS_PLUGINS", "")
     assert {p.distribution for p in Catalogue.load().plugins()} <= {"pcs-core"}
 

@@ -52,19 +52,19 @@ class Turn(Base):
 
 def test_ids_are_read_without_importing(install: Callable[..., Path]) -> None:
     install("x-scan", PLUGIN, {"x_scan/deep/__init__.py": "", "x_scan/deep/two.py": TWO})
-    held = Catalogue.load("x-scan")
-    assert held.broken == []
-    assert held.ids("techniques") == ["toy.shift", "toy.turn"]
-    assert held.where("techniques", "toy.turn") == "x_scan.deep.two:Turn"
-    assert held.implements("toy.shift") == ("shifting", "moving")
-    assert held.technique_today("toy.push") == "toy.shift"
-    assert held.technique_today("toy.turn") == "toy.turn"
-    assert held.implementations() == {
+    catalogue = Catalogue.load("x-scan")
+    assert catalogue.broken == []
+    assert catalogue.ids("techniques") == ["toy.shift", "toy.turn"]
+    assert catalogue.where("techniques", "toy.turn") == "x_scan.deep.two:Turn"
+    assert catalogue.implements("toy.shift") == ("shifting", "moving")
+    assert catalogue.technique_today("toy.push") == "toy.shift"
+    assert catalogue.technique_today("toy.turn") == "toy.turn"
+    assert catalogue.implementations() == {
         "shifting": ["toy.shift"],
         "moving": ["toy.shift", "toy.turn"],
     }
     with pytest.raises(UnknownNameError, match=r"a recipe names it 'toy\.shift' or 'toy\.turn'"):
-        held.get("techniques", "moving")
+        catalogue.get("techniques", "moving")
     assert "x_scan.deep.two" not in sys.modules
 
 
@@ -90,7 +90,7 @@ def test_every_technique_of_a_searched_package_is_found() -> None:
             importlib.import_module(package).__path__, f"{package}."
         ):
             importlib.import_module(module.name)
-    found = {
+    ids = {
         id: (technique.where, technique.catalogue, technique.formerly)
         for package in packages
         for id, technique in techniques_in(package).items()
@@ -102,5 +102,5 @@ def test_every_technique_of_a_searched_package_is_found() -> None:
             if cls.id and cls.__module__.split(".")[0] in packages:
                 where = f"{cls.__module__}:{cls.__qualname__}"
                 classes[cls.id] = (where, cls.catalogue, cls.formerly)
-    assert found == classes
-    assert set(found) == set(known.ids("techniques"))
+    assert ids == classes
+    assert set(ids) == set(known.ids("techniques"))

@@ -25,8 +25,8 @@ class Inner(Technique):
     @hookimpl(wrapper=True)
     def sample(self, step: Any) -> Generator[None, Any, Any]:
         ORDER.append(f"inner {step.count}")
-        found = yield
-        return type(found)(found.x0 * 0.5)
+        prediction = yield
+        return type(prediction)(prediction.x0 * 0.5)
 
 
 class Outer(Technique):

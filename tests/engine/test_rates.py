@@ -16,13 +16,13 @@ def rates(**settings: object) -> list[float]:
     phase = Phase("all", 10, lr={"a": 2.0, "*": 1.0}, **settings)  # type: ignore[arg-type]
     params = {name: torch.nn.Parameter(torch.zeros(1)) for name in ("a", "b")}
     optimizer = make_optimizer(phase, params)
-    found = []
+    seconds = []
     for index in range(phase.steps):
         set_rates(optimizer, phase, index)
         first, second = (group["lr"] for group in optimizer.param_groups)
         assert first == pytest.approx(2 * second)
-        found.append(second)
-    return found
+        seconds.append(second)
+    return seconds
 
 
 def test_without_settings_they_are_constant() -> None:
@@ -30,31 +30,31 @@ def test_without_settings_they_are_constant() -> None:
 
 
 def test_they_rise_hold_and_fall_to_nearly_nothing() -> None:
-    found = rates(warmup=2, decay=0.4)
-    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    actual = rates(warmup=2, decay=0.4)
+    assert actual == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
 
 
 def test_a_short_phase_may_rise_and_fall_at_once() -> None:
-    found = rates(warmup=20, decay=1.0)
-    assert max(found) < 0.35
-    assert found[-1] < found[5]
+    actual = rates(warmup=20, decay=1.0)
+    assert max(actual) < 0.35
+    assert actual[-1] < actual[5]
 
 
 def test_a_linear_fall_takes_all_that_follows_the_rise() -> None:
-    found = rates(schedule="linear", warmup=2)
-    assert found == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    actual = rates(schedule="linear", warmup=2)
+    assert actual == pytest.approx([0.5, 1, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
 
 
 def test_a_cosine_fall() -> None:
-    found = rates(schedule="cosine", warmup=2)
+    actual = rates(schedule="cosine", warmup=2)
     cosine = [(1 + math.cos(math.pi * i / 8)) / 2 for i in range(8)]
-    assert found == pytest.approx([0.5, 1, *cosine])
+    assert actual == pytest.approx([0.5, 1, *cosine])
 
 
 def test_the_share_that_falls_and_the_floor() -> None:
-    found = rates(schedule="cosine", decay=0.4, floor=0.1)
+    actual = rates(schedule="cosine", decay=0.4, floor=0.1)
     cosine = [0.1 + 0.9 * (1 + math.cos(math.pi * i / 4)) / 2 for i in range(4)]
-    assert found == pytest.approx([1] * 6 + cosine)
+    assert actual == pytest.approx([1] * 6 + cosine)
     assert rates(decay=0.2, floor=0.5) == pytest.approx([1] * 9 + [0.75])
 
 

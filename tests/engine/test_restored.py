@@ -19,8 +19,8 @@ from pcs_testing import make_subject
 def artifact(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:
     """A subject of one step, its tensors moved far from where they started."""
     recipe = load_recipe(system, backbone="tiny", overrides=["tune.steps=1"])
-    found = fit(recipe, make_subject(seed=seed), backbone, seed=seed)[0]
-    return replace(found, tensors={k: v + 0.1 for k, v in found.tensors.items()})
+    fitted = fit(recipe, make_subject(seed=seed), backbone, seed=seed)[0]
+    return replace(fitted, tensors={k: v + 0.1 for k, v in fitted.tensors.items()})
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def test_back_and_forth_makes_each_subject_once(
     drawn = [draw(artifacts[i % 2], backbone, seed=i) for i in range(4)]
     assert [next(i for i, p in enumerate(artifacts) if p is m) for m in made] == [0, 1]
     assert not torch.equal(drawn[0], drawn[1])
-    for i, found in enumerate(drawn):
-        assert torch.equal(found, draw(artifacts[i % 2], open_backbone("tiny"), seed=i))
+    for i, actual in enumerate(drawn):
+        assert torch.equal(actual, draw(artifacts[i % 2], open_backbone("tiny"), seed=i))
 
 
 def test_a_tensor_that_was_trained_on_is_read_again(
@@ -62,11 +62,11 @@ def test_a_tensor_that_was_trained_on_is_read_again(
 ) -> None:
     backbone = open_backbone("tiny")
     tensors = {k: v.clone() for k, v in artifacts[0].tensors.items()}
-    own = replace(artifacts[0], tensors=tensors)
-    before = draw(own, backbone)
+    trained_on = replace(artifacts[0], tensors=tensors)
+    before = draw(trained_on, backbone)
     for tensor in tensors.values():
         tensor.add_(1.0)
-    assert not torch.equal(before, draw(own, backbone))
+    assert not torch.equal(before, draw(trained_on, backbone))
     assert len(made) == 2
 
 
@@ -75,12 +75,12 @@ def test_a_replaced_tensor_lends_its_id_to_none(
 ) -> None:
     """What stays ready is known by its tensors' ids: they live as long, else others get the ids."""
     backbone = open_backbone("tiny")
-    own = replace(artifacts[0], tensors={k: v.clone() for k, v in artifacts[0].tensors.items()})
-    name = next(iter(own.tensors))
-    replaced = weakref.ref(own.tensors[name])
-    draw(own, backbone)
-    own.tensors[name] = own.tensors[name] + 1.0  # type: ignore[index]
-    draw(own, backbone)
+    changed = replace(artifacts[0], tensors={k: v.clone() for k, v in artifacts[0].tensors.items()})
+    name = next(iter(changed.tensors))
+    replaced = weakref.ref(changed.tensors[name])
+    draw(changed, backbone)
+    changed.tensors[name] = changed.tensors[name] + 1.0  # type: ignore[index]
+    draw(changed, backbone)
     assert len(made) == 2
     assert replaced() is not None
 

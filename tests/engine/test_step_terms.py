@@ -23,10 +23,10 @@ class Bare(Technique):
     def sample(self, step: Any) -> Generator[None, Any, Any]:
         if step.index:
             step.terms = ()
-        found = yield
-        own = step.evaluate(step.latents, step.level, step.branch(Branch())).x0
-        SEEN.append((step.acting, torch.allclose(found.x0, own, atol=1e-5)))
-        return found
+        prediction = yield
+        evaluated = step.evaluate(step.latents, step.level, step.branch(Branch())).x0
+        SEEN.append((step.acting, torch.allclose(prediction.x0, evaluated, atol=1e-5)))
+        return prediction
 
 
 class Late(LayerEdit):
@@ -73,10 +73,10 @@ class Reader(Technique):
     @hookimpl(wrapper=True)
     def sample(self, step: Any) -> Generator[None, Any, Any]:
         early = step.positive if self.before else None
-        found = yield
+        prediction = yield
         READ.append(step.positive if early is None else early)
         assert step.positive is READ[-1]
-        return found
+        return prediction
 
 
 READ: list[Any] = []

@@ -27,10 +27,10 @@ def test_sizes_and_corners_are_those_of_the_fitted_picture() -> None:
     from pcs_core.data import Masks
 
     subject = thing((40, 80), (64, 32), (32, 32))
-    told = references(subject, 0, (32, 32), Masks())
-    assert [e.extra["picture.size"].tolist() for e in told] == [[40, 80], [64, 32], [32, 32]]
+    examples = references(subject, 0, (32, 32), Masks())
+    assert [e.extra["picture.size"].tolist() for e in examples] == [[40, 80], [64, 32], [32, 32]]
     # 40 x 80 comes down to 32 x 64, of which the middle 32 columns are shown
-    assert [e.extra["picture.corner"].tolist() for e in told] == [[0, 16], [16, 0], [0, 0]]
+    assert [e.extra["picture.corner"].tolist() for e in examples] == [[0, 16], [16, 0], [0, 0]]
     shown = fit_image(subject.images[1], (32, 32))
     assert torch.equal(shown, subject.images[1][:, 16:48])
 

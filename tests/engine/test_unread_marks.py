@@ -14,12 +14,12 @@ from pcs_core.engine.unread import reads_masks, unread_marks
 
 
 def marked(concepts: int = 1) -> Subject:
-    own = tuple(Concept(f"dog{k}", f"<dog{k}>", "dog") for k in range(concepts))
+    named = tuple(Concept(f"dog{k}", f"<dog{k}>", "dog") for k in range(concepts))
     return Subject(
         name="s",
-        concepts=own,
+        concepts=named,
         images=(torch.rand(3, 32, 32),) * 2,
-        masks={c.name: (torch.ones(1, 32, 32), None) for c in own},
+        masks={c.name: (torch.ones(1, 32, 32), None) for c in named},
         files=("a.png", "b.png"),
         extra=({}, {"points": [[0.5, 0.5]] * 5}),
     )

@@ -58,27 +58,27 @@ def test_there_is_something_to_look_at() -> None:
 
 
 def test_no_room_is_vague() -> None:
-    found = [
+    offending = [
         name(p)
         for p in PYTHON
         if p.stem.strip("_") in VAGUE or set(p.relative_to(ROOT).parts[:-1]) & VAGUE
     ]
-    assert not found, f"say what is in it: {found}"
+    assert not offending, f"say what is in it: {offending}"
 
 
 @pytest.mark.parametrize("pattern", UNSAFE, ids=UNSAFE.values())
 def test_nothing_unsafe(pattern: str) -> None:
     compiled = re.compile(pattern, re.MULTILINE)
     shipped = [p for p in PYTHON if "tests" not in p.relative_to(ROOT).parts]
-    found = [name(p) for p in shipped if compiled.search(p.read_text("utf-8"))]
-    assert not found
+    offending = [name(p) for p in shipped if compiled.search(p.read_text("utf-8"))]
+    assert not offending
 
 
 @pytest.mark.parametrize("words", OUTSIDE, ids=OUTSIDE.values())
 def test_the_project_speaks_of_itself(words: str) -> None:
     texts = [p for p in TEXTS if p.resolve() != SELF]
-    found = [name(p) for p in texts if words.lower() in p.read_text("utf-8", "replace").lower()]
-    assert not found, f"{words!r} is in {found}"
+    offending = [name(p) for p in texts if words.lower() in p.read_text("utf-8", "replace").lower()]
+    assert not offending, f"{words!r} is in {offending}"
 
 
 def test_every_module_says_what_it_is() -> None:

@@ -48,18 +48,18 @@ def faults(text: str) -> Iterator[tuple[int, str]]:
 
 
 def test_long_functions_say_why() -> None:
-    found = [
-        f"{path.relative_to(ROOT)}:{line}: {told}"
+    complaints = [
+        f"{path.relative_to(ROOT)}:{line}: {complaint}"
         for path in sources()
-        for line, told in faults(path.read_text("utf-8"))
+        for line, complaint in faults(path.read_text("utf-8"))
     ]
-    assert not found, "\n".join(found)
+    assert not complaints, "\n".join(complaints)
 
 
 def test_what_is_refused() -> None:
     body = "    x = 1\n" * LONGEST
-    (told,) = faults(f"def long():\n{body}")
-    assert told == (1, f"long has {LONGEST + 1} lines, and no `# long: <reason>`")
+    (complaint,) = faults(f"def long():\n{body}")
+    assert complaint == (1, f"long has {LONGEST + 1} lines, and no `# long: <reason>`")
     assert not list(faults(f"# long: a table\ndef long():\n{body}"))
     assert not list(faults(f"def long():  # long: a table\n{body}"))
     method = "    @property\n    def long(self):\n" + "        x = 1\n" * LONGEST

@@ -132,14 +132,14 @@ def test_licences_and_types_are_in_them(wheels: list[Path]) -> None:
 def test_every_plugin_loads_from_its_wheel(home: Path, tmp_path: Path) -> None:
     packages = [package_of(f) for f in with_package(FOLDERS)]
     python = home / "bin" / "python"
-    found = json.loads(run(python, "-I", "-c", LOADS, json.dumps(packages), cwd=tmp_path))
-    assert all(Path(file).resolve().is_relative_to(home.resolve()) for file in found["files"])
-    assert not [p for p in found["path"] if Path(p).resolve().is_relative_to(ROOT / "plugins")]
-    assert str(ROOT) not in found["path"]
-    assert not found["broken"]
-    assert not found["failed"]
-    assert found["recipes"] >= 20
-    assert {"pcs-tokens", "pcs-weights", "pcs-mini", "pcs-formats"} <= set(found["plugins"])
+    report = json.loads(run(python, "-I", "-c", LOADS, json.dumps(packages), cwd=tmp_path))
+    assert all(Path(file).resolve().is_relative_to(home.resolve()) for file in report["files"])
+    assert not [p for p in report["path"] if Path(p).resolve().is_relative_to(ROOT / "plugins")]
+    assert str(ROOT) not in report["path"]
+    assert not report["broken"]
+    assert not report["failed"]
+    assert report["recipes"] >= 20
+    assert {"pcs-tokens", "pcs-weights", "pcs-mini", "pcs-formats"} <= set(report["plugins"])
 
 
 @pytest.mark.slow

@@ -22,7 +22,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "write-a-backbone.md"
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackboneBase]:
+def page_backbone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackboneBase]:
     """The page's code, as a module."""
     home = tmp_path_factory.mktemp("own")
     (home / "pcs_own").mkdir()
@@ -45,10 +45,10 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackboneBase]:
             del sys.modules[name]
 
 
-def case(own: Any, id: str, **settings: Any) -> Case:
+def case(page_backbone: Any, id: str, **settings: Any) -> Case:
     class Own(Case):
         def open(self) -> Any:
-            return own
+            return page_backbone
 
     technique = catalogue().get("techniques", id)
     return Own(technique, {**technique.tiny, **settings})
@@ -66,27 +66,30 @@ PARTS = (
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("id", ["tokens.learnable", "weights.lora", "weights.kv"])
-def test_techniques_that_know_no_backbone_run_on_it(own: Any, id: str, part: str) -> None:
-    CHECKS[part](case(own, id))
+def test_techniques_that_know_no_backbone_run_on_it(page_backbone: Any, id: str, part: str) -> None:
+    CHECKS[part](case(page_backbone, id))
 
 
-def test_it_learns_and_draws(own: Any) -> None:
+def test_it_learns_and_draws(page_backbone: Any) -> None:
     make = catalogue().get
     uses = [make("techniques", id)() for id in ("tokens.learnable", "weights.lora")]
     recipe = make_recipe(uses, Phase("p", 60, lr={"*": 1e-2}))
     readings: list[float] = []
     (artifact,) = fit(
-        recipe, make_subject(), own, watch=[lambda p: readings.append(p.losses["core.denoise"])]
+        recipe,
+        make_subject(),
+        page_backbone,
+        watch=[lambda p: readings.append(p.losses["core.denoise"])],
     )
     assert sum(readings[-3:]) < sum(readings[:3])
-    tuned = sample(artifact, own, "a photo of <fido>", steps=4, scale=1.0)
-    plain = sample(None, own, "a photo of a dog", steps=4, scale=1.0)
+    tuned = sample(artifact, page_backbone, "a photo of <fido>", steps=4, scale=1.0)
+    plain = sample(None, page_backbone, "a photo of a dog", steps=4, scale=1.0)
     assert tuned.shape == plain.shape == (1, 3, 32, 32)
     assert not torch.equal(tuned, plain)
 
 
-def test_what_it_has_not_is_refused_by_name(own: Any) -> None:
+def test_what_it_has_not_is_refused_by_name(page_backbone: Any) -> None:
     with pytest.raises(CapabilityError, match="'own' has no control network"):
-        own.control_network(3, 1.0)
+        page_backbone.control_network(3, 1.0)
     with pytest.raises(CapabilityError, match="knows no scheduler 'euler'"):
-        own.sampler("euler", 3)
+        page_backbone.sampler("euler", 3)

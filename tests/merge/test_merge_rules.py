@@ -205,16 +205,16 @@ def loss(name: str, **options: Any) -> Loss:
 
 
 def test_losses_come_alone_or_as_lists_and_are_filtered_by_glob() -> None:
-    found = flatten_losses([("a", [loss("x"), loss("y")]), ("b", loss("z"))])
-    assert [term.name for term in found] == ["x", "y", "z"]
+    terms = flatten_losses([("a", [loss("x"), loss("y")]), ("b", loss("z"))])
+    assert [term.name for term in terms] == ["x", "y", "z"]
     kept = flatten_losses([("a", [loss("x"), loss("xy")]), ("b", loss("z"))], ["x*"])
     assert [term.name for term in kept] == ["x", "xy"]
 
 
-@pytest.mark.parametrize("wanted", [("*",), ("other",)])
-def test_losses_of_one_name_conflict_even_if_not_wanted(wanted: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("globs", [("*",), ("other",)])
+def test_losses_of_one_name_conflict_even_if_not_wanted(globs: tuple[str, ...]) -> None:
     with pytest.raises(ConflictError, match=r"loss 'x' .*'left'.*'right'"):
-        flatten_losses([("left", loss("x")), ("right", loss("x"))], wanted)
+        flatten_losses([("left", loss("x")), ("right", loss("x"))], globs)
 
 
 def batch(subject: list[int], weight: list[float] | None = None, subjects: int = 2) -> Batch:

@@ -55,8 +55,8 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalogue:
     (site / "x_storage_toys.py").write_text(TOYS, encoding="utf-8")
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.delitem(sys.modules, "x_storage_toys", raising=False)
-    found = FoundPlugin("toys", "x-toys", "3.1", "x_storage_toys", None)
-    return Catalogue([Holdings(found, {"techniques": {"toy.shift": "x_storage_toys:Shift"}})])
+    plugin = FoundPlugin("toys", "x-toys", "3.1", "x_storage_toys", None)
+    return Catalogue([Holdings(plugin, {"techniques": {"toy.shift": "x_storage_toys:Shift"}})])
 
 
 @pytest.fixture

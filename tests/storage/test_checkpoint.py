@@ -46,34 +46,34 @@ def bits(tensor: torch.Tensor) -> bytes:
 def test_round_trip_is_bit_equal(tmp_path: Path) -> None:
     saved = tensors()
     write_checkpoint(tmp_path / "work", "fit-rex", saved, {"phase": 1, "list": [1, "é", None]})
-    found = read_checkpoint(tmp_path / "work", "fit-rex")
-    assert found is not None
-    assert found[1] == {"phase": 1, "list": [1, "é", None]}
-    assert set(found[0]) == set(saved)
+    checkpoint = read_checkpoint(tmp_path / "work", "fit-rex")
+    assert checkpoint is not None
+    assert checkpoint[1] == {"phase": 1, "list": [1, "é", None]}
+    assert set(checkpoint[0]) == set(saved)
     for name, tensor in saved.items():
-        assert found[0][name].dtype == tensor.dtype
-        assert found[0][name].shape == tensor.shape
-        assert bits(found[0][name]) == bits(tensor)
+        assert checkpoint[0][name].dtype == tensor.dtype
+        assert checkpoint[0][name].shape == tensor.shape
+        assert bits(checkpoint[0][name]) == bits(tensor)
 
 
 def test_none_before_the_first_and_the_last_wins(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path, "fit") is None
     for step in (1, 2):
         write_checkpoint(tmp_path, "fit", {"x": torch.full((2,), step)}, {"step": step})
-    found = read_checkpoint(tmp_path, "fit")
-    assert found is not None
-    assert (found[0]["x"].tolist(), found[1]) == ([2, 2], {"step": 2})
+    checkpoint = read_checkpoint(tmp_path, "fit")
+    assert checkpoint is not None
+    assert (checkpoint[0]["x"].tolist(), checkpoint[1]) == ([2, 2], {"step": 2})
     assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_what_was_read_does_not_hang_on_the_file(tmp_path: Path) -> None:
     write_checkpoint(tmp_path, "fit", {"x": torch.arange(5000)}, {})
-    found = read_checkpoint(tmp_path, "fit")
-    assert found is not None
+    checkpoint = read_checkpoint(tmp_path, "fit")
+    assert checkpoint is not None
     with checkpoint_path(tmp_path, "fit").open("r+b") as file:
         file.write(bytes(1000))
         file.truncate(1000)
-    assert torch.equal(found[0]["x"], torch.arange(5000))
+    assert torch.equal(checkpoint[0]["x"], torch.arange(5000))
 
 
 def test_any_damage_is_told_by_name(tmp_path: Path) -> None:
@@ -100,9 +100,9 @@ def test_any_name_is_a_file_of_its_own_inside_the_folder(tmp_path: Path) -> None
     for index, name in enumerate(names):
         write_checkpoint(tmp_path / "w", name, {"i": torch.tensor(index)}, {})
     for index, name in enumerate(names):
-        found = read_checkpoint(tmp_path / "w", name)
-        assert found is not None
-        assert int(found[0]["i"]) == index
+        checkpoint = read_checkpoint(tmp_path / "w", name)
+        assert checkpoint is not None
+        assert int(checkpoint[0]["i"]) == index
     assert len(list((tmp_path / "w").iterdir())) == len(names)
     assert [p.name for p in tmp_path.iterdir()] == ["w"]
 
@@ -150,6 +150,6 @@ def test_killed_while_writing_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
-    found = read_checkpoint(tmp_path, "fit")
-    assert found is not None
-    assert bool((found[0]["x"] == found[1]["step"]).all())
+    checkpoint = read_checkpoint(tmp_path, "fit")
+    assert checkpoint is not None
+    assert bool((checkpoint[0]["x"] == checkpoint[1]["step"]).all())

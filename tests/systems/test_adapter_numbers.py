@@ -88,13 +88,13 @@ SAMPLING = {"ip-adapter": (50, 7.5), "instantid": (30, 5.0), "fastcomposer": (50
 def test_the_training_s_numbers_stand_in_the_recipe(system: str) -> None:
     recipe = load_recipe(system)
     (phase,) = (p for p in recipe.phases if p.pretrain)
-    wanted = PHASES[system]
-    assert dict(phase.lr) == wanted["lr"]
-    assert sum(phase.batch.values()) * phase.accumulate == wanted["batch"]
+    published = PHASES[system]
+    assert dict(phase.lr) == published["lr"]
+    assert sum(phase.batch.values()) * phase.accumulate == published["batch"]
     assert (phase.weight_decay, phase.clip, phase.steps) == (
-        wanted["weight_decay"],
-        wanted["clip"],
-        wanted["steps"],
+        published["weight_decay"],
+        published["clip"],
+        published["steps"],
     )
     assert (phase.optimizer, phase.schedule, phase.warmup) == ("adamw", "constant", 0)
     assert tuple(phase.betas) == (0.9, 0.999)

@@ -37,9 +37,9 @@ def captioning(system: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_captions_are_pinned(system: str) -> None:
-    found = captioning(system)
-    assert found, f"{system}: nothing says how a reference is captioned"
-    unpinned = [u["technique"] for u in found if "templates" not in u]
+    uses = captioning(system)
+    assert uses, f"{system}: nothing says how a reference is captioned"
+    unpinned = [u["technique"] for u in uses if "templates" not in u]
     assert unpinned == [], (
         f"{system}: the generic captions of {unpinned} would speak for the method"
     )
@@ -70,11 +70,11 @@ def test_learned_words_share_the_published_list() -> None:
 def test_the_network_is_told_these_sentences_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     from pcs_core.engine import captions as table
 
-    told: set[str] = set()
+    seen_captions: set[str] = set()
     add = table.CaptionTable.add
 
     def noted(self: Any, subject: int, caption: str) -> int:
-        told.add(caption)
+        seen_captions.add(caption)
         return add(self, subject, caption)
 
     monkeypatch.setattr(table.CaptionTable, "add", noted)
@@ -82,5 +82,5 @@ def test_the_network_is_told_these_sentences_and_no_other(monkeypatch: pytest.Mo
     mirrored = ["data.augment.crop=0.0", "data.augment.rescale=[1.0, 1.0]"]
     recipe = load_recipe("textual-inversion", overrides=[*brief_settings(plain), *mirrored])
     fit(recipe, make_subject(), open_backbone("tiny"))
-    wanted = captioning("textual-inversion")[0]["templates"]
-    assert told == {t.replace("{token}", "<fido>") for t in wanted}
+    expected = captioning("textual-inversion")[0]["templates"]
+    assert seen_captions == {t.replace("{token}", "<fido>") for t in expected}

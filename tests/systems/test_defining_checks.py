@@ -53,10 +53,10 @@ def test_exit_codes(options: list[str], code: int, capsys: pytest.CaptureFixture
 
 def test_neighbours_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "p-plus", "--neighbours", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["holds"]
-    assert {n["name"] for n in told["neighbours"]} == {n for s, n in PAIRS if s == "p-plus"}
-    assert not any(n["holds"] for n in told["neighbours"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["holds"]
+    assert {n["name"] for n in printed["neighbours"]} == {n for s, n in PAIRS if s == "p-plus"}
+    assert not any(n["holds"] for n in printed["neighbours"])
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,10 @@ def class_told_as_subject(patch: pytest.MonkeyPatch) -> None:
 
     examples = PriorPreservation._examples
 
-    def told(self: Any, run: Any, noun: str) -> list[Example]:
+    def captioned_as_subject(self: Any, run: Any, noun: str) -> list[Example]:
         return [e.with_(captions=("a photo of {token}",)) for e in examples(self, run, noun)]
 
-    patch.setattr(PriorPreservation, "_examples", told)
+    patch.setattr(PriorPreservation, "_examples", captioned_as_subject)
 
 
 def no_size_words(patch: pytest.MonkeyPatch) -> None:

@@ -41,12 +41,12 @@ NUMBERS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("system", NUMBERS)
 def test_numbers(system: str) -> None:
     recipe = load_recipe(system)
-    found: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         f"{u.name}.{k}": v for u in recipe.uses for k, v in u.technique.settings().items()
     }
-    found |= {
+    numbers |= {
         f"{p.name}.{k}": getattr(p, k)
         for p in recipe.phases
         for k in ("clip", "weight_decay", "schedule")
     }
-    assert {k: found[k] for k in NUMBERS[system]} == NUMBERS[system]
+    assert {k: numbers[k] for k in NUMBERS[system]} == NUMBERS[system]

@@ -56,10 +56,10 @@ def steps(system: str) -> list[str]:
 def draw(pcs: Callable[..., str], what: Path, out: Path, *more: object) -> dict[str, Any]:
     given = ("a photo of <thing> on the beach", "-n", 2, "--steps", 2, "--seed", 1)
     pcs("sample", what, *given, *more, "--device", "cpu", "--out", out)
-    told: dict[str, Any] = json.loads((out / "sample.json").read_text())
+    document: dict[str, Any] = json.loads((out / "sample.json").read_text())
     assert (out / "000.png").exists()
     assert (out / "001.png").exists()
-    return told
+    return document
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -73,12 +73,12 @@ def test_fit_and_sample(
     pcs("fit", system, folder, *options)
     artifact = load(made)
     assert artifact.backbone.id == backbone
-    wanted = TRAINED[system] if backbone == "tiny-sd3" or "lora" not in system else "weights.lora/"
-    assert any(name.startswith(wanted) for name in artifact.tensors)
+    prefix = TRAINED[system] if backbone == "tiny-sd3" or "lora" not in system else "weights.lora/"
+    assert any(name.startswith(prefix) for name in artifact.tensors)
     if system == "textual-inversion":  # a row in every encoder
-        assert artifact.tensors[wanted].shape == (1, 80 + 96 * (backbone == "tiny-sd3"))
-    told = draw(pcs, made, tmp_path / "first")
-    assert told["backbone"]["id"] == backbone
+        assert artifact.tensors[prefix].shape == (1, 80 + 96 * (backbone == "tiny-sd3"))
+    document = draw(pcs, made, tmp_path / "first")
+    assert document["backbone"]["id"] == backbone
     draw(pcs, made, tmp_path / "again")
     pictures = [(tmp_path / run / "000.png").read_bytes() for run in ("first", "again")]
     assert pictures[0] == pictures[1]

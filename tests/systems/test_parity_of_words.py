@@ -64,11 +64,11 @@ def test_a_file_of_textual_inversion_says_the_same(
     backbone: Backbone, tmp_path: Path, vectors: int
 ) -> None:
     rows = torch.randn(vectors, 32, generator=torch.Generator().manual_seed(vectors))
-    found = ours(backbone, LearnableToken(vectors=vectors), rows[None])
-    wanted = theirs(backbone, rows, tmp_path / "learned.safetensors")
-    torch.testing.assert_close(found, wanted, rtol=0.0, atol=1e-5)
+    actual = ours(backbone, LearnableToken(vectors=vectors), rows[None])
+    expected = theirs(backbone, rows, tmp_path / "learned.safetensors")
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5)
     assert (
-        found - ours(backbone, LearnableToken(vectors=vectors), 2 * rows[None])
+        actual - ours(backbone, LearnableToken(vectors=vectors), 2 * rows[None])
     ).abs().max() > 0.1
 
 
@@ -78,10 +78,10 @@ def test_each_layer_of_p_plus_reads_a_textual_inversion_of_its_own(
     """P+, section 3.2: the text of layer l is the encoding of the prompt with the word of layer l."""
     layers = len(select_sites(backbone.sites, "cross"))
     rows = torch.randn(layers, 1, 32, generator=torch.Generator().manual_seed(0))
-    found = ours(backbone, LayerwiseToken(), rows[None, None])
+    actual = ours(backbone, LayerwiseToken(), rows[None, None])
     for layer in range(layers):
-        wanted = theirs(backbone, rows[layer], tmp_path / f"{layer}.safetensors")
-        torch.testing.assert_close(found[:, layer], wanted, rtol=0.0, atol=1e-5)
+        expected = theirs(backbone, rows[layer], tmp_path / f"{layer}.safetensors")
+        torch.testing.assert_close(actual[:, layer], expected, rtol=0.0, atol=1e-5)
 
 
 def test_the_mapper_of_neti_is_the_published_network() -> None:
@@ -100,15 +100,15 @@ def test_the_mapper_of_neti_is_the_published_network() -> None:
         torch.zeros(1, dtype=torch.long),
     )
     assert bypass is not None
-    own = {name: value[0].detach() for name, value in mapper.named_parameters()}
+    weights = {name: value[0].detach() for name, value in mapper.named_parameters()}
     turns = [float(w[0] * step + w[1] * layer) for w in mapper.frequencies[0]]
     encoded = torch.tensor([*map(math.sin, turns), *map(math.cos, turns)])
-    x = own["anchors"] @ (encoded / encoded.norm())
+    x = weights["anchors"] @ (encoded / encoded.norm())
     for part in ("first", "second"):
-        x = own[f"{part}.weight"] @ x + own[f"{part}.bias"]
+        x = weights[f"{part}.weight"] @ x + weights[f"{part}.bias"]
         x = (x - x.mean()) / (x.var(unbiased=False) + 1e-5).sqrt()
-        x = x * own[f"{part}_norm.scale"] + own[f"{part}_norm.shift"]
+        x = x * weights[f"{part}_norm.scale"] + weights[f"{part}_norm.shift"]
         x = torch.where(x > 0, x, 0.01 * x)
-    for found, head in ((word, "head"), (bypass, "bypass")):
-        wanted = own[f"{head}.weight"] @ x + own[f"{head}.bias"]
-        torch.testing.assert_close(found[0, 0].detach(), wanted, rtol=0.0, atol=1e-5)
+    for actual, head in ((word, "head"), (bypass, "bypass")):
+        expected = weights[f"{head}.weight"] @ x + weights[f"{head}.bias"]
+        torch.testing.assert_close(actual[0, 0].detach(), expected, rtol=0.0, atol=1e-5)

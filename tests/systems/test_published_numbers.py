@@ -57,9 +57,12 @@ CAPTIONS = {
 def test_numbers_stand_in_the_recipe(system: str) -> None:
     phase = load_recipe(system).phases[0]
     for name, value in PUBLISHED[system].items():
-        found: Any = getattr(phase, name)
-        wanted = {"*": value} if name == "lr" and not isinstance(value, dict) else value
-        assert found == pytest.approx(wanted) if name == "lr" else found == wanted, (system, name)
+        actual: Any = getattr(phase, name)
+        expected = {"*": value} if name == "lr" and not isinstance(value, dict) else value
+        assert actual == pytest.approx(expected) if name == "lr" else actual == expected, (
+            system,
+            name,
+        )
 
 
 @pytest.mark.parametrize("system", CAPTIONS)

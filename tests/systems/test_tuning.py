@@ -11,10 +11,10 @@ from pcs_core.catalogue import Catalogue, catalogue
 TUNED = catalogue().tuned_systems()
 
 
-def unknown(tuned: list[tuple[str, str]], held: Catalogue) -> list[str]:
+def unknown(tuned: list[tuple[str, str]], catalogue: Catalogue) -> list[str]:
     """Return a line for each file of differences that no recipe and no backbone would ever read."""
-    targets = {*held.ids("backbones"), *held.ids("profiles")}
-    recipes = held.recipe_files()
+    targets = {*catalogue.ids("backbones"), *catalogue.ids("profiles")}
+    recipes = catalogue.recipe_files()
     lines = [f"{target}/{id}: no recipe {id!r}" for target, id in tuned if id not in recipes]
     return lines + [
         f"{target}/{id}: no backbone or family {target!r}"

@@ -44,7 +44,7 @@ class Residual:
     down: Tensor
     up: Tensor
     scale: float
-    told: str = ""
+    scale_from: str = ""
     """Where the scale is from: "its alpha", the metadata, or nothing said."""
 
 
@@ -131,7 +131,7 @@ def told_scales(residuals: Iterable[Residual]) -> str:
     """Return a sentence on which alpha was used, and with which factors."""
     by_place: dict[str, list[float]] = {}
     for residual in residuals:
-        by_place.setdefault(residual.told, []).append(residual.scale)
+        by_place.setdefault(residual.scale_from, []).append(residual.scale)
     said = []
     for place, factors in by_place.items():
         low, high = min(factors), max(factors)

@@ -63,9 +63,12 @@ class Scales:
     def _number(self, prefix: str, key: str, patterns: str, layer: str) -> float:
         value = self.values[prefix + key]
         table = self.values.get(prefix + patterns) or {}
-        for pattern, own in table.items():  # as peft: an expression for the end of a layer's path
+        for (
+            pattern,
+            matched,
+        ) in table.items():  # as peft: an expression for the end of a layer's path
             if re.match(rf"(?:.*\.)?(?:{pattern})$", layer):
-                value = own
+                value = matched
                 break
         if (
             isinstance(value, bool)

@@ -38,10 +38,10 @@ def mean_map(
     grids = {s.scale: tuple(-(-side // s.scale) for side in size) for s in sites}
     maps = []
     for site in sites:
-        found = tape[site.name].float().mean(1).transpose(1, 2).unflatten(2, grids[site.scale])
+        site_map = tape[site.name].float().mean(1).transpose(1, 2).unflatten(2, grids[site.scale])
         if site.scale != finest:
-            found = F.interpolate(found, grids[finest], mode="bilinear", align_corners=False)
-        maps.append(found)
+            site_map = F.interpolate(site_map, grids[finest], mode="bilinear", align_corners=False)
+        maps.append(site_map)
     return torch.stack(maps).mean(0)
 
 
@@ -179,10 +179,10 @@ class LocalizationLoss(Technique):
         return Fusion(records=tuple(site.name for site in self._sites(run)))
 
     def _sites(self, run: Run) -> list[Site]:
-        found = [s for s in run.sites(self.sites) if s.kind == "cross"]
-        chosen = [s for s in found if not self.scale or s.scale == self.scale]
+        cross = [s for s in run.sites(self.sites) if s.kind == "cross"]
+        chosen = [s for s in cross if not self.scale or s.scale == self.scale]
         if not chosen:
-            scales = ", ".join(str(s) for s in sorted({s.scale for s in found})) or "none"
+            scales = ", ".join(str(s) for s in sorted({s.scale for s in cross})) or "none"
             raise CapabilityError(
                 f"{self.id}: no cross-attention site matches {self.sites!r} at scale {self.scale} "
                 f"(scales there: {scales})"
@@ -227,7 +227,7 @@ class LocalizationLoss(Technique):
             for k in slots
         }
         value, speaks = maps.new_zeros(len(maps)), batch.rows("subject")
-        held = maps.new_zeros(len(maps))
+        shown = maps.new_zeros(len(maps))
         for k in slots:
             span = self._span(step.cond.spans[f"concept.{k}"])
             others = [masks[j] for j in slots if j != k]
@@ -249,8 +249,8 @@ class LocalizationLoss(Technique):
             )
             total = (terms * counts).sum(1)
             value = value + (total / counts.sum(1).clamp_min(1) if self.tokens == "mean" else total)
-            held = held + counts.any(1).to(held)
-        return value / held.clamp_min(1) if self.concepts == "mean" else value
+            shown = shown + counts.any(1).to(shown)
+        return value / shown.clamp_min(1) if self.concepts == "mean" else value
 
     def _span(self, span: Tensor) -> Tensor:
         """Return the positions [b n] that count, -1 where there is none."""

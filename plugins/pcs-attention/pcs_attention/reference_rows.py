@@ -32,8 +32,8 @@ def is_reference(index: Tensor) -> Tensor:
 def adain(x: Tensor, style: Tensor) -> Tensor:
     """Return ``x`` [b n c] with mean and spread over its tokens of ``style`` (arXiv:1703.06868)."""
     mean, spread = x.mean(1, keepdim=True), (x.var(1, keepdim=True) + 1e-5).sqrt()
-    wanted = (style.var(1, keepdim=True) + 1e-5).sqrt()
-    return (x - mean) / spread * wanted + style.mean(1, keepdim=True)
+    style_spread = (style.var(1, keepdim=True) + 1e-5).sqrt()
+    return (x - mean) / spread * style_spread + style.mean(1, keepdim=True)
 
 
 class Aligned(AttnEdit):
@@ -43,9 +43,9 @@ class Aligned(AttnEdit):
         """Normalise q and k; the reference's own stay as they are."""
         index = reference(cond)
         if index is not None:
-            own = is_reference(index)
-            state.q = torch.where(own, state.q, adain(state.q, state.q[index]))
-            state.k = torch.where(own, state.k, adain(state.k, state.k[index]))
+            unchanged = is_reference(index)
+            state.q = torch.where(unchanged, state.q, adain(state.q, state.q[index]))
+            state.k = torch.where(unchanged, state.k, adain(state.k, state.k[index]))
         return state
 
 

@@ -82,5 +82,5 @@ class RegionalAttention(Technique):
         if self.ratio == 0.0:
             return None
         options: dict[str, Any] = {"start": self.start, "stop": self.stop, "mode": "sample"}
-        found = [s for s in run.sites(self.sites) if s.kind == "cross"]
-        return Fusion(edits=tuple(Rewritten(s, self.ratio, **options) for s in found))
+        cross = [s for s in run.sites(self.sites) if s.kind == "cross"]
+        return Fusion(edits=tuple(Rewritten(s, self.ratio, **options) for s in cross))

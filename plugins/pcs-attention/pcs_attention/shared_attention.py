@@ -81,6 +81,6 @@ class SharedAttention(Technique):
     def _row(self, features: Features, inverted: bool) -> Row:
         if not inverted:
             return Row(ROLE, prompt=self.prompt)
-        concepts = [c for own in features.concepts for c in own]
+        concepts = [c for group in features.concepts for c in group]
         prompt = self.picture_prompt.replace("{noun}", concepts[0].noun if concepts else "")
         return Row(ROLE, latents="trajectory", key=self.trajectory, prompt=prompt)

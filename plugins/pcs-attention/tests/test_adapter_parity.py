@@ -24,12 +24,14 @@ CLOSE = 1e-5
 def copied(theirs: nn.Module, ours: nn.Module, names: dict[str, str]) -> None:
     """Give ``theirs`` random weights and ``ours`` the same, names of theirs as ``names`` translate them."""
     torch.manual_seed(3)
-    held = dict(ours.named_parameters())
+    parameters = dict(ours.named_parameters())
     with torch.no_grad():
         for name, value in theirs.named_parameters():
             value.copy_(torch.randn_like(value) * 0.3 + (0.7 if "norm" in name else 0.0))
-            held.pop(translate(name, names)).copy_(value.view_as(held_shape(ours, name, names)))
-    assert not held, "every weight of ours has one of theirs"
+            parameters.pop(translate(name, names)).copy_(
+                value.view_as(held_shape(ours, name, names))
+            )
+    assert not parameters, "every weight of ours has one of theirs"
 
 
 def translate(name: str, names: dict[str, str]) -> str:

@@ -23,7 +23,7 @@ def state(seed: int = 0) -> Any:
     return SimpleNamespace(q=q * 2 + 1, k=k * 3 - 1, v=v, bias=None)
 
 
-def told() -> Conditioning:
+def conditioning() -> Conditioning:
     return Conditioning(
         text=torch.zeros(ROWS, 1, 1), extra={"row.reference": torch.zeros(ROWS, dtype=torch.long)}
     )
@@ -53,17 +53,17 @@ def by_hand(s: Any, shift: float, align: bool) -> torch.Tensor:
 @pytest.mark.parametrize("align", [True, False])
 def test_shared_attention_with_adain(shift: float, align: bool) -> None:
     site: Any = Site("mid.attn1", "denoiser", "self")
-    s, wanted = state(), by_hand(state(), shift, align)
+    s, expected = state(), by_hand(state(), shift, align)
     if align:
-        s = Aligned(site).qkv(s, told())
-    s = Appended(site, False).extra(s, told())
+        s = Aligned(site).qkv(s, conditioning())
+    s = Appended(site, False).extra(s, conditioning())
     if shift:
-        s = Shifted(site, shift).bias(s, told())
+        s = Shifted(site, shift).bias(s, conditioning())
     q, k, v = (split(x) for x in (s.q, s.k, s.v))
     logits = q @ k.transpose(2, 3) / math.sqrt(WIDTH)
     given = torch.softmax(logits if s.bias is None else logits + s.bias, -1) @ v
     # the reference's own keys are not shifted against themselves: it meets the same keys twice
-    torch.testing.assert_close(given[1:], wanted[1:], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given[1:], expected[1:], rtol=1e-5, atol=1e-5)
     alone = by_hand(state(), 0.0, align)[:1]
     torch.testing.assert_close(given[:1], alone, rtol=1e-5, atol=1e-5)
 
@@ -73,14 +73,14 @@ def test_group_norms_are_taken_with_the_reference_beside() -> None:
     torch.nn.init.normal_(layer.weight)
     x = torch.randn(ROWS, 4, 3, 5, generator=torch.Generator().manual_seed(1))
     edit = SharedNorm(Site("norm", "denoiser", "norm"))
-    given = edit.call(layer, x, told())
+    given = edit.call(layer, x, conditioning())
     for row in range(ROWS):
         both = torch.cat([x[row], x[0]], dim=1).double()
         grouped = both.reshape(2, -1)
         mean, var = grouped.mean(1), grouped.var(1, unbiased=False)
         normal = (grouped - mean[:, None]) / (var[:, None] + layer.eps).sqrt()
-        wanted = normal.reshape(4, 6, 5)[:, :3] * layer.weight.double()[:, None, None]
-        torch.testing.assert_close(given[row].double(), wanted, rtol=1e-5, atol=1e-5)
+        expected = normal.reshape(4, 6, 5)[:, :3] * layer.weight.double()[:, None, None]
+        torch.testing.assert_close(given[row].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_numbers_of_the_authors_demo() -> None:

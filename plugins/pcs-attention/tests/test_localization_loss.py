@@ -35,9 +35,9 @@ LAST = torch.tensor([[True]])
     ],
 )
 def test_values_are_those_of_the_papers(mode: str, value: float) -> None:
-    found = MODES[mode](Compared(MAP, INSIDE, 1 - INSIDE, LAST))
-    assert found.shape == (1, 1)
-    assert float(found) == pytest.approx(value)
+    actual = MODES[mode](Compared(MAP, INSIDE, 1 - INSIDE, LAST))
+    assert actual.shape == (1, 1)
+    assert float(actual) == pytest.approx(value)
 
 
 def test_split_holds_all_but_the_last_word_inside() -> None:
@@ -66,13 +66,13 @@ def test_peaks_of_a_group_of_rows_are_shared_and_their_places_counted_together()
     inside[0, ..., :1], inside[1, ..., :3], inside[2, ..., :2] = 1.0, 1.0, 1.0
     last = torch.tensor([[False, True]] * 3)
     group = torch.tensor([0, 0, 1])
-    found = MODES["outside"](Compared(maps, inside, 1 - inside, last, group))
+    actual = MODES["outside"](Compared(maps, inside, 1 - inside, last, group))
     for token in range(2):
         ours = maps[:2, token] / maps[:2, token].max()
-        wanted = ours[inside[:2, 0] == 0].mean()
-        torch.testing.assert_close(found[:2, token].mean(), wanted)
+        expected = ours[inside[:2, 0] == 0].mean()
+        torch.testing.assert_close(actual[:2, token].mean(), expected)
         alone = maps[2, token] / maps[2, token].max()
-        torch.testing.assert_close(found[2, token], alone[inside[2, 0] == 0].mean())
+        torch.testing.assert_close(actual[2, token], alone[inside[2, 0] == 0].mean())
 
 
 def test_grids_are_brought_to_the_finest() -> None:
@@ -131,8 +131,8 @@ def one_step(backbone: Backbone, subject: Subject, rows: int, **settings: Any) -
     phase = Phase("p", 1, batch={"subject": rows}, lr={"*": 0.1})
     word = catalogue().get("techniques", "tokens.learnable")(vectors=2, noise=0.5)
     uses = [word, Spy(), LocalizationLoss(weight=1.0, **settings)]
-    person = fit(make_recipe(uses, phase), subject, backbone)[0]
-    return STEPS[0], person.losses["localization"]
+    artifact = fit(make_recipe(uses, phase), subject, backbone)[0]
+    return STEPS[0], artifact.losses["localization"]
 
 
 def grids_of(backbone: Backbone, step: Any) -> dict[int, torch.Tensor]:
@@ -143,7 +143,7 @@ def grids_of(backbone: Backbone, step: Any) -> dict[int, torch.Tensor]:
             probs = step.tape[site.name].detach()  # [b h n m]
             side = int(probs.shape[2] ** 0.5)
             heads.setdefault(side, []).append(probs.unflatten(2, (side, side)))
-    return {side: torch.cat(found, dim=1).mean(1) for side, found in heads.items()}
+    return {side: torch.cat(maps, dim=1).mean(1) for side, maps in heads.items()}
 
 
 def test_mix_of_shows_term_is_that_of_its_release(backbone: Backbone) -> None:
@@ -152,19 +152,19 @@ def test_mix_of_shows_term_is_that_of_its_release(backbone: Backbone) -> None:
     mask[..., :20] = 1.0
     subject = replace(make_subject(images=2), masks={"fido": (mask, mask.flip(-1))})
     released = {"mode": "outside", "grids": "each", "tokens": "sum", "peaks": "batch"}
-    step, found = one_step(backbone, subject, 3, masks="nearest", **released)
+    step, actual = one_step(backbone, subject, 3, masks="nearest", **released)
     region = step.batch.regions["mask.concept.0"]
     span = step.cond.spans["concept.0"]
-    wanted, terms = 0.0, 0
+    expected, terms = 0.0, 0
     for side, maps in grids_of(backbone, step).items():
         inside = F.interpolate(region, (side, side), mode="nearest")[:, 0]
         for word in range(2):
-            own = torch.stack([m[..., p] for m, p in zip(maps, span[:, word], strict=True)])
-            own = own / own.max()
-            wanted += float(own[inside == 0].mean())
+            word_maps = torch.stack([m[..., p] for m, p in zip(maps, span[:, word], strict=True)])
+            word_maps = word_maps / word_maps.max()
+            expected += float(word_maps[inside == 0].mean())
             terms += 1
     assert terms == 4  # two words on the two grids of this network; eight in Stable Diffusion
-    assert found == pytest.approx(wanted, rel=1e-5)
+    assert actual == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -175,9 +175,9 @@ def test_each_of_its_reductions_matters(backbone: Backbone, other: dict[str, str
     mask[..., :20] = 1.0
     subject = replace(make_subject(images=2), masks={"fido": (mask, mask.flip(-1))})
     released = {"mode": "outside", "grids": "each", "tokens": "sum", "peaks": "batch"}
-    _, found = one_step(backbone, subject, 3, **released)
+    _, actual = one_step(backbone, subject, 3, **released)
     _, changed = one_step(backbone, subject, 3, **{**released, **other})
-    assert changed != pytest.approx(found, rel=1e-3)
+    assert changed != pytest.approx(actual, rel=1e-3)
 
 
 def test_break_a_scenes_term_is_that_of_its_release(backbone: Backbone) -> None:
@@ -186,17 +186,17 @@ def test_break_a_scenes_term_is_that_of_its_release(backbone: Backbone) -> None:
     phase = Phase("p", 1, batch={"subject": 2}, lr={"*": 0.1})
     word = catalogue().get("techniques", "tokens.learnable")(noise=0.5)
     loss = LocalizationLoss(weight=0.01, scale=1, sites="cross@down|cross@up", masks="nearest")
-    person = fit(make_recipe([word, Spy(), loss], phase), two_halves(), backbone)[0]
+    artifact = fit(make_recipe([word, Spy(), loss], phase), two_halves(), backbone)[0]
     (step,) = STEPS
     side = step.noisy.shape[-1]
     maps = grids_of(backbone, step)[side]
-    wanted = 0.0
+    expected = 0.0
     for row in range(2):
         for concept in range(2):
-            own = maps[row, ..., int(step.cond.spans[f"concept.{concept}"][row, 0])]
+            word_map = maps[row, ..., int(step.cond.spans[f"concept.{concept}"][row, 0])]
             mask = step.batch.regions[f"mask.concept.{concept}"][row, 0]
-            wanted += float(F.mse_loss(own / own.max(), mask)) / 2
-    assert person.losses["localization"] == pytest.approx(0.01 * wanted, rel=1e-5)
+            expected += float(F.mse_loss(word_map / word_map.max(), mask)) / 2
+    assert artifact.losses["localization"] == pytest.approx(0.01 * expected, rel=1e-5)
 
 
 def stepped(concepts: int = 2, side: int = 8) -> tuple[Any, Any, dict[str, torch.Tensor]]:
@@ -254,11 +254,9 @@ def test_fastcomposer_s_loss_is_the_mean_over_subjects_heads_and_layers_on_each_
     loss = LocalizationLoss(
         mode="contrast", grids="site", masks="bilinear", concepts="mean", tokens="last", weight=1e-3
     )
-    found = loss.regularize(run, step)
-    torch.testing.assert_close(
-        found.value, released(step, ("fine", "coarse")), atol=1e-6, rtol=1e-4
-    )
-    assert found.weight == 1e-3
+    term = loss.regularize(run, step)
+    torch.testing.assert_close(term.value, released(step, ("fine", "coarse")), atol=1e-6, rtol=1e-4)
+    assert term.weight == 1e-3
 
 
 def test_a_row_of_two_subjects_counts_once_where_their_mean_is_taken() -> None:
@@ -305,5 +303,5 @@ def test_fastcomposer_holds_the_five_middle_groups_of_blocks_of_stable_diffusion
         "up_blocks.3",
     ]
     names = [f"{g}.attentions.0.transformer_blocks.0.attn2" for g in groups]
-    held = [any(fnmatchcase(name, glob) for glob in globs) for name in names]
-    assert held == [False, True, True, True, True, True, False]
+    covered = [any(fnmatchcase(name, glob) for glob in globs) for name in names]
+    assert covered == [False, True, True, True, True, True, False]

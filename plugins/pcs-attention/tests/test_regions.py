@@ -26,12 +26,12 @@ class Doubled(AttnEdit):
 
 
 def masks(*boxes: tuple[float, float, float, float]) -> dict[str, torch.Tensor]:
-    found = {}
+    by_box = {}
     for k, (left, top, right, bottom) in enumerate(boxes):
         mask = torch.zeros(1, 1, 16, 16)
         mask[..., int(16 * top) : int(16 * bottom), int(16 * left) : int(16 * right)] = 1.0
-        found[f"box.{k}"] = mask
-    return found
+        by_box[f"box.{k}"] = mask
+    return by_box
 
 
 def outputs(
@@ -74,9 +74,9 @@ def test_only_places_in_the_box_change(backbone: Backbone) -> None:
 
 def test_a_box_over_all_is_the_other_prompt(backbone: Backbone) -> None:
     whole = (0.0, 0.0, 1.0, 1.0)
-    own = text(1)  # the picture's own prompt
+    picture_text = text(1)  # the picture's own prompt
     plain = outputs(backbone, {}, ())["out"]
-    same = outputs(backbone, {"region.0": own}, (whole,))["out"]
+    same = outputs(backbone, {"region.0": picture_text}, (whole,))["out"]
     torch.testing.assert_close(same, plain, rtol=0, atol=1e-5)
     other = outputs(backbone, {"region.0": text(3)}, (whole,))["out"]
     half = outputs(backbone, {"region.0": text(3)}, (whole,), ratio=0.5)["out"]
@@ -89,8 +89,8 @@ def test_overlaps_are_averaged_and_layers_read_their_own(backbone: Backbone) -> 
     both = outputs(backbone, {"region.0": text(3), "region.1": text(4)}, (whole, whole))["out"]
     torch.testing.assert_close(both, (a + b) / 2, rtol=0, atol=1e-5)
     layered = torch.stack([text(3), *[text(9)] * 3], dim=1)
-    found = outputs(backbone, {"region.0": layered}, (whole,))["out"]
-    torch.testing.assert_close(found, a, rtol=0, atol=1e-5)
+    actual = outputs(backbone, {"region.0": layered}, (whole,))["out"]
+    torch.testing.assert_close(actual, a, rtol=0, atol=1e-5)
 
 
 def test_a_region_is_projected_with_the_edits_in_force(backbone: Backbone) -> None:

@@ -75,9 +75,9 @@ def test_every_part_acts(
 def test_adain_takes_mean_and_spread() -> None:
     rng = torch.Generator().manual_seed(0)
     x, style = torch.randn(2, 50, 3, generator=rng), 2 * torch.randn(2, 50, 3, generator=rng) + 1
-    found = adain(x, style)
-    torch.testing.assert_close(found.mean(1), style.mean(1), rtol=0, atol=1e-5)
-    torch.testing.assert_close(found.std(1), style.std(1), rtol=1e-3, atol=0)
+    normalised = adain(x, style)
+    torch.testing.assert_close(normalised.mean(1), style.mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(normalised.std(1), style.std(1), rtol=1e-3, atol=0)
 
 
 def test_a_drawn_reference_has_its_own_noise_and_the_first_prompt(backbone: Backbone) -> None:

@@ -104,15 +104,15 @@ def scene() -> Subject:
 
 def _look(step: FitStep) -> list[tuple[set[int], set[int], float]]:
     """Return for each row of the subject: its words, its masks, and how far the loss mask is off."""
-    found, loss = [], step.masks.get(LOSS)
+    rows, loss = [], step.masks.get(LOSS)
     for row, (role, caption) in enumerate(zip(step.batch.roles, step.batch.captions, strict=True)):
         if role == "subject":
             regions = [step.batch.regions[f"mask.concept.{k}"][row] for k in range(2)]
             union = torch.stack(regions).amax(0)
             off = 1.0 if loss is None else float((loss[row] - union).abs().max())
             words = {k for k, token in enumerate(TOKENS) if token in caption}
-            found.append((words, {k for k, r in enumerate(regions) if r.any()}, off))
-    return found
+            rows.append((words, {k for k, r in enumerate(regions) if r.any()}, off))
+    return rows
 
 
 def _far(rows: Any) -> float:

@@ -48,11 +48,11 @@ def check(neutral: bool = False) -> CheckReport:
     merged = merge_personalizations(artifacts, backbone)
     mean = merge_personalizations(artifacts, backbone, method="average")
     strength = 0.0 if neutral else 1.0
-    own = [_deltas(p, "weights.kv", strength) for p in artifacts]
+    fitted = [_deltas(p, "weights.kv", strength) for p in artifacts]
     together, average = (_deltas(p, "weights.merge", 1.0) for p in (merged, mean))
     miss = max(
         float((rows @ (together[key] - delta[key]).T).abs().max())
-        for delta, rows in zip(own, [_caption_rows(p, backbone) for p in artifacts], strict=True)
+        for delta, rows in zip(fitted, [_caption_rows(p, backbone) for p in artifacts], strict=True)
         for key in delta
     )
     regular = torch.cat(
@@ -66,7 +66,7 @@ def check(neutral: bool = False) -> CheckReport:
         sum(float((regular @ d.T).square().sum()) for d in deltas.values()) ** 0.5
         for deltas in (together, average)
     )
-    moved = max(float(delta.abs().max()) for deltas in own for delta in deltas.values())
+    moved = max(float(delta.abs().max()) for deltas in fitted for delta in deltas.values())
     compare = CheckRow.compare
     return CheckReport.of(
         SYSTEM,

@@ -85,15 +85,15 @@ def _first_step(
     field = run.heads[FIELD]
     parameters = list(field.parameters())
     losses: list[Loss] = [t for r in terms for t in (r if isinstance(r, list) else [r])]
-    own = next((t for t in losses if t.name == LOSS), None)
-    if own is None:
+    term = next((t for t in losses if t.name == LOSS), None)
+    if term is None:
         return dict.fromkeys(("largest", "miss", "denoiser", "agreeing", "nonlinear"), 0.0)
-    given = torch.autograd.grad(own.value.sum(), parameters, retain_graph=True)
-    wanted = _by_hand(step, technique.scale)
-    hand = torch.autograd.grad(step.batch.latents, parameters, wanted, retain_graph=True)
+    given = torch.autograd.grad(term.value.sum(), parameters, retain_graph=True)
+    upstream = _by_hand(step, technique.scale)
+    hand = torch.autograd.grad(step.batch.latents, parameters, upstream, retain_graph=True)
     largest = max(float(g.abs().max()) for g in hand)
     miss = max(float((a - b).abs().max()) for a, b in zip(given, hand, strict=True))
-    through = torch.autograd.grad(own.value.sum(), weights, retain_graph=True, allow_unused=True)
+    through = torch.autograd.grad(term.value.sum(), weights, retain_graph=True, allow_unused=True)
     clean = step.batch.latents.detach()
     agreeing = replace(step, evaluate=lambda *_, **__: Evaluation(clean, clean))
     scaled = [replace(technique, scale=s).gradient(step) for s in (0.0, 1.0, 3.0)]
@@ -112,8 +112,8 @@ def _by_hand(step: FitStep, scale: float) -> torch.Tensor:
     """Return sigma^2 (eps_hat - eps) [b c h w], from the noises as the paper writes them."""
     alpha, sigma = step.level.like(step.noisy)
     noisy = step.noisy.detach()
-    told, untold = (
+    conditional, unconditional = (
         (noisy - alpha * step.evaluate(noisy, step.level, cond).x0) / sigma
         for cond in (step.cond, step.encode(""))
     )
-    return sigma.square() * (untold + scale * (told - untold) - step.noise)
+    return sigma.square() * (unconditional + scale * (conditional - unconditional) - step.noise)

@@ -54,14 +54,14 @@ def check(neutral: bool = False) -> CheckReport:
         ],
     )
     adapter = pretrain(recipe, RandomRecords(subjects=2), backbone)
-    held, loss = localization(recipe, backbone)
+    want, loss = localization(recipe, backbone)
     artifacts = [
         fit(recipe, random_subject("first", "dog", seed=s), backbone, adapter=adapter)[0]
         for s in (1, 2)
     ]
-    told = [conditioning(artifacts[0], backbone, PROMPT, progress=p) for p in (0.0, 0.9)]
-    plain, fused = (cond.text for cond in told)
-    formula = postfused(plain[0, SUBJECT_AT], told[1], adapter.tensors)
+    conds = [conditioning(artifacts[0], backbone, PROMPT, progress=p) for p in (0.0, 0.9)]
+    plain, fused = (cond.text for cond in conds)
+    formula = postfused(plain[0, SUBJECT_AT], conds[1], adapter.tensors)
     away = float((fused[0, SUBJECT_AT] - formula).abs().max())
     moved = (fused - plain).abs().amax(-1)[0]
     elsewhere = torch.cat([moved[:SUBJECT_AT], moved[SUBJECT_AT + 1 :]])
@@ -85,7 +85,7 @@ def check(neutral: bool = False) -> CheckReport:
             compare("text moved at the subject's word", float(moved[SUBJECT_AT]), ">", 1e-4),
             compare("text moved anywhere else", float(elsewhere.max()), "==", 0.0),
             compare("text at the subject's word against the released formula", away, "<", 1e-5),
-            compare("localisation loss against the released formula", abs(loss - held), "<", 1e-6),
+            compare("localisation loss against the released formula", abs(loss - want), "<", 1e-6),
             compare("plain steps before the subject's", first, ">", 0),
             compare("plain steps that differ between two references, by a bit", early, "==", 0),
             compare("last latents' difference between two references", late, ">", 1e-5),
@@ -106,19 +106,21 @@ def _remember(path: list[torch.Tensor], progress: SampleProgress) -> None:
 def postfused(text: Tensor, cond: Conditioning, stored: Mapping[str, Tensor]) -> Tensor:
     """Return LayerNorm(y + MLP2(y)), y = text + MLP1([text; feature]), of text [d]; NaN without the tensors."""
     start = "fusion.token_output/<image.feature>/"
-    own = {
+    weights = {
         name.removeprefix(start): value for name, value in stored.items() if name.startswith(start)
     }
     feature = cond.streams.get("image.trained")
-    if "read/0/weight" not in own or feature is None:
+    if "read/0/weight" not in weights or feature is None:
         return torch.full_like(text, torch.nan)
 
     def norm(x: Tensor, name: str) -> Tensor:
-        return F.layer_norm(x, x.shape, own[f"{name}/weight"], own[f"{name}/bias"])
+        return F.layer_norm(x, x.shape, weights[f"{name}/weight"], weights[f"{name}/bias"])
 
     def mlp(x: Tensor, name: str) -> Tensor:
-        inner = F.linear(norm(x, f"{name}/0"), own[f"{name}/1/weight"], own[f"{name}/1/bias"])
-        return F.linear(F.gelu(inner), own[f"{name}/3/weight"], own[f"{name}/3/bias"])
+        inner = F.linear(
+            norm(x, f"{name}/0"), weights[f"{name}/1/weight"], weights[f"{name}/1/bias"]
+        )
+        return F.linear(F.gelu(inner), weights[f"{name}/3/weight"], weights[f"{name}/3/bias"])
 
     joined = text + mlp(torch.cat([text, feature[0, 0]]), "read")
     return norm(joined + mlp(joined, "refine"), "after")
@@ -162,7 +164,7 @@ def contrast_of(step: FitStep, probs: Tensor) -> float:
     side = round(places**0.5)
     total = 0.0
     for row in range(rows):
-        found = []
+        contrasts = []
         for slot in range(2):
             at = step.cond.spans[f"concept.{slot}"][row]
             if int(at.max()) < 0:
@@ -171,6 +173,6 @@ def contrast_of(step: FitStep, probs: Tensor) -> float:
             inside = F.interpolate(region, (side, side), mode="bilinear", antialias=True).flatten()
             maps = probs[row, :, :, int(at.max())].float()
             out = (maps * (1 - inside)).sum(1) / ((1 - inside).sum() + 1e-5)
-            found.append((out - (maps * inside).sum(1) / (inside.sum() + 1e-5)).sum() / heads)
-        total += float(sum(found)) / max(len(found), 1)
+            contrasts.append((out - (maps * inside).sum(1) / (inside.sum() + 1e-5)).sum() / heads)
+        total += float(sum(contrasts)) / max(len(contrasts), 1)
     return total / rows

@@ -43,7 +43,7 @@ def check(neutral: bool = False) -> CheckReport:
     (other,) = fit(recipe, random_subject("first", "dog", seed=2), backbone, adapter=adapter)
     sites = [s for s in backbone.sites if s.kind == "cross" and s.part == "denoiser"]
     expected = {f"{USE}/{s.name}/to_{p}/weight" for s in sites for p in ("k", "v")}
-    found = {n for n in adapter.tensors if "/to_" in n}
+    trained = {n for n in adapter.tensors if "/to_" in n}
     beside = [n for n in adapter.tensors if not n.startswith((f"{USE}/image/", *expected))]
     none, half, full = (
         attention_outputs(artifact, backbone, PROMPT, strengths={"image.scale": s * strength})
@@ -64,7 +64,7 @@ def check(neutral: bool = False) -> CheckReport:
     return CheckReport.of(
         SYSTEM,
         [
-            compare("keys and values of cross-attention without their own", len(expected ^ found), "==", 0),
+            compare("keys and values of cross-attention without their own", len(expected ^ trained), "==", 0),
             compare("trained tensors beside projector, keys and values", len(beside), "==", 0),
             compare("attention outputs that strength 0 changes, by a bit", exact, "==", 0),
             compare("largest difference of strength 0 from the base picture", same, "==", 0.0),

@@ -102,11 +102,11 @@ def _measure(run: Run, step: SampleStep, evaluate: Any) -> tuple[float, float]:
     sites = [s for s in run.sites(SITES) if s.kind == "cross"]
     tape = evaluate(step.latents, step.level, cond, record=[s.name for s in sites]).tape
     columns = [p for p in cond.spans["phrase.0"][0].tolist() if p >= 0]
-    found = []
+    shares = []
     for site in sites:
         size = tuple(-(-side // site.scale) for side in step.latents.shape[-2:])
         mask = F.interpolate(cond.masks["box.0"], size, mode="area").flatten(1)[0]
         maps = tape[site.name][0][:, :, columns]
-        found.append((maps * mask[None, :, None]).sum(1) / maps.sum(1))
-    inside = torch.stack(found)
+        shares.append((maps * mask[None, :, None]).sum(1) / maps.sum(1))
+    inside = torch.stack(shares)
     return float((1 - inside).square().mean()), float(inside.mean())

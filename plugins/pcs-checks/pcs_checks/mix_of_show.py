@@ -67,14 +67,14 @@ def check(neutral: bool = False) -> CheckReport:
         for name, value in merged.tensors.items()
         if name.startswith("weights.gradient_fusion/")
     }
-    own = [_deltas(p, 0.0 if neutral else 1.0) for p in artifacts]
-    inputs = [_inputs(p, backbone, own[0]) for p in artifacts]
+    deltas = [_deltas(p, 0.0 if neutral else 1.0) for p in artifacts]
+    inputs = [_inputs(p, backbone, deltas[0]) for p in artifacts]
     # the encoder is solved for first, from what each concept's own reads
-    mean = {name: (own[0][name] + own[1][name]) / 2 for name in own[0]}
+    mean = {name: (deltas[0][name] + deltas[1][name]) / 2 for name in deltas[0]}
     ours, theirs = (
         sum(
             float((x[name] @ (d[name] - joined[name]).T).square().sum())
-            for d, x in zip(own, inputs, strict=True)
+            for d, x in zip(deltas, inputs, strict=True)
             for name in x
         )
         for joined in (fused, mean)
@@ -113,26 +113,26 @@ def _deltas(artifact: Any, strength: float) -> dict[str, torch.Tensor]:
 
 def _inputs(artifact: Any, backbone: Any, layers: Any) -> dict[str, torch.Tensor]:
     """Return what each layer of the text encoder reads [n in] of the two prompts, without padding."""
-    found: dict[str, list[torch.Tensor]] = {}
+    inputs: dict[str, list[torch.Tensor]] = {}
     ids: list[torch.Tensor] = []
     text, end = backbone.parts["text"], backbone.tokenizer.end
     with ExitStack() as stack:
 
-        def told(_: Any, given: Any, named: Any) -> None:
+        def note_ids(_: Any, given: Any, named: Any) -> None:
             ids[:] = [named["input_ids"] if "input_ids" in named else given[0]]
 
-        stack.callback(text.register_forward_pre_hook(told, with_kwargs=True).remove)
+        stack.callback(text.register_forward_pre_hook(note_ids, with_kwargs=True).remove)
         for name, module in text.named_modules():
             if name in layers:
 
                 def hear(_: Any, given: Any, name: str = name) -> None:
-                    for row, own in zip(given[0].detach(), ids[0].tolist(), strict=True):
-                        found.setdefault(name, []).append(row[: own.index(end) + 1])
+                    for row, row_ids in zip(given[0].detach(), ids[0].tolist(), strict=True):
+                        inputs.setdefault(name, []).append(row[: row_ids.index(end) + 1])
 
                 stack.callback(module.register_forward_pre_hook(hear).remove)
         token = artifact.concepts[0].token
         sample(artifact, backbone, [f"photo of a {token}", token], steps=1, scale=1.0)
-    return {name: torch.cat(rows) for name, rows in found.items()}
+    return {name: torch.cat(rows) for name, rows in inputs.items()}
 
 
 def _regions(artifact: Any, backbone: Any) -> tuple[float, float]:

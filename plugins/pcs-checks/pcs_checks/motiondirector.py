@@ -101,10 +101,10 @@ def _without(artifact: Any, path: str) -> Any:
 
 def _moved(artifact: Any, path: str) -> float:
     """Return the largest entry of a path's factors B, which start at zero."""
-    found = (
+    factors = (
         t for n, t in artifact.tensors.items() if n.startswith(f"{path}/") and n.endswith("/B")
     )
-    return max(float(t.abs().max()) for t in found)
+    return max(float(t.abs().max()) for t in factors)
 
 
 def _most(difference: torch.Tensor) -> float:

@@ -89,26 +89,26 @@ def _look(backbone: Any, fusion: Any, names: list[str], level: int) -> dict[str,
     )
     at = backbone.process.level(torch.tensor([level]))
     unet = backbone.parts["denoiser"]
-    found: dict[str, list[torch.Tensor]] = {k: [] for k in ("context", "k", "v")}
+    recorded: dict[str, list[torch.Tensor]] = {k: [] for k in ("context", "k", "v")}
     with Attachment(backbone, fusion) as net:
         cond = net.encode_text(prompts, torch.tensor([0]), time=backbone.process.fraction(at))
         for name in names:
             processor = unet.get_submodule(name).processor
-            processor.chain.run = _keep(processor.chain.run, unet.get_submodule(name), found)
+            processor.chain.run = _keep(processor.chain.run, unet.get_submodule(name), recorded)
         net.evaluate(torch.zeros(1, *backbone.latent_shape), at, cond)
     place = int(prompts.spans["concept.0"][0, 0])
-    return {"place": place, **{k: torch.stack(v) for k, v in found.items()}}
+    return {"place": place, **{k: torch.stack(v) for k, v in recorded.items()}}
 
 
-def _keep(run: Any, attention: Any, found: dict[str, list[torch.Tensor]]) -> Any:
+def _keep(run: Any, attention: Any, recorded: dict[str, list[torch.Tensor]]) -> Any:
     """Wrap a chain's run: note how far its edits move keys and values, [l] for each site."""
 
     def noted(state: Any) -> Any:
         key, value = attention.to_k(state.context), attention.to_v(state.context)
         answer = run(state)
-        found["context"].append(state.context[0].flatten())
-        found["k"].append((state.k - key)[0].abs().amax(-1))
-        found["v"].append((state.v - value)[0].abs().amax(-1))
+        recorded["context"].append(state.context[0].flatten())
+        recorded["k"].append((state.k - key)[0].abs().amax(-1))
+        recorded["v"].append((state.v - value)[0].abs().amax(-1))
         return answer
 
     return noted

@@ -127,10 +127,10 @@ def _note_ground(kept: Step, step: FitStep) -> None:
             shown = region[row]
             if not 0 < float(shown.mean()) < 1:
                 continue
-            own = torch.ones_like(shown) if weight is None else weight[row]
+            cells = torch.ones_like(shown) if weight is None else weight[row]
             kept.padded += 1
-            kept.ground = max(kept.ground, float((own * (shown == 0)).max()))
-            kept.uneven = max(kept.uneven, abs(float(own.mean()) - 1.0))
+            kept.ground = max(kept.ground, float((cells * (shown == 0)).max()))
+            kept.uneven = max(kept.uneven, abs(float(cells.mean()) - 1.0))
 
 
 def _reached(term: Any, params: Mapping[str, Any]) -> frozenset[str]:

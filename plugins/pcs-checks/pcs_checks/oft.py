@@ -45,9 +45,9 @@ def check(neutral: bool = False) -> CheckReport:
         module: Any = backbone.parts["denoiser"].get_submodule(layer)
         weight = module.weight.detach().double()
         counts.add(len(vector))
-        held, excess = within(vector.double(), weight.shape[1])
+        projected, excess = within(vector.double(), weight.shape[1])
         bound = max(bound, excess)
-        blocks = rotations(held, weight.shape[1])
+        blocks = rotations(projected, weight.shape[1])
         identity = torch.eye(blocks.shape[-1], dtype=blocks.dtype)
         skew = max(skew, float((blocks.mT @ blocks - identity).abs().max()))
         new = weight @ torch.block_diag(*blocks).T

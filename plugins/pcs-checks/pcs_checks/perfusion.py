@@ -100,11 +100,11 @@ def _prompt_lock(backbone: Any, fusion: Any, token: Any) -> tuple[float, float, 
     if token is None:
         return 1.0, 1.0, 1.0
     prompt = "a photo of {} on the beach"
-    own = tokenise(
+    tokens_of_prompt = tokenise(
         [prompt.format("<thing>")], backbone.tokenizer, tokens=fusion.of(TokenEdit), subjects=[0]
     )
     with Attachment(backbone, fusion) as net:
-        cond = net.encode_text(own, torch.tensor([0]), extra=net.strengths(1))
+        cond = net.encode_text(tokens_of_prompt, torch.tensor([0]), extra=net.strengths(1))
     words = [prompt.format("dog"), "a red house in the snow", "two cats", "a drawing of a tree"]
     with Attachment(backbone, type(fusion)()) as net:
         plain = net.encode_text(tokenise(words, backbone.tokenizer)).text
@@ -117,8 +117,8 @@ def _prompt_lock(backbone: Any, fusion: Any, token: Any) -> tuple[float, float, 
         k = edit.eval().qkv(state, cond).k[0]
         s = (plain[0] @ token.direction[0])[:, None]
         gate = torch.sigmoid((s - 0.6) / 0.15)
-        wanted = plain[0] @ key.T + (gate * token.superclass - s * token.input) @ key.T
-        worst = max(worst, float((k - wanted).abs().max()))
+        expected = plain[0] @ key.T + (gate * token.superclass - s * token.input) @ key.T
+        worst = max(worst, float((k - expected).abs().max()))
     flat, i = plain[1:].flatten(0, 1), token.input[0]
     alike = (flat @ token.direction[0]).square().mean() / (
         flat @ i / i.square().sum()

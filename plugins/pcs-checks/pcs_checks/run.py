@@ -87,8 +87,8 @@ def find(system: str) -> Check:
 
 def claim(id: str) -> Callable[..., Iterator[CheckRow]]:
     """Return a claim by id."""
-    found: Any = installed().get("claims", id)
-    return found  # type: ignore[no-any-return]
+    function: Any = installed().get("claims", id)
+    return function  # type: ignore[no-any-return]
 
 
 __all__ = ["NEIGHBOURS", "Check", "find"]

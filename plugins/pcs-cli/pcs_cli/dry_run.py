@@ -19,7 +19,7 @@ def notes(plan: FitPlan) -> list[str]:
         f"{subject.name}/{use.line()}"
         for subject, uses in zip(plan.subjects, plan.uses, strict=False)
         for use in uses
-        if use.told
+        if use.is_said
     ]
 
 

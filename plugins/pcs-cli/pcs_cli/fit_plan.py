@@ -36,6 +36,7 @@ class FitPlan:
     """Of each folder, its files and what they are read as."""
 
 
+# long: an option of the command each, checked in the order of the command line
 def plan_fit(
     system: str,
     folders: Sequence[Path],

@@ -144,10 +144,10 @@ def open_records(data: str, recipe: Any) -> Records:
     known = catalogue()
     ids = known.ids("datasets")
     if data in ids:
-        found: Any = known.get("datasets", data)()
-        if not (hasattr(found, "__getitem__") and hasattr(found, "__len__")):
+        records: Any = known.get("datasets", data)()
+        if not (hasattr(records, "__getitem__") and hasattr(records, "__len__")):
             raise InputError(f"the data set {data!r} is not one of pictures with captions")
-        return found  # type: ignore[no-any-return]
+        return records  # type: ignore[no-any-return]
     if Path(data).expanduser().is_dir():
         return FolderRecords(Path(data).expanduser())
     raise UnknownNameError(

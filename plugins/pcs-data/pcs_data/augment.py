@@ -119,7 +119,7 @@ class Augment(Technique):
             image = _rescale(image, factor, corner, fill=grey)
             empty = torch.zeros(1, 1, 1)
             masks = {k: _rescale(m, factor, corner, fill=empty) for k, m in masks.items()}
-            captions = self._told(factor, captions)
+            captions = self._with_size(factor, captions)
         mask = masks.pop("", None)
         return example.with_(image=image.contiguous(), mask=mask, captions=captions, regions=masks)
 
@@ -129,7 +129,7 @@ class Augment(Technique):
         factor = 1.0 if self.rescale is None else rng.uniform(*self.rescale)
         return 1.0 if self.whole and self.below <= factor <= 1.0 else factor
 
-    def _told(self, factor: float, captions: tuple[str, ...]) -> tuple[str, ...]:
+    def _with_size(self, factor: float, captions: tuple[str, ...]) -> tuple[str, ...]:
         words: tuple[str, ...] = ()
         if self.size_words and factor < self.below:
             words = self.small_words

@@ -81,12 +81,12 @@ class CutMix(Technique):
         for side, slot in enumerate(slots):
             image = rng.choice(shown[slot]).image
             height, width = image.shape[-2:]
-            own = width // 2 if side == 0 else width - width // 2
-            piece, covered = half(image, own, rng if self.layout == "scaled" else None)
+            half_width = width // 2 if side == 0 else width - width // 2
+            piece, covered = half(image, half_width, rng if self.layout == "scaled" else None)
             halves.append(piece)
             shown_at.append(covered)
             region = torch.zeros(1, height, width)
-            region[..., :own] = 1.0
+            region[..., :half_width] = 1.0
             regions[region_name(slot)] = region if side == 0 else region.flip(-1)
         if self.layout == "scaled":
             regions[REGION] = torch.cat(shown_at, dim=-1)
@@ -110,10 +110,10 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
     InputError
         A concept has none: names it, and says how to tell.
     """
-    found: list[list[Example]] = []
+    by_concept: list[list[Example]] = []
     for slot, concept in enumerate(subject.concepts):
         others = [c.token for c in subject.concepts if c is not concept]
-        own = []
+        pictures = []
         for example in references:
             texts = example.captions
             named = bool(texts) and all(names_token(t, concept.token) for t in texts)
@@ -123,14 +123,14 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
                 region_name(k) in example.regions for k in range(len(subject.concepts)) if k != slot
             )
             if (named and alone) or (not texts and masked and not elsewhere):
-                own.append(example)
-        if not own:
+                pictures.append(example)
+        if not pictures:
             raise InputError(
                 f"subject {subject.name!r}: no picture is known to show {concept.token!r} alone: write "
                 f"'a photo of {concept.token}' into a <stem>.txt beside each of its pictures"
             )
-        found.append(own)
-    return found
+        by_concept.append(pictures)
+    return by_concept
 
 
 def half(image: Tensor, width: int, rng: random.Random | None) -> tuple[Tensor, Tensor]:

@@ -51,19 +51,19 @@ class UnionSampling(Technique):
         if moment != "start":
             return None
         shown = [e for e in run.features.examples if e.role == "subject"]
-        found: list[Example] = []
+        examples: list[Example] = []
         for example in shown:
             slots = [
                 k for k in range(len(subject.concepts)) if f"mask.concept.{k}" in example.regions
             ]
             sets = self._sets(example, slots, subject.concepts) if self.subsets else []
-            found += sets
+            examples += sets
             if self.flip:
                 image = example.image.flip(
                     -1
                 ).contiguous()  # one picture, so that it is encoded once
-                found += [mirrored(e, image) for e in (example, *sets)]
-        return Features(examples=tuple(found)) if found else None
+                examples += [mirrored(e, image) for e in (example, *sets)]
+        return Features(examples=tuple(examples)) if examples else None
 
     def _sets(
         self, example: Example, slots: Sequence[int], concepts: Sequence[Concept]
@@ -73,14 +73,14 @@ class UnionSampling(Technique):
             return []
         counts = [comb(len(slots), size) for size in range(1, len(slots) + 1)]
         each = lcm(*counts)  # examples of a size, so that the sizes are alike
-        found = [
+        parts = [
             self._only(example, chosen, concepts, rotations(chosen))
             for size, count in enumerate(counts[:-1], 1)
             for chosen in combinations(slots, size)
             for _ in range(each // count)
         ]
         orders = rotations(slots)
-        return found + [
+        return parts + [
             self._only(example, slots, concepts, (orders[i % len(orders)],)) for i in range(1, each)
         ]
 

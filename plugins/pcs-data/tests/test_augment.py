@@ -65,8 +65,8 @@ def test_size_words_say_what_was_done(backbone: Backbone) -> None:
         "a far away a photo of <fido>",
         "very small a photo of <fido>",
     }
-    own: dict[str, Any] = {"variants": 2, "caption": "photo of a {token}"}
-    _, large = variants(backbone, rescale=(1.2, 1.4), **own)
+    settings: dict[str, Any] = {"variants": 2, "caption": "photo of a {token}"}
+    _, large = variants(backbone, rescale=(1.2, 1.4), **settings)
     assert {c for e in large for c in e.captions} == {
         "zoomed in photo of a <fido>",
         "close up photo of a <fido>",
@@ -176,8 +176,8 @@ def test_regions_follow_the_picture(backbone: Backbone) -> None:
     subject = replace(subject, images=(left.expand(3, -1, -1).clone(),), masks={"fido": (left,)})
     settings = {"variants": 6, "flip": 0.5, "crop": 0.3, "rescale": (1.0, 1.5)}
     run = EngineRun(make_recipe([Augment(**settings)]), backbone, concepts=[subject.concepts])
-    (own,) = extract(run, [subject])[1]
-    shown = own.examples[1:]
+    (features,) = extract(run, [subject])[1]
+    shown = features.examples[1:]
     assert len(shown) == 6
     for example in shown:  # the picture is its own mask
         torch.testing.assert_close(

@@ -14,8 +14,8 @@ def captions(subject: Subject, **settings: object) -> list[tuple[str, ...]]:
     backbone = open_backbone("tiny")
     recipe = make_recipe([Captions.from_settings(settings)])
     run = EngineRun(recipe, backbone, concepts=[subject.concepts])
-    (own,) = extract(run, [subject])[1]
-    return [e.captions for e in own.examples]
+    (features,) = extract(run, [subject])[1]
+    return [e.captions for e in features.examples]
 
 
 def test_the_users_words_are_the_content() -> None:
@@ -31,5 +31,5 @@ def test_the_users_words_are_the_content() -> None:
 
 def test_several_templates_are_alternatives() -> None:
     subject = make_subject(token="<ink>", noun="ink drawing", images=2, captions=("a cat", None))
-    found = captions(subject, templates=["{content}, {token}", "{token}: {content}"], content="it")
-    assert found == [("a cat, <ink>", "<ink>: a cat"), ("it, <ink>", "<ink>: it")]
+    actual = captions(subject, templates=["{content}, {token}", "{token}: {content}"], content="it")
+    assert actual == [("a cat, <ink>", "<ink>: a cat"), ("it, <ink>", "<ink>: it")]

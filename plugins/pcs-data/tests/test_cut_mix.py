@@ -31,8 +31,8 @@ def stitched(backbone: Backbone, subject: Subject, **settings: Any) -> list[Exam
     run = EngineRun(
         make_recipe([technique]), backbone, names=[subject.name], concepts=[subject.concepts]
     )
-    own = extract(run, [subject])[1][0]
-    return list(own.examples[len(subject.images) :])
+    features = extract(run, [subject])[1][0]
+    return list(features.examples[len(subject.images) :])
 
 
 @pytest.mark.parametrize("layout", ["halves", "scaled"])

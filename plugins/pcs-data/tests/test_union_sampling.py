@@ -29,8 +29,8 @@ def scene(count: int) -> Subject:
 
 def shown(backbone: Backbone, subject: Subject, **settings: bool) -> tuple[Example, ...]:
     run = EngineRun(make_recipe([UnionSampling(**settings)]), backbone, concepts=[subject.concepts])
-    (own,) = extract(run, [subject])[1]
-    return own.examples
+    (features,) = extract(run, [subject])[1]
+    return features.examples
 
 
 def test_sizes_are_drawn_equally_often_and_sets_of_a_size_too(backbone: Backbone) -> None:

@@ -66,8 +66,8 @@ def test_the_loss_is_the_error_summed_over_the_picture_by_its_cells(
     for value, error, region in padded:
         assert region.mean() < 1
         cells = valid_cells(region[None])[0]
-        wanted = (error * cells).sum() / (cells.sum() * error.shape[0])
-        assert value == pytest.approx(float(wanted), rel=1e-4)
+        expected = (error * cells).sum() / (cells.sum() * error.shape[0])
+        assert value == pytest.approx(float(expected), rel=1e-4)
         assert value != pytest.approx(float(error.mean()), rel=1e-4)
     for value, error, region in rows:
         if region is None or not region.max() > 0:
@@ -79,13 +79,13 @@ def test_cells_at_the_border_of_the_ground_do_not_count() -> None:
     covered = torch.zeros(1, 1, 8, 8)
     covered[..., 2:7, 0:5] = 1.0  # aligned on three sides, at the canvas's edge on the left
     kept = valid_cells(covered)
-    wanted = torch.zeros(1, 1, 8, 8)
-    wanted[..., 3:6, 0:4] = 1.0
-    assert torch.equal(kept, wanted)
+    expected = torch.zeros(1, 1, 8, 8)
+    expected[..., 3:6, 0:4] = 1.0
+    assert torch.equal(kept, expected)
     covered[..., 2, 0:5] = 0.5  # a row of cells half covered: the next whole row counts
-    wanted = torch.zeros(1, 1, 8, 8)
-    wanted[..., 3:6, 0:4] = 1.0
-    assert torch.equal(valid_cells(covered), wanted)
+    expected = torch.zeros(1, 1, 8, 8)
+    expected[..., 3:6, 0:4] = 1.0
+    assert torch.equal(valid_cells(covered), expected)
     tiny = torch.zeros(1, 1, 8, 8)
     tiny[..., 3, 3] = 0.4  # too small for a whole cell
     assert torch.equal(valid_cells(tiny), tiny)

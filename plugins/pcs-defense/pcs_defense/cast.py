@@ -35,10 +35,10 @@ def furthest_cast(drawn: Tensor, references: Tensor, encoder: Any) -> Tensor:
     That is, of :data:`CASTS` at :data:`SIZE`, the one after which pictures ``drawn`` [n 3 h w] are least
     like ``references`` [m 3 h w], all in [0, 1], by the cosine of the encoder's ``pooled`` features.
     """
-    wanted = F.normalize(encoder.pooled(references).float(), dim=-1).mean(0)
+    centre = F.normalize(encoder.pooled(references).float(), dim=-1).mean(0)
     casts = [drawn.new_tensor(signs).view(1, 3, 1, 1) for signs in CASTS]
     likeness = [
-        (F.normalize(encoder.pooled((drawn + SIZE * cast).clamp(0, 1)).float(), dim=-1) @ wanted)
+        (F.normalize(encoder.pooled((drawn + SIZE * cast).clamp(0, 1)).float(), dim=-1) @ centre)
         for cast in casts
     ]
     return casts[int(torch.stack(likeness).mean(1).argmin())]

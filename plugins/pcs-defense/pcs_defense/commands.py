@@ -198,10 +198,10 @@ def write(
     if not bool(torch.isfinite(delta).all()):
         raise InputError("the change is not finite: use a smaller lr of the surrogate, by --set")
     rows = []
-    for file, own in zip(subject.files, delta, strict=True):
+    for file, picture_delta in zip(subject.files, delta, strict=True):
         colour, alpha = read_planes(folder / file)
         levels = (colour * 255).round().to(torch.uint8)
-        protected = change(levels, own, eps)
+        protected = change(levels, picture_delta, eps)
         planes = (
             [protected] if alpha is None else [protected, (alpha * 255).round().to(torch.uint8)]
         )

@@ -36,9 +36,9 @@ class Delta(PixelEdit):
 
     def input(self, images: Tensor, index: Tensor) -> Tensor:
         """Return references changed by their own delta; pictures that are none (index -1) as they are."""
-        own = _cut(self.delta, -1.0, 1.0)[index.clamp_min(0)].to(images)
+        delta = _cut(self.delta, -1.0, 1.0)[index.clamp_min(0)].to(images)
         chosen = (index >= 0).view(-1, 1, 1, 1)
-        return torch.where(chosen, _cut(images + self.bound * own, 0.0, 1.0), images)
+        return torch.where(chosen, _cut(images + self.bound * delta, 0.0, 1.0), images)
 
 
 def _cut(x: Tensor, low: float, high: float) -> Tensor:

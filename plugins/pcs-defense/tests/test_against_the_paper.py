@@ -74,8 +74,8 @@ def test_no_system_of_a_paper_shifts_colours() -> None:
     for backbone in (None, "mini"):
         recipe = load_recipe("anti-dreambooth", backbone=backbone)
         assert "defense.cast" not in {u.technique.id for u in recipe.uses}
-    own = load_recipe("colour-shift-protection", backbone="mini")
-    assert "defense.cast" in {u.technique.id for u in own.uses}
+    colour_shift = load_recipe("colour-shift-protection", backbone="mini")
+    assert "defense.cast" in {u.technique.id for u in colour_shift.uses}
     from pcs_core import installed
 
     assert "survey" not in installed().heads()["colour-shift-protection"].table
@@ -114,7 +114,7 @@ def test_the_surrogate_learns_from_the_clean_set_alone(backbone: Backbone) -> No
     latents = backbone.moments(kept)[0]
     for batch in batches:
         shown = batch.latents[batch.rows("clean")][0]
-        assert min(float((shown - own).abs().max()) for own in latents) < 1e-5
+        assert min(float((shown - encoded).abs().max()) for encoded in latents) < 1e-5
         assert all(i == -1 for i in batch.index)
     attacked = next(b for phase, b, _ in SEEN if phase == "attack")
     assert attacked.index == (0, 1), "a sign step shows every picture to protect"
@@ -124,10 +124,10 @@ def test_without_a_clean_set_copies_stand_in_and_this_is_told() -> None:
     said: list[str] = []
     run_ = type("R", (), {"image_size": (32, 32), "log": staticmethod(said.append)})()
     subject = make_subject(images=2)
-    found: Any = CleanSet().extract(run=run_, subject=subject, moment="start")  # type: ignore[arg-type]
-    assert len(found.examples) == 2
+    features: Any = CleanSet().extract(run=run_, subject=subject, moment="start")  # type: ignore[arg-type]
+    assert len(features.examples) == 2
     assert "no clean set of its own" in said[0]
-    assert all(e.captions == (f"a photo of {subject.concept.token}",) for e in found.examples)
+    assert all(e.captions == (f"a photo of {subject.concept.token}",) for e in features.examples)
 
 
 @pytest.mark.parametrize(

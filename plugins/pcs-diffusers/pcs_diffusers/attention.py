@@ -137,7 +137,7 @@ def bind(
         network.get_submodule(name).processor = processor(chain)  # type: ignore[assignment]
 
     def undo() -> None:
-        for name, own in before.items():
-            network.get_submodule(name).processor = own
+        for name, original in before.items():
+            network.get_submodule(name).processor = original
 
     return undo

@@ -37,7 +37,7 @@ def enlargement(vae: Any) -> int:
     return int(2 ** (len(vae.config.block_out_channels) - 1))
 
 
-def weights_type(vae_config: Any, wanted: torch.dtype) -> torch.dtype:
+def weights_type(vae_config: Any, dtype: torch.dtype) -> torch.dtype:
     """Return the dtype to load an autoencoder in: SDXL's own gives NaN in fp16, and says so."""
-    forced = bool(vae_config.get("force_upcast", False)) and wanted == torch.float16
-    return torch.float32 if forced else wanted
+    forced = bool(vae_config.get("force_upcast", False)) and dtype == torch.float16
+    return torch.float32 if forced else dtype

@@ -32,9 +32,11 @@ class ControlNetwork(nn.Module):
             "conditioning_channels": channels,
             "conditioning_embedding_out_channels": steps,
         }
-        told = unet.config.addition_embed_type == "text_time" and width >= 1.0
-        sizes = 6 * unet.config.addition_time_embed_dim if told else 0
-        self.pooled = unet.config.projection_class_embeddings_input_dim - sizes if told else 0
+        takes_sizes = unet.config.addition_embed_type == "text_time" and width >= 1.0
+        sizes = 6 * unet.config.addition_time_embed_dim if takes_sizes else 0
+        self.pooled = (
+            unet.config.projection_class_embeddings_input_dim - sizes if takes_sizes else 0
+        )
         self.reads_pooled = self.pooled > 0
         self.side = float(unet.config.sample_size * 2**halvings)
         self.widen = nn.ModuleList()
@@ -64,8 +66,8 @@ class ControlNetwork(nn.Module):
             self.widen.append(_zero(nn.Conv2d(small, large, 1)))
         self.middle = _zero(nn.Conv2d(narrow[-1], config.block_out_channels[-1], 1))
         # the network's own zero convolutions would leave these ones without a gradient
-        for own in (*self.network.controlnet_down_blocks, self.network.controlnet_mid_block):
-            nn.init.eye_(own.weight.data.view(own.weight.shape[:2]))
+        for block in (*self.network.controlnet_down_blocks, self.network.controlnet_mid_block):
+            nn.init.eye_(block.weight.data.view(block.weight.shape[:2]))
 
     def forward(
         self,
@@ -79,18 +81,18 @@ class ControlNetwork(nn.Module):
 
         ``image`` [b 3 h w] in [0, 1]; ``pooled`` [b d] is read by a copy of SDXL alone.
         """
-        told = {}
+        added = {}
         if self.pooled:
             sizes = latents.new_tensor([self.side, self.side, 0.0, 0.0, self.side, self.side])
             if pooled is None:
                 pooled = latents.new_zeros(latents.shape[0], self.pooled)
-            told = {"text_embeds": pooled, "time_ids": sizes.expand(latents.shape[0], -1)}
+            added = {"text_embeds": pooled, "time_ids": sizes.expand(latents.shape[0], -1)}
         down, middle = self.network(
             latents,
             time,
             encoder_hidden_states=text,
             controlnet_cond=image,
-            added_cond_kwargs=told or None,
+            added_cond_kwargs=added or None,
             return_dict=False,
         )
         if len(self.widen):
@@ -100,12 +102,12 @@ class ControlNetwork(nn.Module):
 
 def _residual_channels(config: Any, channels: Sequence[int]) -> list[int]:
     """Return the channels of the UNet's skip connections, in order."""
-    found = [channels[0]]
+    widths = [channels[0]]
     for i, width in enumerate(channels):
-        found += [width] * config.layers_per_block
+        widths += [width] * config.layers_per_block
         if i + 1 < len(channels):
-            found.append(width)  # the downsampler's
-    return found
+            widths.append(width)  # the downsampler's
+    return widths
 
 
 @torch.no_grad()

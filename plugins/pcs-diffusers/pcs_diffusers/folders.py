@@ -135,8 +135,8 @@ def former_digest(folder: Path, parts: Mapping[str, str]) -> str:
 
 def _digest_of(folder: Path, files: Mapping[str, Sequence[Path]]) -> str:
     digest = schedule_digest(read_scheduler(folder))
-    for part, own in files.items():
-        for file in own:
+    for part, part_files in files.items():
+        for file in part_files:
             digest.update(f"{part}/{file.name}".encode())
             _read_into(digest, file)
     return str(digest.hexdigest())

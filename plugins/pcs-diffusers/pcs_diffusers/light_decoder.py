@@ -32,13 +32,13 @@ def open_light_decoder(backbone: DiffusersBackbone, location: str = "") -> Light
     InputError
         It does not load.
     """
-    own = Path(backbone.card.location or ".") / FOLDER
+    bundled = Path(backbone.card.location or ".") / FOLDER
     if location:
         folder = Path(location).expanduser()
         if not folder.is_dir():
             folder = _from_hub(location)
-    elif backbone.card.location and own.is_dir():
-        folder = own
+    elif backbone.card.location and bundled.is_dir():
+        folder = bundled
     elif getattr(backbone, "light", None) is not None:
         return LightDecoder(_moved(backbone.light, backbone))
     else:

@@ -65,8 +65,8 @@ class JoinedTable(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the rows."""
-        own = ids[:, : self.length]
-        rows = torch.cat([table(self.own_ids(own, t)) for table, t in self.reads], dim=-1)
+        clip_ids = ids[:, : self.length]
+        rows = torch.cat([table(self.own_ids(clip_ids, t)) for table, t in self.reads], dim=-1)
         if not self.t5:
             return rows
         (table,) = self.t5

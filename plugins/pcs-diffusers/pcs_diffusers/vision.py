@@ -68,9 +68,11 @@ class ClipVision:
         InputError
             The tower has fewer blocks.
         """
-        held = len(self.model.vision_model.encoder.layers)
-        if layers > held:
-            raise InputError(f"the image encoder has {held} blocks: the last {layers} cannot train")
+        available = len(self.model.vision_model.encoder.layers)
+        if layers > available:
+            raise InputError(
+                f"the image encoder has {available} blocks: the last {layers} cannot train"
+            )
         output = self.model(pixel_values=self._pixels(images), output_hidden_states=True)
         features: Tensor = output.hidden_states[-1 - layers]
         return features.float()
@@ -93,10 +95,10 @@ class VisionTail(nn.Module):
     def __init__(self, model: Any, layers: int) -> None:
         super().__init__()
         vision = model.vision_model
-        held = len(vision.encoder.layers)
+        available = len(vision.encoder.layers)
         self.blocks = nn.ModuleList(
             copy.deepcopy(block).float().requires_grad_(True)
-            for block in vision.encoder.layers[held - layers :]
+            for block in vision.encoder.layers[available - layers :]
         )
         for block in self.blocks:
             keys: Any = block.self_attn.k_proj  # type: ignore[union-attr]

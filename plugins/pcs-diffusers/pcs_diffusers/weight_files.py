@@ -93,5 +93,5 @@ def _variants(folder: Path, stem: str) -> list[str]:
     pattern = re.compile(
         rf"{re.escape(stem)}\.(?:safetensors\.index\.)?([\w-]+)\.(?:safetensors|json)"
     )
-    found = (pattern.fullmatch(p.name) for p in sorted(folder.iterdir()))
-    return sorted({match[1] for match in found if match and match[1] != "safetensors"})
+    matches = (pattern.fullmatch(p.name) for p in sorted(folder.iterdir()))
+    return sorted({match[1] for match in matches if match and match[1] != "safetensors"})

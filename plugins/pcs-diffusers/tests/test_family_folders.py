@@ -87,13 +87,13 @@ def test_sd3_opens_without_t5(folders: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_parts_of_two_models_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:
-    for name, told in (("sdxl", "text encoders give 64"), ("sd3", "pooled text is 64")):
+    for name, cause in (("sdxl", "text encoders give 64"), ("sd3", "pooled text is 64")):
         folder = Path(shutil.copytree(folders[name], tmp_path / name))
         shutil.rmtree(folder / "text_encoder_2")
         shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
         config = json.loads((folder / "text_encoder_2" / "config.json").read_text())
         if name == "sd3":
-            assert told in refused(folder)
+            assert cause in refused(folder)
         else:  # the first encoder has no projection: that is the first thing missing
             assert "text_projection" in refused(folder)
         assert config["hidden_size"] == 32

@@ -110,12 +110,12 @@ def test_the_last_block_gives_no_text(backbone: Any) -> None:
 
 def test_maps_are_those_of_both(backbone: Any) -> None:
     with torch.no_grad(), Attachment(backbone, Fusion()) as net:
-        found = evaluate_attached(net, PROMPTS, record=("joint",))
-    assert len(found.tape) == 3
-    for maps in found.tape.values():
+        evaluation = evaluate_attached(net, PROMPTS, record=("joint",))
+    assert len(evaluation.tape) == 3
+    for maps in evaluation.tape.values():
         assert maps.shape == (2, 4, PICTURE + TEXT, PICTURE + TEXT)
         torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
-    torch.testing.assert_close(found.output, evaluate(backbone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(evaluation.output, evaluate(backbone), rtol=1e-4, atol=1e-5)
 
 
 def test_key_and_value_deltas_are_those_of_the_text(backbone: Any) -> None:

@@ -37,17 +37,17 @@ def test_an_empty_chain_is_the_bare_network(backbone: TokenTransformer) -> None:
     latents = half_masked(backbone)
     before = Snapshot(backbone)
     with torch.no_grad(), Attachment(backbone, Fusion()) as net:
-        found = evaluate_attached(net, PROMPTS, latents=latents)
+        evaluation = evaluate_attached(net, PROMPTS, latents=latents)
     before.assert_unchanged()
     ids = backbone.tokenizer.inner(
         list(PROMPTS), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
         text, pooled = backbone.encode_ids(ids)
-        told = torch.tensor([[16.0, 16.0, 0.0, 0.0, 6.0]] * 2)
-        plain = backbone.denoiser(latents[:, 0].long(), text, pooled, told)
-    assert torch.equal(found.output, plain)
-    assert torch.equal(found.x0, plain)
+        sizes = torch.tensor([[16.0, 16.0, 0.0, 0.0, 6.0]] * 2)
+        plain = backbone.denoiser(latents[:, 0].long(), text, pooled, sizes)
+    assert torch.equal(evaluation.output, plain)
+    assert torch.equal(evaluation.x0, plain)
 
 
 def test_a_picture_is_tokens_and_back(backbone: TokenTransformer) -> None:

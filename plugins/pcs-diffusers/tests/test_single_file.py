@@ -44,11 +44,11 @@ def file(
 ) -> Path:
     """The denoiser under its original names; what the file lacks stands beside it."""
     path = tmp_path_factory.mktemp("files") / "model.safetensors"
-    held = {}
+    tensors = {}
     for name, tensor in backbone.denoiser.state_dict().items():
         layer, _, kind = name.rpartition(".")
-        held[f"model.diffusion_model.{original_path(layer, backbone.denoiser)}.{kind}"] = tensor
-    save_file(held, path)
+        tensors[f"model.diffusion_model.{original_path(layer, backbone.denoiser)}.{kind}"] = tensor
+    save_file(tensors, path)
     folder = write_folder(backbone, path.with_suffix(""))
     (folder / "model_index.json").write_text(INDEX)
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()

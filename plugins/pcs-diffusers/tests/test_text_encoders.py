@@ -43,9 +43,9 @@ def test_a_row_of_the_noun_is_the_noun_in_every_encoder(backbone: Any) -> None:
     ours = said(backbone, "a photo of <x> on the beach", edit)
     theirs = said(backbone, "a photo of dog on the beach")
     host = said(backbone, "a photo of toy on the beach")
-    for found, wanted, other in zip(ours, theirs, host, strict=True):
-        torch.testing.assert_close(found, wanted)
-        assert (found - other).abs().max() > 1e-3
+    for actual, expected, other in zip(ours, theirs, host, strict=True):
+        torch.testing.assert_close(actual, expected)
+        assert (actual - other).abs().max() > 1e-3
     before.assert_unchanged()
 
 
@@ -85,11 +85,11 @@ def test_gradients_reach_the_columns_of_every_encoder(backbone: Any) -> None:
 def test_padding_is_each_tokenizers_own(backbone: Any) -> None:
     ids = tokenise(["a dog"], backbone.tokenizer).ids[:, : backbone.tokenizer.length]
     (_, first), (_, second) = backbone.embedding.reads
-    own = backbone.embedding.own_ids(ids, second)
+    actual = backbone.embedding.own_ids(ids, second)
     theirs = second.inner(["a dog"], padding="max_length", return_tensors="pt").input_ids
-    assert torch.equal(own, theirs)
+    assert torch.equal(actual, theirs)
     assert torch.equal(backbone.embedding.own_ids(ids, first), ids)
-    assert not torch.equal(own, ids)
+    assert not torch.equal(actual, ids)
 
 
 def test_an_empty_prompt_is_told_as_zeros_where_the_model_was_trained_so() -> None:

@@ -49,15 +49,15 @@ def test_an_empty_chain_is_the_bare_network(backbone: TextToVideo) -> None:
     latents = torch.randn(2, *backbone.latent_shape, generator=rng)
     before = Snapshot(backbone)
     with torch.no_grad(), Attachment(backbone, Fusion()) as net:
-        found = evaluate_attached(net, PROMPTS, latents=latents)
+        evaluation = evaluate_attached(net, PROMPTS, latents=latents)
     before.assert_unchanged()
     ids = backbone.tokenizer.inner(
         list(PROMPTS), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
     with torch.no_grad():
         plain = backbone.denoiser(latents, 400, backbone.encode_ids(ids)[0]).sample
-    assert torch.equal(found.output, plain)
-    assert found.x0.shape == latents.shape
+    assert torch.equal(evaluation.output, plain)
+    assert evaluation.x0.shape == latents.shape
 
 
 def test_edits_see_one_row_of_conditioning_a_frame(backbone: TextToVideo) -> None:

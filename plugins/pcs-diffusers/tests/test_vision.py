@@ -15,8 +15,8 @@ from pcs_diffusers.vision import clip_image_huge, tiny_image
 def test_the_tail_on_its_states_is_the_tower(layers: int) -> None:
     tower = tiny_image()
     images = torch.rand(2, 3, 40, 32, generator=torch.Generator().manual_seed(0))
-    found = tower.tail(layers)(tower.states(images, layers))
-    torch.testing.assert_close(found, tower.pooled(images), atol=1e-5, rtol=1e-4)
+    actual = tower.tail(layers)(tower.states(images, layers))
+    torch.testing.assert_close(actual, tower.pooled(images), atol=1e-5, rtol=1e-4)
 
 
 def test_training_the_tail_leaves_the_tower_as_it_was() -> None:

@@ -45,8 +45,8 @@ def aligned(image: Tensor, points: Tensor) -> Tensor:
     """
     height, width = image.shape[-2:]
     # a pixel's centre is its index, as where the template was measured
-    own = points.double() * torch.tensor([width, height]).double() - 0.5
-    matrix, shift = similarity(own, torch.tensor(TEMPLATE))
+    pixels = points.double() * torch.tensor([width, height]).double() - 0.5
+    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE))
     index = torch.arange(SIDE).double()
     target = torch.stack(torch.meshgrid(index, index, indexing="xy"), dim=-1) - shift
     place = target @ torch.linalg.inv(matrix).T

@@ -82,11 +82,11 @@ class ImageFeatures(Technique):
             ]
             if pictures:
                 shown = torch.stack(pictures).to(run.device)
-                found = getattr(encoder, self.output)(shown)
+                encoded = getattr(encoder, self.output)(shown)
                 if self.normalise and self.output == "pooled":
-                    found = F.normalize(found, dim=-1)
-                joined = self.several == "join" and found.dim() == 3
-                rows.append(found.flatten(0, 1) if joined else found.mean(0))
+                    encoded = F.normalize(encoded, dim=-1)
+                joined = self.several == "join" and encoded.dim() == 3
+                rows.append(encoded.flatten(0, 1) if joined else encoded.mean(0))
                 if self.trained_layers:
                     states.append(self._trainable(encoder).states(shown, self.trained_layers))
         tensors = {self.key: self._filled(rows)}
@@ -142,9 +142,9 @@ class ImageFeatures(Technique):
         """
         laid = subject.masks.get(name, ())
         mask = laid[index] if index < len(laid) else None
-        told = masks.get(name)
-        if mask is None and told is not None and bool(told[index].any()):
-            return fit_image(image, run.image_size), told[index]
+        computed = masks.get(name)
+        if mask is None and computed is not None and bool(computed[index].any()):
+            return fit_image(image, run.image_size), computed[index]
         return image, mask
 
     def _shown(

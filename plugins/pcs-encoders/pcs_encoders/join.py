@@ -55,8 +55,8 @@ def join(artifacts: Sequence[Personalization], backbone: Backbone) -> Personaliz
             )
         for name in (key, f"{key}.states"):
             if name in first.features:
-                held = [p.features[name][: len(p.concepts)] for p in artifacts]
-                features[name] = side_by_side(held, slots)
+                parts = [p.features[name][: len(p.concepts)] for p in artifacts]
+                features[name] = side_by_side(parts, slots)
     return replace(
         first,
         concepts=tuple(c for p in artifacts for c in p.concepts),
@@ -65,13 +65,13 @@ def join(artifacts: Sequence[Personalization], backbone: Backbone) -> Personaliz
     )
 
 
-def side_by_side(held: Sequence[Tensor], slots: int) -> Tensor:
-    """Return ``held`` [k ...] one after the other in ``slots`` slots; what is shorter or empty is zeros."""
-    longest = [max(sizes) for sizes in zip(*(h.shape[1:] for h in held), strict=True)]
-    result = torch.zeros(slots, *longest, dtype=held[0].dtype)
+def side_by_side(parts: Sequence[Tensor], slots: int) -> Tensor:
+    """Return ``parts`` [k ...] one after the other in ``slots`` slots; what is shorter or empty is zeros."""
+    longest = [max(sizes) for sizes in zip(*(h.shape[1:] for h in parts), strict=True)]
+    result = torch.zeros(slots, *longest, dtype=parts[0].dtype)
     at = 0
-    for own in held:
-        place = tuple(slice(0, n) for n in own.shape[1:])
-        result[(slice(at, at + len(own)), *place)] = own
-        at += len(own)
+    for part in parts:
+        place = tuple(slice(0, n) for n in part.shape[1:])
+        result[(slice(at, at + len(part)), *place)] = part
+        at += len(part)
     return result

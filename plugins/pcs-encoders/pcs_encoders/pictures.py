@@ -26,8 +26,8 @@ def on_background(image: Tensor, mask: Tensor, kind: Background, seed: int) -> T
     if kind == "white":
         return image * mask + (1 - mask)
     # a generator takes 32 bits of its seed: both are in them
-    own = zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes(), seed % 2**32)
-    rng = torch.Generator().manual_seed(own)
+    image_seed = zlib.crc32(image.detach().cpu().contiguous().numpy().tobytes(), seed % 2**32)
+    rng = torch.Generator().manual_seed(image_seed)
     noise = torch.randint(0, 255, image.shape, generator=rng).to(image) / 255
     return torch.where(mask > 0.5, image, noise)
 

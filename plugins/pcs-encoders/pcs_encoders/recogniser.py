@@ -53,8 +53,8 @@ class FaceRecogniser:
             -len(pixels) % count, *pixels.shape[1:]
         )  # of a fixed number of rows
         parts = torch.cat([pixels, blank]).split(count)
-        found = [self.session.run(None, {self.name: part.numpy()})[0] for part in parts]
-        return torch.cat([torch.from_numpy(part) for part in found])[: len(pixels)].float()
+        vectors = [self.session.run(None, {self.name: part.numpy()})[0] for part in parts]
+        return torch.cat([torch.from_numpy(part) for part in vectors])[: len(pixels)].float()
 
 
 def open_recogniser(file: str | Path) -> FaceRecogniser:

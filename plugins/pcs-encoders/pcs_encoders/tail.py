@@ -26,8 +26,8 @@ class TrainedTail(StreamEdit):
         """Return the mean vector [b slots d] over references of states [b slots r t w]."""
         (states,) = features
         there = (states.abs().amax((-1, -2)) > 0).to(states)
-        found = self.tail(states.flatten(0, 2)).unflatten(0, states.shape[:3])
+        encoded = self.tail(states.flatten(0, 2)).unflatten(0, states.shape[:3])
         if self.normalise:
-            found = F.normalize(found, dim=-1)
+            encoded = F.normalize(encoded, dim=-1)
         count = there.sum(2, keepdim=True).clamp_min(1)
-        return (found * there.unsqueeze(-1)).sum(2) / count
+        return (encoded * there.unsqueeze(-1)).sum(2) / count

@@ -25,9 +25,9 @@ pytest.importorskip("onnxruntime")
 def write(folder: Path, *, raw: bool = False, rows: int | str = "n") -> Path:
     """Write a graph [rows 3 112 112] -> [rows 3] that says the mean of each channel."""
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
-    nodes, name, held = [], "data", []
+    nodes, name, initializers = [], "data", []
     if raw:
-        held = [
+        initializers = [
             onnx.numpy_helper.from_array(np.float32(v), n)
             for n, v in (("a", 127.5), ("b", 0.0078125))
         ]
@@ -45,7 +45,7 @@ def write(folder: Path, *, raw: bool = False, rows: int | str = "n") -> Path:
         "recogniser",
         [helper.make_tensor_value_info("data", kind, [rows, 3, 112, 112])],
         [helper.make_tensor_value_info("out", kind, [rows, 3])],
-        held,
+        initializers,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     path = folder / "face.onnx"
@@ -56,18 +56,18 @@ def write(folder: Path, *, raw: bool = False, rows: int | str = "n") -> Path:
 @pytest.mark.parametrize("rows", ["n", 1, 2])
 def test_pixels_are_those_of_insightface(tmp_path: Path, rows: int | str) -> None:
     """(pixel - 127.5) / 127.5, red first; vectors keep their length, and any number of faces goes in."""
-    found = open_recogniser(write(tmp_path, rows=rows)).pooled(
+    actual = open_recogniser(write(tmp_path, rows=rows)).pooled(
         torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 1.0], [0.2, 0.2, 0.2]])
         .view(3, 3, 1, 1)
         .expand(-1, -1, 40, 40)
     )
-    wanted = [[1.0, 0.0, -1.0], [-1.0, -1.0, 1.0], [-0.6, -0.6, -0.6]]
-    torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-4, rtol=0)
+    expected = [[1.0, 0.0, -1.0], [-1.0, -1.0, 1.0], [-0.6, -0.6, -0.6]]
+    torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-4, rtol=0)
 
 
 def test_a_graph_that_normalises_reads_bytes(tmp_path: Path) -> None:
-    found = open_recogniser(write(tmp_path, raw=True)).pooled(torch.ones(1, 3, 112, 112))
-    torch.testing.assert_close(found, torch.full((1, 3), 127.5 * 0.0078125))
+    actual = open_recogniser(write(tmp_path, raw=True)).pooled(torch.ones(1, 3, 112, 112))
+    torch.testing.assert_close(actual, torch.full((1, 3), 127.5 * 0.0078125))
 
 
 def test_without_a_recogniser_the_message_says_how_to_get_one(
@@ -102,15 +102,15 @@ def test_a_face_is_aligned_as_opencv_warps_it() -> None:
         torch.rand(1, 3, 12, 16, generator=rng), (180, 240), mode="bicubic"
     )[0].clamp(0, 1)
     points = torch.tensor([[0.38, 0.35], [0.62, 0.42], [0.48, 0.55], [0.36, 0.66], [0.55, 0.72]])
-    own = points.double() * torch.tensor([240.0, 180.0]) - 0.5
-    matrix, shift = similarity(own, torch.tensor(TEMPLATE))
+    pixels = points.double() * torch.tensor([240.0, 180.0]) - 0.5
+    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE))
     affine = torch.cat([matrix, shift[:, None]], 1).numpy()
     source = picture.permute(1, 2, 0).numpy()
-    wanted = torch.from_numpy(cv2.warpAffine(source, affine, (SIDE, SIDE), borderValue=0.0))
-    found = aligned(picture, points)
-    assert found.shape == (3, SIDE, SIDE)
+    expected = torch.from_numpy(cv2.warpAffine(source, affine, (SIDE, SIDE), borderValue=0.0))
+    actual = aligned(picture, points)
+    assert actual.shape == (3, SIDE, SIDE)
     # OpenCV rounds places to 1/32 of a pixel
-    assert float((found - wanted.permute(2, 0, 1)).abs().max()) < 0.02
+    assert float((actual - expected.permute(2, 0, 1)).abs().max()) < 0.02
 
 
 def test_a_reference_with_key_points_is_aligned_and_keeps_its_length() -> None:

@@ -32,7 +32,7 @@ class Means:
         return torch.stack([half.mean(dim=(2, 3)) for half in images.chunk(2, dim=3)], 1)
 
 
-def found(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
+def features_of(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
     run: Any = SimpleNamespace(
         feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu"), seed=0
     )
@@ -51,7 +51,7 @@ RED, BLUE = plain((1.0, 0.0, 0.0)), plain((0.0, 0.0, 1.0))
 
 def test_several_references_give_their_mean() -> None:
     subject = replace(make_subject(images=2), images=(RED, BLUE), extra=())
-    got = found(ImageFeatures.from_settings({}), subject)
+    got = features_of(ImageFeatures.from_settings({}), subject)
     torch.testing.assert_close(got, torch.tensor([[0.5, 0.0, 0.5]]))
 
 
@@ -63,7 +63,7 @@ def test_each_concept_has_its_own_references_and_free_slots_are_zero() -> None:
         captions=(None, None),
         extra=({"concept": "b"}, {"concept": "a"}),
     )
-    got = found(ImageFeatures.from_settings({"slots": 3}), subject)
+    got = features_of(ImageFeatures.from_settings({"slots": 3}), subject)
     torch.testing.assert_close(got, torch.tensor([[0, 0, 1.0], [1.0, 0, 0], [0, 0, 0]]))
 
 
@@ -76,7 +76,7 @@ def test_several_references_may_all_be_read() -> None:
         extra=({"concept": "b"}, {"concept": "b"}, {"concept": "a"}),
     )
     settings = {"slots": 3, "output": "patches", "several": "join"}
-    got = found(ImageFeatures.from_settings(settings), subject)
+    got = features_of(ImageFeatures.from_settings(settings), subject)
     assert got.shape == (3, 4, 3)
     red, blue, none = [1.0, 0, 0], [0, 0, 1.0], [0.0, 0, 0]
     torch.testing.assert_close(got[0], torch.tensor([red, red, none, none]))
@@ -91,15 +91,15 @@ def test_a_mask_cuts_and_whitens() -> None:
     mask[:, 5:15, 5:15] = 1.0
     base = make_subject(images=1)
     subject = replace(base, images=(picture,), masks={base.concept.name: (mask,)}, extra=())
-    cut = found(ImageFeatures.from_settings({"crop": True}), subject)
+    cut = features_of(ImageFeatures.from_settings({"crop": True}), subject)
     torch.testing.assert_close(cut, torch.tensor([[1.0, 0.0, 0.0]]))
-    white = found(ImageFeatures.from_settings({"background": "white"}), subject)
+    white = features_of(ImageFeatures.from_settings({"background": "white"}), subject)
     assert float(white[0, 1]) == pytest.approx(0.75, abs=0.03)
 
 
 def test_a_face_is_of_unit_length() -> None:
     subject = replace(make_subject(images=1), images=(plain((0.3, 0.4, 0.0)),), extra=())
-    got = found(FaceFeatures.from_settings({}), subject)
+    got = features_of(FaceFeatures.from_settings({}), subject)
     assert float(got.norm()) == pytest.approx(1.0)
 
 
@@ -205,10 +205,10 @@ def wide() -> torch.Tensor:
 
 @pytest.mark.parametrize(("kind", "corner"), [("white", 1.0), ("black", 0.0)])
 def test_a_picture_becomes_square_by_bars(kind: Any, corner: float) -> None:
-    found = square(wide(), (16, 16), kind)
-    assert found.shape == (3, 16, 16)
-    assert found[:, 0, 0].tolist() == pytest.approx([corner] * 3)
-    assert found[0, 8, 0].item() == pytest.approx(1.0)
+    actual = square(wide(), (16, 16), kind)
+    assert actual.shape == (3, 16, 16)
+    assert actual[:, 0, 0].tolist() == pytest.approx([corner] * 3)
+    assert actual[0, 8, 0].item() == pytest.approx(1.0)
 
 
 def test_a_picture_becomes_square_as_clip_s_own_preprocessing_makes_it() -> None:
@@ -226,9 +226,9 @@ def test_a_picture_becomes_square_as_clip_s_own_preprocessing_makes_it() -> None
     processor = CLIPImageProcessor(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}, do_normalize=False
     )
-    wanted = torch.as_tensor(processor(images=image, return_tensors="pt").pixel_values[0])
-    found = square(bytes_.float() / 255, (32, 32), "centre")
-    assert float((found - wanted).abs().max()) < 3 / 255
+    expected = torch.as_tensor(processor(images=image, return_tensors="pt").pixel_values[0])
+    actual = square(bytes_.float() / 255, (32, 32), "centre")
+    assert float((actual - expected).abs().max()) < 3 / 255
 
 
 def test_a_subject_s_background_is_noise_of_its_picture() -> None:
@@ -236,17 +236,19 @@ def test_a_subject_s_background_is_noise_of_its_picture() -> None:
     mask = torch.zeros(1, 64, 64)
     mask[:, 8:40, 8:40] = 1.0
     picture = torch.full((3, 64, 64), 0.25)
-    found = on_background(picture, mask, "random", 0)
-    inside = mask.bool().expand_as(found)
-    assert torch.equal(found[inside], picture[inside])
-    outside = (found[~inside] * 255).round()
+    noised = on_background(picture, mask, "random", 0)
+    inside = mask.bool().expand_as(noised)
+    assert torch.equal(noised[inside], picture[inside])
+    outside = (noised[~inside] * 255).round()
     assert float(outside.min()) >= 0.0
     assert float(outside.max()) <= 254.0
     assert float(outside.mean()) == pytest.approx(127.0, abs=3.0)
     assert float(outside.std()) == pytest.approx(73.6, abs=3.0)
-    assert torch.equal(on_background(picture, mask, "random", 0), found)
-    assert not torch.equal(on_background(picture, mask, "random", 1), found)
-    assert not torch.equal(on_background(picture + 0.1, mask, "random", 0)[~inside], found[~inside])
+    assert torch.equal(on_background(picture, mask, "random", 0), noised)
+    assert not torch.equal(on_background(picture, mask, "random", 1), noised)
+    assert not torch.equal(
+        on_background(picture + 0.1, mask, "random", 0)[~inside], noised[~inside]
+    )
 
 
 def tail_run() -> Any:
@@ -276,13 +278,13 @@ def test_the_encoder_s_last_blocks_train_and_begin_at_what_they_were() -> None:
     features, edit = trained(references=2)
     assert features.tensors["image.states"].shape == (3, 2, 17, 32)
     assert set(features.keep) == {"image", "image.states"}
-    found = edit.stream(features.tensors["image.states"][None])
-    torch.testing.assert_close(found[0], features.tensors["image"], atol=1e-5, rtol=1e-4)
-    assert not found[0, 1:].any(), "slots without a concept stay empty"
+    streamed = edit.stream(features.tensors["image.states"][None])
+    torch.testing.assert_close(streamed[0], features.tensors["image"], atol=1e-5, rtol=1e-4)
+    assert not streamed[0, 1:].any(), "slots without a concept stay empty"
     names = set(edit.owned())
     assert all(name.startswith("tail/blocks/") for name in names)
     assert {name.split("/")[2] for name in names} == {"0", "1"}
-    found.sum().backward()
+    streamed.sum().backward()
     assert all(p.grad is not None and p.grad.any() for p in edit.parameters())
 
 

@@ -41,11 +41,11 @@ def own_caption(image: Path) -> Path | None:
     InputError
         There are two.
     """
-    found = [file for s in SUFFIXES if (file := image.with_suffix(s)).is_file()]
-    if len(found) > 1:
-        names = " and ".join(file.name for file in found)
+    files = [file for s in SUFFIXES if (file := image.with_suffix(s)).is_file()]
+    if len(files) > 1:
+        names = " and ".join(file.name for file in files)
         raise InputError(f"{image}: {names} are both its caption: keep one")
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str]:

@@ -75,13 +75,13 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> Picture:
     InputError
         Not a whole image, over 64 megapixels, or fully transparent.
     """
-    found = _decode(path, size)
-    colour, alpha = found.rgb, found.alpha
+    decoded = _decode(path, size)
+    colour, alpha = decoded.rgb, decoded.alpha
     if alpha is None or bool((alpha == 1).all()):
-        return Picture(colour, None, found.size, found.notes)
+        return Picture(colour, None, decoded.size, decoded.notes)
     if bool((alpha == 0).all()):
         raise InputError(f"{path} is fully transparent: remove it")
-    return Picture(colour * alpha + (1 - alpha), alpha, found.size, found.notes)
+    return Picture(colour * alpha + (1 - alpha), alpha, decoded.size, decoded.notes)
 
 
 def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
@@ -92,8 +92,8 @@ def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
     InputError
         Not a whole image, or over 64 megapixels.
     """
-    found = _decode(path, None)
-    return found.rgb, found.alpha
+    decoded = _decode(path, None)
+    return decoded.rgb, decoded.alpha
 
 
 def _decode(path: Path, size: tuple[int, int] | None) -> Picture:
@@ -191,12 +191,12 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
         return Picture(reduced(_grey(values), whole, size), None, whole, notes)
-    held, _ = held_size(whole, size)
+    kept, _ = held_size(whole, size)
     image, note = to_srgb(image)
     clear = image.has_transparency_data
     image = image.convert("RGBA" if clear else "RGB")
-    if image.size != (held[1], held[0]):
-        image = image.resize((held[1], held[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if image.size != (kept[1], kept[0]):
+        image = image.resize((kept[1], kept[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     planes, notes = _planes(image), (*notes, *([note] if note else []))
     return Picture(planes[:3], planes[3:] if clear else None, whole, notes)
 
@@ -213,10 +213,10 @@ def held_size(
 
 def reduced(plane: Tensor, whole: tuple[int, int], size: tuple[int, int] | None) -> Tensor:
     """Return planes [c h w] in [0, 1] at the size at which a picture of ``whole`` is held."""
-    held, scale = held_size(whole, size)
-    if scale == 1 and tuple(plane.shape[-2:]) == held:
+    kept, scale = held_size(whole, size)
+    if scale == 1 and tuple(plane.shape[-2:]) == kept:
         return plane
-    scaled = F.interpolate(plane[None], held, mode="bilinear", antialias=True, align_corners=False)
+    scaled = F.interpolate(plane[None], kept, mode="bilinear", antialias=True, align_corners=False)
     return scaled[0].clamp(0, 1)
 
 

@@ -34,7 +34,7 @@ class FolderListing:
     masks: dict[tuple[Path, str], Path] = field(default_factory=dict)
     captions: dict[Path, str | None] = field(default_factory=dict)
     marks: dict[Path, dict[str, Any]] = field(default_factory=dict)
-    found: dict[Path, FileUse] = field(default_factory=dict)
+    uses_by_path: dict[Path, FileUse] = field(default_factory=dict)
 
     def relative(self, path: Path) -> str:
         """Return a file's name relative to the folder."""
@@ -42,15 +42,15 @@ class FolderListing:
 
     def say(self, path: Path, use: str, note: str = "", *, quiet: bool = False) -> None:
         """Note what ``path`` is read as; a second note is added to the first."""
-        before = self.found.get(path)
+        before = self.uses_by_path.get(path)
         if before is not None and before.note and before.note != note:
             note = f"{before.note}; {note}" if note else before.note
-        self.found[path] = FileUse(self.relative(path), use, note, quiet)
+        self.uses_by_path[path] = FileUse(self.relative(path), use, note, quiet)
 
     @property
     def uses(self) -> tuple[FileUse, ...]:
         """Every file that lies there, by name, and what it is read as."""
-        return tuple(self.found[path] for path in sorted(self.found))
+        return tuple(self.uses_by_path[path] for path in sorted(self.uses_by_path))
 
 
 def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderListing:
@@ -169,14 +169,14 @@ def _texts(
         table = folder / name
         if not table.is_file():
             continue
-        told, note = caption_files.read_table(table, images)
-        for image, text in told.items():
+        captions, note = caption_files.read_table(table, images)
+        for image, text in captions.items():
             if image in sources:
                 raise InputError(
                     f"{table} and {sources[image].name} are both the caption of {image.name}: keep one"
                 )
             listing.captions[image], sources[image] = text, table
-        listing.say(table, f"captions of {len(told)} pictures" if told else LEFT_OUT, note)
+        listing.say(table, f"captions of {len(captions)} pictures" if captions else LEFT_OUT, note)
 
 
 def _check_beside(entries: Sequence[Path], stems: set[str]) -> None:
@@ -199,12 +199,14 @@ def _check_beside(entries: Sequence[Path], stems: set[str]) -> None:
 def _rest(listing: FolderListing, entries: Sequence[Path]) -> None:
     """Add what is left: it is not read."""
     for path in entries:
-        if path in listing.found:
+        if path in listing.uses_by_path:
             continue
         if path.name == FILE and path.parent == listing.folder:
             listing.say(path, "who the concepts are")
         elif path.is_dir():
-            if path.name.lower() in MASK_FOLDERS and any(path in p.parents for p in listing.found):
+            if path.name.lower() in MASK_FOLDERS and any(
+                path in p.parents for p in listing.uses_by_path
+            ):
                 continue
             count = len(pictures_in(path))
             what = f"a folder with {count} pictures" if count else "a folder"

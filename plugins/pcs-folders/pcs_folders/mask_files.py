@@ -125,8 +125,8 @@ def _scaled(
     """Return levels [h w] of 0 to ``most`` as a mask in [0, 1], and notes."""
     if not np.isfinite(levels).all():
         raise InputError(f"{path} is no mask: it holds numbers that are not finite")
-    found = np.unique(levels)
-    low, high = found[0], found[-1]
+    present = np.unique(levels)
+    low, high = present[0], present[-1]
     span = f"levels {low:g} to {high:g} of 0 to {most}"
     if high == 0:
         return levels, ()
@@ -137,15 +137,15 @@ def _scaled(
                 "subject white on black"
             )
         return np.ones_like(levels), ()
-    if len(found) == 2 and low == 0:
+    if len(present) == 2 and low == 0:
         said = () if high == most else (f"levels 0 and {high:g}: {high:g} is read as the subject",)
         return (levels > 0).astype(np.float64), said
-    between = [v for v in found[1:-1] if (levels == v).mean() >= LABEL]
-    few = low == 0 and len(found) <= MANY
+    between = [v for v in present[1:-1] if (levels == v).mean() >= LABEL]
+    few = low == 0 and len(present) <= MANY
     if labels or (few and (len(between) > 1 or high < (1 - NEARLY) * most)):
-        names = ", ".join(f"{v:g}" for v in found[:MANY])
+        names = ", ".join(f"{v:g}" for v in present[:MANY])
         raise InputError(
-            f"{path} holds {len(found)} labels ({names}): save the one that is the subject white on "
+            f"{path} holds {len(present)} labels ({names}): save the one that is the subject white on "
             "black, and others as a mask each"
         )
     if low > NEARLY * most or high < (1 - NEARLY) * most or high > most:

@@ -25,19 +25,19 @@ def split_masks(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     masks = []
     for path in files:
         other = OTHER.match(path.stem)
-        own = OWN.match(path.stem) or LABEL.match(path.stem)
-        if own or (other and other["stem"].lower() in stems):
+        named = OWN.match(path.stem) or LABEL.match(path.stem)
+        if named or (other and other["stem"].lower() in stems):
             masks.append(path)
     return [p for p in files if p not in masks], masks
 
 
 def mask_folder_files(folder: Path) -> list[Path]:
     """Return the masks in ``masks/``, ``conditioning/`` and the like beside the pictures of ``folder``."""
-    found: list[Path] = []
+    files: list[Path] = []
     for path in visible(folder):
         if path.is_dir() and path.name.lower() in MASK_FOLDERS:
-            found += [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
-    return found
+            files += [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    return files
 
 
 def assign_masks(

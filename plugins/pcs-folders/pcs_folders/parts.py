@@ -79,8 +79,8 @@ def find_parts(entries: Sequence[Path], concepts: Sequence[Concept]) -> list[Par
 def _names(words: str, concept: Concept, *, exactly: bool) -> bool:
     """Return whether a folder's words are a concept's, or among others hold its name, noun or token."""
     said = _plain(words)
-    own = {_plain(concept.name), _plain(concept.noun), _plain(concept.token)} - {""}
-    return said in own if exactly else any(f" {o} " in f" {said} " for o in own)
+    names = {_plain(concept.name), _plain(concept.noun), _plain(concept.token)} - {""}
+    return said in names if exactly else any(f" {o} " in f" {said} " for o in names)
 
 
 def _plain(words: str) -> str:

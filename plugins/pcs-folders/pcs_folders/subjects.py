@@ -33,7 +33,7 @@ class FolderReading:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a fit says: files that are left out, and those read in a way that may surprise."""
-        return tuple(use.line() for use in self.uses if use.told)
+        return tuple(use.line() for use in self.uses if use.is_said)
 
 
 def load_subject(
@@ -89,7 +89,7 @@ def read_listing(listing: FolderListing, size: tuple[int, int] | None = None) ->
     pictures = {path: read_picture(path, size) for path in listing.images}
     for path, picture in pictures.items():
         for note in picture.notes:
-            listing.say(path, listing.found[path].use, note)
+            listing.say(path, listing.uses_by_path[path].use, note)
     subject = Subject(
         name=name,
         concepts=listing.concepts,
@@ -120,14 +120,14 @@ def _masks(
         if any(mask is not None for mask in row):
             masks[concept.name] = tuple(row)
     for path, picture in pictures.items():
-        own = {file: read[key] for key, file in listing.masks.items() if key[0] == path}
-        if own and not any(bool(mask.any()) for mask in own.values()):
+        of_picture = {file: read[key] for key, file in listing.masks.items() if key[0] == path}
+        if of_picture and not any(bool(mask.any()) for mask in of_picture.values()):
             raise InputError(
-                f"{next(iter(own))} is empty (black everywhere), so that nothing of {path.name} would "
+                f"{next(iter(of_picture))} is empty (black everywhere), so that nothing of {path.name} would "
                 "count: paint the subject white, or move the picture or the mask away"
             )
-        if picture.alpha is not None and not own:
-            use = listing.found[path].use
+        if picture.alpha is not None and not of_picture:
+            use = listing.uses_by_path[path].use
             if len(concepts) == 1:
                 listing.say(
                     path, f"{use}, and by its transparency the mask of {concepts[0].name!r}"
@@ -147,7 +147,7 @@ def _mask(
     """Return a mask [1 h w] at the size at which its picture is held."""
     read = read_mask(file)
     for note in read.notes:
-        listing.say(file, listing.found[file].use, note)
+        listing.say(file, listing.uses_by_path[file].use, note)
     (height, width), (rows, columns) = read.values.shape[-2:], picture.size
     values = read.values
     if (height, width) != (rows, columns):
@@ -159,7 +159,7 @@ def _mask(
                 f"give them one size{cause}"
             )
         note = f"{width} x {height}, scaled to the {columns} x {rows} of its picture"
-        listing.say(file, listing.found[file].use, note)
+        listing.say(file, listing.uses_by_path[file].use, note)
         values = F.interpolate(
             values[None], (rows, columns), mode="bilinear", antialias=True, align_corners=False
         )[0].clamp(0, 1)

@@ -20,7 +20,7 @@ class FileUse:
     quiet: bool = False
 
     @property
-    def told(self) -> bool:
+    def is_said(self) -> bool:
         """Whether a fit says it: it is left out, or read in a way that somebody may not expect."""
         return not self.quiet and (self.use == LEFT_OUT or bool(self.note))
 

@@ -111,13 +111,13 @@ def test_captions_that_cannot_be_told_apart(
 def test_masks_under_the_names_of_other_tools(good: Path, name: str) -> None:
     picture(good / "b.png")
     mask(good / name)
-    found = reading(good)
-    assert found.subject.files == ("a.png", "b.png")
-    first, second = found.subject.masks["dog"]
+    read = reading(good)
+    assert read.subject.files == ("a.png", "b.png")
+    first, second = read.subject.masks["dog"]
     assert first is not None
     assert int(first.sum()) == 6
     assert second is None
-    assert {u.file: u.use for u in found.uses}[name] == "mask of 'dog' in a.png"
+    assert {u.file: u.use for u in read.uses}[name] == "mask of 'dog' in a.png"
 
 
 def test_a_picture_named_as_a_mask_is_said_to_be_a_picture(good: Path) -> None:
@@ -153,11 +153,11 @@ def test_of_several_concepts_one_may_be_absent_but_not_all(good: Path) -> None:
 
 def test_a_scaled_mask_is_read_and_said_another_shape_is_refused(good: Path) -> None:
     mask(good / "a.mask.png", (16, 12))
-    found = reading(good)
-    values = found.subject.masks["dog"][0]
+    read = reading(good)
+    values = read.subject.masks["dog"][0]
     assert values is not None
     assert tuple(values.shape) == (1, 6, 8)
-    assert found.notes == (
+    assert read.notes == (
         "a.mask.png: mask of 'dog' in a.png (16 x 12, scaled to the 8 x 6 of its picture)",
     )
     mask(good / "a.mask.png", (6, 8))
@@ -170,11 +170,11 @@ def test_a_folder_with_repeats_in_its_name_is_read(folder: Path) -> None:
         picture(folder / "10_sks dog" / f"{n}.png")
     (folder / "10_sks dog" / "1.txt").write_text("on sand", encoding="utf-8")
     mask(folder / "10_sks dog" / "conditioning" / "2.png")
-    found = reading(folder)
-    assert found.subject.files == tuple(f"10_sks dog/{n}.png" for n in range(3))
-    assert found.subject.captions == (None, "on sand", None)
-    assert [m is None for m in found.subject.masks["dog"]] == [True, True, False]
-    assert found.notes[0].startswith("10_sks dog: folder of 3 pictures (repeats 10 are left out")
+    read = reading(folder)
+    assert read.subject.files == tuple(f"10_sks dog/{n}.png" for n in range(3))
+    assert read.subject.captions == (None, "on sand", None)
+    assert [m is None for m in read.subject.masks["dog"]] == [True, True, False]
+    assert read.notes[0].startswith("10_sks dog: folder of 3 pictures (repeats 10 are left out")
 
 
 @pytest.mark.parametrize("folders", [("dog", "ball"), ("10_sks dog", "3_my ball")])
@@ -219,9 +219,9 @@ def test_every_file_is_accounted_for_and_what_is_left_out_is_said(
         (good / name).write_text("x", encoding="utf-8")
     picture(good / "more" / "1.png")
     (good / "a.txt").write_text("one\ntwo\n", encoding="utf-8")
-    found = reading(good)
-    assert [use.file for use in found.uses] == sorted(p.name for p in good.iterdir())
-    assert set(found.notes) == {
+    read = reading(good)
+    assert [use.file for use in read.uses] == sorted(p.name for p in good.iterdir())
+    assert set(read.notes) == {
         "a.npz: left out (.npz: no picture, caption, mask or marks)",
         "a.txt: caption of a.png (its 2 lines are joined to one caption)",
         "more: left out (a folder with 1 pictures)",
@@ -230,12 +230,12 @@ def test_every_file_is_accounted_for_and_what_is_left_out_is_said(
     }
     with caplog.at_level(logging.WARNING):
         load_subject(good, noun="dog", token="<rex>")
-    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == set(found.notes)
+    assert {record.getMessage().partition(": ")[2] for record in caplog.records} == set(read.notes)
 
 
 def test_a_transparent_picture_is_its_own_mask_and_says_so(good: Path) -> None:
     Image.new("RGBA", (2, 2), (0, 0, 0, 128)).save(good / "a.png")
     uses = {u.file: u for u in reading(good).uses}
     assert uses["a.png"].use == "picture, and by its transparency the mask of 'dog'"
-    assert not uses["a.png"].told
+    assert not uses["a.png"].is_said
     assert "is no mask: there are several concepts" in reading(good, two=True).notes[0]

@@ -54,8 +54,8 @@ class PointBranch(BranchEdit):
             points = self.points.expand(latents.shape[0], -1, -1)
         image = self.draw(points)
         text = cond.streams[self.source]
-        told = (cond.pooled,) if getattr(self.network, "reads_pooled", False) else ()
-        down, middle = self.network(latents, time, text, image, *told)
+        pooled = (cond.pooled,) if getattr(self.network, "reads_pooled", False) else ()
+        down, middle = self.network(latents, time, text, image, *pooled)
         scale = cond.extra[f"{self.name}.scale"].view(-1, 1, 1, 1)
         return [residual * scale for residual in down], middle * scale
 
@@ -103,10 +103,10 @@ class ControlBranch(Technique):
         if moment != "start":
             return None
         given = (extra.get("points") for extra in subject.extra)
-        found = next((p for p in given if p is not None and len(p)), None)
-        if found is None:  # absent points stand far outside the picture
-            found = [[-9.0, -9.0]] * len(COLOURS)
-        points = torch.as_tensor(found, dtype=torch.float32)
+        first = next((p for p in given if p is not None and len(p)), None)
+        if first is None:  # absent points stand far outside the picture
+            first = [[-9.0, -9.0]] * len(COLOURS)
+        points = torch.as_tensor(first, dtype=torch.float32)
         return Features(tensors={"control.points": points}, keep=("control.points",))
 
     @hookimpl

@@ -49,8 +49,8 @@ class FusedWords(TokenEdit):
                 continue
             known = features[:, slot].abs().sum(-1, keepdim=True) > 0
             here = positions(at, text.shape[1], last=self.last) & known
-            own = features[:, slot : slot + 1].expand(-1, text.shape[1], -1).to(text.dtype)
-            change = self.change(text, own)
+            feature = features[:, slot : slot + 1].expand(-1, text.shape[1], -1).to(text.dtype)
+            change = self.change(text, feature)
             if strength is not None:
                 change = change * strength.view(-1, 1, 1)
             text = torch.where(here.unsqueeze(-1), text + change, text)

@@ -56,13 +56,13 @@ def cond(strength: float, **extra: torch.Tensor) -> Conditioning:
 
 def test_given_points_win_over_the_references_own() -> None:
     latents, time = torch.zeros(1, 4, 2, 2), torch.tensor([1])
-    own = branch(POINTS).residuals(latents, time, cond(1.0))
+    whole = branch(POINTS).residuals(latents, time, cond(1.0))
     far = torch.full((1, 5, 2), -9.0)
     given = branch(POINTS).residuals(latents, time, cond(1.0, points=far))
-    assert float(own[1]) > 0.0
+    assert float(whole[1]) > 0.0
     assert float(given[1]) == 0.0
     half = branch(POINTS).residuals(latents, time, cond(0.5))
-    torch.testing.assert_close(half[1], own[1] / 2)
+    torch.testing.assert_close(half[1], whole[1] / 2)
 
 
 def test_no_points_at_all_are_refused() -> None:
@@ -87,9 +87,9 @@ def test_references_without_points_count_as_none() -> None:
         return fusion.of(BranchEdit)[0].points
 
     assert points_of() is None
-    found = points_of(points=POINTS[0].tolist())
-    assert found is not None
-    torch.testing.assert_close(found, POINTS)
+    points = points_of(points=POINTS[0].tolist())
+    assert points is not None
+    torch.testing.assert_close(points, POINTS)
 
 
 FACE = [[0.36, 0.41], [0.63, 0.38], [0.52, 0.55], [0.41, 0.68], [0.64, 0.66]]
@@ -98,7 +98,7 @@ FACE = [[0.36, 0.41], [0.63, 0.38], [0.52, 0.55], [0.41, 0.68], [0.64, 0.66]]
 def released(points: list[list[float]], side: int) -> torch.Tensor:
     """Draw as the authors do, by OpenCV: limbs as polygons of whole pixels, dimmed, then discs."""
     cv2 = pytest.importorskip("cv2")
-    canvas = np.zeros((side, side, 3))
+    picture = np.zeros((side, side, 3))
     at = [(x * side, y * side) for x, y in points]
     inks = [tuple(255 * c for c in colour) for colour in COLOURS]
     for first in (0, 1, 3, 4):
@@ -107,21 +107,21 @@ def released(points: list[list[float]], side: int) -> torch.Tensor:
         reach = math.hypot(ax - bx, ay - by)
         turn = int(math.degrees(math.atan2(ay - by, ax - bx)))
         outline = cv2.ellipse2Poly(middle, (int(reach / 2), 4), turn, 0, 360, 1)
-        canvas = cv2.fillConvexPoly(canvas, outline, inks[first])
-    canvas = (canvas * 0.6).astype(np.uint8)
+        picture = cv2.fillConvexPoly(picture, outline, inks[first])
+    picture = (picture * 0.6).astype(np.uint8)
     for place, ink in zip(at, inks, strict=True):
-        canvas = cv2.circle(canvas, (int(place[0]), int(place[1])), 10, ink, -1)
-    return torch.from_numpy(canvas).permute(2, 0, 1).float() / 255
+        picture = cv2.circle(picture, (int(place[0]), int(place[1])), 10, ink, -1)
+    return torch.from_numpy(picture).permute(2, 0, 1).float() / 255
 
 
 def test_a_face_is_drawn_as_the_released_code_draws_it() -> None:
     """Limbs and discs of the published sizes, at the 1024 pixels they are for: all but edges are equal."""
-    wanted = released(FACE, 1024)
-    found = draw_face(torch.tensor([FACE]), (1024, 1024), 10 / 1024, 4 / 1024)[0]
-    lit, own = wanted.amax(0) > 0, found.amax(0) > 0
-    assert float((lit & own).sum() / (lit | own).sum()) > 0.93
+    expected = released(FACE, 1024)
+    actual = draw_face(torch.tensor([FACE]), (1024, 1024), 10 / 1024, 4 / 1024)[0]
+    lit, drawn = expected.amax(0) > 0, actual.amax(0) > 0
+    assert float((lit & drawn).sum() / (lit | drawn).sum()) > 0.93
     inner = torch.nn.functional.max_pool2d(-lit[None].float(), 5, 1, 2)[0] == -1  # 2 pixels within
-    unlike = ((wanted - found).abs().amax(0) > 0.01) & inner
+    unlike = ((expected - actual).abs().amax(0) > 0.01) & inner
     assert float(unlike.sum() / inner.sum()) < 0.02
 
 

@@ -46,9 +46,9 @@ def test_branch_and_denoiser_predict_as_diffusers(id: str) -> None:
     branch = PointBranch("control", network, "face", image, POINTS)
     with torch.no_grad():
         ours = branch.residuals(latents, time, cond)
-        found = backbone.denoise(latents, time, cond, residuals=ours)
+        actual = backbone.denoise(latents, time, cond, residuals=ours)
     sizes = torch.tensor([[32.0, 32.0, 0.0, 0.0, 32.0, 32.0]]).expand(2, -1)
-    told = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}} if xl else {}
+    added = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}} if xl else {}
     with torch.no_grad():
         down, middle = theirs(
             latents,
@@ -57,18 +57,18 @@ def test_branch_and_denoiser_predict_as_diffusers(id: str) -> None:
             controlnet_cond=image(POINTS).expand(2, -1, -1, -1),
             conditioning_scale=0.8,
             return_dict=False,
-            **told,
+            **added,
         )
-        wanted = unet(
+        expected = unet(
             latents,
             time,
             encoder_hidden_states=text,
             down_block_additional_residuals=down,
             mid_block_additional_residual=middle,
-            **told,
+            **added,
         ).sample
-        plain = unet(latents, time, encoder_hidden_states=text, **told).sample
+        plain = unet(latents, time, encoder_hidden_states=text, **added).sample
     for a, b in zip([*ours[0], ours[1]], [*down, middle], strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
-    assert float((found - plain).abs().max()) > 1e-3, "the branch says something"
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    assert float((actual - plain).abs().max()) > 1e-3, "the branch says something"
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)

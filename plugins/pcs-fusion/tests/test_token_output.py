@@ -67,20 +67,20 @@ def test_strength_zero_is_text(form: str) -> None:
 def test_the_released_fusion_has_two_mlps_a_residual_of_text_and_a_norm() -> None:
     """LayerNorm(y + MLP2(y)) with y = text + MLP1([text; feature]), from the weights alone."""
     made = edit("postfuse")
-    own = dict(made.named_parameters())
+    weights = dict(made.named_parameters())
 
     def mlp(x: torch.Tensor, name: str) -> torch.Tensor:
-        x = F.layer_norm(x, x.shape, own[f"{name}.0.weight"], own[f"{name}.0.bias"])
-        x = F.gelu(F.linear(x, own[f"{name}.1.weight"], own[f"{name}.1.bias"]))
-        return F.linear(x, own[f"{name}.3.weight"], own[f"{name}.3.bias"])
+        x = F.layer_norm(x, x.shape, weights[f"{name}.0.weight"], weights[f"{name}.0.bias"])
+        x = F.gelu(F.linear(x, weights[f"{name}.1.weight"], weights[f"{name}.1.bias"]))
+        return F.linear(x, weights[f"{name}.3.weight"], weights[f"{name}.3.bias"])
 
-    found = made.output(TEXT, torch.tensor([[-1]]), cond(BOTH))
+    actual = made.output(TEXT, torch.tensor([[-1]]), cond(BOTH))
     for at, slot in ((1, 0), (3, 1), (4, 1)):
         text = TEXT[0, at]
         joined = text + mlp(torch.cat([text, BOTH[0, slot]]), "read")
         whole = joined + mlp(joined, "refine")
-        wanted = F.layer_norm(whole, whole.shape, own["after.weight"], own["after.bias"])
-        torch.testing.assert_close(found[0, at], wanted, atol=1e-5, rtol=1e-5)
+        expected = F.layer_norm(whole, whole.shape, weights["after.weight"], weights["after.bias"])
+        torch.testing.assert_close(actual[0, at], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_single_fusion_starts_at_nothing() -> None:

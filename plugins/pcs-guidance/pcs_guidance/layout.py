@@ -32,9 +32,9 @@ def shares(maps: Tensor, span: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """
     counts = span >= 0
     index = span.clamp_min(0)[:, None, None].expand(-1, maps.shape[1], maps.shape[2], -1)
-    found = maps.float().gather(3, index)
-    inside = (found * mask.flatten(1)[:, None, :, None]).sum(2)
-    return inside / found.sum(2).clamp_min(1e-12), counts
+    attention = maps.float().gather(3, index)
+    inside = (attention * mask.flatten(1)[:, None, :, None]).sum(2)
+    return inside / attention.sum(2).clamp_min(1e-12), counts
 
 
 def box_energy(

@@ -22,7 +22,7 @@ class Look(Technique):
 
     @hookimpl(wrapper=True)
     def sample(self, step: Any) -> Any:
-        found = yield
+        prediction = yield
         sides = {
             "tuned": Branch(),
             "base": Branch(model="base"),
@@ -32,8 +32,8 @@ class Look(Technique):
             name: step.evaluate(step.latents, step.level, step.branch(b), model=b.model).x0
             for name, b in sides.items()
         }
-        SEEN.append((found.x0, x0))
-        return found
+        SEEN.append((prediction.x0, x0))
+        return prediction
 
 
 @pytest.mark.parametrize(("tuned", "text"), [(2.0, 5.0), (-1.0, 0.0), (0.0, 0.0), (0.0, 3.0)])

@@ -59,10 +59,10 @@ class GivenMasks(Technique):
                         f"subject {subject.name!r}: {file} has no mask: lay {name} beside it, "
                         "white where the concept is"
                     )
-        found = {}
+        by_concept = {}
         for concept in subject.concepts:
             masks = subject.masks.get(concept.name, ())
             if any(m is not None for m in masks):
-                own = [torch.zeros(1, *size) if m is None else cover(m, size) for m in masks]
-                found[concept.name] = torch.stack(own)
-        return Masks(found) if found else None
+                resized = [torch.zeros(1, *size) if m is None else cover(m, size) for m in masks]
+                by_concept[concept.name] = torch.stack(resized)
+        return Masks(by_concept) if by_concept else None

@@ -25,7 +25,7 @@ def union(batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None)
     With ``spans`` the region "mask.concept.<k>" is empty in rows where ``spans["concept.<k>"]`` [b n] holds
     no position (all are negative).
     """
-    found = []
+    matching = []
     for name, region in batch.regions.items():
         if not fnmatchcase(name, regions):
             continue
@@ -34,8 +34,8 @@ def union(batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None)
             span = spans.get(concept)
             said = region.new_zeros(len(region)) if span is None else (span >= 0).any(1).to(region)
             region = region * said.view(-1, 1, 1, 1)
-        found.append(region)
-    return torch.stack(found).amax(0) if found else None
+        matching.append(region)
+    return torch.stack(matching).amax(0) if matching else None
 
 
 class MaskedLoss(Technique):

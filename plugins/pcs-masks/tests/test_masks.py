@@ -89,9 +89,9 @@ def test_a_normalised_error_is_the_mean_over_the_region(backbone: Backbone) -> N
 
     step = step_of(backbone, masked(), normalise=True, channels="sum")
     row = step.batch.roles.index("subject")
-    found = CoreDenoise().regularize(step).value[row]
-    wanted = step.error[row][:, :, :8].sum() / (16 * 8)
-    torch.testing.assert_close(found, wanted)
+    actual = CoreDenoise().regularize(step).value[row]
+    expected = step.error[row][:, :, :8].sum() / (16 * 8)
+    torch.testing.assert_close(actual, expected)
 
 
 def test_half_of_the_rows_are_masked_the_same_in_every_run(backbone: Backbone) -> None:
@@ -108,10 +108,10 @@ def test_given_masks_follow_the_picture(backbone: Backbone) -> None:
     wide[..., :40] = 1.0
     subject = replace(masked(), masks={"fido": (wide,)})
     query = MaskQuery("subject", subject, size=(32, 32))
-    found = GivenMasks().mask(query).get("fido")
-    assert tuple(found.shape) == (1, 1, 32, 32)
-    assert float(found[..., :15].min()) > 0.99
-    assert float(found[..., 17:].max()) < 0.01
+    mask = GivenMasks().mask(query).get("fido")
+    assert tuple(mask.shape) == (1, 1, 32, 32)
+    assert float(mask[..., :15].min()) > 0.99
+    assert float(mask[..., 17:].max()) < 0.01
 
 
 def test_a_missing_mask_is_named() -> None:
@@ -132,9 +132,9 @@ def masks_of(spans: dict[str, Any], *, rows: int = 2, index: int = 0, **settings
     )
     step: Any = SimpleNamespace(batch=batch, cond=SimpleNamespace(spans=spans), index=index)
     run: Any = SimpleNamespace(seed=0)
-    found = MaskedLoss(**settings).mask(run, MaskQuery("batch", step=step, size=(4, 4)))
-    assert found is not None
-    return found.get(LOSS)
+    masks = MaskedLoss(**settings).mask(run, MaskQuery("batch", step=step, size=(4, 4)))
+    assert masks is not None
+    return masks.get(LOSS)
 
 
 def test_a_region_counts_where_its_word_is_said_and_a_row_without_any_has_no_error() -> None:

@@ -74,8 +74,8 @@ def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[s
     shared: dict[str, tuple[str, str]] = {}
     for artifact in artifacts:
         with suspended(backbone), restored(artifact, backbone, 0) as (_, fusion):
-            own = fusion.words
-        for word in own:
+            fusion_words = fusion.words
+        for word in fusion_words:
             text = " ".join(composed(word.text).lower().split())
             if text in meant:
                 token, subject = meant[text]

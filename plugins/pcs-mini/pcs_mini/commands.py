@@ -269,12 +269,12 @@ def assemble(
     vaes = [parts / name for name in ("decoder/autoencoder", "autoencoder")]
     put_together(parts / "model", target, next((vae for vae in vaes if vae.exists()), None))
     if curriculum is None:
-        told = [line["stage"] for line in read_journal(parts, "diffusion") if "stage" in line]
-        curriculum = told[-1] if told else 0
+        recorded = [line["stage"] for line in read_journal(parts, "diffusion") if "stage" in line]
+        curriculum = recorded[-1] if recorded else 0
     write_record(target, open_assets(assets), curriculum)
-    for found in metrics or []:
-        for name in take_metrics(found):
-            typer.echo(f"metric {name} of {found}")
+    for source in metrics or []:
+        for name in take_metrics(source):
+            typer.echo(f"metric {name} of {source}")
     sections = {"What the weights know": card.knows(read_record(target))}
     if target == folder():
         sections["Metrics"] = card.metrics(stored.FOLDER)

@@ -171,9 +171,9 @@ def score(judge: Judge, images: Tensor, asked: Sequence[Asked]) -> dict[str, flo
     for at in range(0, len(asked), _BATCH):
         some = asked[at : at + _BATCH]
         reading = judge.read(images[at : at + _BATCH])
-        found = judge.found(reading, [a.concepts for a in some])
+        correct = judge.concepts_match(reading, [a.concepts for a in some])
         styles, places = judge.top("style", reading), judge.top("place", reading)
-        for i, (a, ok) in enumerate(zip(some, found, strict=True)):
+        for i, (a, ok) in enumerate(zip(some, correct, strict=True)):
             right.setdefault("style_accuracy", []).append(styles[i] == a.style)
             right.setdefault("place_accuracy", []).append(places[i] == a.place)
             if len(a.members) == 2:
@@ -223,7 +223,7 @@ def diversity(
 
     The prompts leave the style open; 1 means that pictures differ as much as renders do.
     """
-    texts, wanted = [], []
+    texts, requests = [], []
     rng = np.random.default_rng(RENDER_SEED)
     for a in asked:
         noun = a.concepts[0]
@@ -231,8 +231,8 @@ def diversity(
         styles = [m for m in population.members if m.concept == a.members[0].concept]
         for _ in range(SPREAD):
             member = styles[rng.integers(len(styles))]
-            wanted.append(Asked("", (member,), member.style, a.place))
-    return min(1.0, spread(draw(texts)) / max(1e-6, spread(renders(assets, wanted))))
+            requests.append(Asked("", (member,), member.style, a.place))
+    return min(1.0, spread(draw(texts)) / max(1e-6, spread(renders(assets, requests))))
 
 
 # long: every figure of a report, in the order of its columns

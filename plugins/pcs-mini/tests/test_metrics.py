@@ -278,9 +278,9 @@ def judge():
 
 def test_the_surest_concepts_must_be_the_wanted_ones(judge):
     read = reading(judge, {"dog": (2, 2), "owl": (5, 5)})
-    assert judge.found(read, [["dog", "owl"]]) == [True]
-    assert judge.found(read, [["owl", "dog"]]) == [True]
-    assert judge.found(read, [["dog", "car"]]) == [False]
+    assert judge.concepts_match(read, [["dog", "owl"]]) == [True]
+    assert judge.concepts_match(read, [["owl", "dog"]]) == [True]
+    assert judge.concepts_match(read, [["dog", "car"]]) == [False]
 
 
 def test_names_that_the_judge_has_not_learned_are_refused(judge):

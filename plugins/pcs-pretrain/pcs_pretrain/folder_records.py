@@ -37,12 +37,12 @@ class FolderRecords:
         image, caption = subject.images[index], subject.captions[index] or ""
         noun = subject.concept.noun
         masks = [m[index] for m in subject.masks.values()]
-        held = noun in caption.split()
+        named = noun in caption.split()
         given = subject.extra[index].get("points") if index < len(subject.extra) else None
         return Record(
             image=image,
             caption=caption,
-            phrases=(noun,) if held else (),
+            phrases=(noun,) if named else (),
             references=((image,),),
             masks=tuple(masks),
             extra={} if given is None else {"points": torch.tensor(given, dtype=torch.float32)},

@@ -18,7 +18,7 @@ def record_concepts(record: Record) -> tuple[Concept, ...]:
 
 def record_subject(record: Record) -> Subject:
     """Return the references of a record as a subject; each image says whose it is."""
-    shown = [(k, image) for k, own in enumerate(record.references) for image in own]
+    shown = [(k, image) for k, pictures in enumerate(record.references) for image in pictures]
     # a picture is its own reference where a set has no others
     shown = shown or [(0, record.image)]
     # key points are those of the record's picture: another reference has a pose of its own

@@ -253,8 +253,8 @@ class _Pretraining:
     def _extract(self, record: Record) -> Mapping[str, Tensor]:
         subject = record_subject(record)
         masks = subject_masks(self.run_, subject)
-        found = self.run_.call("extract", subject=subject, masks=masks, moment="start")
-        return merge_features(found).tensors
+        answers = self.run_.call("extract", subject=subject, masks=masks, moment="start")
+        return merge_features(answers).tensors
 
     def _regions(self, record: Record, size: tuple[int, int]) -> dict[str, Tensor]:
         """Return the regions [1 h w] of a record's picture at ``size``: its own masks win."""
@@ -340,8 +340,8 @@ class _Pretraining:
         width = max([1, *(s.shape[1] for row in rows for s in row.spans.values())])
         spans = {}
         for k in range(slots):
-            own = [row.spans.get(f"phrase.{k}", torch.full((1, 1), -1)) for row in rows]
-            padded = [F.pad(s, (0, width - s.shape[1]), value=-1) for s in own]
+            phrase_spans = [row.spans.get(f"phrase.{k}", torch.full((1, 1), -1)) for row in rows]
+            padded = [F.pad(s, (0, width - s.shape[1]), value=-1) for s in phrase_spans]
             spans[f"concept.{k}"] = torch.cat(padded).masked_fill(plain[:, k, None], -1)
         spans |= {
             str(i): spans["concept.0"] for i in range(len(self.net.fusion.of(TokenEdit))) if spans

@@ -30,8 +30,8 @@ def test_points_follow_what_is_cut_off(shape: tuple[int, int], size: tuple[int, 
     rows, columns = shown.sum(1), shown.sum(0)
     y = float((rows * (torch.arange(size[0]) + 0.5)).sum() / rows.sum()) / size[0]
     x = float((columns * (torch.arange(size[1]) + 0.5)).sum() / columns.sum()) / size[1]
-    found = fit_points(point, shape, size)[0]
-    assert float((found - torch.tensor([x, y])).abs().max()) < 1 / min(size)
+    fitted = fit_points(point, shape, size)[0]
+    assert float((fitted - torch.tensor([x, y])).abs().max()) < 1 / min(size)
 
 
 def test_an_absent_point_stays_absent() -> None:
@@ -56,6 +56,6 @@ def test_key_points_belong_to_the_record_s_own_picture() -> None:
     picture, other = make_picture(1), make_picture(2)
     extra = {"points": torch.rand(5, 2)}
     record = Record(picture, "a dog", ("dog",), ((picture, other),), extra=extra)
-    own, further = record_subject(record).extra
-    assert own["points"] is extra["points"]
+    first, further = record_subject(record).extra
+    assert first["points"] is extra["points"]
     assert "points" not in further

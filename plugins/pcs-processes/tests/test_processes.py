@@ -98,7 +98,7 @@ def test_the_error_of_tokens_is_the_mean_over_the_masked_ones() -> None:
     assert error.shape == (2, 1, 4, 4)
     masked = noisy[:, 0] == 16
     for row in range(2):
-        own = logits[row][:, masked[row]].T
-        expected = torch.nn.functional.cross_entropy(own, target[row, 0][masked[row]])
+        row_logits = logits[row][:, masked[row]].T
+        expected = torch.nn.functional.cross_entropy(row_logits, target[row, 0][masked[row]])
         torch.testing.assert_close(error[row].mean(), expected)
     assert (error[:, 0][~masked] == 0).all()

@@ -159,12 +159,12 @@ def test_a_prompt_of_no_class_is_drawn_once_for_all_concepts(backbone: Backbone)
     """Break-A-Scene's 100 pictures of one generic prompt; with ``{noun}`` each class has its own."""
     subject = make_subject()
     subject = replace(subject, concepts=(*subject.concepts, Concept("ball", "<ball>", "toy")))
-    for prompt, told in (
+    for prompt, captions in (
         ("a photo at the beach", ["a photo at the beach"] * 3),
         ("a photo of a {noun}", ["a photo of a dog"] * 3 + ["a photo of a toy"] * 3),
     ):
-        (own,) = extract(
+        (features,) = extract(
             EngineRun(run(backbone, prompt=prompt), backbone, concepts=[subject.concepts]),
             [subject],
         )[1]
-        assert [e.captions[0] for e in own.examples if e.role == "prior"] == told
+        assert [e.captions[0] for e in features.examples if e.role == "prior"] == captions

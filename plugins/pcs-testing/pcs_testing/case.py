@@ -83,7 +83,7 @@ class Case:
         """Run the attached network once, streams included."""
         return evaluate_attached(net, prompts, features=self.features, **options)
 
-    def own(self, fusion: Fusion) -> dict[str, torch.nn.Parameter]:
+    def own_parameters(self, fusion: Fusion) -> dict[str, torch.nn.Parameter]:
         """Return the trainable parameters of the technique itself."""
         return {n: p for n, p in trainable(fusion).items() if n.startswith(f"{self.technique.id}/")}
 
@@ -97,7 +97,7 @@ class Case:
 
     def trains(self) -> bool:
         """True when the technique owns trainable parameters."""
-        return bool(self.own(self.fusion()))
+        return bool(self.own_parameters(self.fusion()))
 
     def phase(self, steps: int = 2, **changes: Any) -> Phase:
         """Return a short phase that trains everything."""

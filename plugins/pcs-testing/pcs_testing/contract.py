@@ -182,7 +182,7 @@ def gradients_stay_inside(case: Case) -> None:
         if owned:
             torch.stack([t.square().mean() for t in seen]).sum().backward()
         assert all(p.grad is None for p in base.values())
-    for name, param in case.own(fusion).items():
+    for name, param in case.own_parameters(fusion).items():
         if any(fnmatchcase(name, glob) for glob in case.unreached):
             continue
         assert param.grad is not None, f"no gradient reaches {name}"
@@ -193,14 +193,14 @@ def gradients_stay_inside(case: Case) -> None:
 
 def beside_the_network(net: Attachment) -> list[torch.Tensor]:
     """Return what a fusion gives the network to look at: changed references, pictures of a renderable."""
-    found = []
+    outputs = []
     if net.encodes_each_step:
         pictures = torch.stack([make_picture(i, net.backbone.card.size) for i in range(2)])
-        found.append(net.latents(pictures, (0, 1)))
+        outputs.append(net.latents(pictures, (0, 1)))
     if net.fusion.source is not None:
         rng = torch.Generator().manual_seed(0)
-        found.append(net.fusion.source.render(2, rng, 0.0).images)
-    return found
+        outputs.append(net.fusion.source.render(2, rng, 0.0).images)
+    return outputs
 
 
 def base_is_reachable(case: Case) -> None:

@@ -111,8 +111,8 @@ def extracted(
         names=[s.name for s in subjects],
         concepts=[s.concepts for s in subjects],
     )
-    run.features, own = extract(run, subjects)
-    return run, run.features, own
+    run.features, per_subject = extract(run, subjects)
+    return run, run.features, per_subject
 
 
 @torch.no_grad()
@@ -152,7 +152,7 @@ def evaluate_attached(
         words=fusion.words,
         tokens=fusion.of(TokenEdit),
         subjects=owners,
-        concepts=[[c.token for c in own] for own in known.concepts],
+        concepts=[[c.token for c in concepts] for concepts in known.concepts],
     )
     level = backbone.process.level(torch.full((len(prompts),), time, device=backbone.device))
     streams = net.streams(net.read_features(known.tensors, index)) if model == "self" else {}

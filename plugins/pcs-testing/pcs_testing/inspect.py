@@ -107,8 +107,8 @@ def control_residuals(
     with opened(artifact, backbone, [prompt], **options) as (net, cond, level):
         rng = torch.Generator().manual_seed(7)
         latents = torch.randn(1, *backbone.latent_shape, generator=rng).to(backbone.device)
-        found: list[Tensor] = []
+        residuals: list[Tensor] = []
         for edit in net.fusion.of(BranchEdit):
             down, middle = edit.residuals(latents, level.time, cond)
-            found += [*down, middle]
-        return found
+            residuals += [*down, middle]
+        return residuals

@@ -299,7 +299,7 @@ def _traces(case: Case, subject: Subject, *, there: bool) -> dict[str, Any]:
     layout = Layout((box,)) if there and case.technique.reads_layout else None
     (artifact,) = fit(recipe, subject, backbone)
     run = EngineRun(recipe, backbone, names=[subject.name], concepts=[subject.concepts])
-    run.features, own = extract(run, [subject])
+    run.features, per_subject = extract(run, [subject])
     fusion = merge_fusions(run.call("fuse", features=run.features))
     perturb(fusion)
     prompt = f"a photo of {subject.concept.token} on the beach"
@@ -308,7 +308,9 @@ def _traces(case: Case, subject: Subject, *, there: bool) -> dict[str, Any]:
         "tensors": sorted(artifact.tensors),
         "trained": artifact.tensors,
         "features": sorted(run.features.tensors),
-        "examples": [(e.role, e.captions, e.weight, sorted(e.regions)) for e in own[0].examples],
+        "examples": [
+            (e.role, e.captions, e.weight, sorted(e.regions)) for e in per_subject[0].examples
+        ],
         "losses": sorted(loss.name for loss in watch.losses),
         "rows": watch.rows,
         "dropout": sorted(fusion.dropout.items()),

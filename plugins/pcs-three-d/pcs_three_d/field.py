@@ -90,10 +90,10 @@ class Field(HeadEdit):
         along = (torch.arange(samples) + shift).to(device) * width - REACH + away
         points = origin[..., None, :] + along[..., None] * direction[..., None, :]
         inside = (points.abs() <= 1.0).all(dim=-1)
-        found = F.grid_sample(
+        sampled = F.grid_sample(
             self.grid(), points.reshape(1, -1, 1, 1, 3), align_corners=True, padding_mode="border"
         )
-        density, colour, normal = found.view(7, n, size, size, samples).split([1, 3, 3])
+        density, colour, normal = sampled.view(7, n, size, size, samples).split([1, 3, 3])
         alpha = 1 - torch.exp(-F.softplus(density[0]) * inside * width)
         clear = torch.cumprod(1 - alpha + 1e-10, dim=-1)
         weight = alpha * torch.cat([torch.ones_like(clear[..., :1]), clear[..., :-1]], dim=-1)

@@ -43,18 +43,21 @@ class Renderer:
 
     def render(self, count: int, rng: Generator, progress: float) -> Rendered:
         """Return ``count`` pictures; ``extra`` holds "three_d.opacity" and "three_d.orientation" [n]."""
-        own = self.settings
+        settings = self.settings
         cameras = [
-            draw_camera(rng, own.elevation, own.distance, own.field_of_view) for _ in range(count)
+            draw_camera(rng, settings.elevation, settings.distance, settings.field_of_view)
+            for _ in range(count)
         ]
-        lit = torch.rand(count, generator=rng) < (own.shaded if progress >= own.shaded_from else 0)
-        bare = lit & (torch.rand(count, generator=rng) < own.textureless)
+        lit = torch.rand(count, generator=rng) < (
+            settings.shaded if progress >= settings.shaded_from else 0
+        )
+        bare = lit & (torch.rand(count, generator=rng) < settings.textureless)
         colours = torch.rand(count, 3, generator=rng)
-        replaced = torch.rand(count, 1, generator=rng) < own.random_background
+        replaced = torch.rand(count, 1, generator=rng) < settings.random_background
         seen = self.field.look(
             cameras,
-            own.size,
-            own.samples,
+            settings.size,
+            settings.samples,
             rng=rng,
             backgrounds=torch.where(replaced, colours, torch.nan),
             light=[0.9 if on else 0.0 for on in lit.tolist()],

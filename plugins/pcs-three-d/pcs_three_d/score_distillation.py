@@ -68,9 +68,9 @@ class ScoreDistillation(Technique):
         if not self.weight or not bool(rows.any()):
             return None
         latents = step.batch.latents.float()
-        wanted = self.gradient(step)
-        inner = (wanted * latents).sum(dim=(1, 2, 3))
-        value = 0.5 * wanted.square().sum(dim=(1, 2, 3)) + inner - inner.detach()
+        gradient = self.gradient(step)
+        inner = (gradient * latents).sum(dim=(1, 2, 3))
+        value = 0.5 * gradient.square().sum(dim=(1, 2, 3)) + inner - inner.detach()
         return Loss("three_d.score_distillation", value, weight=self.weight, rows=rows)
 
     @torch.no_grad()
@@ -82,12 +82,14 @@ class ScoreDistillation(Technique):
         """
         latents = step.batch.latents.detach().float()
         noisy = step.noisy.detach()
-        told = step.evaluate(noisy, step.level, step.cond).x0
-        untold = step.evaluate(noisy, step.level, step.encode(self.negative)).x0
-        guided = untold + self.scale * (told - untold)
+        conditional = step.evaluate(noisy, step.level, step.cond).x0
+        unconditional = step.evaluate(noisy, step.level, step.encode(self.negative)).x0
+        guided = unconditional + self.scale * (conditional - unconditional)
         if self.rescale:
             axes = tuple(range(1, guided.dim()))
-            spread = told.std(axes, keepdim=True) / guided.std(axes, keepdim=True).clamp_min(1e-8)
+            spread = conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True).clamp_min(
+                1e-8
+            )
             guided = guided * (1 + self.rescale * (spread - 1))
         alpha, sigma = step.level.like(latents)
         factor = {

@@ -35,11 +35,11 @@ def step(backbone: Backbone) -> Any:
     return SEEN[0]
 
 
-def faked(step: Any, told: torch.Tensor, untold: torch.Tensor) -> Any:
+def faked(step: Any, conditional: torch.Tensor, unconditional: torch.Tensor) -> Any:
     """Return the step with a denoiser that says these x0, with the caption and without."""
 
     def evaluate(x: Any, at: Any, cond: Any, **_: Any) -> Evaluation:
-        x0 = told if cond is step.cond else untold
+        x0 = conditional if cond is step.cond else unconditional
         return Evaluation(x0, x0)
 
     return replace(step, evaluate=evaluate, encode=lambda text: text)
@@ -53,27 +53,27 @@ def test_the_gradient_is_the_weighted_difference_of_noises(
     step: Any, weighting: Any, factor: Any
 ) -> None:
     x, noise = step.batch.latents.detach(), step.noise
-    told, untold = x + 0.1, x - 0.2 * torch.sign(x)
+    conditional, unconditional = x + 0.1, x - 0.2 * torch.sign(x)
     technique = ScoreDistillation(scale=3.0, weighting=weighting)
     alpha, sigma = step.level.like(x)
-    eps = [(step.noisy.detach() - alpha * x0) / sigma for x0 in (told, untold)]
+    eps = [(step.noisy.detach() - alpha * x0) / sigma for x0 in (conditional, unconditional)]
     guided = eps[1] + 3.0 * (eps[0] - eps[1])
-    wanted = factor(alpha, sigma) * (guided - noise)
+    expected = factor(alpha, sigma) * (guided - noise)
     torch.testing.assert_close(
-        technique.gradient(faked(step, told, untold)), wanted, rtol=1e-3, atol=1e-3
+        technique.gradient(faked(step, conditional, unconditional)), expected, rtol=1e-3, atol=1e-3
     )
 
 
 def test_the_loss_has_that_gradient_and_half_its_square(step: Any) -> None:
     x = step.batch.latents.detach().requires_grad_()
-    own = replace(step, batch=replace(step.batch, latents=x))
-    told = x.detach() * 0.5
+    attached = replace(step, batch=replace(step.batch, latents=x))
+    conditional = x.detach() * 0.5
     technique = ScoreDistillation(scale=7.0)
-    loss: Any = ScoreDistillation.regularize(technique, faked(own, told, told))
+    loss: Any = ScoreDistillation.regularize(technique, faked(attached, conditional, conditional))
     loss.value.sum().backward()
-    wanted = technique.gradient(faked(own, told, told))
-    assert torch.equal(x.grad, wanted)
-    torch.testing.assert_close(loss.value.detach(), 0.5 * wanted.square().sum(dim=(1, 2, 3)))
+    expected = technique.gradient(faked(attached, conditional, conditional))
+    assert torch.equal(x.grad, expected)
+    torch.testing.assert_close(loss.value.detach(), 0.5 * expected.square().sum(dim=(1, 2, 3)))
 
 
 def test_what_agrees_is_left_alone(step: Any) -> None:
@@ -84,10 +84,10 @@ def test_what_agrees_is_left_alone(step: Any) -> None:
 def test_rescaling_keeps_the_spread_of_the_told(step: Any) -> None:
     x = step.batch.latents.detach()
     rng = torch.Generator().manual_seed(0)
-    told, untold = torch.randn(2, *x.shape, generator=rng)
+    conditional, unconditional = torch.randn(2, *x.shape, generator=rng)
     technique = ScoreDistillation(scale=50.0, rescale=1.0, weighting="x0")
-    guided = x - technique.gradient(faked(step, told, untold))
-    torch.testing.assert_close(guided.std(dim=(1, 2, 3)), told.std(dim=(1, 2, 3)))
+    guided = x - technique.gradient(faked(step, conditional, unconditional))
+    torch.testing.assert_close(guided.std(dim=(1, 2, 3)), conditional.std(dim=(1, 2, 3)))
 
 
 def test_noise_levels_stay_in_the_range_and_anneal() -> None:

@@ -105,7 +105,7 @@ def mix_layers(
     first, second = artifacts[0], artifacts[-1]
     uses = [[u for u in p.recipe.uses if hasattr(u.technique, "fuse")] for p in (first, second)]
     if len(artifacts) != 2 or any(
-        [u.technique.id for u in own] != ["tokens.layerwise"] for own in uses
+        [u.technique.id for u in artifact_uses] != ["tokens.layerwise"] for artifact_uses in uses
     ):
         raise InputError(
             "mix-layers takes two personalizations whose only edits are those of tokens.layerwise, "

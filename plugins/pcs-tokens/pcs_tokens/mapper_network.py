@@ -114,9 +114,9 @@ class Mapper(nn.Module):
         The draw is a hash of the noise levels of the subject's rows in this step, so that word and
         bypass share it, a resumed fit repeats it, and no other subject changes it.
         """
-        own = scatter(time.double() * 1000)
-        total = own.new_zeros(int(subject.max()) + 1).index_add(0, subject, own)[subject]
-        key = 3.7 * own[:, None] + 5.3 * total[:, None] + 0.71 * layers
+        hashed = scatter(time.double() * 1000)
+        total = hashed.new_zeros(int(subject.max()) + 1).index_add(0, subject, hashed)[subject]
+        key = 3.7 * hashed[:, None] + 5.3 * total[:, None] + 0.71 * layers
         drops, where = scatter(key) < self.dropout, scatter(key + 17.3)
         last = torch.where(drops, (where * self.hidden).floor(), float(self.hidden))
         units = torch.arange(self.hidden, device=time.device)

@@ -81,8 +81,8 @@ def test_word_and_bypass_of_a_layer_are_told_its_number(backbone: Backbone) -> N
     said = edit.eval().layer(TIMES[:1], len(sites), subject)
     for place, number in enumerate(numbers):
         word, _ = edit.mapper(TIMES[:1], torch.tensor([number]), subject)
-        wanted = torch.nn.functional.normalize(word[:, 0], dim=-1) * edit.norm
-        torch.testing.assert_close(said[:, place, 0], wanted)
+        expected = torch.nn.functional.normalize(word[:, 0], dim=-1) * edit.norm
+        torch.testing.assert_close(said[:, place, 0], expected)
     listed = fusion_of(backbone)  # what artifacts without the setting mean
     assert [e.number for e in listed.of(AttnEdit)] == list(range(len(sites)))
 

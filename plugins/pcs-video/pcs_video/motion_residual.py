@@ -69,8 +69,8 @@ class MotionResidual(Technique):
         if self.form == "difference":
             if output.shape[2] < 2:
                 raise CapabilityError(f"{self.id}: a clip of one frame has no differences")
-            moved, wanted = output.diff(dim=2), target.diff(dim=2)
-            each = 1 - F.cosine_similarity(moved.flatten(3), wanted.flatten(3), dim=3)
+            moved, target_motion = output.diff(dim=2), target.diff(dim=2)
+            each = 1 - F.cosine_similarity(moved.flatten(3), target_motion.flatten(3), dim=3)
             return Loss(self.id, each.mean(dim=(1, 2)), weight=self.weight, rows=rows)
         anchor = self._anchors(run, step, output.shape[2])
         error = (debiased(output, anchor, self.beta) - debiased(target, anchor, self.beta)).square()

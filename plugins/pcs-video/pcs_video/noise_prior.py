@@ -58,8 +58,10 @@ class NoisePrior(Technique):
             return None
         noun = subject.concepts[0].noun if subject.concepts else ""
         run.log(f"inverting a reference of {subject.name!r} in {self.steps} steps")
-        found = run.invert(shown[0].image, self.prompt.replace("{noun}", noun), steps=self.steps)
-        return Features(tensors={NOISE: found[-1].cpu()}, keep=(NOISE,))
+        trajectory = run.invert(
+            shown[0].image, self.prompt.replace("{noun}", noun), steps=self.steps
+        )
+        return Features(tensors={NOISE: trajectory[-1].cpu()}, keep=(NOISE,))
 
     @hookimpl(wrapper=True)
     def sample(self, run: Run, step: SampleStep) -> Generator[None, Prediction, Prediction]:
@@ -73,16 +75,16 @@ class NoisePrior(Technique):
             if noise.dim() != 5:
                 raise CapabilityError(f"{self.id}: correlation is between frames of clips")
             noise = correlated(noise, self.correlation, over_distance=self.over == "distance")
-        own = run.features.tensors.get(NOISE)
-        if own is None or not self.inverted:
+        reference = run.features.tensors.get(NOISE)
+        if reference is None or not self.inverted:
             return noise
-        own = own[0].to(noise)
-        if own.shape != noise.shape[1:]:
+        reference = reference[0].to(noise)
+        if reference.shape != noise.shape[1:]:
             raise CapabilityError(
-                f"{self.id}: the reference has latents {tuple(own.shape)}, what is drawn "
+                f"{self.id}: the reference has latents {tuple(reference.shape)}, what is drawn "
                 f"{tuple(noise.shape[1:])}: give a clip"
             )
-        return self.inverted**0.5 * own + (1 - self.inverted) ** 0.5 * noise
+        return self.inverted**0.5 * reference + (1 - self.inverted) ** 0.5 * noise
 
 
 def correlated(noise: Tensor, correlation: float, *, over_distance: bool) -> Tensor:

@@ -100,5 +100,5 @@ class SingleFrames(Technique):
         at = torch.tensor(drawn, device=owners.device)[owners]
         row = torch.arange(len(at), device=at.device)
         noisy, target = (x[row, :, at][:, :, None] for x in (step.noisy, step.target))
-        told = step.evaluate(noisy, step.level, step.cond, edits=",".join(self.edits))
-        return (told.output.float() - target.float()).square()
+        evaluation = step.evaluate(noisy, step.level, step.cond, edits=",".join(self.edits))
+        return (evaluation.output.float() - target.float()).square()

@@ -57,11 +57,11 @@ def test_the_debiased_error_is_equation_7_and_8() -> None:
     for row in range(2):
         total, count = 0.0, 0
         for i in range(6):
-            said, wanted = (
+            said, expected = (
                 math.sqrt(beta**2 + 1) * e[row, :, i].double() - beta * e[row, :, anchor].double()
                 for e in (step.output, step.target)
             )
-            total += float((said - wanted).pow(2).sum())
+            total += float((said - expected).pow(2).sum())
             count += said.numel()
         torch.testing.assert_close(float(given.value[row]), total / count, rtol=1e-5, atol=1e-5)
     assert given.weight == 1.0
@@ -75,8 +75,8 @@ def test_a_frame_of_the_step_is_one_of_its_clip_as_noised_there() -> None:
     assert edits == "words,spatial"
     assert noisy.shape == (2, 4, 1, 5, 3)
     (frame,) = {i for i in range(6) if torch.equal(noisy[:, :, 0], step.noisy[:, :, i])}
-    wanted = (step.noisy[:, :, frame] * 0.5 - step.target[:, :, frame]).pow(2).mean(dim=(1, 2, 3))
-    torch.testing.assert_close(loss.value, wanted, **CLOSE)
+    expected = (step.noisy[:, :, frame] * 0.5 - step.target[:, :, frame]).pow(2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(loss.value, expected, **CLOSE)
     drawn = set()
     for step.index in range(12):
         technique.regularize(run=Run(), step=step)  # type: ignore[arg-type]
@@ -93,14 +93,16 @@ def test_the_noise_prior_is_a_mixture_of_unit_variance(
     (artifact,) = fit(
         make_recipe([NoisePrior(inverted=0.5, steps=2, prompt="")]), subject, backbone
     )
-    own = artifact.features[NOISE]
+    inverted = artifact.features[NOISE]
 
     class At:
-        features = type("F", (), {"tensors": {NOISE: own[None]}})()
+        features = type("F", (), {"tensors": {NOISE: inverted[None]}})()
 
-    noise = torch.randn(1, *own.shape)
+    noise = torch.randn(1, *inverted.shape)
     mixed = NoisePrior(inverted=0.3)._mixed(At(), noise)  # type: ignore[arg-type]
-    torch.testing.assert_close(mixed[0], math.sqrt(0.3) * own + math.sqrt(0.7) * noise[0], **CLOSE)
+    torch.testing.assert_close(
+        mixed[0], math.sqrt(0.3) * inverted + math.sqrt(0.7) * noise[0], **CLOSE
+    )
 
 
 def test_the_clip_is_inverted_without_a_prompt() -> None:

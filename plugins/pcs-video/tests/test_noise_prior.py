@@ -37,8 +37,8 @@ def test_without_it_nothing_is_inverted(backbone: Backbone, subject: Subject) ->
 @pytest.mark.parametrize("over_distance", [False, True])
 def test_frames_are_correlated_and_keep_unit_variance(over_distance: bool) -> None:
     noise = torch.randn(1, 8, 4, 48, 48, generator=torch.Generator().manual_seed(0))
-    found = correlated(noise, 0.6, over_distance=over_distance)
-    frames = found[0].transpose(0, 1).flatten(1)
+    mixed = correlated(noise, 0.6, over_distance=over_distance)
+    frames = mixed[0].transpose(0, 1).flatten(1)
     measured = torch.corrcoef(frames)
     distance = (torch.arange(4)[:, None] - torch.arange(4)).abs()
     expected = 0.6 ** (distance if over_distance else distance.clamp(max=1)).float()

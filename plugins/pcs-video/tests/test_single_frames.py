@@ -61,7 +61,7 @@ def test_every_second_frame(backbone: Backbone, subject: Subject) -> None:
     from pcs_core.engine.run import EngineRun
 
     run = EngineRun(make_recipe([SingleFrames(every=2)]), backbone, concepts=[subject.concepts])
-    (own,) = extract(run, [subject])[1]
-    frames = [e.image for e in own.examples if e.role == "frame"]
+    (features,) = extract(run, [subject])[1]
+    frames = [e.image for e in features.examples if e.role == "frame"]
     assert len(frames) == 2
-    assert torch.equal(frames[1], own.examples[0].image[:, 2:3])
+    assert torch.equal(frames[1], features.examples[0].image[:, 2:3])

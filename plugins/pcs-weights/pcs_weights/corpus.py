@@ -60,9 +60,9 @@ FORMS = (
 def captions(count: int) -> tuple[str, ...]:
     """Return ``count`` different captions, the same every time."""
     rng = random.Random(0)
-    found: dict[str, None] = {}
-    while len(found) < count:
+    texts: dict[str, None] = {}
+    while len(texts) < count:
         words = {key: rng.choice(NOUNS) for key in "nm"}
         words |= {key: rng.choice(ADJECTIVES) for key in "ab"}
-        found[rng.choice(FORMS).format(p=rng.choice(PLACES).strip(), **words)] = None
-    return tuple(found)
+        texts[rng.choice(FORMS).format(p=rng.choice(PLACES).strip(), **words)] = None
+    return tuple(texts)

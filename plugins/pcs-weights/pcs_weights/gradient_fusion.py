@@ -54,9 +54,9 @@ class GradientFusion(Technique):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put one delta on each layer."""
-        found = [*run.sites(self.sites, "linear", "denoiser")]
-        found += run.sites(self.text_sites, "linear", "text") if self.text_sites else []
-        return Fusion(edits=tuple(LayerDelta(site, self.strength) for site in found))
+        sites = [*run.sites(self.sites, "linear", "denoiser")]
+        sites += run.sites(self.text_sites, "linear", "text") if self.text_sites else []
+        return Fusion(edits=tuple(LayerDelta(site, self.strength) for site in sites))
 
 
 def solve(gram: Sequence[Tensor], deltas: Sequence[Tensor], iterations: int) -> Tensor:
@@ -64,12 +64,12 @@ def solve(gram: Sequence[Tensor], deltas: Sequence[Tensor], iterations: int) -> 
 
     ``gram`` G_i [in in], ``deltas`` D_i [out in]; ``iterations`` of L-BFGS with a strong Wolfe search.
     """
-    grams, wanted = (
+    grams, targets = (
         torch.stack([g.double() for g in gram]),
         torch.stack([d.double() for d in deltas]),
     )
     grams = grams / grams.diagonal(dim1=1, dim2=2).mean().clamp_min(1e-12)
-    delta = torch.zeros_like(wanted[0], requires_grad=True)
+    delta = torch.zeros_like(targets[0], requires_grad=True)
     search = torch.optim.LBFGS(
         [delta],
         lr=1.0,
@@ -82,7 +82,7 @@ def solve(gram: Sequence[Tensor], deltas: Sequence[Tensor], iterations: int) -> 
 
     def closure() -> Tensor:
         search.zero_grad()
-        off = wanted - delta
+        off = targets - delta
         loss = ((off @ grams) * off).sum()
         loss.backward()
         return loss

@@ -89,9 +89,9 @@ class Hearer(AttnEdit):
         places = torch.where(places < length, places, -1)
         # the prompts end with the concept: its end token is the position behind
         ends = places.amax(1, keepdim=True) + 1
-        wanted = torch.cat([places, ends], dim=1)
-        for row, own in zip(state.context, wanted, strict=True):
-            kept = own[(own >= 0) & (own < length)]
+        positions = torch.cat([places, ends], dim=1)
+        for row, row_positions in zip(state.context, positions, strict=True):
+            kept = row_positions[(row_positions >= 0) & (row_positions < length)]
             for made in ("to_k", "to_v"):
                 add_rows(HEARD[-1], ("denoiser", f"{self.site.name}.{made}"), row[kept])
         return state
@@ -120,4 +120,4 @@ def hearing() -> Iterator[Grams]:
 
 def summed(grams: Sequence[Mapping[Layer, Tensor]], layer: Layer) -> list[Tensor]:
     """Return each personalization's matrix of a layer."""
-    return [own[layer] for own in grams]
+    return [matrices[layer] for matrices in grams]

@@ -64,8 +64,8 @@ def gradient_fusion(
         if not layers:
             continue
         grams = [
-            record(stand_in(p, own, fused), backbone, layers, steps, seed)
-            for p, own in zip(artifacts, deltas, strict=True)
+            record(stand_in(p, updates, fused), backbone, layers, steps, seed)
+            for p, updates in zip(artifacts, deltas, strict=True)
         ]
         for layer in layers:
             fused[layer] = solve(summed(grams, layer), [d[layer] for d in deltas], budget)
@@ -154,7 +154,7 @@ def record_drawing(
     return grams
 
 
-def stand_in(artifact: Personalization, own: Deltas, fused: Deltas) -> Personalization:
+def stand_in(artifact: Personalization, deltas: Deltas, fused: Deltas) -> Personalization:
     """Return ``artifact`` with fused differences in place of its own, where there are any."""
     from pcs_core import recipe_from_document
 
@@ -171,7 +171,7 @@ def stand_in(artifact: Personalization, own: Deltas, fused: Deltas) -> Personali
     document = dict(artifact.recipe.document)
     document["use"] = [*document["use"], fused_use(artifact)]
     document["phase"] = []
-    every = {layer: fused.get(layer, torch.zeros_like(delta)) for layer, delta in own.items()}
+    every = {layer: fused.get(layer, torch.zeros_like(delta)) for layer, delta in deltas.items()}
     return replace(
         artifact, recipe=recipe_from_document(document), tensors={**tensors, **stored(every)}
     )
@@ -185,22 +185,22 @@ def stored(deltas: Deltas) -> dict[str, Tensor]:
 def word_uses(artifact: Personalization) -> list[Use]:
     """Return the uses that own words; refuse those whose tensors a fusion would lose."""
     owners = {name.split("/", 1)[0] for name in artifact.tensors}
-    found = []
+    uses = []
     for use in artifact.recipe.uses:
         kind = use.technique.id
         if use.name in owners and kind.startswith("tokens."):
-            found.append(use)
+            uses.append(use)
         elif use.name in owners and kind != FACTORS:
             raise InputError(
                 f"{artifact.subject!r}: the tensors of the use {use.name!r} ({kind}) would be lost: gradient "
                 f"fusion joins words and {FACTORS}"
             )
-    return found
+    return uses
 
 
 def deltas_of(artifact: Personalization) -> dict[tuple[str, str], Tensor]:
     """Return dW [out in] of each layer by (part, name)."""
-    found: dict[tuple[str, str], Tensor] = {}
+    deltas: dict[tuple[str, str], Tensor] = {}
     for use in artifact.recipe.uses:
         if use.technique.id != FACTORS:
             continue
@@ -211,10 +211,10 @@ def deltas_of(artifact: Personalization) -> dict[tuple[str, str], Tensor]:
             if name.startswith(f"{use.name}/") and name.endswith("/B"):
                 layer = name.removeprefix(f"{use.name}/").removesuffix("/B")
                 a = artifact.tensors[f"{use.name}/{layer}/A"]
-                found[part, layer] = found.get((part, layer), 0) + scale * (b @ a)
-    if not found:
+                deltas[part, layer] = deltas.get((part, layer), 0) + scale * (b @ a)
+    if not deltas:
         raise InputError(f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no {FACTORS}")
-    return found
+    return deltas
 
 
 def check_alike(
@@ -223,9 +223,9 @@ def check_alike(
     deltas: Sequence[Mapping[tuple[str, str], Tensor]],
 ) -> None:
     """Refuse personalizations that one recipe cannot hold; names the first that differs."""
-    for artifact, uses, own in zip(artifacts, words, deltas, strict=True):
+    for artifact, uses, layer_deltas in zip(artifacts, words, deltas, strict=True):
         kinds = [[u.technique.id for u in w] for w in (uses, words[0])]
-        if set(own) != set(deltas[0]) or kinds[0] != kinds[1]:
+        if set(layer_deltas) != set(deltas[0]) or kinds[0] != kinds[1]:
             raise InputError(
                 f"{artifact.subject!r} and {artifacts[0].subject!r} have other layers or words: fit both with "
                 "one recipe"

@@ -73,15 +73,15 @@ class Injected(InjectEdit):
         return (self.owner or self.adapter).replace(".", "_")
 
     def _named(self) -> list[tuple[str, Any]]:
-        found = []
+        named = []
         for name, layer in self._layers:
             base = layer.get_base_layer()
-            own = {id(p) for p in base.parameters()}
+            base_ids = {id(p) for p in base.parameters()}
             for path, parameter in layer.named_parameters():
-                if id(parameter) not in own:
+                if id(parameter) not in base_ids:
                     parts = [q for q in path.split(".") if q not in ("pcs", self.name_of(layer))]
-                    found.append((f"{name}/{'.'.join(parts)}", parameter))
-        return found
+                    named.append((f"{name}/{'.'.join(parts)}", parameter))
+        return named
 
     def _adopt(self) -> None:
         """Put the parameters made at construction in place of those peft just drew."""

@@ -79,7 +79,7 @@ class KeyLocking(Technique):
         if moment != "start":
             return None
         forms = ONE if self.locking == "local" else SEVERAL
-        own = [
+        superclasses = [
             torch.stack([w[-1] for w in encode(run, [c.format(k.noun) for c in forms])]).mean(0)
             for k in subject.concepts
         ]
@@ -89,7 +89,7 @@ class KeyLocking(Technique):
         )
         return Features(
             tensors={
-                "key_locked.superclass": torch.stack(own),
+                "key_locked.superclass": torch.stack(superclasses),
                 "key_locked.inverse": inverse["inverse"],
             }
         )
@@ -109,8 +109,8 @@ class KeyLocking(Technique):
         inputs: list[ConceptInput] = []
         classes = []
         for slot in range(start.shape[1]):
-            own = [c[min(slot, len(c) - 1)] for c in features.concepts]
-            tokens, nouns = [c.token for c in own], [c.noun for c in own]
+            concepts = [c[min(slot, len(c) - 1)] for c in features.concepts]
+            tokens, nouns = [c.token for c in concepts], [c.noun for c in concepts]
             inputs.append(ConceptInput(start[:, slot], inverse, self.decay, tokens, nouns))
             if self.locking == "prompt":
                 rows = [run.embed_words(noun).mean(0, keepdim=True).cpu() for noun in nouns]

@@ -47,16 +47,16 @@ class ProjectionDelta(AttnEdit):
         """Add delta times input to the projections."""
         for part in self.parts:
             source = state.x if part == "q" else state.context
-            own, before = getattr(self, part), getattr(state, part)
-            delta = batched_linear(source.to(own.dtype), own, cond.subject)
+            weight, before = getattr(self, part), getattr(state, part)
+            delta = batched_linear(source.to(weight.dtype), weight, cond.subject)
             if state.site.kind == "joint":  # the text's rows stand behind the picture's
                 n, m = state.x.shape[1], state.context.shape[1]
                 delta = F.pad(delta, (0, 0, 0, m) if part == "q" else (0, 0, n, 0))
             moved = before + (self.strength * delta).to(before.dtype)
             if self.hold_start and part != "q":
                 first = state.x.shape[1] if state.site.kind == "joint" else 0
-                held = moved[:, first : first + 1].detach()
-                moved = torch.cat([moved[:, :first], held, moved[:, first + 1 :]], dim=1)
+                start = moved[:, first : first + 1].detach()
+                moved = torch.cat([moved[:, :first], start, moved[:, first + 1 :]], dim=1)
             setattr(state, part, moved)
         return state
 

@@ -141,8 +141,8 @@ class ReferenceLowRank(LowRank):
             a = self.A.flatten(1, 2)
             b = self.B.transpose(1, 2).flatten(2, 3)
             return (self._added(x, y, a, b, subject) * self.scale).to(y.dtype)
-        own = torch.zeros_like(index) if subject is None else subject
-        which = own * self.A.shape[1] + index.clamp_min(0)
+        subjects = torch.zeros_like(index) if subject is None else subject
+        which = subjects * self.A.shape[1] + index.clamp_min(0)
         added = self._added(x, y, self.A.flatten(0, 1), self.B.flatten(0, 1), which) * self.scale
         known = (index >= 0).to(added.dtype).repeat_interleave(len(added) // len(index))
         added = added * known.view(-1, *[1] * (added.dim() - 1))

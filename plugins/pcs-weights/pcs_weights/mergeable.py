@@ -66,12 +66,12 @@ def check_words(artifacts: Sequence[Personalization], words: Sequence[Sequence[U
                 f"{len(first)} ({', '.join(u.name for u in first) or 'none'}): they do not merge"
             )
         for ours, theirs in zip(first, uses, strict=True):
-            settings, wanted = theirs.technique.settings(), ours.technique.settings()
+            settings, expected = theirs.technique.settings(), ours.technique.settings()
             for key, value in settings.items():
-                if key not in START_ONLY and value != wanted[key]:
+                if key not in START_ONLY and value != expected[key]:
                     raise InputError(
                         f"{artifact.subject!r}: the use {theirs.name!r} has {key} = {value!r}, "
-                        f"{artifacts[0].subject!r} has {wanted[key]!r}: fit one of them again"
+                        f"{artifacts[0].subject!r} has {expected[key]!r}: fit one of them again"
                     )
 
 
@@ -100,7 +100,7 @@ def deltas_of(artifact: Personalization) -> dict[str, Tensor]:
     InputError
         The personalization has none, or also deltas of another projection.
     """
-    found: dict[str, Tensor] = {}
+    deltas: dict[str, Tensor] = {}
     for use in artifact.recipe.uses:
         if use.technique.id not in DELTAS:
             continue
@@ -114,10 +114,10 @@ def deltas_of(artifact: Personalization) -> dict[str, Tensor]:
                     f"{artifact.subject!r}: the use {use.name!r} has deltas of {part!r}: only keys and "
                     'values merge; fit with parts = ["k", "v"]'
                 )
-            found[key] = found[key] + strength * value if key in found else strength * value
-    if not found:
+            deltas[key] = deltas[key] + strength * value if key in deltas else strength * value
+    if not deltas:
         raise InputError(
             f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no key/value deltas: only systems "
             "with weights.kv, such as custom-diffusion, merge in closed form"
         )
-    return found
+    return deltas

@@ -30,13 +30,13 @@ def seeds_of(cond: Conditioning | None, what: str) -> list[int]:
     CapabilityError
         These rows are of no training step.
     """
-    found = None if cond is None else cond.extra.get(SEED)
-    if found is None:
+    seeds = None if cond is None else cond.extra.get(SEED)
+    if seeds is None:
         raise CapabilityError(
             f"{what} draws at random for each step of a fit, and these rows are of none: "
             "set `dropout` and `off` to 0 for a network that is asked beside the steps"
         )
-    return found.tolist()
+    return seeds.tolist()
 
 
 def dropped(x: Tensor, seeds: list[int], name: str, share: float) -> Tensor:

@@ -108,14 +108,17 @@ class KeyLocked(AttnEdit):
         if read is not None:
             state.k = state.k + (scale * ((asked - text) @ key.T)).to(state.k.dtype)
         for slot, concept in enumerate(self.inputs):
-            direction, own = (
+            direction, concept_input = (
                 gather(t, subject)[:, None] for t in (concept.direction, concept.input)
             )
             s, s_key = ((t * direction).sum(-1, keepdim=True) for t in (text, asked))
             gate, gate_key = (self.gate(t, cond, self.training) for t in (s, s_key))
             locked = gather(concept.superclass, subject)[:, None] @ key.T
             trained = gather(self.value[:, slot], subject)[:, None]
-            k, v = gate_key * locked - s_key * (own @ key.T), gate * trained - s * (own @ value.T)
+            k, v = (
+                gate_key * locked - s_key * (concept_input @ key.T),
+                gate * trained - s * (concept_input @ value.T),
+            )
             state.k = state.k + (scale * k).to(state.k.dtype)
             state.v = state.v + (scale * v).to(state.v.dtype)
         return state

@@ -59,11 +59,11 @@ def authors(raw: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, eps: float
     blocks, size, _ = raw.shape
     bound = eps * size**2 / blocks**0.5
     norms = raw.flatten(1).norm(dim=1)
-    held = raw * (bound / norms).clamp(max=1.0)[:, None, None]
-    skew = 0.5 * (held - held.mT)
+    projected = raw * (bound / norms).clamp(max=1.0)[:, None, None]
+    skew = 0.5 * (projected - projected.mT)
     eye = torch.eye(size, dtype=raw.dtype)
     turned = torch.stack([(eye - s) @ torch.linalg.inv(eye + s) for s in skew])
-    return held, turned, x @ (torch.block_diag(*turned) @ weight.T)
+    return projected, turned, x @ (torch.block_diag(*turned) @ weight.T)
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -82,14 +82,14 @@ def test_a_rotation_reaches_the_authors_radius_and_no_more(width: int) -> None:
     raw[:, rows, columns] = vector.detach().double()
     raw = raw - raw.mT
     x = torch.randn(5, width)
-    held, turned, wanted = authors(raw, x.double(), weight, EPS)
+    projected, turned, expected = authors(raw, x.double(), weight, EPS)
     edit.inject(root)
     with torch.no_grad():
         ours = root.to_q(x)
     edit.eject(root)
-    torch.testing.assert_close(ours.double(), wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
     reached = (2 * vector.detach().double().square().sum(1)).sqrt()
-    torch.testing.assert_close(reached, held.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(reached, projected.flatten(1).norm(dim=1), rtol=1e-4, atol=1e-7)
     radius = EPS * size**2 / 2
     assert reached[0] == pytest.approx(radius, rel=1e-4)
     # what that is of a rotation: |R - I| = 2 |S (I + S)^-1|, close to twice the radius while that is small

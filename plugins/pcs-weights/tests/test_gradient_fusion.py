@@ -62,9 +62,9 @@ def test_inputs_that_do_not_meet_keep_both_updates() -> None:
     rng = torch.Generator().manual_seed(0)
     ds = [torch.randn(3, 4, generator=rng) for _ in range(2)]
     xs = torch.eye(4)[:2], torch.eye(4)[2:]
-    found = solve([x.T @ x for x in xs], ds, 100)
+    solution = solve([x.T @ x for x in xs], ds, 100)
     for x, d in zip(xs, ds, strict=True):
-        torch.testing.assert_close(x @ found.T, x @ d.T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(x @ solution.T, x @ d.T, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fusion_is_an_artifact_of_both(backbone: Backbone, tmp_path: Any) -> None:
@@ -106,13 +106,17 @@ def test_listening_leaves_nothing_behind(backbone: Backbone) -> None:
 CROSS = {"technique": "weights.lora", "sites": "attention.*.q|attention.*.k|attention.*.v"}
 
 
-def encoded(backbone: Backbone, person: Any, prompts: list[str]) -> tuple[Any, Any]:
-    """Return tokenised prompts and their texts by ``person``'s own encoder, written without the merger."""
-    fusion = build_fusion(person.recipe, [make_subject("a", token="<a>")], backbone)
-    import_tensors(fusion, dict(person.tensors))
-    told = tokenise(prompts, backbone.tokenizer, tokens=fusion.of(TokenEdit), concepts=[["<a>"]])
+def encoded(backbone: Backbone, artifact: Any, prompts: list[str]) -> tuple[Any, Any]:
+    """Return tokenised prompts and their texts by ``artifact``'s own encoder, written without the merger."""
+    fusion = build_fusion(artifact.recipe, [make_subject("a", token="<a>")], backbone)
+    import_tensors(fusion, dict(artifact.tensors))
+    tokenised = tokenise(
+        prompts, backbone.tokenizer, tokens=fusion.of(TokenEdit), concepts=[["<a>"]]
+    )
     with torch.no_grad(), Attachment(backbone, fusion) as net:
-        return told, net.encode_text(told, torch.zeros(len(prompts), dtype=torch.long)).text
+        return tokenised, net.encode_text(
+            tokenised, torch.zeros(len(prompts), dtype=torch.long)
+        ).text
 
 
 def test_padding_is_no_input_of_the_text_encoder(backbone: Backbone) -> None:
@@ -120,56 +124,58 @@ def test_padding_is_no_input_of_the_text_encoder(backbone: Backbone) -> None:
     ids = torch.tensor([[1, 5, 6, 2, 2, 2], [1, 2, 2, 2, 2, 2]])
     shown = up_to_the_end(ids, 2)
     assert shown.tolist() == [[True] * 4 + [False] * 2, [True] * 2 + [False] * 4]
-    person = fitted(backbone, {"technique": "weights.lora"}, TEXT)[0]
-    layer = next(layer for layer in deltas_of(person) if layer[0] == "text")
-    found = record_encoder(person, backbone, [layer], 1, 0)[layer]
+    artifact = fitted(backbone, {"technique": "weights.lora"}, TEXT)[0]
+    layer = next(layer for layer in deltas_of(artifact) if layer[0] == "text")
+    actual = record_encoder(artifact, backbone, [layer], 1, 0)[layer]
     heard: list[torch.Tensor] = []
     module = backbone.parts["text"].get_submodule(layer[1])
     hook = module.register_forward_pre_hook(lambda _, x: heard.append(x[0].detach()))
-    told, _ = encoded(backbone, person, prompts_of(person))
+    tokenised, _ = encoded(backbone, artifact, prompts_of(artifact))
     hook.remove()
-    ends = [row.index(backbone.tokenizer.end) for row in told.ids.tolist()]
+    ends = [row.index(backbone.tokenizer.end) for row in tokenised.ids.tolist()]
     rows = torch.cat([x[: end + 1] for x, end in zip(heard[0], ends, strict=True)]).double()
-    assert len(rows) < told.ids.numel() / 3
-    torch.testing.assert_close(found, rows.T @ rows, rtol=1e-6, atol=1e-6)
+    assert len(rows) < tokenised.ids.numel() / 3
+    torch.testing.assert_close(actual, rows.T @ rows, rtol=1e-6, atol=1e-6)
 
 
 def test_keys_and_values_read_words_of_the_fused_encoder(backbone: Backbone) -> None:
     """At the concept's words and the end of the prompt alone, said by the encoder as it is after the fusion."""
-    person = fitted(backbone, CROSS, TEXT)[0]
-    own = deltas_of(person)
-    encoder, words, _ = (layers for layers, _, _ in stages(own, backbone, 1, 1))
+    artifact = fitted(backbone, CROSS, TEXT)[0]
+    deltas = deltas_of(artifact)
+    encoder, words, _ = (layers for layers, _, _ in stages(deltas, backbone, 1, 1))
     assert encoder
     assert words
     rng = torch.Generator().manual_seed(0)
-    fused = {layer: torch.randn(own[layer].shape, generator=rng) for layer in encoder}
-    changed = stand_in(person, own, fused)
-    found = record_words(changed, backbone, words, 1, 0)
-    told, texts = encoded(backbone, changed, prompts_of(person))
+    fused = {layer: torch.randn(deltas[layer].shape, generator=rng) for layer in encoder}
+    changed = stand_in(artifact, deltas, fused)
+    actual = record_words(changed, backbone, words, 1, 0)
+    tokenised, texts = encoded(backbone, changed, prompts_of(artifact))
     rows = []
-    for text, ids, span in zip(texts, told.ids.tolist(), told.spans["concept.0"], strict=True):
+    for text, ids, span in zip(
+        texts, tokenised.ids.tolist(), tokenised.spans["concept.0"], strict=True
+    ):
         rows += [text[span], text[ids.index(backbone.tokenizer.end)][None]]
     x = torch.cat(rows).double()
     assert len(x) == 2 * (1 + 1)
     for layer in words:
-        torch.testing.assert_close(found[layer], x.T @ x, rtol=1e-5, atol=1e-5)
-    _, alone = encoded(backbone, person, prompts_of(person))
+        torch.testing.assert_close(actual[layer], x.T @ x, rtol=1e-5, atol=1e-5)
+    _, alone = encoded(backbone, artifact, prompts_of(artifact))
     assert (alone - texts).abs().max() > 1e-3  # the personalization's own encoder says other words
 
 
 def test_the_last_stage_draws_with_what_is_fused_and_its_own_updates(backbone: Backbone) -> None:
-    person = fitted(backbone, CROSS, TEXT)[0]
-    own = deltas_of(person)
-    _, words, others = (layers for layers, _, _ in stages(own, backbone, 1, 1))
-    fused = {layer: torch.ones_like(own[layer]) for layer in words}
-    changed = stand_in(person, own, fused)
+    artifact = fitted(backbone, CROSS, TEXT)[0]
+    deltas = deltas_of(artifact)
+    _, words, others = (layers for layers, _, _ in stages(deltas, backbone, 1, 1))
+    fused = {layer: torch.ones_like(deltas[layer]) for layer in words}
+    changed = stand_in(artifact, deltas, fused)
     seen = deltas_of(changed)
     assert all(not seen[layer].any() for layer in words)
-    assert all(torch.equal(seen[layer], own[layer]) for layer in others)
+    assert all(torch.equal(seen[layer], deltas[layer]) for layer in others)
     at = [changed.tensors[f"weights.gradient_fusion/{name}/delta"] for _, name in words]
     assert all(bool((delta == 1).all()) for delta in at)
     before, after = (
-        record_drawing(p, backbone, others, 2, 0)[others[-1]] for p in (person, changed)
+        record_drawing(p, backbone, others, 2, 0)[others[-1]] for p in (artifact, changed)
     )
     assert (before - after).abs().max() > 1e-3
 

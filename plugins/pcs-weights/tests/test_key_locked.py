@@ -113,9 +113,9 @@ def test_the_mean_follows_the_word_in_fits_only(backbone: Backbone, tmp_path: Pa
         "sample": {"steps": 2},
     }
     (artifact,) = fit(recipe_from_document(document), make_subject(), backbone)
-    own = {k.rsplit("/", 1)[1]: v for k, v in artifact.tensors.items() if "<fido>" in k}
-    assert set(own) == {"rows", "input", "direction", "superclass"}
-    assert not torch.allclose(own["input"], own["superclass"], atol=1e-2)
+    tensors = {k.rsplit("/", 1)[1]: v for k, v in artifact.tensors.items() if "<fido>" in k}
+    assert set(tensors) == {"rows", "input", "direction", "superclass"}
+    assert not torch.allclose(tensors["input"], tensors["superclass"], atol=1e-2)
     save(artifact, tmp_path / "a")
     first = sample(artifact, backbone, "a <fido>", seed=1)
     assert torch.equal(first, sample(load(tmp_path / "a"), backbone, "a <fido>", seed=1))

@@ -61,9 +61,9 @@ def test_global_locking_makes_all_keys_of_the_super_categorys_prompt(backbone: B
     fusion = fusion_of(backbone)
     prompt = "a photo of {} on the red beach"
     cond = encoded(backbone, fusion, prompt.format("<fido>"))
-    own, plain = cond.text[0].double(), encoded(backbone, None, prompt.format("dog")).text[0]
+    with_word, plain = cond.text[0].double(), encoded(backbone, None, prompt.format("dog")).text[0]
     torch.testing.assert_close(cond.extra[PROMPT][0], plain, rtol=1e-5, atol=1e-5)
-    assert (own - plain.double()).abs().max() > 0.01
+    assert (with_word - plain.double()).abs().max() > 0.01
     (concept,) = (t for t in fusion.of(TokenEdit) if isinstance(t, ConceptInput))
     i = concept.input[0].double()
     c = second_moment(backbone, 300)
@@ -77,12 +77,12 @@ def test_global_locking_makes_all_keys_of_the_super_categorys_prompt(backbone: B
         locked = key @ concept.superclass[0].double()
         for e, weight, target, ours in (
             (plain.double(), key, locked, state.k[0]),
-            (own, value, edit.value[0, 0].detach().double(), state.v[0]),
+            (with_word, value, edit.value[0, 0].detach().double(), state.v[0]),
         ):
             s = e @ turned / (i @ turned)
             gate = torch.sigmoid((s - BETA) / TAU)
-            wanted = e @ weight.T - s[:, None] * (weight @ i) + gate[:, None] * target
-            torch.testing.assert_close(ours.double(), wanted, rtol=1e-3, atol=2e-4)
+            expected = e @ weight.T - s[:, None] * (weight @ i) + gate[:, None] * target
+            torch.testing.assert_close(ours.double(), expected, rtol=1e-3, atol=2e-4)
 
 
 def test_with_global_locking_the_learned_word_moves_no_key(backbone: Backbone) -> None:
@@ -91,13 +91,13 @@ def test_with_global_locking_the_learned_word_moves_no_key(backbone: Backbone) -
 
     def keys() -> list[torch.Tensor]:
         cond = encoded(backbone, fusion, prompt)
-        found = []
+        projected = []
         for edit in fusion.of(AttnEdit):
             k = cond.text @ edit.weights[0].detach().T
             state = AttnState(edit.site, cond.text, cond.text, edit.site.heads, k, k, k)
             with torch.no_grad():
-                found.append(edit.eval().qkv(state, cond).k)
-        return found
+                projected.append(edit.eval().qkv(state, cond).k)
+        return projected
 
     before = keys()
     word: Any = next(t for t in fusion.of(TokenEdit) if hasattr(t, "rows") and t.mode == "both")

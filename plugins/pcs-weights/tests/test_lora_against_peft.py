@@ -40,14 +40,14 @@ def test_of_peft(alpha: int) -> None:
     with torch.no_grad():
         for layer in layers.values():
             nn.init.normal_(layer.lora_B["default"].weight)
-        wanted = theirs(x, y)
-    for name, told, answer, base in zip(layers, (x, y), wanted, before, strict=True):
+        expected = theirs(x, y)
+    for name, inputs, answer, base in zip(layers, (x, y), expected, before, strict=True):
         a, b = (getattr(layers[name], f"lora_{n}")["default"].weight.detach() for n in "AB")
         kind = "conv" if name == "conv" else "linear"
         site = Site(name, "denoiser", kind, shape=shapes[name])
         edit = LowRank(site, a.reshape(1, rank, -1).clone(), alpha / rank)
         with torch.no_grad():
             edit.B.copy_(b.reshape(1, -1, rank))
-            given = base + edit.residual(told, base, None)
+            given = base + edit.residual(inputs, base, None)
         torch.testing.assert_close(given, answer, rtol=1e-5, atol=1e-5)
         assert (answer - base).abs().max() > 1e-2

@@ -66,9 +66,9 @@ def test_rows_have_the_update_of_their_reference_and_drawings_the_sum(backbone: 
         subject = torch.zeros(4, dtype=torch.long)
         extra = {REFERENCE: torch.tensor([2, -1, 0, 2])}
 
-    wanted = [x[i] @ (edit.B[0, n] @ edit.A[0, n]).T for i, n in ((0, 2), (2, 0), (3, 2))]
+    expected = [x[i] @ (edit.B[0, n] @ edit.A[0, n]).T for i, n in ((0, 2), (2, 0), (3, 2))]
     given = edit.residual(x, y, Cond())
-    torch.testing.assert_close(given[[0, 2, 3]], torch.stack(wanted), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(given[[0, 2, 3]], torch.stack(expected), rtol=1e-5, atol=1e-5)
     assert not given[1].any()
     Cond.extra = {}
     whole = sum((edit.B[0, n] @ edit.A[0, n]) for n in range(3))

@@ -201,9 +201,11 @@ def rotations(fusion: Fusion) -> dict[str, torch.Tensor]:
 def test_oft_counts_blocks_or_their_size(backbone: Backbone) -> None:
     width = backbone.parts["denoiser"].get_submodule(SITE).in_features
     for settings, blocks in (({"blocks": 4}, 4), ({"rank": 8}, width // 8)):
-        (found,) = rotations(fusion_of(backbone, Peft(kind="oft", sites=SITE, **settings))).values()
+        (rotation,) = rotations(
+            fusion_of(backbone, Peft(kind="oft", sites=SITE, **settings))
+        ).values()
         size = width // blocks
-        assert found.shape == (blocks, size * (size - 1) // 2)
+        assert rotation.shape == (blocks, size * (size - 1) // 2)
     shared = Peft(kind="oft", sites=SITE, blocks=4, block_share=True)
     assert next(iter(rotations(fusion_of(backbone, shared)).values())).shape[0] == 1
 
@@ -215,8 +217,8 @@ def test_coft_stays_near_the_identity(backbone: Backbone, eps: float) -> None:
     perturb(fusion, scale=0.5)
     moved = (evaluate(backbone, fusion) - evaluate(backbone)).abs().max()
     assert (moved > 0) == (eps > 0)
-    (found,) = rotations(fusion).values()
-    norms = (2.0 * found.detach().square().sum(1)).sqrt()  # of the skew-symmetric matrix
+    (rotation,) = rotations(fusion).values()
+    norms = (2.0 * rotation.detach().square().sum(1)).sqrt()  # of the skew-symmetric matrix
     size = backbone.parts["denoiser"].get_submodule(SITE).in_features // 4
     reached = eps * size**2 / 2
     torch.testing.assert_close(norms, torch.full_like(norms, reached), rtol=1e-4, atol=1e-9)

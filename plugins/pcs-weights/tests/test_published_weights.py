@@ -33,13 +33,13 @@ def test_lora_is_pefts_at_the_same_factors(width: int, out: int) -> None:
     with torch.no_grad():
         ours.B.copy_(0.1 * torch.randn(ours.B.shape))
     x = torch.randn(2, 7, width)
-    wanted = ours.residual(x, root.layer(x), None) + root.layer(x)
+    expected = ours.residual(x, root.layer(x), None) + root.layer(x)
     config = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["layer"])
     peft.inject_adapter_in_model(config, root)
     with torch.no_grad():
         root.layer.lora_A["default"].weight.copy_(ours.A[0])  # type: ignore[index, union-attr]
         root.layer.lora_B["default"].weight.copy_(ours.B[0])  # type: ignore[index, union-attr]
-    torch.testing.assert_close(root.layer(x), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(root.layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(320, 768), (320, 4, 3, 3), (1280,)])
@@ -56,5 +56,5 @@ def test_a_spectral_shift_is_the_papers_formula(shape: tuple[int, ...]) -> None:
     left, values, right = torch.linalg.svd(flat, full_matrices=False)
     assert (values + shift.double()).min() < 0 or len(shape) == 1
     moved = (values + shift.double()).clamp_min(0)
-    wanted = (left @ torch.diag(moved) @ right).reshape(shape)
-    torch.testing.assert_close(edit.weight(weight).double(), wanted, rtol=1e-5, atol=1e-5)
+    expected = (left @ torch.diag(moved) @ right).reshape(shape)
+    torch.testing.assert_close(edit.weight(weight).double(), expected, rtol=1e-5, atol=1e-5)

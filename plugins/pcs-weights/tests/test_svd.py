@@ -34,8 +34,8 @@ def test_directions_stay_and_values_are_not_negative(backbone: Backbone, kind: A
         off = inner - inner.diagonal().diag()
         assert edit.shift.shape == values.shape == (min(matrix(base).shape),)
         torch.testing.assert_close(off, torch.zeros_like(off), rtol=0, atol=2e-5)
-        wanted = (values + edit.shift.detach()).relu()
-        torch.testing.assert_close(inner.diagonal(), wanted, rtol=1e-4, atol=2e-5)
+        expected = (values + edit.shift.detach()).relu()
+        torch.testing.assert_close(inner.diagonal(), expected, rtol=1e-4, atol=2e-5)
 
 
 def test_a_large_negative_shift_stops_at_zero(backbone: Backbone) -> None:

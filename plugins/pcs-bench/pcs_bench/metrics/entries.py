@@ -38,7 +38,7 @@ def _lazy(name: str) -> Callable[[], Any]:
     return opened
 
 
-def _ruler(id: str) -> Callable[[], Any]:
+def _feature_model(id: str) -> Callable[[], Any]:
     """Return a function that opens a feature model of the catalogue."""
 
     def opened() -> Any:
@@ -96,7 +96,7 @@ def _mini(id: str, title: str, needs: tuple[str, ...], measure: Any, **more: Any
     return Metric(f"mini.{id}", title, needs=needs, measure=measure, **(given | more))
 
 
-mini = _ruler(MINI_CLIP)
+mini = _feature_model(MINI_CLIP)
 
 clip_t = partial(_clip, "clip-t", "CLIP-T", (PROMPT,), measures.text_alignment)
 clip_i = partial(_clip, "clip-i", "CLIP-I", (REFERENCES,), measures.subject_similarity)
@@ -367,7 +367,7 @@ mini_background_leak = partial(
     "background-leak",
     "Background leak (Mini judge of places)",
     (REFERENCES, MASKS),
-    measures.background_leak(_ruler(MINI_BACKDROP), _segment),
+    measures.background_leak(_feature_model(MINI_BACKDROP), _segment),
     model=MINI_BACKDROP,
     paper=SURVEY,
     better="lower",

@@ -64,7 +64,7 @@ def run_bench(
     from pcs_core import open_backbone
 
     started = time.monotonic()
-    check_engine(engine, own=suite is not None or metrics is not None)
+    check_engine(engine, in_memory=suite is not None or metrics is not None)
     store = Store(folder.resolve())
     if suite is None:
         from pcs_bench import suites
@@ -72,7 +72,7 @@ def run_bench(
         suite = suites.load(protocol.suite)
     check(protocol, suite)
     card = open_backbone(protocol.backbone, device="cpu").card
-    with store.held():
+    with store.locked():
         known = store.cells()
         todo = jobs(protocol)
         of = {job: cells(protocol, suite, job) for job in todo}
@@ -109,8 +109,8 @@ def run_bench(
     return Outcome(meter.cells, meter.failed, meter.kept, seconds, count_errors(lines, sets))
 
 
-def check_engine(engine: str, *, own: bool) -> None:
-    """Refuse an engine that is none, or that cannot be given an ``own`` suite or metrics of this process.
+def check_engine(engine: str, *, in_memory: bool) -> None:
+    """Refuse an engine that is none, or that cannot be given an ``in_memory`` suite or metrics of this process.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def check_engine(engine: str, *, own: bool) -> None:
     if engine not in ENGINES:
         close = nearest(engine, ENGINES)
         raise InputError(f"no engine {engine!r}{close}: one of {', '.join(ENGINES)}")
-    if own and engine != "inline":
+    if in_memory and engine != "inline":
         raise InputError("a suite or metrics that only this process knows need engine 'inline'")
     if engine == "ray":
         need_ray()
@@ -130,11 +130,11 @@ def count_errors(
     lines: Mapping[str, Mapping[str, Any]], sets: Iterable[Mapping[str, Any]]
 ) -> dict[str, int]:
     """Return error -> how many cells, metrics of cells and scores of sets it ended."""
-    found: list[str] = []
+    messages: list[str] = []
     for line in lines.values():
-        found += [line.get("error", ""), *line.get("errors", {}).values()]
-    found += [row.get("error", "") for row in sets]
-    return dict(Counter(why for why in found if why))
+        messages += [line.get("error", ""), *line.get("errors", {}).values()]
+    messages += [row.get("error", "") for row in sets]
+    return dict(Counter(why for why in messages if why))
 
 
 def follow(

@@ -88,7 +88,7 @@ class Store:
         return dict(document)
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Keep a second run out of the folder for the duration. The system lets go after a kill.
 
         Raises

@@ -55,8 +55,8 @@ def watch(
 
     plans = []
     for suite in dict.fromkeys(suites):
-        held = known.load(suite)
-        names = tuple(s.name for s in held.subjects)
+        loaded = known.load(suite)
+        names = tuple(s.name for s in loaded.subjects)
         protocol = Protocol(
             suite=suite,
             systems=(system,),
@@ -69,8 +69,8 @@ def watch(
             settings=tuple(settings or ()),
             metrics=chosen_metrics(metrics, backbone),
         )
-        check(protocol, held)
-        plans.append((protocol, held))
+        check(protocol, loaded)
+        plans.append((protocol, loaded))
     store = Store(out.expanduser().resolve())
     rows = [row for plan in plans for row in study(*plan, store, checkpoints)]
     result = summary(rows)
@@ -129,7 +129,7 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
         versions=versions(),
     )
     rows = []
-    with store.held():
+    with store.locked():
         known = read_lines(store.folder / LINES)
         with store.appending(LINES) as appender:
             for name in protocol.subjects:
@@ -137,12 +137,12 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
                 line = known.get(key, {})
                 if line.get("protocol") != facts or line.get("error"):
                     try:
-                        found = _subject(place, recipe, eyes, name, checkpoints)
+                        row = _subject(place, recipe, eyes, name, checkpoints)
                     except Exception as error:
-                        found = {"error": one_line(error)}
-                    line = {"key": key, "protocol": facts, **found}
+                        row = {"error": one_line(error)}
+                    line = {"key": key, "protocol": facts, **row}
                     appender.add(line)
-                typer.echo(_told(line), err=True)
+                typer.echo(_row_line(line), err=True)
                 rows.append(dict(line))
     return rows
 
@@ -171,7 +171,7 @@ def _subject(
         checkpoints=checkpoints,
     )
     texts = [p.text for p in prompts_of(place.suite, name)][: protocol.prompts or None]
-    found: dict[str, Any] = {
+    row: dict[str, Any] = {
         "kept": watching.kept[name],
         "of": len(watching.points[name]),
         "seen": [[p.alignment, p.fidelity, p.quality] for p in watching.points[name]],
@@ -181,11 +181,11 @@ def _subject(
     judge = Watch([subject], place.backbone, alignment, fidelity, **drawn)
     for label, artifact in (("watched", kept), ("last", last[0])):
         point = judge.point(artifact, subject)
-        found[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "quality")}
-    return found
+        row[label] = {part: getattr(point, part) for part in ("alignment", "fidelity", "quality")}
+    return row
 
 
-def _told(line: dict[str, Any]) -> str:
+def _row_line(line: dict[str, Any]) -> str:
     if line.get("error"):
         return f"{line['key']}: {line['error']}"
     qualities = line["watched"]["quality"], line["last"]["quality"]

@@ -53,10 +53,10 @@ def words(seen: Observation, *, text: str) -> Iterator[CheckRow]:
     subject = random_pictures(1, clips=seen.clips)
     size = len(seen.backbone.tokenizer.inner)  # type: ignore[attr-defined]
     fusion = build_fusion(seen.recipe, [subject], seen.backbone)
-    told = [word.text for word in fusion.words if word.token == TOKEN]
-    wanted = text.replace("{noun}", NOUN)
-    yield CheckRow.compare("meanings of the token", len(told), "==", 1)
-    yield CheckRow.compare("meanings beside the method's", int(told != [wanted]), "==", 0)
+    meanings = [word.text for word in fusion.words if word.token == TOKEN]
+    expected = text.replace("{noun}", NOUN)
+    yield CheckRow.compare("meanings of the token", len(meanings), "==", 1)
+    yield CheckRow.compare("meanings beside the method's", int(meanings != [expected]), "==", 0)
     grown = len(seen.backbone.tokenizer.inner) - size  # type: ignore[attr-defined]
     yield CheckRow.compare("words added to the vocabulary", grown, "==", 0)
 

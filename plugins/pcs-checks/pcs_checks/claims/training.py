@@ -56,9 +56,9 @@ def terms(
     _ = seen.artifact
     name = phase or seen.recipe.phases[0].name
     step = next((s for s in seen.notes.steps if s.phase == name), None)
-    found = {} if step is None else step.terms
+    observed = {} if step is None else step.terms
     losses = next((p.losses for p in seen.recipe.phases if p.name == name), ())
-    counted = {n: t for n, t in found.items() if matches(n, losses)}
+    counted = {n: t for n, t in observed.items() if matches(n, losses)}
     yield CheckRow.compare(
         f"{name}: losses beside the method's, or missing", len(set(counted) ^ set(weights)), "==", 0
     )
@@ -148,11 +148,11 @@ def captions(
 def class_pictures(seen: Observation, *, prompt: str) -> Iterator[CheckRow]:
     """Prior rows are class pictures that the untuned network draws, told by ``prompt``, of every class."""
     run, _, shown = extracted(seen.recipe, [seen.subject(1)], seen.backbone, seed=SEED)
-    examples = [e for own in shown for e in own.examples if e.role == "prior"]
+    examples = [e for given in shown for e in given.examples if e.role == "prior"]
     yield CheckRow.compare("class pictures", len(examples), ">", 0)
     texts = list(dict.fromkeys(prompt.replace("{noun}", c.noun) for c in seen.subject(1).concepts))
-    told = sum(e.captions not in [(text,) for text in texts] for e in examples)
-    yield CheckRow.compare("class pictures of another caption", told, "==", 0)
+    miscaptioned = sum(e.captions not in [(text,) for text in texts] for e in examples)
+    yield CheckRow.compare("class pictures of another caption", miscaptioned, "==", 0)
     use = next((u.technique for u in seen.recipe.uses if "prior" in u.technique.id), None)
     for text in texts:
         pictures = [e.image for e in examples if e.captions == (text,)]
@@ -181,10 +181,10 @@ def phase_numbers(
 ) -> Iterator[CheckRow]:
     """The optimizer of a phase has these numbers: schedule, weight_decay, clip, accumulate, warmup, ema."""
     name = phase or seen.recipe.phases[0].name
-    told = next(p for p in seen.recipe.phases if p.name == name)
-    for key, wanted in numbers.items():
-        away = int(getattr(told, key) != wanted)
-        yield CheckRow.compare(f"{name}: {key} other than {wanted}", away, "==", 0)
+    trained_phase = next(p for p in seen.recipe.phases if p.name == name)
+    for key, expected in numbers.items():
+        away = int(getattr(trained_phase, key) != expected)
+        yield CheckRow.compare(f"{name}: {key} other than {expected}", away, "==", 0)
 
 
 def trained_by(
@@ -193,14 +193,14 @@ def trained_by(
     """With these settings tensors of ``moves`` learn something else, and those of ``leaves`` the same."""
     other = seen.variant(set).artifact.tensors
     apart = {n for n, t in seen.artifact.tensors.items() if not t.equal(other[n])}
-    told = ", ".join(set)
+    settings = ", ".join(set)
     moved = sum(fnmatchcase(n, moves) for n in apart)
-    yield CheckRow.compare(f"tensors of {moves} that {told} moves", moved, ">", 0)
+    yield CheckRow.compare(f"tensors of {moves} that {settings} moves", moved, ">", 0)
     if leaves:
         owned = [n for n in seen.artifact.tensors if fnmatchcase(n, leaves)]
         yield CheckRow.compare(f"tensors of {leaves}", len(owned), ">", 0)
         strays = sum(n in apart for n in owned)
-        yield CheckRow.compare(f"tensors of {leaves} that {told} moves", strays, "==", 0)
+        yield CheckRow.compare(f"tensors of {leaves} that {settings} moves", strays, "==", 0)
 
 
 def comes_back(seen: Observation, *, after: str, before: str, glob: str) -> Iterator[CheckRow]:
@@ -208,22 +208,22 @@ def comes_back(seen: Observation, *, after: str, before: str, glob: str) -> Iter
     _ = seen.artifact
     starts, order = seen.notes.starts, [p.name for p in seen.recipe.phases]
     follower = order[order.index(after) + 1]
-    own = {n: t for n, t in starts.get(before, {}).items() if fnmatchcase(n, glob)}
+    begun = {n: t for n, t in starts.get(before, {}).items() if fnmatchcase(n, glob)}
     during, back = starts.get(after, {}), starts.get(follower, {})
-    moved = sum(n in during and not t.equal(during[n]) for n, t in own.items())
+    moved = sum(n in during and not t.equal(during[n]) for n, t in begun.items())
     yield CheckRow.compare(f"{before}: tensors of {glob} that it moved", moved, ">", 0)
-    stray = sum(n not in back or not t.equal(back[n]) for n, t in own.items())
+    stray = sum(n not in back or not t.equal(back[n]) for n, t in begun.items())
     yield CheckRow.compare(f"{follower}: of these, that did not come back", stray, "==", 0)
 
 
 def own_updates(seen: Observation, *, use: str) -> Iterator[CheckRow]:
     """A use stores one update for each reference, and no two of a layer are alike."""
     count = len(seen.subject(1).images)
-    found = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
-    several = [t for t in found if t.dim() == 3 and t.shape[0] == count]
-    yield CheckRow.compare("stored tensors of the use", len(found), ">", 0)
+    tensors = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
+    several = [t for t in tensors if t.dim() == 3 and t.shape[0] == count]
+    yield CheckRow.compare("stored tensors of the use", len(tensors), ">", 0)
     yield CheckRow.compare(
-        "of these, without one for each reference", len(found) - len(several), "==", 0
+        "of these, without one for each reference", len(tensors) - len(several), "==", 0
     )
     alike = sum(t[i].equal(t[j]) for t in several for i in range(count) for j in range(i))
     yield CheckRow.compare("updates of two references that are alike", alike, "==", 0)
@@ -255,7 +255,7 @@ def drops(
     named = [p.name for p in seen.recipe.phases if p.pretrain]
     yield CheckRow.compare("pre-training phases of this name", named.count(phase), "==", 1)
     fusion = build_fusion(seen.recipe, [seen.subject(1)], seen.backbone)
-    wanted = {"text": text, "streams": streams, "both": both, "subjects": subjects}
-    for name, share in wanted.items():
-        found = fusion.dropout.get(name, 0.0)
-        yield CheckRow.compare(f"{phase}: share that loses {name}", found, "==", share)
+    shares = {"text": text, "streams": streams, "both": both, "subjects": subjects}
+    for name, share in shares.items():
+        actual = fusion.dropout.get(name, 0.0)
+        yield CheckRow.compare(f"{phase}: share that loses {name}", actual, "==", share)

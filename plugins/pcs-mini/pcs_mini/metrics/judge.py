@@ -105,7 +105,7 @@ class Judge:
             hint = nearest(name, self.names[what])
             raise MetricError(f"the judge knows no {what} {name!r}{hint}") from None
 
-    def found(self, reading: Reading, concepts: Sequence[Sequence[str]]) -> list[bool]:
+    def concepts_match(self, reading: Reading, concepts: Sequence[Sequence[str]]) -> list[bool]:
         """Whether the surest concepts of each picture are exactly the wanted ones."""
         matches = []
         for row, names in zip(reading.presence, concepts, strict=True):

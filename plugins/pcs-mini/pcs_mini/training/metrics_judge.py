@@ -103,7 +103,7 @@ def check(judge: Judge, assets: Assets, population: Population, n: int = 400) ->
         pixels = torch.from_numpy(np.stack([s.image for s in some]))
         reading = judge.read(pixels.permute(0, 3, 1, 2).float() / 255)
         expected = [[noun_of(f.concept) for f in s.figures] for s in some]
-        correct = judge.found(reading, expected)
+        correct = judge.concepts_match(reading, expected)
         styles, places = judge.top("style", reading), judge.top("place", reading)
         for s, ok, style, place in zip(some, correct, styles, places, strict=True):
             right.setdefault(f"concepts_{len(s.figures)}", []).append(ok)

@@ -104,19 +104,19 @@ def is_held_out(assets: Assets, member: Member) -> bool:
 
 def members(assets: Assets) -> list[Member]:
     """Everything in the archive, in a fixed order."""
-    found = [
+    everything = [
         Member("drawn", concept, style)
         for concept, about in assets.drawn.items()
         if concept not in left_out()
         for style in sorted(about.styles)
     ]
-    found += [Member("solid", concept, SOLID) for concept in assets.solids]
-    found += [
+    everything += [Member("solid", concept, SOLID) for concept in assets.solids]
+    everything += [
         Member("person", PERSON, style, identity)
         for style, those in assets.people.items()
         for identity in those
     ]
-    return found
+    return everything
 
 
 class Population:
