@@ -66,6 +66,7 @@ def sample(
     deployment: Path | str | None = None,
     options: Mapping[str, Any] | None = None,
     watch: Sequence[Callable[[SampleProgress], None]] = (),
+    finished: Sequence[Callable[[Tensor], None]] = (),
 ) -> Tensor:
     """Draw ``count`` pictures per prompt; return [len(prompts) * count, 3, h, w] in [0, 1].
 
@@ -77,7 +78,8 @@ def sample(
     ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
     for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``, runs
     the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
-    whatever else is drawn with it.
+    whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as they are drawn, in
+    order: those that are returned at the end, a few at a time.
 
     Raises
     ------
@@ -120,6 +122,8 @@ def sample(
             pictures.append(
                 _draw(run, net, chunk, seeds, settings, watch, start * settings.steps, len(texts))
             )
+            for function in finished:
+                function(pictures[-1])
     return torch.cat(pictures)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pcs_cli.output import complain, silence_pipe
 from pcs_core.errors import PcsError, PluginError
@@ -26,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``pcs`` with ``arguments`` (default: those of the process) and return its exit code."""
     prepare_streams()
     try:
-        code = run(arguments)
+        with stopped_as_by_ctrl_c():
+            code = run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         # the reader has seen enough, as in `pcs systems | head`
@@ -67,6 +70,31 @@ def run(arguments: Sequence[str] | None) -> int:
         complain(str(leaving.code))
         return FAILED
     return DONE
+
+
+@contextlib.contextmanager
+def stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end a command as Ctrl-C does: it keeps its work and says how to go on.
+
+    Where somebody else decides of them, as nohup does of SIGHUP, that stays.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python lets only the main thread decide of signals
+        return
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {end: signal.getsignal(end) for end in ends}
+    ours = [end for end in ends if before[end] is signal.SIG_DFL]
+    for end in ours:
+        signal.signal(end, stop)
+    try:
+        yield
+    finally:
+        for end in ours:
+            signal.signal(end, before[end])
 
 
 def report(error: BaseException, message: str) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from pcs_cli.options import Device, Json, Out, Overwrite, Seed
 from pcs_cli.output import emit, emit_json, notice
 from pcs_cli.sample_options import (
@@ -30,16 +32,14 @@ from pcs_cli.sample_options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_cli.output_folder import Destination
     from pcs_cli.sample_plan import Engine, SamplePlan
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
 
-COLUMNS = 4
-"""Pictures in a row of the sheet."""
 
-
+# long: the options of a command
 def sample(
+    context: typer.Context,
     words: Words,
     out: Out,
     count: Count = 4,
@@ -67,9 +67,12 @@ def sample(
     Writes 000.png ..., sheet.png and sample.json, nothing else. A video backbone writes 000.mp4 ...
     (000.gif where no encoder is installed), and 000.png holds the frames of 000 side by side.
 
-    What is not given (steps, scale, scheduler, negative) comes from the artifact's recipe.
+    What is not given (steps, scale, scheduler, negative) comes from the artifact's recipe. Pictures are
+    written to DIR.partial as they are made, which becomes DIR at the end; an interruption keeps them.
     """
     from pcs_cli import sample_plan as read
+    from pcs_cli.command_line import command_line
+    from pcs_cli.drawn_pictures import drawing_into
     from pcs_cli.opening import open_artifact
     from pcs_cli.output_folder import destination
     from pcs_cli.progress import reporting
@@ -88,11 +91,20 @@ def sample(
     plan = read.SamplePlan(
         artifact, personalization, prompt, count, seed, numbers, chosen, boxes, strengths
     )
-    with reporting("opening") as reporter:
-        opened = open_networks(runs, personalization, base, backbone, device)
-        pictures = draw(plan, opened, (reporter.drawing,))
-    facts = describe(plan, runs, opened, pictures)
-    write(target, pictures, facts)
+
+    def go_on(done: int) -> str:
+        left = ("--seed", str(seed + done), "--count", str(count - done))
+        return command_line(context, *left)
+
+    try:
+        with drawing_into(target, go_on) as drawn:
+            with reporting("opening") as reporter:
+                opened = open_networks(runs, personalization, base, backbone, device)
+                pictures = draw(plan, opened, (reporter.drawing,), (drawn.add,))
+            facts = describe(plan, runs, opened, pictures)
+            drawn.finish(facts)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
     tell(target.folder, facts, json)
 
 
@@ -133,8 +145,13 @@ def open_deployed(engine: Engine, device: str) -> Backbone:
     return open_deployment(folder, engine.name, device=device_name(device), **engine.options)
 
 
-def draw(plan: SamplePlan, backbone: Backbone, watch: Sequence[Callable[[Any], None]]) -> Tensor:
-    """Return the pictures [n 3 h w], or clips [n 3 t h w], in [0, 1]."""
+def draw(
+    plan: SamplePlan,
+    backbone: Backbone,
+    watch: Sequence[Callable[[Any], None]],
+    finished: Sequence[Callable[[Tensor], None]] = (),
+) -> Tensor:
+    """Return the pictures [n 3 h w], or clips [n 3 t h w], in [0, 1]; tell ``finished`` of them before."""
     from pcs_core.engine import sample as draw_pictures
 
     return draw_pictures(
@@ -151,35 +168,8 @@ def draw(plan: SamplePlan, backbone: Backbone, watch: Sequence[Callable[[Any], N
         layout=plan.layout,
         strengths=plan.strengths,
         watch=watch,
+        finished=finished,
     )
-
-
-def write(target: Destination, pictures: Tensor, facts: dict[str, Any]) -> None:
-    """Write the pictures, their sheet and ``sample.json`` as one folder.
-
-    Raises
-    ------
-    InputError
-        A picture holds nan, or the disk is full.
-    """
-    import json
-
-    from pcs_cli.sample_facts import picture_name
-    from pcs_core import clip_files
-    from pcs_folders.pictures import frame_sheet, sheet, write_png
-
-    columns, sheets = COLUMNS, list(pictures)
-    with target.filling() as ready:
-        ready.mkdir()
-        if pictures.dim() == 5:
-            for index, clip in enumerate(pictures):
-                clip_files.write(clip, ready / f"{index:03d}")
-            sheets, columns = [frame_sheet(clip) for clip in pictures], 1
-        for index, picture in enumerate(sheets):
-            write_png(picture, ready / picture_name(index))
-        write_png(sheet(sheets, columns), ready / "sheet.png")
-        text = json.dumps(facts, indent=2, ensure_ascii=False)
-        (ready / "sample.json").write_text(text + "\n", encoding="utf-8")
 
 
 def tell(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
