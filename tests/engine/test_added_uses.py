@@ -42,7 +42,7 @@ def added(technique: Technique, **numbers: Any) -> Preset:
     return Preset("test", uses=(Use(technique.id, technique),), sample=numbers)
 
 
-def test_a_preset_draws_another_picture_and_the_person_stays() -> None:
+def test_a_preset_draws_another_picture_and_the_artifact_stays() -> None:
     backbone: Any = open_backbone("tiny")
     recipe = make_recipe(
         [Outer(), Probe()],
