@@ -86,7 +86,8 @@ class Processes:
         """
         if self.count == 1 or shared(phase, self.count) == "parts":
             return None
-        places, start = [], 0
+        places: list[int] = []
+        start = 0
         for count in [n for _ in range(subjects) for n in phase.batch.values() if n]:
             each = count // self.count
             places += range(start + self.index * each, start + (self.index + 1) * each)
