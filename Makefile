@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters clean
+.PHONY: help setup demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -99,6 +99,11 @@ bench-inference: MODEL ?= mini
 bench-inference: OUT ?= docs/benchmarks/inference.json
 bench-inference: setup ## time the engines side by side (MODEL=mini|sd15, OUT=FILE; eight minutes)
 	$(PY) scripts/bench_inference.py --model $(MODEL) --out $(OUT)
+
+mutants: MUTANTS ?=
+mutants: setup ## mutate the techniques and see whether their tests notice (hours; goes on where it was; MUTANTS="--limit 2")
+	@$(PIP) install -c $(CONSTRAINTS) "cosmic-ray>=8.7,<9"
+	nice -n 15 $(PY) scripts/mutants.py $(MUTANTS)
 
 clean: ## remove caches and what was built; keeps .venv and .venv-lowest
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -96,6 +96,7 @@ def build(
         path=path,
         origins=origins(layer),
         check=layer.check,
+        not_on=table.not_on if isinstance(table, RecipeTable) else {},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from pcs_core.assembly.schema import (
     read_table,
 )
 from pcs_core.assembly.tables import Layer, layer_of, read_layer, read_overlay
-from pcs_core.assembly.target import Target, id_and_family, profile_of, with_profile
+from pcs_core.assembly.target import Target, check_family, id_and_family, profile_of, with_profile
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.catalogue.holdings import TUNING
@@ -72,18 +72,21 @@ def load_recipe(
     InputError
         The file cannot be read, or an override is no ``KEY=VALUE``.
     CapabilityError
-        A technique that is defined on pictures, for a backbone of clips. No weights are read for that.
+        The recipe cannot run on this family of backbones, or a technique that is defined on pictures was asked
+        for clips. No weights are read for either.
     RecipeError
         Anything wrong inside, at ``file:line``.
     """
     catalogue = catalogue or installed()
     if isinstance(source, Recipe):
+        check_family(source, backbone, catalogue)
         if not overrides:
             return source
         layer = layer_of(source.document, source.path or source.id)
-        return build(
+        changed = build(
             override(layer, overrides, catalogue), catalogue, source=source.source, path=source.path
         )
+        return replace(changed, not_on=source.not_on)
     recipe_source = _find(source, catalogue)
     layer = _resolve(recipe_source, catalogue)
     id, family = id_and_family(backbone, catalogue)
@@ -99,6 +102,7 @@ def load_recipe(
         raise RecipeError(
             f"{place}: id {recipe.id!r} is not the name of its file, {recipe_source.system!r}"
         )
+    check_family(recipe, backbone, catalogue)
     return recipe
 
 

@@ -70,7 +70,8 @@ class RecipeTable(HeadTable):
     """``[recipe]``: what the recipe is, and the facts of a surveyed system.
 
     ``extends`` is resolved before this is read. ``backbones`` are the families the recipe is meant for,
-    the first one that its numbers are of. The facts: ``survey`` is the survey's number of the paper,
+    the first one that its numbers are of; ``not_on`` maps a family where it cannot run to the reason, and
+    is refused there before weights are read. The facts: ``survey`` is the survey's number of the paper,
     ``year`` when the system appeared, ``title`` the paper's, ``summary`` the mechanism in a sentence,
     ``techniques`` the survey's words for it (catalogue ids), ``published_on`` the base models as the
     survey names them, ``code`` the address of the authors' code, ``needs`` what it asks of the design
@@ -89,9 +90,14 @@ class RecipeTable(HeadTable):
     published_on: Words = ()
     needs: Words = ()
     impossible: str = ""
+    not_on: dict[str, Annotated[str, Field(min_length=1)]] = {}
 
 
-FACTS = tuple(name for name in RecipeTable.model_fields if name not in HeadTable.model_fields)
+FACTS = tuple(
+    name
+    for name in RecipeTable.model_fields
+    if name not in HeadTable.model_fields and name != "not_on"  # what a child runs on is its uses'
+)
 """Keys of ``[recipe]`` that are facts of one published system."""
 
 

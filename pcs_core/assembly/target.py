@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pcs_core.assembly.build import technique_class
 from pcs_core.assembly.tables import Layer, Table
 from pcs_core.catalogue import Catalogue
-from pcs_core.errors import PcsError
+from pcs_core.errors import CapabilityError, PcsError
 
 if TYPE_CHECKING:
     from pcs_core.data.profile import Profile
+    from pcs_core.data.recipe import Recipe
 
 Target = Any
 """A backbone's id, folder or hub id, an opened ``Backbone``, or its card; None for none."""
@@ -49,6 +50,22 @@ def family_of(name: str, catalogue: Catalogue) -> str:
 def _installed(name: str, catalogue: Catalogue) -> Any:
     # a folder, or a network that is made by calling it: once a process is enough to know its family
     return catalogue.get("backbones", name)()
+
+
+def check_family(recipe: Recipe, backbone: Target, catalogue: Catalogue) -> None:
+    """Refuse a backbone of a family on which ``recipe`` cannot run. Reads no weights.
+
+    Raises
+    ------
+    CapabilityError
+        The recipe says that it cannot, and why.
+    """
+    id, family = id_and_family(backbone, catalogue)
+    if family in recipe.not_on:
+        raise CapabilityError(
+            f"{recipe.id!r} cannot run on backbone {id!r}, of the family {family!r}: {recipe.not_on[family]} "
+            f"(it is for {', '.join(recipe.backbones)})"
+        )
 
 
 def profile_of(id: str, family: str, catalogue: Catalogue) -> Profile | None:

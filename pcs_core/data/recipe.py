@@ -89,7 +89,8 @@ class Recipe:
     (JSON-able), from which the recipe can be built again; ``hash`` sha256 over the document.
     ``origins`` says where each number was written, ``"<use>.<setting>"``, ``"<phase>.<field>"`` or
     ``"sample.<field>"`` -> ``"file:line"``, a profile or ``--set``; what is not there is a default.
-    ``check`` is the ``[check]`` table as written.
+    ``check`` is the ``[check]`` table as written, ``not_on`` a family of backbones -> why it cannot run there
+    (empty where the recipe was read from a document: what was trained runs where it was trained).
     """
 
     id: str
@@ -109,3 +110,4 @@ class Recipe:
     path: str = ""
     origins: Mapping[str, str] = field(default_factory=dict)
     check: Mapping[str, Any] = field(default_factory=dict)
+    not_on: Mapping[str, str] = field(default_factory=dict)

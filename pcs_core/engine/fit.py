@@ -85,16 +85,15 @@ def fit(
     UnknownNameError
         The backbone has no such scheduler.
     CapabilityError
-        The device computes nothing in this precision.
+        The recipe cannot run on this family of backbones, or the device computes nothing in this precision.
     """
     if keep is not None and resume:
         raise InputError("a fit that chooses among its checkpoints cannot be resumed: start anew")
     subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
-    opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
-    if not isinstance(recipe, Recipe):
-        from pcs_core.assembly import load_recipe
+    from pcs_core.assembly import load_recipe
 
-        recipe = load_recipe(recipe, backbone=opened)
+    recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
+    opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     check_sampler(recipe, opened)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     for subject in subjects:

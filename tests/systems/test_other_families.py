@@ -103,8 +103,11 @@ def test_what_joint_attention_cannot_is_refused(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--noun", "dog", "--token", "<thing>", "--backbone", "tiny-sd3", "--device", "cpu"]
-    out = tmp_path / "artifact"
-    assert main(["fit", "custom-diffusion", str(folder), *words, "--out", str(out)]) != 0
+    out, file = tmp_path / "artifact", tmp_path / "own.toml"
+    file.write_text(
+        '[recipe]\nid = "own"\n[[use]]\ntechnique = "weights.kv"\n[[phase]]\nname = "all"\nsteps = 1\n'
+    )
+    assert main(["fit", str(file), str(folder), *words, "--out", str(out)]) != 0
     said = capfd.readouterr().err
     assert "weights.kv" in said
     assert "transformer_blocks.0.attn" in said

@@ -5,6 +5,7 @@ Weights are drawn under a fixed seed, so ``tiny`` is the same network everywhere
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -112,8 +113,10 @@ def scheduler_config(prediction: str) -> dict[str, Any]:
     }
 
 
-def build_tokenizer(length: int = 24, pad: str = "<|endoftext|>") -> object:
-    """Return a CLIP tokenizer over letters, digits and :data:`WORDS`; unknown words are split.
+def build_tokenizer(
+    length: int = 24, pad: str = "<|endoftext|>", words: Iterable[str] = WORDS
+) -> object:
+    """Return a CLIP tokenizer over letters, digits and ``words``; unknown words are split.
 
     ``pad`` is the entry that fills a prompt up: "!" in the second encoder of SDXL and SD 3.
     """
@@ -123,7 +126,7 @@ def build_tokenizer(length: int = 24, pad: str = "<|endoftext|>") -> object:
     letters = sorted(ByteLevel.alphabet())
     vocabulary = {t: i for i, t in enumerate([*letters, *(x + "</w>" for x in letters)])}
     merges: list[tuple[str, str]] = []
-    for word in WORDS:
+    for word in dict.fromkeys(words):
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
             # left to right; a few words stay split, where another's merge comes first ("at" in "cat")

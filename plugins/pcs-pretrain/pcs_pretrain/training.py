@@ -89,7 +89,12 @@ def pretrain(
         The recipe has no ``[[pretrain]]``, or a phase trains nothing.
     ArtifactError
         ``init`` is of another system, or its tensors have other shapes than the recipe builds.
+    CapabilityError
+        The recipe cannot run on this family of backbones; says why.
     """
+    from pcs_core import load_recipe
+
+    recipe = load_recipe(recipe, backbone=backbone)
     if not any(phase.pretrain for phase in recipe.phases):
         raise RecipeError(f"recipe {recipe.id!r} has no [[pretrain]] phase: there is nothing to do")
     if not len(records):

@@ -1,0 +1,1 @@
+"""Mutants of the techniques' files: which are made, which tests should kill them, what came of it."""

@@ -1,0 +1,26 @@
+"""Every recipe that is for the family of Stable Diffusion 1 and 2, on the layout of SD 1.5, as it is written.
+
+Only numbers of steps and pictures and sizes of pictures are smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from pcs_core import load_recipe
+from pcs_core.catalogue import catalogue
+
+FAMILY = "sd"
+MARKS: dict[str, pytest.MarkDecorator] = {}
+SYSTEMS = [
+    pytest.param(id, marks=MARKS.get(id, ()))
+    for id in sorted(catalogue().recipe_files())
+    if FAMILY in load_recipe(id).backbones
+]
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
+    runs_on_skeleton(system, FAMILY)
