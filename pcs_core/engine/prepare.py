@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pcs_core.backbone import names_token
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.masks import REGION, region_name
+from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
 from pcs_core.errors import PluginError
 from pcs_core.merge import merge_features, merge_masks
 
@@ -105,9 +106,9 @@ def references(
         caption = subject.captions[i] if i < len(subject.captions) else None
         example = Example(
             image=fit_image(fit_frames(image, frames), size),
-            captions=() if caption is None else (name_subject(caption, subject),),
+            captions=() if caption is None else (name_subject(caption, subject, i),),
             mask=mask,
-            concepts=tuple(c.name for c in subject.concepts),
+            concepts=tuple(c.name for c in shown_concepts(subject, i)),
             subject=index,
             index=i,
             regions=regions_of(subject, i, masks),
@@ -137,17 +138,21 @@ def _user_mask(subject: Subject, key: str, index: int) -> Tensor | None:
     return masks[index] if index < len(masks) else None
 
 
-def name_subject(caption: str, subject: Subject) -> str:
-    """Return the caption with the token in it: in place of the first noun, or in front."""
-    concept = subject.concept
+def name_subject(caption: str, subject: Subject, index: int) -> str:
+    """Return the caption with a token in it, of the concepts that picture ``index`` shows.
+
+    In place of the first word that is the noun of each; where no noun stands there, in front.
+    """
     if any(names_token(caption, c.token) for c in subject.concepts):
         return caption
-    words = caption.split()
-    for i, word in enumerate(words):
-        if word.strip(".,;:!?").lower() == concept.noun.lower():
-            words[i] = word.lower().replace(concept.noun.lower(), concept.token)
-            return " ".join(words)
-    return f"{concept.token}, {caption}"
+    words, found, shown = caption.split(), False, shown_concepts(subject, index)
+    for concept in shown:
+        for i, word in enumerate(words):
+            if word.strip(".,;:!?").lower() == concept.noun.lower():
+                words[i] = word.lower().replace(concept.noun.lower(), concept.token)
+                found = True
+                break
+    return " ".join(words) if found else f"{placeholder(shown)}, {caption}"
 
 
 def subject_masks(run: EngineRun, subject: Subject) -> Masks:
@@ -217,6 +222,7 @@ def ask(run: EngineRun, subjects: Sequence[Subject]) -> list[Answers]:
     """Call `extract` at "start" for each subject, with its references in ``run.features``."""
     answers = []
     for index, subject in enumerate(subjects):
+        check_shown(subject)
         masks = subject_masks(run, subject)
         base = references(subject, index, run.image_size, masks, run.frames)
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))
@@ -294,14 +300,16 @@ def _stacked(key: str, united: Sequence[Features], names: Sequence[str]) -> Tens
 def _captioned(
     examples: Sequence[Example], captions: Sequence[str], subject: Subject, index: int
 ) -> tuple[Example, ...]:
-    token = " and ".join(c.token for c in subject.concepts)
-    templates = tuple(t.replace("{token}", token) for t in captions)
-    around = [t for t in templates if CAPTION in t]
-    default = tuple(t for t in templates if CAPTION not in t) or (
-        DEFAULT_CAPTION.replace("{token}", token),
-    )
     named = []
     for number, example in enumerate(examples):
+        # a picture is called by what it shows
+        shown = [c for c in subject.concepts if c.name in example.concepts] or subject.concepts
+        token = placeholder(shown)
+        templates = tuple(t.replace("{token}", token) for t in captions)
+        around = [t for t in templates if CAPTION in t]
+        default = tuple(t for t in templates if CAPTION not in t) or (
+            DEFAULT_CAPTION.replace("{token}", token),
+        )
         caption = subject.captions[number] if number < len(subject.captions) else None
         if (
             caption is not None

@@ -71,12 +71,14 @@ def described(plan: FitPlan) -> dict[str, Any]:
 
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:
+    from pcs_core.engine.shown import shown_concepts
+
     image = subject.images[index]
     caption = subject.captions[index] if index < len(subject.captions) else None
     return {
         "file": subject.files[index] if index < len(subject.files) else str(index),
         "size": " x ".join(str(n) for n in reversed(image.shape[-2:])),
-        "shows": [c.name for c in subject.concepts],
+        "shows": [c.name for c in shown_concepts(subject, index)],
         "caption": caption,
     }
 

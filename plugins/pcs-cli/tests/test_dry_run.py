@@ -71,3 +71,29 @@ def test_a_photograph_is_held_at_twice_what_is_shown(
     Image.new("RGB", (400, 300), "red").save(tmp_path / "subjects" / "rex" / "0.png")
     done = pcs(*fit_arguments, "--dry-run", "--json")
     assert json.loads(done.out)["subjects"][0]["pictures"][0]["size"] == "85 x 64"
+
+
+def test_which_picture_shows_which_concept_is_printed(
+    pcs: Callable, recipe: Path, subject: Callable, tmp_path: Path
+) -> None:
+    folder = subject("pair")
+    (folder / "subject.toml").write_text(
+        '[[concept]]\ntoken="<rex>"\nnoun="dog"\n[[concept]]\ntoken="<tom>"\nnoun="cat"\n'
+    )
+    (folder / "0.txt").write_text("a cat")
+    Image.new("L", (36, 40), 255).save(folder / "1.mask.dog.png")
+    words = (
+        "fit",
+        recipe,
+        folder,
+        "--backbone",
+        "tiny",
+        "--out",
+        tmp_path / "o",
+        "--dry-run",
+        "--json",
+    )
+    done = pcs(*words)
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["subjects"]
+    assert {p["file"]: p["shows"] for p in row["pictures"]} == {"0.png": ["cat"], "1.png": ["dog"]}

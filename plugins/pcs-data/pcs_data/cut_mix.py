@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.backbone import names_token
 from pcs_core.data import Example, Features, region_name
+from pcs_core.engine.shown import how_to_say
 from pcs_core.errors import InputError
 from pcs_data.valid import VALID, loss_where_valid
 
@@ -111,23 +111,12 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
         A concept has none: names it, and says how to tell.
     """
     by_concept: list[list[Example]] = []
-    for slot, concept in enumerate(subject.concepts):
-        others = [c.token for c in subject.concepts if c is not concept]
-        pictures = []
-        for example in references:
-            texts = example.captions
-            named = bool(texts) and all(names_token(t, concept.token) for t in texts)
-            alone = not any(names_token(t, other) for t in texts for other in others)
-            masked = region_name(slot) in example.regions
-            elsewhere = any(
-                region_name(k) in example.regions for k in range(len(subject.concepts)) if k != slot
-            )
-            if (named and alone) or (not texts and masked and not elsewhere):
-                pictures.append(example)
+    for concept in subject.concepts:
+        pictures = [e for e in references if e.concepts == (concept.name,)]
         if not pictures:
             raise InputError(
-                f"subject {subject.name!r}: no picture is known to show {concept.token!r} alone: write "
-                f"'a photo of {concept.token}' into a <stem>.txt beside each of its pictures"
+                f"subject {subject.name!r}: no picture is known to show {concept.token!r} alone: "
+                f"{how_to_say(subject)}"
             )
         by_concept.append(pictures)
     return by_concept

@@ -73,7 +73,10 @@ def test_masks_tell_too(backbone: Backbone) -> None:
 
 @pytest.mark.parametrize("captions", [(None,) * 4, ("a <cat>",) * 4, ("<cat> and <dog>",) * 4])
 def test_pictures_that_nobody_can_tell_apart_are_refused(backbone: Backbone, captions: Any) -> None:
-    with pytest.raises(InputError, match=r"no picture is known to show '<(cat|dog)>' alone: write"):
+    with pytest.raises(
+        InputError,
+        match=r"no picture (is known to show '<(cat|dog)>' alone|shows 'dog'): name it in a caption",
+    ):
         stitched(backbone, pair(captions))
 
 

@@ -10,7 +10,8 @@ from pydantic import Field
 
 from pcs_core import Technique, fit_image, hookimpl
 from pcs_core.data import Features, Fusion, Words
-from pcs_core.errors import RecipeError
+from pcs_core.engine.shown import how_to_say, said_concepts, shown_concepts
+from pcs_core.errors import InputError, RecipeError
 from pcs_encoders.pictures import Background, Square, cut, on_background, square
 from pcs_encoders.tail import TrainedTail
 
@@ -71,14 +72,15 @@ class ImageFeatures(Technique):
         """Encode at the start; the artifact keeps the result."""
         if moment != "start" or not subject.images:
             return None
+        self._check(run, subject)
         encoder = run.feature_model(self.model)
         names = [c.name for c in subject.concepts][: self.slots]
         rows, states = [], []
-        for k, name in enumerate(names):
+        for name in names:
             pictures = [
                 self._shown(subject, masks, i, name, run, encoder)
                 for i in range(len(subject.images))
-                if self._owner(subject, i, k, name)
+                if name in (c.name for c in shown_concepts(subject, i))
             ]
             if pictures:
                 shown = torch.stack(pictures).to(run.device)
@@ -128,10 +130,29 @@ class ImageFeatures(Technique):
         rows = rows + [torch.zeros_like(rows[0])] * (self.slots - len(rows))
         return torch.stack(rows).float()
 
-    def _owner(self, subject: Subject, index: int, slot: int, name: str) -> bool:
-        """Return whether picture ``index`` shows the concept; one that does not say shows the first."""
-        said = subject.extra[index].get("concept") if index < len(subject.extra) else None
-        return said == name if said is not None else (slot == 0 or len(subject.concepts) == 1)
+    def _check(self, run: Run, subject: Subject) -> None:
+        """Refuse what a fit could not encode: in a pre-training, what a record has too much of is left out.
+
+        Raises
+        ------
+        InputError
+            More concepts than slots, or several and a picture that does not say which it shows.
+        """
+        if len(subject.concepts) < 2 or not run.features.examples:
+            return
+        if len(subject.concepts) > self.slots:
+            names = ", ".join(c.name for c in subject.concepts)
+            raise InputError(
+                f"subject {subject.name!r} has {len(subject.concepts)} concepts ({names}), and {self.id} "
+                f"encodes {self.slots}: give a folder with one of them, or take a system of several"
+            )
+        for i in range(len(subject.images)):
+            if not said_concepts(subject, i):
+                file = subject.files[i] if i < len(subject.files) else f"picture {i}"
+                raise InputError(
+                    f"subject {subject.name!r}: nothing says which concept {file} shows: "
+                    f"{how_to_say(subject)}"
+                )
 
     def _masked(
         self, image: Tensor, subject: Subject, masks: Masks, index: int, name: str, run: Run

@@ -12,7 +12,7 @@ import torch
 
 from pcs_core import fit, merge_personalizations, pretrain, recipe_from_document, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Concept, Features, Masks, Record, Subject
+from pcs_core.data import Concept, Example, Features, Masks, Record, Subject
 from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_encoders.face import FaceFeatures
 from pcs_encoders.image import ImageFeatures
@@ -32,9 +32,15 @@ class Means:
         return torch.stack([half.mean(dim=(2, 3)) for half in images.chunk(2, dim=3)], 1)
 
 
-def features_of(technique: ImageFeatures, subject: Subject) -> torch.Tensor:
+def features_of(
+    technique: ImageFeatures, subject: Subject, given: Features | None = None
+) -> torch.Tensor:
     run: Any = SimpleNamespace(
-        feature_model=lambda _: Means(), image_size=(32, 32), device=torch.device("cpu"), seed=0
+        feature_model=lambda _: Means(),
+        image_size=(32, 32),
+        device=torch.device("cpu"),
+        seed=0,
+        features=given or Features(),
     )
     features = technique.extract(run, subject, Masks(), "start")
     assert features is not None
@@ -65,6 +71,42 @@ def test_each_concept_has_its_own_references_and_free_slots_are_zero() -> None:
     )
     got = features_of(ImageFeatures.from_settings({"slots": 3}), subject)
     torch.testing.assert_close(got, torch.tensor([[0, 0, 1.0], [1.0, 0, 0], [0, 0, 0]]))
+
+
+def two_by(**said: Any) -> Subject:
+    concepts = (Concept("a", "<a>", "dog"), Concept("b", "<b>", "cat"))
+    return Subject(name="two", concepts=concepts, images=(RED, BLUE), **said)
+
+
+FULL = torch.ones(1, 20, 20)
+FIT = Features(examples=(Example(image=RED, captions=()),))
+"""What a run knows in a fit, and not in a pre-training."""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"masks": {"a": (None, FULL), "b": (FULL, None)}},
+        {"masks": {"a": (FULL * 0, FULL), "b": (FULL, FULL * 0)}},
+        {"captions": ("a photo of <b>", "the dog at home")},
+        {"extra": ({"concepts": ["b"]}, {"concepts": ["a"]})},
+    ],
+)
+def test_masks_captions_and_json_say_whose_reference_a_picture_is(said: dict[str, Any]) -> None:
+    got = features_of(ImageFeatures.from_settings({"slots": 2}), two_by(**said), FIT)
+    torch.testing.assert_close(got, torch.tensor([[0, 0, 1.0], [1.0, 0, 0]]))
+
+
+def test_a_picture_that_does_not_say_whom_it_shows_is_refused_in_a_fit() -> None:
+    subject = two_by(captions=("a photo of <b>", None), files=("x.png", "y.png"))
+    with pytest.raises(InputError, match=r"nothing says which concept y\.png shows: name it in"):
+        features_of(ImageFeatures.from_settings({"slots": 2}), subject, FIT)
+
+
+def test_more_concepts_than_slots_are_refused_in_a_fit() -> None:
+    subject = two_by(captions=("<b>", "<a>"))
+    with pytest.raises(InputError, match=r"has 2 concepts \(a, b\), and encoders.image encodes 1"):
+        features_of(ImageFeatures.from_settings({}), subject, FIT)
 
 
 def test_several_references_may_all_be_read() -> None:

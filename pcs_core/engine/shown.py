@@ -1,0 +1,84 @@
+"""Which picture of a subject shows which of its concepts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pcs_core.backbone import names_token
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from pcs_core.data import Concept, Subject
+
+
+def shown_concepts(subject: Subject, index: int) -> tuple[Concept, ...]:
+    """Return the concepts that picture ``index`` shows, in the subject's order.
+
+    What its json or folder says ("concepts" in ``subject.extra``); else those with a mask there that is not
+    empty, and those that its caption names by token or noun. Where nothing says it: all of them.
+    """
+    return said_concepts(subject, index) or subject.concepts
+
+
+def said_concepts(subject: Subject, index: int) -> tuple[Concept, ...]:
+    """Return the same, but nothing where nothing says it. A single concept is in every picture."""
+    if len(subject.concepts) < 2:
+        return subject.concepts
+    extra = subject.extra[index] if index < len(subject.extra) else {}
+    told = extra.get("concepts", [extra["concept"]] if "concept" in extra else None)
+    if told:
+        return tuple(c for c in subject.concepts if c.name in told)
+    caption = subject.captions[index] if index < len(subject.captions) else None
+    return tuple(
+        c
+        for c in subject.concepts
+        if _masked(subject, c, index) or (caption is not None and names(caption, c))
+    )
+
+
+def names(caption: str, concept: Concept) -> bool:
+    """Return whether a caption speaks of a concept, by its token or its noun."""
+    if names_token(caption, concept.token):
+        return True
+    words = [word.strip(".,;:!?").casefold() for word in caption.split()]
+    noun = concept.noun.casefold().split()
+    return any(words[i : i + len(noun)] == noun for i in range(len(words)))
+
+
+def check_shown(subject: Subject) -> None:
+    """Refuse a concept that no picture shows: it would be learned from nothing.
+
+    Raises
+    ------
+    InputError
+        Names it, and how to say what a picture shows.
+    """
+    if not subject.images:
+        return
+    seen = {c.name for i in range(len(subject.images)) for c in shown_concepts(subject, i)}
+    for concept in subject.concepts:
+        if concept.name not in seen:
+            raise InputError(
+                f"subject {subject.name!r}: no picture shows {concept.name!r}: {how_to_say(subject)}"
+            )
+
+
+def how_to_say(subject: Subject) -> str:
+    """Return how a user says which picture shows which concept."""
+    token = subject.concept.token
+    return (
+        f"name it in a caption (as 'a photo of {token}' in <stem>.txt), lay <stem>.mask.<concept>.png, write "
+        '"concepts" into <stem>.json, or give each concept a folder'
+    )
+
+
+def placeholder(concepts: Sequence[Concept]) -> str:
+    """Return what captions call these concepts together."""
+    return " and ".join(c.token for c in concepts)
+
+
+def _masked(subject: Subject, concept: Concept, index: int) -> bool:
+    row = subject.masks.get(concept.name, ())
+    mask = row[index] if index < len(row) else None
+    return mask is not None and bool(mask.any())
