@@ -11,6 +11,9 @@ from pcs_core.engine import open_engine as open_engine
 from pcs_core.engine import sample as sample
 from pcs_core.engine import text_features as text_features
 from pcs_core.engine.prepare import fit_image as fit_image
+from pcs_core.engine.shown import how_to_name_concepts as how_to_name_concepts
+from pcs_core.engine.shown import said_concepts as said_concepts
+from pcs_core.engine.shown import shown_concepts as shown_concepts
 from pcs_core.errors import PcsError as PcsError
 from pcs_core.hookspecs import catalogue_hookimpl as catalogue_hookimpl
 from pcs_core.hookspecs import hookimpl as hookimpl

@@ -60,11 +60,11 @@ def check_shown(subject: Subject) -> None:
     for concept in subject.concepts:
         if concept.name not in seen:
             raise InputError(
-                f"subject {subject.name!r}: no picture shows {concept.name!r}: {how_to_say(subject)}"
+                f"subject {subject.name!r}: no picture shows {concept.name!r}: {how_to_name_concepts(subject)}"
             )
 
 
-def how_to_say(subject: Subject) -> str:
+def how_to_name_concepts(subject: Subject) -> str:
     """Return how a user says which picture shows which concept."""
     token = subject.concept.token
     return (

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from pcs_core import Technique, hookimpl
+from pcs_core import Technique, hookimpl, how_to_name_concepts
 from pcs_core.data import Example, Features, region_name
-from pcs_core.engine.shown import how_to_say
 from pcs_core.errors import InputError
 from pcs_data.valid import VALID, loss_where_valid
 
@@ -116,7 +115,7 @@ def pictures_of(subject: Subject, references: Sequence[Example]) -> list[list[Ex
         if not pictures:
             raise InputError(
                 f"subject {subject.name!r}: no picture is known to show {concept.token!r} alone: "
-                f"{how_to_say(subject)}"
+                f"{how_to_name_concepts(subject)}"
             )
         by_concept.append(pictures)
     return by_concept

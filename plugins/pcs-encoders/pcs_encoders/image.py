@@ -8,9 +8,15 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 
-from pcs_core import Technique, fit_image, hookimpl
+from pcs_core import (
+    Technique,
+    fit_image,
+    hookimpl,
+    how_to_name_concepts,
+    said_concepts,
+    shown_concepts,
+)
 from pcs_core.data import Features, Fusion, Words
-from pcs_core.engine.shown import how_to_say, said_concepts, shown_concepts
 from pcs_core.errors import InputError, RecipeError
 from pcs_encoders.pictures import Background, Square, cut, on_background, square
 from pcs_encoders.tail import TrainedTail
@@ -151,7 +157,7 @@ class ImageFeatures(Technique):
                 file = subject.files[i] if i < len(subject.files) else f"picture {i}"
                 raise InputError(
                     f"subject {subject.name!r}: nothing says which concept {file} shows: "
-                    f"{how_to_say(subject)}"
+                    f"{how_to_name_concepts(subject)}"
                 )
 
     def _masked(
