@@ -29,7 +29,8 @@ class Subject:
     """The references of one personalisation.
 
     ``images`` are RGB tensors [3 h w] in [0, 1], each at its own size (photographs differ; the
-    engine resizes), or clips [3 t h w]. ``captions`` holds the user's caption or None per image.
+    engine resizes), or clips [3 t h w]; a fit also reads uint8 tensors, arrays [h w 3] and PIL pictures.
+    ``captions`` holds the user's caption or None per image.
     ``masks`` maps a concept name to one [1 h w] tensor in [0, 1] (or None) per image. ``sources`` are
     earlier personalizations to compose. ``files`` names each image for messages. ``others`` are further
     pictures [3 h w] of the subject that are no references, by what a technique takes them for ("clean").

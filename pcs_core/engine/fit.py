@@ -16,6 +16,7 @@ from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Ph
 from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.fit_rows import FitSupply
+from pcs_core.engine.given import check_count, given_subjects
 from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
@@ -95,6 +96,8 @@ def fit(
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     check_sampler(recipe, opened)
+    subjects = given_subjects(subjects)
+    check_count("checkpoints", checkpoints)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     for subject in subjects:
         for line in unread_marks(recipe, subject):

@@ -11,6 +11,7 @@ import torch
 
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Fusion, Preset, Recipe, SampleSettings
+from pcs_core.engine.given import check_drawing
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import (
     check_layout,
@@ -85,7 +86,7 @@ def sample(
     ------
     InputError
         A prompt without the personalization's token, no prompt, a phrase of the layout that no
-        prompt holds, or an unknown strength.
+        prompt holds, an unknown strength, or a number that nothing can be drawn with.
     ArtifactError
         The backbone is not the one the personalization was made on.
     """
@@ -100,7 +101,6 @@ def sample(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     check_prompts(prompts, artifact)
     check_layout(layout, prompts, artifact)
-    texts = [prompt for prompt in prompts for _ in range(count)]
     added = resolve_preset(preset, opened)
     chosen = added.over((Recipe(id="base") if artifact is None else artifact.recipe).sample)
     settings = SampleSettings(
@@ -109,6 +109,8 @@ def sample(
         scheduler=scheduler or chosen.scheduler,
         negative=chosen.negative if negative is None else negative,
     )
+    check_drawing(count, settings, strengths or {})
+    texts = [prompt for prompt in prompts for _ in range(count)]
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.options import Device, Json, Out, Overwrite, Settings
-from pcs_cli.output import emit, emit_json
+from pcs_cli.output import emit, emit_json, notice
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization, Recipe
+
+
+PRINTED = (
+    *("system", "files", "readme", "tolerance", "versions"),
+    *("words", "prompt", "base", "sampling", "strength"),
+)
+"""What ``--json`` says of an exporter's facts."""
 
 
 def export(
@@ -71,6 +78,8 @@ def export(
     if json:
         emit_json({"out": str(target.folder), "format": to, **summary(facts)})
     else:
+        for line in told(facts):
+            notice(line)
         emit(str(target.folder))
 
 
@@ -103,4 +112,16 @@ def open_exported(
 
 def summary(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what is worth printing of an exporter's facts."""
-    return {key: facts[key] for key in ("system", "files", "tolerance", "versions") if key in facts}
+    return {key: facts[key] for key in PRINTED if key in facts}
+
+
+def told(facts: Mapping[str, Any]) -> list[str]:
+    """Return lines on how the files are used, where the exporter says it."""
+    lines = [f"write {text!r} for {token}" for token, text in facts.get("words", {}).items()]
+    if "prompt" in facts:
+        numbers = facts["sampling"]
+        lines.append(
+            f"as in {facts['prompt']!r}, on {facts['base']['id']}, with {numbers['scheduler']}, "
+            f"{numbers['steps']} steps, guidance scale {numbers['scale']:g}, strength {facts['strength']:g}"
+        )
+    return lines

@@ -8,7 +8,7 @@ and XL). Learned words are files of their own, a tensor for each text encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
+from pcs_formats.usage import README, metadata, readme, usage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +48,7 @@ def write_diffusers(
         name = f"{prefix}.{site.name}" if site.part == "denoiser" else _text_path(net, site)
         tensors[f"{name}.lora_A.weight"] = down
         tensors[f"{name}.lora_B.weight"] = up * scale  # readers take alpha for the rank
-    return _write(net, folder, recipe, tensors, "pytorch_lora_weights.safetensors", {})
+    return _write(net, folder, recipe, tensors, "pytorch_lora_weights.safetensors")
 
 
 def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) -> Mapping[str, Any]:
@@ -79,12 +80,12 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
         tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
         ranks.append(down.shape[0])
-    metadata = {
+    about = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_base_model_version": "sdxl_base_v1-0" if xl else "sd_v1",
     }
-    return _write(net, folder, recipe, tensors, "lora.safetensors", metadata)
+    return _write(net, folder, recipe, tensors, "lora.safetensors", about, named_by_file=True)
 
 
 def _denoiser(net: Attachment, to: str) -> str:
@@ -145,30 +146,42 @@ def _write(
     recipe: Recipe,
     tensors: Mapping[str, Tensor],
     file: str,
-    metadata: Mapping[str, str],
+    about: Mapping[str, str] | None = None,
+    *,
+    named_by_file: bool = False,
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     words: dict[str, dict[str, Tensor]] = {}
+    learned: dict[str, str] = {}
     for edit in net.fusion.of(TokenEdit):
         rows: Any = edit.vocabulary()[0].detach().float().cpu().contiguous()  # type: ignore[attr-defined]
-        name = re.sub(r"[^\w-]+", "", edit.tokens[0]) or "word"
-        name = name if f"{name}.safetensors" not in words else f"{name}_{len(words)}"
-        words[f"{name}.safetensors"] = _by_encoder(net, edit.tokens[0], rows)
+        name = free_name(edit.tokens[0], taken=[file, *words])
+        words[name] = _by_encoder(net, edit.tokens[0], rows)
+        learned[name] = edit.tokens[0]
     if not tensors and not words:
         raise CapabilityError(
             f"system {recipe.id!r} holds neither low-rank updates nor learned words"
         )
+    facts = usage(net, recipe, learned, named_by_file=named_by_file)
+    told = metadata(facts, recipe.id)
     if tensors:
-        save_file(
-            {k: v.contiguous() for k, v in tensors.items()}, folder / file, dict(metadata) or None
-        )
+        whole = {k: v.contiguous() for k, v in tensors.items()}
+        save_file(whole, folder / file, {"format": "pt", **(about or {}), **told})
     for name, parts in words.items():
-        save_file(parts, folder / name)
-    return {
-        "system": recipe.id,
-        "files": [*([file] if tensors else []), *words],
-        "words": {w.token: w.text for w in net.fusion.words},
-    }
+        save_file(parts, folder / name, {"format": "pt", **told})
+    lora = [file] if tensors else []
+    (folder / README).write_text(readme(facts, recipe.id, lora, learned), encoding="utf-8")
+    return {"system": recipe.id, "files": [*lora, *words], "readme": README, **facts}
+
+
+def free_name(token: str, taken: Sequence[str]) -> str:
+    """Return the name of a learned word's file: none of those ``taken``, on any file system."""
+    stem = re.sub(r"[^\w-]+", "", token) or "word"
+    known = {name.lower() for name in taken}
+    name, number = f"{stem}.safetensors", 2
+    while name.lower() in known:
+        name, number = f"{stem}_{number}.safetensors", number + 1
+    return name
 
 
 def _by_encoder(net: Attachment, token: str, rows: Tensor) -> dict[str, Tensor]:

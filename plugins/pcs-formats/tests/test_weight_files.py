@@ -15,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from pcs_core import export, fit
@@ -24,7 +25,7 @@ from pcs_core.data import Personalization, Phase
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.samplers import make_scheduler
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
-from pcs_formats.weight_files import original_path
+from pcs_formats.weight_files import free_name, original_path
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
 
@@ -168,3 +169,48 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
     artifact = fitted(backbone, technique("weights.lora"))
     with pytest.raises(CapabilityError, match="export to diffusers"):
         export(artifact, tmp_path / "three", to="kohya", backbone=backbone)
+
+
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+def test_the_files_say_how_they_are_used(to: str, tmp_path: Path) -> None:
+    backbone = tiny()
+    lora = technique("weights.lora", rank=2)
+    artifact = fitted(backbone, technique("tokens.rare", identifier="zwx"), lora)
+    facts = export(artifact, tmp_path / "out", to=to, backbone=backbone)
+    concept = make_subject().concept
+    text = f"zwx {concept.noun}"
+    assert facts["words"] == {concept.token: text}
+    assert facts["prompt"] == f"a photo of {text}"
+    assert facts["base"]["id"] == "tiny"
+    assert facts["sampling"] == {"scheduler": "ddim", "steps": 3, "scale": 2.0}
+    with safe_open(tmp_path / "out" / facts["files"][0], "pt") as opened:
+        told = opened.metadata()
+    assert told["modelspec.trigger_phrase"] == text
+    assert "ddim, 3 steps, guidance scale 2, strength 1" in told["modelspec.usage_hint"]
+    readme = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert f"Write `{text}` where PCS has `{concept.token}`" in readme
+    assert "strength 1" in readme
+
+
+def test_a_learned_word_is_called_as_the_other_tool_calls_it(tmp_path: Path) -> None:
+    backbone, token = tiny(), make_subject().concept.token
+    artifact = fitted(backbone, technique("tokens.learnable"))
+    said = {}
+    for to in ("diffusers", "kohya"):
+        facts = export(artifact, tmp_path / to, to=to, backbone=backbone)
+        said[to] = facts["words"][token]
+    assert said == {"diffusers": token, "kohya": re.sub(r"[<>]", "", token)}
+
+
+def test_names_of_words_never_collide() -> None:
+    taken = ["lora.safetensors"]
+    for token in ("<lora>", "<Lora>", "<lora_2>", "***", "<<>>"):
+        taken.append(free_name(token, taken))
+    assert taken[1:] == [
+        "lora_2.safetensors",
+        "Lora_3.safetensors",
+        "lora_2_2.safetensors",
+        "word.safetensors",
+        "word_2.safetensors",
+    ]
+    assert len({name.lower() for name in taken}) == len(taken)

@@ -1,0 +1,192 @@
+"""What Python callers give: pictures and masks brought to one form, numbers checked, as the command does.
+
+A picture is a tensor [3 h w] in [0, 1] (a clip [3 t h w]). Also read: uint8 tensors of that shape, numpy arrays
+[h w 3] (uint8, or floats in [0, 1]) and PIL pictures. What would be another picture than the one meant
+(0 to 255 or -1 to 1 in floats, NaN, channels last) is refused, with the mend.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pcs_core.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import SampleSettings, Subject
+
+SLACK = 1e-3
+"""By how much a value may leave [0, 1]: what rounding and resizing leave behind."""
+ORIENTATION = 274
+"""The EXIF tag of a photograph's orientation; 1 is upright."""
+
+
+def given_subject(subject: Subject) -> Subject:
+    """Return ``subject`` with every picture and mask as a tensor in [0, 1].
+
+    Raises
+    ------
+    InputError
+        A picture or mask that cannot be meant so, or as many captions, masks or files as there are no
+        pictures; names the subject and the place.
+    """
+    count = len(subject.images)
+    for name, values in (
+        ("captions", subject.captions),
+        ("files", subject.files),
+        ("extra", subject.extra),
+        *((f"masks[{k!r}]", v) for k, v in subject.masks.items()),
+    ):
+        if count and len(values) not in (0, count):  # without pictures that is what is said
+            raise InputError(
+                f"subject {subject.name!r}: {name} has {len(values)} entries for {count} images: give one "
+                "for each, None where there is none"
+            )
+    images = tuple(
+        given_picture(image, f"subject {subject.name!r}: images[{index}]")
+        for index, image in enumerate(subject.images)
+    )
+    others = {
+        name: tuple(
+            given_picture(image, f"subject {subject.name!r}: others[{name!r}][{index}]")
+            for index, image in enumerate(pictures)
+        )
+        for name, pictures in subject.others.items()
+    }
+    masks = {
+        name: tuple(
+            given_mask(mask, image, f"subject {subject.name!r}: masks[{name!r}][{index}]")
+            for index, (mask, image) in enumerate(zip(row, images, strict=False))
+        )
+        for name, row in subject.masks.items()
+    }
+    return replace(subject, images=images, others=others, masks=masks)
+
+
+def given_picture(image: Any, place: str) -> Tensor:
+    """Return a picture [3 h w], or a clip [3 t h w], in [0, 1].
+
+    Raises
+    ------
+    InputError
+        It is none, or its values are not meant so; says what it seems to be.
+    """
+    tensor = _tensor(image, place)
+    shape = list(tensor.shape)
+    if tensor.dim() not in (3, 4) or shape[0] != 3 or 0 in shape:
+        last = tensor.dim() == 3 and shape[-1] == 3
+        mend = "channels come first: image.permute(2, 0, 1)" if last else "give RGB [3 h w]"
+        raise InputError(f"{place} has shape {shape}: {mend}")
+    return _in_unit(tensor, place)
+
+
+def given_mask(mask: Any, image: Tensor, place: str) -> Tensor | None:
+    """Return a mask [1 h w] in [0, 1] of the image's size, or None.
+
+    Raises
+    ------
+    InputError
+        Another shape or size, or other values.
+    """
+    if mask is None:
+        return None
+    tensor = mask if isinstance(mask, torch.Tensor) else torch.as_tensor(mask)
+    if tensor.dtype == torch.bool:
+        tensor = tensor.float()
+    if tensor.dim() == 2:
+        tensor = tensor[None]
+    if tensor.dim() < 3 or tensor.shape[0] != 1 or tensor.shape[-2:] != image.shape[-2:]:
+        raise InputError(
+            f"{place} has shape {list(tensor.shape)}: give [1 h w] of its image's size, "
+            f"{list(image.shape[-2:])}"
+        )
+    return _in_unit(tensor, place)
+
+
+def _tensor(image: Any, place: str) -> Tensor:
+    if isinstance(image, torch.Tensor):
+        return image
+    if hasattr(image, "getbands"):  # a picture of PIL, which the core does not need
+        return _of_pil(image, place)
+    if hasattr(image, "__array_interface__"):
+        array = torch.from_numpy(image.copy())
+        if array.dim() != 3 or array.shape[-1] != 3:
+            raise InputError(
+                f"{place} is an array of shape {list(array.shape)}: give RGB [h w 3], uint8 or in [0, 1]"
+            )
+        return array.permute(2, 0, 1)
+    raise InputError(
+        f"{place} is a {type(image).__name__}: give a tensor [3 h w] in [0, 1], an array [h w 3] of uint8, "
+        "or a PIL picture"
+    )
+
+
+def _of_pil(image: Any, place: str) -> Tensor:
+    if image.mode not in ("RGB", "L"):
+        raise InputError(
+            f"{place} is a PIL picture of mode {image.mode}: convert it to RGB first, what is transparent onto "
+            "a ground or into a mask"
+        )
+    if image.getexif().get(ORIENTATION, 1) != 1:
+        raise InputError(f"{place} lies on its side: give PIL.ImageOps.exif_transpose(image)")
+    width, height = image.size
+    pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
+    return pixels.view(height, width, 3).permute(2, 0, 1)
+
+
+def _in_unit(tensor: Tensor, place: str) -> Tensor:
+    """Return values in [0, 1] as floats."""
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if not tensor.is_floating_point():
+        raise InputError(f"{place} is of {tensor.dtype}: give uint8, or floats in [0, 1]")
+    if not bool(tensor.isfinite().all()):
+        raise InputError(f"{place} holds nan or inf: it is no picture")
+    low, high = float(tensor.min()), float(tensor.max())
+    if low >= -SLACK and high <= 1 + SLACK:
+        return tensor if tensor.dtype == torch.float32 else tensor.float()
+    if low >= -SLACK:
+        mend = "divide it by 255" if high > 2 else "clamp it"
+    else:
+        mend = "give (x + 1) / 2 if it is from -1 to 1" if low >= -1 - SLACK else "scale it"
+    raise InputError(f"{place} has values from {low:.3g} to {high:.3g}, and [0, 1] is read: {mend}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuse what is no whole number, or is below ``least``.
+
+    Raises
+    ------
+    InputError
+        Names the argument.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"{name}={value!r}: give a whole number, {least} or more")
+
+
+def check_drawing(count: int, settings: SampleSettings, strengths: Mapping[str, Any]) -> None:
+    """Refuse numbers that nothing can be drawn with: no picture, no step, a scale that is no number.
+
+    Raises
+    ------
+    InputError
+        Names the argument.
+    """
+    check_count("count", count)
+    check_count("steps", settings.steps)
+    if not math.isfinite(settings.scale) or settings.scale < 0:
+        raise InputError(f"scale={settings.scale!r}: give a number, 0 or more")
+    for name, value in strengths.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"strength {name}={value!r}: give a finite number")
+
+
+def given_subjects(subjects: Sequence[Subject]) -> list[Subject]:
+    """Return subjects as :func:`given_subject`."""
+    return [given_subject(subject) for subject in subjects]

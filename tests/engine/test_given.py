@@ -1,0 +1,129 @@
+"""What Python callers give is read as what it is, or refused with the mend."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pcs_core.backbone import Backbone
+from pcs_core.data import Phase
+from pcs_core.engine import fit, sample
+from pcs_core.engine.given import given_mask, given_picture, given_subject
+from pcs_core.errors import InputError
+from pcs_testing import make_recipe, make_subject
+from pcs_testing.probe import Probe
+
+LEVELS = np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+MEANT = torch.from_numpy(LEVELS).permute(2, 0, 1).float() / 255
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        MEANT,
+        MEANT.double(),
+        torch.from_numpy(LEVELS).permute(2, 0, 1),
+        LEVELS,
+        LEVELS[::-1][::-1],
+        LEVELS.astype(np.float32) / 255,
+        Image.fromarray(LEVELS, "RGB"),
+    ],
+    ids=["floats", "doubles", "uint8", "array", "strided", "array of floats", "PIL"],
+)
+def test_one_picture_in_every_form(image: Any) -> None:
+    read = given_picture(image, "images[0]")
+    assert read.dtype == torch.float32
+    torch.testing.assert_close(read, MEANT)
+
+
+def test_a_grey_picture_of_pil_is_read_as_grey() -> None:
+    grey = Image.fromarray(LEVELS[..., 0], "L")
+    assert torch.equal(given_picture(grey, "here"), MEANT[:1].expand(3, -1, -1))
+
+
+def sideways() -> Any:
+    image = Image.fromarray(LEVELS, "RGB")
+    image.getexif()[274] = 6
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (MEANT * 255, "values from .* divide it by 255"),
+        (MEANT * 2 - 1, r"give \(x \+ 1\) / 2"),
+        (torch.full((3, 4, 4), float("nan")), "nan or inf"),
+        (torch.full((3, 4, 4), float("inf")), "nan or inf"),
+        (MEANT.permute(1, 2, 0), r"image.permute\(2, 0, 1\)"),
+        (MEANT[:1], r"shape \[1, 6, 4\]: give RGB"),
+        (MEANT[None], r"shape \[1, 3, 6, 4\]"),
+        (torch.zeros(3, 0, 4), r"shape \[3, 0, 4\]"),
+        (torch.zeros(3, 4, 4, dtype=torch.long), "torch.int64"),
+        (LEVELS[..., 0], r"array of shape \[6, 4\]"),
+        (Image.new("RGBA", (4, 6)), "mode RGBA"),
+        (sideways(), "exif_transpose"),
+        ("a.png", "is a str"),
+    ],
+)
+def test_what_would_be_another_picture_is_refused(image: Any, words: str) -> None:
+    with pytest.raises(InputError, match=rf"images\[3\].*{words}"):
+        given_picture(image, "images[3]")
+
+
+def test_masks_are_of_their_images_size_and_in_the_unit_interval() -> None:
+    mask = torch.tensor([[True, False]] * 2)
+    image = torch.zeros(3, 2, 2)
+    assert given_mask(mask, image, "m").tolist() == [[[1.0, 0.0]] * 2]  # type: ignore[union-attr]
+    assert given_mask(None, image, "m") is None
+    for wrong, words in (
+        (torch.zeros(1, 3, 2), "size, "),
+        (torch.full((1, 2, 2), 255.0), "divide it by 255"),
+        (torch.full((1, 2, 2), float("nan")), "nan"),
+    ):
+        with pytest.raises(InputError, match=words):
+            given_mask(wrong, image, "m")
+
+
+@pytest.mark.parametrize("name", ["captions", "files", "extra", "masks"])
+def test_one_entry_for_each_image(name: str) -> None:
+    subject = make_subject()
+    value: Any = {"fido": (None,)} if name == "masks" else getattr(subject, name)[:1]
+    with pytest.raises(InputError, match=f"{name}.* has 1 entries for 2 images"):
+        given_subject(replace(subject, **{name: value}))
+
+
+def test_a_fit_of_bytes_is_that_of_their_floats(backbone: Backbone) -> None:
+    recipe = make_recipe([Probe()], Phase("p", 2, lr={"*": 1e-2}))
+    subject = make_subject()
+    levels = tuple((image * 255).round().to(torch.uint8) for image in subject.images)
+    floats = tuple(image.float() / 255 for image in levels)
+    of_bytes, of_floats = (
+        fit(recipe, replace(subject, images=images), backbone)[0].tensors
+        for images in (levels, floats)
+    )
+    assert all(torch.equal(of_bytes[k], of_floats[k]) for k in of_floats)
+    scaled: Any = tuple(image * 255 for image in subject.images)
+    with pytest.raises(InputError, match=r"images\[0\].*divide it by 255"):
+        fit(recipe, replace(subject, images=scaled), backbone)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"count": 0}, "count=0"),
+        ({"count": True}, "count=True"),
+        ({"steps": 0}, "steps=0"),
+        ({"steps": -3}, "steps=-3"),
+        ({"scale": float("nan")}, "scale=nan"),
+        ({"scale": -1.0}, "scale=-1.0"),
+        ({"strengths": {"style": float("inf")}}, "strength style=inf"),
+    ],
+)
+def test_numbers_that_draw_nothing(backbone: Backbone, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        sample(None, backbone, "a dog", **options)
