@@ -45,6 +45,8 @@ class Subject:
     files: tuple[str, ...] = ()
     extra: tuple[Mapping[str, Any], ...] = ()
     others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    valid: tuple[Tensor | None, ...] = ()
+    """Where each picture is a picture [1 h w]: 1, and 0 on the ground around a padded one; None is everywhere."""
 
     @property
     def concept(self) -> Concept:

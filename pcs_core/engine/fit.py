@@ -15,6 +15,7 @@ from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspen
 from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
 from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.given import check_count, given_subjects
 from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
@@ -58,6 +59,7 @@ def fit(
     memory: dict[str, Mapping[str, Tensor]] | None = None,
     precision: str = "fp32",
     checkpointing: bool = False,
+    crop: str = "auto",
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -69,7 +71,8 @@ def fit(
     them, and says of each whether it is the best so far: that one is returned. It may draw. ``memory``
     keeps what is drawn before a fit, as class pictures, for the next fit that is given it. ``precision``
     "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
-    ``checkpointing`` computes activations again in backward, which takes time and spares memory.
+    ``checkpointing`` computes activations again in backward, which takes time and spares memory. ``crop`` says
+    which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged.
 
     Under `torchrun` or `accelerate launch` the processes fit the same subjects together, one device each:
     parts of a step, or rows of each role, are shared out. All draw the numbers that one process would, so
@@ -99,9 +102,11 @@ def fit(
     subjects = given_subjects(subjects)
     check_count("checkpoints", checkpoints)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
-    for subject in subjects:
-        for line in unread_marks(recipe, subject):
+    crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
+    for subject, (_, lines) in zip(subjects, crops, strict=True):
+        for line in (*unread_marks(recipe, subject), *lines):
             _log.warning("%s", line)
+    subjects = [subject for subject, _ in crops]
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1
@@ -117,6 +122,7 @@ def fit(
         )
         fitting.keep, fitting.looks = keep, checkpoints
         fitting.precision_name, fitting.checkpointing = precision, checkpointing
+        fitting.crop = crop
         with suspended(opened):
             results += fitting.run()
     return results
@@ -141,6 +147,7 @@ class Fitting:
     looks: int = 0
     precision_name: str = "fp32"
     checkpointing: bool = False
+    crop: str = "auto"
     best: dict[str, Personalization] = field(default_factory=dict)
 
     # long: the order of a whole fit, a call for each part
@@ -339,6 +346,8 @@ class Fitting:
             extra = {**extra, "precision": self.precision_name}
         if self.checkpointing:
             extra = {**extra, "gradient_checkpointing": True}
+        if self.crop != "auto":
+            extra = {**extra, "crop": self.crop}
         return [
             Personalization(
                 recipe=self.recipe,

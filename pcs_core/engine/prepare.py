@@ -96,13 +96,25 @@ def fit_frames(image: Tensor, frames: int) -> Tensor:
 
 
 def references(
-    subject: Subject, index: int, size: tuple[int, int], masks: Masks, frames: int = 0
+    subject: Subject,
+    index: int,
+    size: tuple[int, int],
+    masks: Masks,
+    frames: int = 0,
+    cell: int = 1,
 ) -> tuple[Example, ...]:
-    """Return the subject's own pictures or clips as examples of role "subject", resized, with masks."""
+    """Return the subject's own pictures or clips as examples of role "subject", resized, with masks.
+
+    The error of a padded picture counts where it is one, ``cell`` pixels (a latent's) from the ground.
+    """
     loss = masks.get(LOSS)
     examples = []
     for i, image in enumerate(subject.images):
         mask = loss[i] if loss is not None else None
+        valid = subject.valid[i] if i < len(subject.valid) else None
+        if valid is not None:
+            counted = _counted(fit_image(valid, size, "bilinear"), cell)
+            mask = counted if mask is None else mask * counted
         caption = subject.captions[i] if i < len(subject.captions) else None
         example = Example(
             image=fit_image(fit_frames(image, frames), size),
@@ -115,6 +127,19 @@ def references(
         )
         examples.append(placed(example, image, size))
     return tuple(examples)
+
+
+def _counted(valid: Tensor, cell: int) -> Tensor:
+    """Return v / mean(v) [1 h w], v 1 where ``valid`` is 1 all around, by ``cell`` pixels, and else 0.
+
+    The loss is a mean over elements: so it is the error summed over what counts, divided by how much that is.
+    What an encoder says of a cell beside the ground depends on the ground. A picture too thin counts whole.
+    """
+    inside = (valid > 1 - 1e-4).to(valid)
+    # beyond the edge of the canvas there is no ground, and max_pool2d sees none there
+    eroded = -F.max_pool2d(-inside[None], 2 * cell + 1, stride=1, padding=cell)[0]
+    kept = eroded if bool(eroded.any()) else inside
+    return kept / kept.mean().clamp_min(1e-6)
 
 
 def regions_of(subject: Subject, index: int, masks: Masks) -> dict[str, Tensor]:
@@ -224,7 +249,8 @@ def ask(run: EngineRun, subjects: Sequence[Subject]) -> list[Answers]:
     for index, subject in enumerate(subjects):
         check_shown(subject)
         masks = subject_masks(run, subject)
-        base = references(subject, index, run.image_size, masks, run.frames)
+        cell = max(1, run.image_size[0] // run.backbone.latent_shape[-2])
+        base = references(subject, index, run.image_size, masks, run.frames, cell)
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))
         said = run.call("extract", subject=subject, masks=masks, moment="start")
         answers.append(Answers(subject, index, masks, base, said))

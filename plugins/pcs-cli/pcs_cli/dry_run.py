@@ -41,15 +41,17 @@ def print_dry_run(plan: FitPlan, *, json: bool) -> None:
             table = row["pictures"] if "size" in keys else row["files"]
             if table:
                 emit(title + columns(heads, [_cells(entry, keys) for entry in table]) + "\n")
-        for line in row["unused"]:
+        for line in (*row["unused"], *row["cropped"]):
             emit(line)
     emit(f"nothing was fitted; without --dry-run the result goes to {facts['out']}")
 
 
 def described(plan: FitPlan) -> dict[str, Any]:
     """Return the plan as JSON-able data."""
+    from pcs_core.engine.cropping import crop_subject
     from pcs_core.engine.unread import unread_marks
 
+    size = (plan.backbone.card.size[0], plan.backbone.card.size[1])
     return {
         "system": plan.recipe.id,
         "backbone": plan.backbone.card.id,
@@ -64,6 +66,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
                 "pictures": [_picture(subject, i) for i in range(len(subject.images))],
                 "files": [_file(use) for use in (plan.uses[n] if n < len(plan.uses) else ())],
                 "unused": list(unread_marks(plan.recipe, subject)),
+                "cropped": list(crop_subject(subject, size, plan.crop)[1]),
             }
             for n, subject in enumerate(plan.subjects)
         ],

@@ -13,6 +13,7 @@ import typer
 from pcs_cli.command_line import command_line
 from pcs_cli.options import (
     Checkpointing,
+    Crop,
     Device,
     Json,
     Out,
@@ -71,6 +72,7 @@ def fit(
     device: Device = "auto",
     precision: Precision = "fp32",
     gradient_checkpointing: Checkpointing = False,
+    crop: Crop = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
     ] = False,
@@ -124,6 +126,7 @@ def fit(
         adapter=adapter,
         precision=precision,
         checkpointing=gradient_checkpointing,
+        crop=crop,
     )
     if dry_run:
         print_dry_run(plan, json=json)
@@ -134,6 +137,8 @@ def fit(
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
     chosen = watcher(watch) if watch is not None else None
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
+    if crop != "auto":
+        known["crop"] = crop
     processes = join(plan.backbone.device)
     place = open_together(plan.destination, known, resume=resume, processes=processes)
     if processes.index:  # what is written and told is the first one's business

@@ -34,6 +34,7 @@ class FitPlan:
     checkpointing: bool = False
     uses: tuple[tuple[FileUse, ...], ...] = ()
     """Of each folder, its files and what they are read as."""
+    crop: str = "auto"
 
 
 # long: an option of the command each, checked in the order of the command line
@@ -53,6 +54,7 @@ def plan_fit(
     adapter: Path | None = None,
     precision: str = "fp32",
     checkpointing: bool = False,
+    crop: str = "auto",
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -61,7 +63,10 @@ def plan_fit(
     PcsError
         The first thing that is wrong, and what to do.
     """
+    from pcs_core.engine.cropping import check_crop
+
     check_precision(precision)
+    check_crop(crop)
     folders = [folder.expanduser() for folder in folders]
     check_names(folders)
     target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=folders)
@@ -97,6 +102,7 @@ def plan_fit(
         precision,
         checkpointing,
         tuple(reading.uses for reading in readings),
+        crop,
     )
 
 

@@ -42,6 +42,15 @@ Precision = Annotated[
     ),
 ]
 
+Crop = Annotated[
+    str,
+    typer.Option(
+        "--crop",
+        help="Part of a picture that is shown: auto (middle, moved to keep masks, boxes and points), "
+        "centre, subject (as auto, a picture without marks whole) or none (whole, padded).",
+    ),
+]
+
 Checkpointing = Annotated[
     bool,
     typer.Option(
