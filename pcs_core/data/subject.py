@@ -46,7 +46,7 @@ class Subject:
     extra: tuple[Mapping[str, Any], ...] = ()
     others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     valid: tuple[Tensor | None, ...] = ()
-    """Where each picture is a picture [1 h w]: 1, and 0 on the ground around a padded one; None is everywhere."""
+    """Where each picture is a picture [1 h w]: 1, and 0 on the ground around a padded one; None: all of it."""
 
     @property
     def concept(self) -> Concept:

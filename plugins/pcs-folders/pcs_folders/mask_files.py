@@ -96,8 +96,8 @@ def _with_alpha(planes: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, 
     seen = colours[alpha > 0]
     if len(seen) and not _coloured(seen[None]) and seen.min() < 64 and seen.max() > 191:
         grey, notes = _scaled(_grey(colours * (alpha > 0)[..., None], path), 255, path)
-        return grey * alpha / 255, notes
-    return alpha / 255, ("its transparency is the mask",)
+        return np.asarray(grey * alpha / 255), notes
+    return np.asarray(alpha / 255), ("its transparency is the mask",)
 
 
 def _coloured(colours: np.ndarray) -> bool:
@@ -115,8 +115,8 @@ def _grey(colours: np.ndarray, path: Path) -> np.ndarray:
             f"{path} is no mask: it has {len(different)} colours; save the subject white on black, and "
             "labels of several things as a mask each"
         )
-    weights: np.ndarray = colours @ np.array([0.299, 0.587, 0.114])
-    return weights.round()
+    brightness: np.ndarray = colours @ np.array([0.299, 0.587, 0.114])
+    return np.asarray(brightness.round())
 
 
 def _scaled(
