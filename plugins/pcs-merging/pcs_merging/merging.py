@@ -73,6 +73,8 @@ def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[s
     meant: dict[str, tuple[str, str]] = {}
     shared: dict[str, tuple[str, str]] = {}
     for artifact in artifacts:
+        if not artifact.tensors:
+            continue  # of a pre-trained system: what tells its subject apart is its features, not words
         with suspended(backbone), restored(artifact, backbone, 0) as (_, fusion):
             fusion_words = fusion.words
         for word in fusion_words:

@@ -43,8 +43,15 @@ def merged(backbone: Any, fusion: Fusion, deltas: dict[str, Tensor]) -> Tensor:
     ("sites", "kind"),
     [("*.to_q|*.to_out.0", "linear"), ("*", "conv"), ("time_embedding*", "linear")],
 )
-def test_lora_is_w_plus_scaled_b_a(backbone: Backbone, sites: str, kind: Any) -> None:
+def test_lora_is_w_plus_scaled_b_a(sites: str, kind: Any) -> None:
+    backbone: Any = open_backbone(
+        "tiny"
+    )  # in fp32 rounding alone comes near the bound on some processors
+    backbone.denoiser.double()
+    backbone.dtype = torch.float64
     fusion = fusion_of(backbone, LoRA(rank=2, alpha=3.0, sites=sites, kind=kind))
+    for edit in fusion.edits:
+        edit.double()
     assert fusion.of(WeightEdit)
     if kind == "conv":  # strided and pointwise ones are among them
         assert any("downsamplers" in e.name for e in fusion.of(WeightEdit))
