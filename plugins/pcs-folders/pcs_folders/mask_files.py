@@ -110,7 +110,7 @@ def _grey(colours: np.ndarray, path: Path) -> np.ndarray:
     if _coloured(colours):
         different = np.unique(colours.reshape(-1, 3), axis=0)
         if len(different) == 2 and not different[0].any():
-            return colours.any(-1) * 255.0
+            return np.asarray(colours.any(-1) * 255.0)
         raise InputError(
             f"{path} is no mask: it has {len(different)} colours; save the subject white on black, and "
             "labels of several things as a mask each"

@@ -34,7 +34,7 @@ COUNT = "lora.references"
 class LowRank(WeightEdit):
     """Stacked factors A [S, r, in] and B [S, out, r] on one linear or convolution layer."""
 
-    PADDED = {"A": 1, "B": 2}
+    PADDED: ClassVar[Mapping[str, int]] = {"A": 1, "B": 2}
     FACTORS = ("scale",)
     scale: Tensor
 
