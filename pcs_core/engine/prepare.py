@@ -13,7 +13,7 @@ from pcs_core.backbone import names_token
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.masks import REGION, region_name
 from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
-from pcs_core.errors import PluginError
+from pcs_core.errors import InputError, PluginError
 from pcs_core.merge import merge_features, merge_masks
 
 if TYPE_CHECKING:
@@ -207,6 +207,24 @@ def subject_masks(run: EngineRun, subject: Subject) -> Masks:
     return Masks(merged)
 
 
+def check_masks(subject: Subject, masks: Masks) -> None:
+    """Refuse a picture of which nothing is left inside the masks laid beside it: it would count in full.
+
+    Raises
+    ------
+    InputError
+        Names the picture.
+    """
+    for index in range(len(subject.images)):
+        laid = [c.name for c in subject.concepts if _user_mask(subject, c.name, index) is not None]
+        if laid and not any(bool(masks.by_name[name][index].any()) for name in laid):
+            name = subject.files[index] if index < len(subject.files) else f"picture {index}"
+            raise InputError(
+                f"subject {subject.name!r}: the mask of {name} is empty where the network is shown it, so "
+                "that nothing of it would count: mark the subject, leave the picture out, or crop otherwise"
+            )
+
+
 @dataclass
 class Answers:
     """What is known about one subject: its references, and what each use said, so that it may say it anew."""
@@ -249,6 +267,7 @@ def ask(run: EngineRun, subjects: Sequence[Subject]) -> list[Answers]:
     for index, subject in enumerate(subjects):
         check_shown(subject)
         masks = subject_masks(run, subject)
+        check_masks(subject, masks)
         cell = max(1, run.image_size[0] // run.backbone.latent_shape[-2])
         base = references(subject, index, run.image_size, masks, run.frames, cell)
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))

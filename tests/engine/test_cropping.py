@@ -117,3 +117,14 @@ def test_a_fit_learns_from_an_edge_only_where_it_is_shown(caplog: pytest.LogCapt
         assert torch.equal(learned(WIDE, "auto"), learned(other, "auto"))
     assert "a.png: the crop to 32 x 32 leaves out 67 %" in caplog.text
     assert not torch.equal(learned(WIDE, "none"), learned(other, "none"))
+
+
+@pytest.mark.parametrize(("mask", "crop"), [(square(0, 0), "auto"), (square(0, 10), "centre")])
+def test_a_mask_of_which_nothing_is_shown_never_counts_as_everything(
+    mask: torch.Tensor, crop: str
+) -> None:
+    recipe = load_recipe("textual-inversion", backbone="tiny", overrides=["token.steps=0"])
+    with pytest.raises(
+        InputError, match=r"the mask of a\.png is empty where the network is shown it"
+    ):
+        fit(recipe, subject(mask=mask), open_backbone("tiny"), seed=0, crop=crop)
