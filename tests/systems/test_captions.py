@@ -14,7 +14,7 @@ from pcs_testing import brief_settings, make_subject
 SYSTEMS = sorted(catalogue().recipe_files())
 ONE = {
     "anti-dreambooth": "a photo of {token}",
-    "dreambooth": "a photo of {token}",
+    "dreambooth": "a {token}",
     "dreamfusion": "a photo of {token}",
     "lora-dreambooth": "a photo of {token}",
     "oft": "a photo of {token}",

@@ -1,7 +1,8 @@
 """Bottleneck adapters on layer outputs: y + U gelu(D y), U zero at the start.
 
-After attention and feed-forward layers. StyleDrop tunes Muse by such adapters after cross-attention and feed-forward
-layers (arXiv:2306.00983, section 3.2 and appendix B.1.1); the form is that of adapters, arXiv:1902.00751.
+After attention and feed-forward layers. StyleDrop tunes Muse by such adapters after cross-attention and
+feed-forward layers (arXiv:2306.00983, section 3.2 and appendix B.1.1); the form is that of adapters,
+arXiv:1902.00751.
 """
 
 from __future__ import annotations
