@@ -6,14 +6,30 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pcs_core.data.recipe import ALL, Phase
 from pcs_core.errors import RecipeError
 from pcs_core.technique import explain
 
 Count = Annotated[int, Field(ge=1)]
-Rows = Count | Literal["all"]
+
+
+def _rows(value: object) -> object:
+    if value == "all" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError(f'rows are a number of at least 1, or "all", got {value!r}')
+
+
+Rows = Annotated[int | Literal["all"], BeforeValidator(_rows)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1)]

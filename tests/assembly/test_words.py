@@ -50,7 +50,7 @@ def test_what_the_user_gives_needs_no_writer(tmp_path: Path) -> None:
 
 
 def test_the_meetings_of_a_recipe(tmp_path: Path) -> None:
-    rows = meetings(load_recipe(recipe(tmp_path, ENCODER, ADAPTER)).uses)
+    rows = meetings(load_recipe(recipe(tmp_path, f"{ENCODER}\ncrop = true", ADAPTER)).uses)
     adapter = "attention.parallel_adapter"
     assert ("feature", "image", ("encoders.image",), (adapter,)) in rows
     assert ("stream", "image", (adapter,), ()) in rows
