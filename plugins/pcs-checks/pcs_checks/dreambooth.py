@@ -95,7 +95,7 @@ def _first_step(run: Any, step: FitStep, terms: Any, backbone: Any) -> dict[str,
     files = sorted(run.work.rglob("*.safetensors"))
     cached = next((f for f in files if "class-images" in f.name), None)
     images = load_file(cached)["images"] if cached else torch.zeros(0)
-    again = run.draw(["a photo of a dog"] * COUNT, seed=run.seed) if cached else images
+    again = run.draw(["a dog"] * COUNT, seed=run.seed) if cached else images
     return {
         "instance": float(error[subject].mean()),
         "class": float(error[prior].mean()),

@@ -256,7 +256,7 @@ def rows_share_out(case: Case) -> None:
     roles = {role: 2 * count for role, count in case.roles.items()}
     phase = Phase("p", 1, batch=roles, lr={"*": 1.0}, optimizer="sgd")
     recipe = make_recipe([*case.others(), case.make(), Probe()], phase)
-    subject, tensors = _masked(case.subject(), case), []
+    subject, tensors = _masked(case.subject()), []
     for processes in (Processes(), _Apart(0, 2), _Apart(1, 2)):
         with given(processes):
             (artifact,) = fit(recipe, subject, case.open())
@@ -319,8 +319,8 @@ def _traces(case: Case, subject: Subject, *, there: bool) -> dict[str, Any]:
     }
 
 
-def _masked(subject: Subject, case: Case) -> Subject:
-    left = torch.zeros(1, *case.open().card.size)
+def _masked(subject: Subject) -> Subject:
+    left = torch.zeros(1, *subject.images[0].shape[-2:])
     left[..., : left.shape[-1] // 2] = 1.0
     return replace(subject, masks={c.name: (left,) * len(subject.images) for c in subject.concepts})
 

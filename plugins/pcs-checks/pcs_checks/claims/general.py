@@ -60,8 +60,12 @@ def effect(seen: Observation) -> Iterator[CheckRow]:
 
 
 def other_subject(seen: Observation) -> Iterator[CheckRow]:
-    """Another subject gives another picture, where a system learns from pictures."""
-    if not seen.recipe.phases:
+    """Another subject gives another picture, where a system learns from pictures what a drawing reads.
+
+    What a protection learns is in the pictures that it changes: a drawing does not read it.
+    """
+    alone, names = in_fit_alone(seen), list(seen.artifact.tensors)
+    if not seen.recipe.phases or (names and all(matches(n, alone) for n in names)):
         return
     moved = float((seen.draw(seen.other) - seen.picture).abs().max())
     yield CheckRow.compare("picture moved by another subject", moved, ">", 1e-7)
