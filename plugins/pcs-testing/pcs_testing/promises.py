@@ -278,7 +278,7 @@ def has_an_effect(case: Case) -> None:
     """
     if case.technique.tiny_unseen:
         return
-    for subject in (_masked(case.subject(), case), two_concepts(case)):
+    for subject in (_masked(case.subject()), two_concepts(case)):
         without, with_it = (_traces(case, subject, there=there) for there in (False, True))
         if any(not _same(without[key], with_it[key]) for key in without):
             return
@@ -571,7 +571,7 @@ class _Noticed(dict[str, Any]):
 
 def words_are_declared(case: Case) -> None:
     """What it gives under a name, and what it reads by name, stands in its `reads` and `writes`."""
-    technique, subject = case.make(), _masked(case.subject(), case)
+    technique, subject = case.make(), _masked(case.subject())
     recipe = make_recipe([*case.others(), technique])
     run = EngineRun(recipe, case.open(), names=[subject.name], concepts=[subject.concepts])
     run.features, _ = extract(run, [subject])
