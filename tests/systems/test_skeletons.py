@@ -96,7 +96,8 @@ def test_only_numbers_and_sizes_are_smaller() -> None:
             name, _, key = change.partition("=")[0].rpartition(".")
             if name in techniques:
                 assert key in FEWER[techniques[name]]
-                assert key in ("count", "size", "steps", "variants")
+                fits_inside = techniques[name] == "defense.cast" and key == "surrogates"
+                assert fits_inside or key in ("count", "size", "steps", "variants")
             else:
                 assert name in ("sample", "fit") or name in phases
                 assert key in ("steps", "batch", "cycles")
