@@ -13,7 +13,9 @@ from pcs_core import load_recipe
 from pcs_core.catalogue import catalogue
 
 FAMILY = "sd3"
-MARKS: dict[str, pytest.MarkDecorator] = {}
+MARKS: dict[str, pytest.MarkDecorator] = {
+    "colour-shift-protection": pytest.mark.slow,
+}
 SYSTEMS = [
     pytest.param(id, marks=MARKS.get(id, ()))
     for id in sorted(catalogue().recipe_files())
