@@ -15,7 +15,6 @@ from pcs_core.catalogue import catalogue
 FAMILY = "video"
 MARKS: dict[str, pytest.MarkDecorator] = {
     "mix-of-show": pytest.mark.slow,
-    "neti": pytest.mark.slow,
     "p-plus": pytest.mark.slow,
 }
 SYSTEMS = [
