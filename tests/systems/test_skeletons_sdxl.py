@@ -14,6 +14,7 @@ from pcs_core.catalogue import catalogue
 
 FAMILY = "sdxl"
 MARKS: dict[str, pytest.MarkDecorator] = {
+    "perfusion": pytest.mark.slow,
     "colour-shift-protection": pytest.mark.slow,
     "anti-dreambooth": pytest.mark.slow,
     "mix-of-show": pytest.mark.slow,

@@ -14,6 +14,7 @@ from pcs_core.catalogue import catalogue
 
 FAMILY = "video"
 MARKS: dict[str, pytest.MarkDecorator] = {
+    "perfusion": pytest.mark.slow,
     "mix-of-show": pytest.mark.slow,
     "p-plus": pytest.mark.slow,
 }
