@@ -170,14 +170,14 @@ def name_subject(caption: str, subject: Subject, index: int) -> str:
     """
     if any(names_token(caption, c.token) for c in subject.concepts):
         return caption
-    words, found, shown = caption.split(), False, shown_concepts(subject, index)
+    words, named, shown = caption.split(), False, shown_concepts(subject, index)
     for concept in shown:
         for i, word in enumerate(words):
             if word.strip(".,;:!?").lower() == concept.noun.lower():
                 words[i] = word.lower().replace(concept.noun.lower(), concept.token)
-                found = True
+                named = True
                 break
-    return " ".join(words) if found else f"{placeholder(shown)}, {caption}"
+    return " ".join(words) if named else f"{placeholder(shown)}, {caption}"
 
 
 def subject_masks(run: EngineRun, subject: Subject) -> Masks:

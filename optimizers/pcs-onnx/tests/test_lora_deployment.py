@@ -228,7 +228,7 @@ print(sorted(m for m in sys.modules if m.startswith("pcs_") and "." not in m and
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().splitlines()[-1] == "['pcs_core', 'pcs_onnx']"
+    assert done.stdout.strip().splitlines()[-1] == "['pcs_core', 'pcs_onnx', 'pcs_processes']"
 
 
 def test_switching_the_subject_makes_no_session(

@@ -78,7 +78,7 @@ def export(
     if json:
         emit_json({"out": str(target.folder), "format": to, **summary(facts)})
     else:
-        for line in told(facts):
+        for line in usage_lines(facts):
             notice(line)
         emit(str(target.folder))
 
@@ -115,7 +115,7 @@ def summary(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: facts[key] for key in PRINTED if key in facts}
 
 
-def told(facts: Mapping[str, Any]) -> list[str]:
+def usage_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return lines on how the files are used, where the exporter says it."""
     lines = [f"write {text!r} for {token}" for token, text in facts.get("words", {}).items()]
     if "prompt" in facts:

@@ -181,10 +181,10 @@ assert main(["doctor"]) == 0
 
 
 def test_what_is_not_installed_is_no_fault_and_stays_visible(tmp_path: Path) -> None:
-    """With two plugins alone, systems that need others are listed with the name of what they need."""
+    """With three plugins alone, systems that need others are listed with the name of what they need."""
     done = subprocess.run(
         [sys.executable, "-c", PARTS],
-        env={**os.environ, "PCS_PLUGINS": "pcs-recipes,pcs-tokens"},
+        env={**os.environ, "PCS_PLUGINS": "pcs-recipes,pcs-tokens,pcs-data"},
         cwd=tmp_path,
         capture_output=True,
         text=True,

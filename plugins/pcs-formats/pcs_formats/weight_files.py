@@ -163,12 +163,12 @@ def _write(
             f"system {recipe.id!r} holds neither low-rank updates nor learned words"
         )
     facts = usage(net, recipe, learned, named_by_file=named_by_file)
-    told = metadata(facts, recipe.id)
+    described = metadata(facts, recipe.id)
     if tensors:
         whole = {k: v.contiguous() for k, v in tensors.items()}
-        save_file(whole, folder / file, {"format": "pt", **(about or {}), **told})
+        save_file(whole, folder / file, {"format": "pt", **(about or {}), **described})
     for name, parts in words.items():
-        save_file(parts, folder / name, {"format": "pt", **told})
+        save_file(parts, folder / name, {"format": "pt", **described})
     lora = [file] if tensors else []
     (folder / README).write_text(readme(facts, recipe.id, lora, learned), encoding="utf-8")
     return {"system": recipe.id, "files": [*lora, *words], "readme": README, **facts}

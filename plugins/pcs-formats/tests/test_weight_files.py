@@ -184,9 +184,9 @@ def test_the_files_say_how_they_are_used(to: str, tmp_path: Path) -> None:
     assert facts["base"]["id"] == "tiny"
     assert facts["sampling"] == {"scheduler": "ddim", "steps": 3, "scale": 2.0}
     with safe_open(tmp_path / "out" / facts["files"][0], "pt") as opened:
-        told = opened.metadata()
-    assert told["modelspec.trigger_phrase"] == text
-    assert "ddim, 3 steps, guidance scale 2, strength 1" in told["modelspec.usage_hint"]
+        described = opened.metadata()
+    assert described["modelspec.trigger_phrase"] == text
+    assert "ddim, 3 steps, guidance scale 2, strength 1" in described["modelspec.usage_hint"]
     readme = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert f"Write `{text}` where PCS has `{concept.token}`" in readme
     assert "strength 1" in readme

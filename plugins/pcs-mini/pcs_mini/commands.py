@@ -269,7 +269,8 @@ def assemble(
     vaes = [parts / name for name in ("decoder/autoencoder", "autoencoder")]
     put_together(parts / "model", target, next((vae for vae in vaes if vae.exists()), None))
     if curriculum is None:
-        recorded = [line["stage"] for line in read_journal(parts, "diffusion") if "stage" in line]
+        journaled = read_journal(parts, "diffusion")
+        recorded = [line["curriculum"] for line in journaled if "curriculum" in line]
         curriculum = recorded[-1] if recorded else 0
     write_record(target, open_assets(assets), curriculum)
     for source in metrics or []:

@@ -168,7 +168,7 @@ def train(
     steps, n = settings.images // settings.batch, settings.batch
     journal = Journal(settings.out, "diffusion", active=main)
     size = sum(p.numel() for p in parameters)
-    facts = {"scenes": len(cache), "stage": curriculum, "parameters": size}
+    facts = {"scenes": len(cache), "curriculum": curriculum, "parameters": size}
     journal.note(first, first * n, device=device_of(accelerator), **facts)
     kept = scheduler.alphas_cumprod.to(device)
     empty = tokenise(tokenizer, [""]).to(torch.int32)

@@ -10,6 +10,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+FORMER = "lesson"
+"""Key under which journals of earlier versions name the curriculum."""
+
 
 class Journal:
     """``journal.jsonl`` in a run's folder: measures by step, appended, so a resumed run goes on.
@@ -55,6 +58,8 @@ def read_journal(folder: Path, stage: str | None = None) -> list[dict[str, Any]]
     lines: dict[tuple[str, int], dict[str, Any]] = {}
     for text in path.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
+        if FORMER in line:
+            line["curriculum"] = line.pop(FORMER)
         if stage is None or line["stage"] == stage:
             key = line["stage"], line["step"]
             lines[key] = {**lines.pop(key, {}), **line}
