@@ -210,7 +210,9 @@ print([m for m in sys.modules if m.startswith(("diffusers.models", "diffusers.pi
     assert done.stdout.strip().splitlines()[-1] == "[]"
 
 
-def test_a_folder_needs_the_core_and_this_room_alone(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_needs_no_more_than_the_core_this_plugin_and_processes(
+    folder: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "another-machine"
     shutil.copytree(folder, moved)
     code = f"""

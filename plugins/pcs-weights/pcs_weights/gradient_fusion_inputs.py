@@ -71,8 +71,6 @@ def listening(backbone: Any, layers: Iterable[Layer], *, padding: bool = True) -
             handle.remove()
 
 
-LISTENER = "weights.word_listener"
-"""Its id: no literal in the class, so that no recipe finds it."""
 HEARD: list[Grams] = []
 """Where :class:`WordListener` writes: a technique is frozen."""
 
@@ -98,9 +96,7 @@ class Hearer(AttnEdit):
 
 
 class WordListener(Technique):
-    """Listens at every cross-attention site."""
-
-    id = LISTENER
+    """Listens at every cross-attention site. It has no id: no recipe can name it."""
 
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:

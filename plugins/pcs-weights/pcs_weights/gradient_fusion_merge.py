@@ -133,9 +133,7 @@ def record_words(
     """Return what keys and values read at the concept's words and at the end of the prompts."""
     from pcs_core import sample
 
-    recipe = replace(
-        artifact.recipe, uses=(*artifact.recipe.uses, Use(WordListener.id, WordListener()))
-    )
+    recipe = replace(artifact.recipe, uses=(*artifact.recipe.uses, Use("listener", WordListener())))
     with hearing() as grams:
         heard = replace(artifact, recipe=recipe)
         sample(heard, backbone, prompts_of(artifact), steps=1, scale=1.0, seed=seed)
