@@ -7,6 +7,7 @@ line and exits with its ``exit_code``. Anything else is a bug and shows a traceb
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from importlib.metadata import entry_points
 
@@ -56,6 +57,28 @@ class PluginError(PcsError):
     """Code of a plugin failed or broke what a hook promises; names distribution, use, technique, hook."""
 
     exit_code = 1
+
+
+def check_utf8(*names: object, what: str = "the name") -> None:
+    """Refuse a file's name, or another text, that is not UTF-8, as a folder's out of an old archive.
+
+    Such a name cannot be written into a manifest, nor be printed.
+
+    Raises
+    ------
+    InputError
+        Shows it, its bytes escaped.
+    """
+    for name in map(str, names):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            # what Python makes of a byte that is none of UTF-8 is shown as the byte
+            bytes_shown = re.sub(
+                "[\udc80-\udcff]", lambda one: f"\\x{ord(one[0]) - 0xDC00:02x}", name
+            )
+            shown = bytes_shown.encode(errors="backslashreplace").decode()
+            raise InputError(f"{what} '{shown}' is not UTF-8: rename it") from None
 
 
 def missing_distribution(error: BaseException | None) -> str:

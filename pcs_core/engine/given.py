@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, check_utf8
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,9 +33,11 @@ def given_subject(subject: Subject) -> Subject:
     Raises
     ------
     InputError
-        A picture or mask that cannot be meant so, or as many captions, masks or files as there are no
+        A name that is not UTF-8, a picture or mask that cannot be meant so, or as many captions, masks or files as there are no
         pictures; names the subject and the place.
     """
+    words = [word for c in subject.concepts for word in (c.name, c.token, c.noun)]
+    check_utf8(subject.name, *words, *subject.files, what="a subject's text")
     count = len(subject.images)
     for name, values in (
         ("captions", subject.captions),

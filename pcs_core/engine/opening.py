@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token
 from pcs_core.data import RENDERED
-from pcs_core.errors import ArtifactError, InputError, UnknownNameError, nearest
+from pcs_core.errors import ArtifactError, InputError, UnknownNameError, check_utf8, nearest
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -23,10 +23,11 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     UnknownNameError
         Neither an id, nor a folder, nor the form of a hub id; names the nearest id.
     InputError
-        The folder is damaged, or the hub cannot be reached.
+        The folder is damaged, or not named in UTF-8, or the hub cannot be reached.
     """
     from pcs_core.catalogue import catalogue
 
+    check_utf8(name, what="the backbone")
     known = catalogue()
     ids = known.ids("backbones")
     location: Any = name

@@ -16,7 +16,7 @@ from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.recipe import Recipe
 from pcs_core.data.subject import Concept
-from pcs_core.errors import ArtifactError, InputError, PcsError
+from pcs_core.errors import ArtifactError, InputError, PcsError, check_utf8
 from pcs_core.storage.durable import replacing_folder
 from pcs_core.storage.facts import ArtifactFacts, missing_techniques, told_missing
 from pcs_core.storage.manifest import (
@@ -52,9 +52,10 @@ def save(
     Raises
     ------
     InputError
-        The folder is taken, or cannot be written (a full disk, no permission).
+        The folder is taken, not named in UTF-8, or cannot be written (a full disk, no permission).
     """
     folder = Path(folder)
+    check_utf8(folder)
     _check_free(folder, overwrite=overwrite)
     extra = dict(extra_files or {})
     for name in extra:

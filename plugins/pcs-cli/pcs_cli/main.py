@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from pcs_cli.output import complain, silence_pipe
-from pcs_core.errors import PcsError, PluginError
+from pcs_core.errors import PcsError, PluginError, check_utf8
 
 DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(arguments: Sequence[str] | None) -> int:
     """Run the application; usage errors are shown by it. Raises what a command raises."""
+    # in one place, for every path of every command: it would be written into manifests, and printed
+    check_utf8(*(sys.argv[1:] if arguments is None else arguments), what="the argument")
     from pcs_cli.app import app
 
     try:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pcs_cli.output import notice
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, check_utf8
 
 OWN_FILES = re.compile(
     r"manifest\.json|recipe\.toml|weights\.safetensors|features\.safetensors|preview\.png"
@@ -89,6 +89,7 @@ def destination(out: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> D
     """
     try:
         folder = out.expanduser().resolve()
+        check_utf8(folder, what="--out")
         _check(folder, out, overwrite, [path.expanduser().resolve() for path in inputs])
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error

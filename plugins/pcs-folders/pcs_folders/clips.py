@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from pcs_folders.images import SUFFIXES
+from pcs_folders.parts import visible
 
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi")
 
@@ -27,9 +28,9 @@ def find_clips(entries: Sequence[Path]) -> list[Path]:
 def frame_files(folder: Path) -> list[Path]:
     """Return the numbered pictures of a folder, in the order of their (last) numbers."""
     numbered = []
-    for path in folder.iterdir():
+    for path in visible(folder):
         number = re.search(r"(\d+)$", path.stem)
-        if number and path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if number and path.suffix.lower() in SUFFIXES:
             numbered.append((int(number[1]), path.name, path))
     return [path for *_, path in sorted(numbered)]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pcs_core.data.subject import Concept
-from pcs_core.errors import InputError, nearest
+from pcs_core.errors import InputError, check_utf8, nearest
 from pcs_folders import captions as caption_files
 from pcs_folders.clips import VIDEO_SUFFIXES, find_clips
 from pcs_folders.concepts import FILE, read_concepts
@@ -61,6 +61,7 @@ def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderL
     InputError
         Nothing to learn from; a mask, caption or json that belongs to no image; no noun and token.
     """
+    check_utf8(folder.resolve())
     if not folder.exists():
         raise InputError(f"{folder} does not exist: give a folder with pictures of the subject")
     if not folder.is_dir():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pcs_core.data.subject import Concept
-from pcs_core.errors import InputError, nearest
+from pcs_core.errors import InputError, check_utf8, nearest
 from pcs_folders.images import SUFFIXES
 from pcs_folders.parts import MASK_FOLDERS, visible
 
@@ -37,6 +37,7 @@ def mask_folder_files(folder: Path) -> list[Path]:
     for path in visible(folder):
         if path.is_dir() and path.name.lower() in MASK_FOLDERS:
             files += [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    check_utf8(*files)
     return files
 
 

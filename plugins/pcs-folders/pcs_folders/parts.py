@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pcs_core.data.subject import Concept
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, check_utf8
 from pcs_folders.images import SUFFIXES
 
 MASK_FOLDERS = ("mask", "masks", "conditioning", "masklabel", "masklabels")
@@ -26,8 +26,16 @@ class Part:
 
 
 def visible(folder: Path) -> list[Path]:
-    """Return the entries of a folder by name, without the hidden ones."""
-    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    """Return the entries of a folder by name, without the hidden ones.
+
+    Raises
+    ------
+    InputError
+        The name of one is not UTF-8.
+    """
+    entries = sorted(folder.iterdir())
+    check_utf8(*entries)
+    return [p for p in entries if not p.name.startswith(".")]
 
 
 def pictures_in(folder: Path) -> list[Path]:
