@@ -33,8 +33,8 @@ def given_subject(subject: Subject) -> Subject:
     Raises
     ------
     InputError
-        A name that is not UTF-8, a picture or mask that cannot be meant so, or as many captions, masks or files as there are no
-        pictures; names the subject and the place.
+        A name that is not UTF-8, a picture or mask that cannot be meant so, or as many captions, masks or
+        files as there are no pictures; names the subject and the place.
     """
     words = [word for c in subject.concepts for word in (c.name, c.token, c.noun)]
     check_utf8(subject.name, *words, *subject.files, what="a subject's text")

@@ -46,7 +46,8 @@ def test_an_argument(
     before = sorted(tmp_path.iterdir())
     done = pcs(*(w.format(bad=bad, good=good, out=tmp_path / "out") for w in words))
     assert done.code == 2
-    assert done.err.startswith("Error: the argument ") and SHOWN in done.err, done.err
+    assert done.err.startswith("Error: the argument "), done.err
+    assert SHOWN in done.err
     assert done.err.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
@@ -59,12 +60,14 @@ def test_a_place_that_is_reached_by_another_name(
     rex.rename(tmp_path / NAME)
     rex.symlink_to(tmp_path / NAME)
     done = pcs(*fit_arguments)
-    assert done.code == 2 and SHOWN in done.err, done.err
+    assert (done.code, SHOWN in done.err) == (2, True), done.err
     rex.unlink()
     shutil.copytree(tmp_path / NAME, rex)
     monkeypatch.chdir(tmp_path / NAME)
     done = pcs(*fit_arguments[:-1], "result")
-    assert done.code == 2 and "--out" in done.err and "is not UTF-8" in done.err, done.err
+    assert done.code == 2
+    assert done.err.startswith("Error: --out "), done.err
+    assert "is not UTF-8" in done.err
     assert not (tmp_path / NAME / "result").exists()
 
 
@@ -78,7 +81,8 @@ def test_a_file_of_a_subject(
     shutil.copy(rex / "0.png", file)
     done = pcs(*fit_arguments)
     assert done.code == 2
-    assert "caf\\xe9" in done.err and "is not UTF-8: rename it" in done.err, done.err
+    assert "caf\\xe9" in done.err, done.err
+    assert "is not UTF-8: rename it" in done.err
     assert not (tmp_path / "out").exists()
 
 
