@@ -124,7 +124,9 @@ def read_file(
             # what Pillow only warns about (a damaged EXIF block) is no reason to refuse a picture
             warnings.simplefilter("ignore")
             frames = _check(path)
-            with Image.open(path, formats=FORMATS) as image:
+            # by an open file: by its name Pillow maps the pixels of a TIFF of greys with its sides exchanged
+            # where its orientation turns it
+            with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 width, height = image.size
                 if size is not None and image.format in ("JPEG", "MPO"):
                     # the decoder leaves out what is scaled away: an eighth of the memory, and of the time
