@@ -26,9 +26,9 @@ def said_concepts(subject: Subject, index: int) -> tuple[Concept, ...]:
     if len(subject.concepts) < 2:
         return subject.concepts
     extra = subject.extra[index] if index < len(subject.extra) else {}
-    names = extra.get("concepts", [extra["concept"]] if "concept" in extra else None)
-    if names:
-        return tuple(c for c in subject.concepts if c.name in names)
+    listed = extra.get("concepts", [extra["concept"]] if "concept" in extra else None)
+    if listed:
+        return tuple(c for c in subject.concepts if c.name in listed)
     caption = subject.captions[index] if index < len(subject.captions) else None
     return tuple(
         c
