@@ -84,7 +84,7 @@ def test_a_picture_is_read_as_it_looks(data: st.DataObject, tmp_path: Path) -> N
     rgb = picture.rgb
     assert rgb.shape[0] == 3
     assert rgb.dtype == torch.float32
-    assert 0 <= float(rgb.min())
+    assert float(rgb.min()) >= 0
     assert float(rgb.max()) <= 1
     if size is None:
         assert tuple(rgb.shape[1:]) == upright.shape[:2]
@@ -106,14 +106,14 @@ def test_a_picture_is_read_as_it_looks(data: st.DataObject, tmp_path: Path) -> N
     gamma=st.sampled_from((1.0, 1.8, 2.2)),
     inside=st.sampled_from(("PNG", "JPEG", "TIFF", "WEBP")),
 )
-def test_an_embedded_profile_counts(
-    level: int, gamma: float, inside: str, tmp_path: Path
-) -> None:
+def test_an_embedded_profile_counts(level: int, gamma: float, inside: str, tmp_path: Path) -> None:
     """A grey of linear light, or of another curve, is read as the sRGB grey that looks the same."""
     profile = curved_profile(gamma)
     path = tmp_path / f"a.{SUFFIX[inside]}"
     image = Image.new("RGB", (16, 16), (level,) * 3)
-    image.save(path, inside, icc_profile=profile, **({"lossless": True} if inside == "WEBP" else {}))
+    image.save(
+        path, inside, icc_profile=profile, **({"lossless": True} if inside == "WEBP" else {})
+    )
     light = (level / 255) ** gamma
     looks = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
     read = read_picture(path).rgb
@@ -163,5 +163,5 @@ def test_damaged_bytes_are_refused_by_name(data: st.DataObject, tmp_path: Path) 
         assert str(path) in str(error)
         return
     assert bool(picture.rgb.isfinite().all())
-    assert 0 <= float(picture.rgb.min())
+    assert float(picture.rgb.min()) >= 0
     assert float(picture.rgb.max()) <= 1
