@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token
 from pcs_core.data import RENDERED
-from pcs_core.errors import ArtifactError, InputError, UnknownNameError, check_utf8, nearest
+from pcs_core.errors import (
+    ArtifactError,
+    CapabilityError,
+    InputError,
+    UnknownNameError,
+    check_utf8,
+    nearest,
+)
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -238,12 +245,12 @@ def check_sampler(recipe: Recipe, backbone: Backbone) -> None:
     UnknownNameError
         No such scheduler id; names the nearest, and where the recipe says it.
     CapabilityError
-        The backbone's own scheduler has a setting that cannot be used.
+        It does not fit the backbone, or the backbone's own has a setting that cannot be used.
     """
     try:
         backbone.sampler(recipe.sample.scheduler, recipe.sample.steps)
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{recipe.id}: sample.scheduler: {error}") from error
+    except (UnknownNameError, CapabilityError) as error:
+        raise type(error)(f"{recipe.id}: sample.scheduler: {error}") from error
 
 
 def needs_pictures(recipe: Recipe) -> bool:

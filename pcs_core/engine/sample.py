@@ -110,6 +110,7 @@ def sample(
         negative=chosen.negative if negative is None else negative,
     )
     check_drawing(count, settings, strengths or {})
+    opened.sampler(settings.scheduler, settings.steps)  # one that does not fit is refused here
     texts = [prompt for prompt in prompts for _ in range(count)]
     pictures = []
     with ExitStack() as stack:
@@ -121,9 +122,7 @@ def sample(
         for start in range(0, len(texts), batch):
             chunk = texts[start : start + batch]
             seeds = [seed + i for i in range(start, start + len(chunk))]
-            pictures.append(
-                _draw(run, net, chunk, seeds, settings, watch, start * settings.steps, len(texts))
-            )
+            pictures.append(_draw(run, net, chunk, seeds, settings, watch, start, len(texts)))
             for function in finished:
                 function(pictures[-1])
     return torch.cat(pictures)
@@ -224,7 +223,7 @@ def _draw(
         native = backbone.process.native(prediction.x0, step.latents, level)
         latents = sampler.advance(latents, native.to(latents.dtype), time, rngs)
         for function in watch:
-            steps_done = done + (index + 1) * len(texts)
+            steps_done = done * len(times) + (index + 1) * len(texts)
             function(SampleProgress(steps_done, total * len(times), latents[: len(texts)]))
     kept = [*range(len(texts)), *(len(texts) + i for i, r in enumerate(rows) if r.returned)]
     decode = net.fusion.decoder or backbone.decode

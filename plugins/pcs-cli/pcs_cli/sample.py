@@ -86,7 +86,13 @@ def sample(
     strengths = read.read_strengths(strength or ())
     chosen = read.read_preset(preset, added or (), settings_of or (), personalization, base)
     numbers = read.read_numbers(
-        chosen, personalization, steps=steps, scale=scale, scheduler=scheduler, negative=negative
+        chosen,
+        personalization,
+        steps=steps,
+        scale=scale,
+        scheduler=scheduler,
+        negative=negative,
+        base=base,
     )
     plan = read.SamplePlan(
         artifact, personalization, prompt, count, seed, numbers, chosen, boxes, strengths

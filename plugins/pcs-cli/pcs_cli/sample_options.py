@@ -24,7 +24,12 @@ Base = Annotated[
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")]
 Scale = Annotated[float | None, typer.Option("--scale", min=0.0, max=100.0, help="Guidance scale.")]
 Scheduler = Annotated[
-    str | None, typer.Option("--scheduler", help="ddim, dpm++, euler ...", show_default=False)
+    str | None,
+    typer.Option(
+        "--scheduler",
+        help="ddim, dpm++2m-karras, euler-a, unipc, heun, lcm ...; also as in 'DPM++ 2M Karras'.",
+        show_default=False,
+    ),
 ]
 Negative = Annotated[
     str | None, typer.Option("--negative", help="What not to draw.", show_default=False)

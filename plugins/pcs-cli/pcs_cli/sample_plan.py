@@ -72,8 +72,15 @@ def read_numbers(
     scale: float | None,
     scheduler: str | None,
     negative: str | None,
+    base: str | None = None,
 ) -> SampleSettings:
-    """Return the numbers of the drawing: as given, else the preset's, else the recipe's."""
+    """Return the numbers of the drawing: as given, else the preset's, else the recipe's.
+
+    Raises
+    ------
+    UnknownNameError, CapabilityError
+        No such scheduler, or one that does not fit the backbone.
+    """
     from pcs_core.data import SampleSettings
 
     recipe = personalization.recipe.sample if personalization else SampleSettings()
@@ -81,9 +88,22 @@ def read_numbers(
     return SampleSettings(
         steps=usual.steps if steps is None else steps,
         scale=usual.scale if scale is None else scale,
-        scheduler=scheduler or usual.scheduler,
+        scheduler=read_scheduler(scheduler or usual.scheduler, personalization, base),
         negative=usual.negative if negative is None else negative,
     )
+
+
+def read_scheduler(name: str, personalization: Personalization | None, base: str | None) -> str:
+    """Return the scheduler's id on what draws, whose weights are not read; ``name`` where none knows it."""
+    from pcs_core.assembly.target import id_and_family
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    if "check_scheduler" not in known.ids("services"):
+        return name
+    _, family = id_and_family(personalization.backbone if personalization else base, known)
+    checked: str = known.get("services", "check_scheduler")(name, family)
+    return checked
 
 
 def split_words(

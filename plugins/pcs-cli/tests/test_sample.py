@@ -74,7 +74,8 @@ def test_overwrite(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
         (["<rex>", "--base", "tiny", "--backbone", "tiny"], "--backbone"),
         (["{artifact}", "a photo of a dog"], "<rex>"),
         (["{artifact}", ""], "prompt"),
-        (["{artifact}", "<rex>", "--scheduler", "eulr"], "euler"),
+        (["{artifact}", "<rex>", "--scheduler", "eulr"], "did you mean 'euler'"),
+        (["a dog", "--base", "tiny-sd3", "--scheduler", "euler a"], "predicts flow"),
         (["{artifact}", "<rex>", "--backbone", "tyni"], "tiny"),
         (["a dog", "--base", "tyni"], "tiny"),
         (["{artifact}", "<rex>", "--device", "quantum"], "quantum"),
@@ -88,6 +89,35 @@ def test_refused(pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], 
     assert says in done.err
     assert not names(tmp_path)
     assert not done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "id"),
+    [("DPM++ 2M Karras", "dpm++2m-karras"), ("euler_ancestral", "euler-a"), ("Heun", "heun")],
+)
+def test_schedulers_as_other_programs_call_them(
+    pcs: Callable, fitted: Path, tmp_path: Path, words: str, id: str
+) -> None:
+    for name, count in ((words, 2), (id, 1)):
+        arguments = ["sample", fitted, "<rex>", "-n", count, "--steps", 4, "--scheduler", name]
+        done = pcs(*arguments, "--out", tmp_path / str(count))
+        assert done.code == 0, done.err
+    one, two = tmp_path / "1", tmp_path / "2"
+    assert json.loads((two / "sample.json").read_text())["settings"]["scheduler"] == id
+    # noise that a step adds is each picture's own
+    assert (one / "000.png").read_bytes() == (two / "000.png").read_bytes()
+
+
+def test_a_scheduler_is_refused_before_anything_is_opened(
+    pcs: Callable, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pcs_core import engine
+
+    monkeypatch.setattr(engine, "open_backbone", lambda *_, **__: pytest.fail("opened"))
+    for words in ([fitted, "<rex>"], ["--base", "mini", "a dog"]):
+        done = pcs("sample", *words, "--scheduler", "dpm++2m-karas", "--out", tmp_path / "no")
+        assert done.code == 2
+        assert "did you mean 'dpm++2m-karras'?" in done.err
 
 
 OTHER = """

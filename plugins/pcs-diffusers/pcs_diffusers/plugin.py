@@ -60,3 +60,9 @@ def feature_models() -> Mapping[str, str]:
         "tiny.image": "pcs_diffusers.vision:tiny_image",
         "tiny.face": "pcs_diffusers.vision:tiny_face",
     }
+
+
+@catalogue_hookimpl
+def services() -> Mapping[str, str]:
+    """What the command asks for by name."""
+    return {"check_scheduler": "pcs_diffusers.scheduler_check:check_scheduler"}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import diffusers
 
 from pcs_processes import samplers
-from pcs_processes.samplers import SCHEDULERS
+from pcs_processes.scheduler_names import SCHEDULERS
 
 if TYPE_CHECKING:
     import torch

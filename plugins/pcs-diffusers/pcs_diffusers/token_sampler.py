@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import Level
-from pcs_core.errors import UnknownNameError, nearest
+from pcs_processes.scheduler_names import TOKEN_SCHEDULES, scheduler_id
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_processes import MaskedTokens
-
-SCHEDULES = {"ddim": "", "amused": "", "cosine": "cosine", "linear": "linear"}
-"""Scheduler id -> masking schedule. There is one scheduler: "ddim", the usual default, means it too."""
 
 
 class TokenSampler:
@@ -32,12 +29,8 @@ class TokenSampler:
     ) -> None:
         from diffusers import AmusedScheduler
 
-        if name not in SCHEDULES:
-            raise UnknownNameError(
-                f"unknown scheduler {name!r}{nearest(name, SCHEDULES)} "
-                f"(of tokens: {', '.join(SCHEDULES)})"
-            )
-        chosen = {"masking_schedule": SCHEDULES[name]} if SCHEDULES[name] else {}
+        schedule = TOKEN_SCHEDULES[scheduler_id(name, "tokens")]
+        chosen = {"masking_schedule": schedule} if schedule else {}
         self.scheduler = AmusedScheduler.from_config(dict(config), **chosen)
         self.scheduler.set_timesteps(steps, device=device)
         self.process, self.steps, self.device = process, steps, device

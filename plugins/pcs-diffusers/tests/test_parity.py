@@ -41,7 +41,9 @@ def drawn_by_diffusers(backbone: Any, name: str, *, seed: int, steps: int, **opt
     ).images  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc"])
+@pytest.mark.parametrize(
+    "name", ["ddim", "dpm++", "euler", "unipc", "dpm++2m-karras", "unipc-karras", "heun", "euler-karras"]
+)
 def test_equals_the_pipeline(backbone: Any, name: str) -> None:
     ours = sample(None, backbone, PROMPTS, seed=3, steps=9, scale=5.0, scheduler=name)
     theirs = drawn_by_diffusers(backbone, name, seed=3, steps=9, guidance_scale=5.0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     StableDiffusion3Pipeline,
     StableDiffusionXLPipeline,
 )
@@ -113,6 +114,17 @@ def test_sd3_equals_its_pipeline(sd3: Any, negative: str) -> None:
     )
     assert ours.std() > 0.01
     assert (ours - theirs).abs().max() < 1e-5
+
+
+def test_sd3_by_heun_equals_its_pipeline(sd3: Any) -> None:
+    ours = sample(None, sd3, PROMPTS, seed=3, steps=3, scale=5.0, scheduler="heun")
+    pipeline = three_pipeline(sd3)
+    pipeline.scheduler = FlowMatchHeunDiscreteScheduler.from_config(sd3.scheduler_config)
+    theirs = drawn(
+        *(pipeline, noise(sd3, 3), 3), guidance_scale=5.0, max_sequence_length=sd3.t5_length
+    )
+    assert ours.std() > 0.01
+    assert (ours - theirs).abs().max() < 1e-4
 
 
 def test_texts_are_those_of_the_pipelines(sdxl: Any, sd3: Any) -> None:

@@ -40,6 +40,10 @@ def reference_x0(sampler: Any, native: torch.Tensor, latents: torch.Tensor, time
         ("unipc", {}),
         ("unipc", {"use_karras_sigmas": True}),
         ("ddpm", {}),
+        ("dpm++", {"timestep_spacing": "leading"}),
+        *((name, {}) for name in SCHEDULERS if name not in ("lcm",)),
+        ("euler-a", {"timestep_spacing": "trailing"}),
+        ("heun", {"timestep_spacing": "trailing"}),
     ],
 )
 def test_our_x0_is_the_schedulers_and_our_native_feeds_it(

@@ -12,37 +12,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.data import Level
-from pcs_core.errors import CapabilityError, UnknownNameError, nearest
+from pcs_core.errors import CapabilityError
+from pcs_processes.scheduler_names import (
+    BY_TIME,
+    EXPLODING,
+    FLOW_SCHEDULERS,
+    SCHEDULERS,
+    scheduler_id,
+)
 
 if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor
 
     from pcs_processes.flow_matching import FlowMatching
-
-SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("DDIMScheduler", {}),
-    "dpm++": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++"}),
-    "euler": ("EulerDiscreteScheduler", {}),
-    # few-step networks were distilled at the last times of equal parts
-    "ddim-trailing": ("DDIMScheduler", {"timestep_spacing": "trailing"}),
-    "euler-trailing": ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}),
-    "unipc": ("UniPCMultistepScheduler", {}),
-    "lcm": ("LCMScheduler", {}),
-    "ddpm": ("DDPMScheduler", {}),
-}
-"""Scheduler id -> class of diffusers and what is set on top of the backbone's scheduler config."""
-FLOW_SCHEDULERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "ddim": ("FlowMatchEulerDiscreteScheduler", {}),
-    "euler": ("FlowMatchEulerDiscreteScheduler", {}),
-}
-"""Of networks that predict flow. "ddim", the usual default, is the same solver there as "euler"."""
-EXPLODING = ("euler", "euler-trailing")
-"""Their latents grow with the noise; the network is shown scaled ones."""
-BY_SIGMA = ("euler", "euler-trailing", "dpm++", "unipc")
-"""Their levels need not be those of integer times (Karras sigmas)."""
-STOCHASTIC = ("lcm", "ddpm")
-"""They add noise in each step."""
 
 
 def make_scheduler(
@@ -53,17 +36,12 @@ def make_scheduler(
     Raises
     ------
     UnknownNameError
-        No such scheduler id.
+        No such scheduler; names the nearest.
     CapabilityError
-        A setting that moves the latents inside ``step`` (stochastic churn).
+        It does not fit the network; or a setting moves the latents inside ``step`` (stochastic churn).
     """
     known = FLOW_SCHEDULERS if flow else SCHEDULERS
-    if name not in known:
-        kind = "of flow matching" if flow else "known"
-        raise UnknownNameError(
-            f"unknown scheduler {name!r}{nearest(name, known)} ({kind}: {', '.join(known)})"
-        )
-    cls, options = known[name]
+    cls, options = known[scheduler_id(name, "flow" if flow else "epsilon")]
     if config.get("s_churn", 0):
         raise CapabilityError(
             "s_churn > 0 moves the latents inside the scheduler's step: set it to 0"
@@ -71,13 +49,23 @@ def make_scheduler(
     return getattr(library, cls).from_config(dict(config), **options)
 
 
+def adds_noise(scheduler: Any) -> bool:
+    """Return whether each step of ``scheduler`` adds noise that it draws."""
+    kind = type(scheduler).__name__
+    return kind in ("LCMScheduler", "DDPMScheduler", "EulerAncestralDiscreteScheduler") or str(
+        scheduler.config.get("algorithm_type", "")
+    ).startswith("sde")
+
+
 class ScheduledSampler:
     """One scheduler for one run of ``steps`` steps. Implements :class:`pcs_core.backbone.Sampler`."""
 
     def __init__(self, scheduler: Any, name: str, steps: int, device: torch.device) -> None:
-        self.scheduler, self.name = scheduler, name
+        self.scheduler, self.name = scheduler, scheduler_id(name)
         self.scheduler.set_timesteps(steps, device=device)
-        self.stochastic = name in STOCHASTIC
+        kind = type(scheduler).__name__
+        self.explodes, self.by_time = kind in EXPLODING, kind in BY_TIME
+        self.stochastic = adds_noise(scheduler)
 
     @property
     def times(self) -> Sequence[Any]:
@@ -97,7 +85,7 @@ class ScheduledSampler:
 
     def hide(self, shown: Tensor, index: int) -> Tensor:
         """Return the scheduler's own latents from shown ones."""
-        if self.name not in EXPLODING:
+        if not self.explodes:
             return shown
         spread = self.scheduler.sigmas[index].to(shown)
         return shown * (1 + spread.square()).sqrt()
@@ -105,13 +93,13 @@ class ScheduledSampler:
     def level(self, index: int, rows: int) -> Level:
         """Return the level of the shown latents at step ``index``, one entry per row."""
         time = self.times[index]
-        if self.name in BY_SIGMA:
+        if self.by_time:
+            alpha_squared = self.scheduler.alphas_cumprod.to(time.device)[time.long()].float()
+            alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
+        else:
             spread = self.scheduler.sigmas[index].float()
             alpha = (1 + spread.square()).rsqrt()
             sigma = spread * alpha
-        else:
-            alpha_squared = self.scheduler.alphas_cumprod.to(time.device)[time.long()].float()
-            alpha, sigma = alpha_squared.sqrt(), (1 - alpha_squared).sqrt()
         return Level(
             alpha.reshape(1).expand(rows),
             sigma.reshape(1).expand(rows),
@@ -163,7 +151,7 @@ class FlowSampler:
         self, latents: Tensor, native: Tensor, time: Any, rngs: Sequence[Generator]
     ) -> Tensor:
         """Return the next latents. ``rngs`` serve a scheduler that adds noise."""
-        noisy = self.scheduler.config.stochastic_sampling
+        noisy = self.scheduler.config.get("stochastic_sampling", False)
         options = {"generator": list(rngs)} if noisy else {}
         advanced: Tensor = self.scheduler.step(native, time, latents, **options).prev_sample
         return advanced
