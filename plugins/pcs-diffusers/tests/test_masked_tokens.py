@@ -12,7 +12,7 @@ from diffusers import AmusedScheduler
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Attachment
 from pcs_core.data import Fusion, Phase
-from pcs_core.errors import CapabilityError, InputError, UnknownNameError
+from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers.masked_tokens import TokenTransformer
 from pcs_diffusers.tiny import tiny_tokens
 from pcs_testing import Snapshot, evaluate_attached, make_picture, make_recipe, make_subject

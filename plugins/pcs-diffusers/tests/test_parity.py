@@ -42,7 +42,8 @@ def drawn_by_diffusers(backbone: Any, name: str, *, seed: int, steps: int, **opt
 
 
 @pytest.mark.parametrize(
-    "name", ["ddim", "dpm++", "euler", "unipc", "dpm++2m-karras", "unipc-karras", "heun", "euler-karras"]
+    "name",
+    ["ddim", "dpm++", "euler", "unipc", "dpm++2m-karras", "unipc-karras", "heun", "euler-karras"],
 )
 def test_equals_the_pipeline(backbone: Any, name: str) -> None:
     ours = sample(None, backbone, PROMPTS, seed=3, steps=9, scale=5.0, scheduler=name)
