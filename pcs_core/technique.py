@@ -22,6 +22,9 @@ from pcs_core.errors import RecipeError, nearest
 from pcs_core.hookspecs import RUN_HOOKS, RUN_PROJECT
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data.run import Run
     from pcs_core.data.words import Words
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -56,6 +59,9 @@ class Technique:
         True when nothing that it does with a row of a fit step, in the network, a mask or a loss, depends on
         the other rows, and each of its losses speaks about all rows of its roles: several processes may then
         share out the rows of a part. Otherwise they share out whole parts (``accumulate``).
+    weighs
+        Globs over the names of its stored tensors behind the use's ("*/B") in proportion to which it acts: a
+        drawing may weigh them (`--strength`). Where they depend on settings, override :meth:`weighed`.
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
     profiled
@@ -99,6 +105,7 @@ class Technique:
     rowwise: ClassVar[bool] = False
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")
+    weighs: ClassVar[tuple[str, ...]] = ()
     reads_layout: ClassVar[bool] = False
     takes_clips: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ()
@@ -147,6 +154,14 @@ class Technique:
         from pcs_core.data.words import Words  # its package imports torch, a listing must not
 
         return Words(reads=self.reads, writes=self.writes)
+
+    def weighed(self) -> tuple[str, ...]:
+        """Return the globs over its stored tensors in proportion to which it acts."""
+        return self.weighs
+
+    def at_strength(self, run: Run, name: str, value: Tensor, strength: float) -> Tensor:
+        """Return the stored tensor ``name`` ("<site or token>/<param>") as it is at ``strength``; 0 is absent."""
+        return value * strength
 
     @classmethod
     def setting_names(cls) -> tuple[str, ...]:

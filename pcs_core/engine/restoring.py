@@ -7,7 +7,7 @@ makes no edit twice.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from pcs_core.backbone import import_tensors
 from pcs_core.data import Features, HeadEdit, Recipe, Word
 from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.run import EngineRun
+from pcs_core.engine.strengths import weighed_tensors
 from pcs_core.errors import InputError
 from pcs_core.merge import merge_fusions
 
@@ -29,16 +30,21 @@ KEPT = 8
 
 @contextmanager
 def restored(
-    artifact: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+    artifact: Personalization | None,
+    backbone: Backbone,
+    seed: int,
+    added: Sequence[Use] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> Iterator[tuple[EngineRun, Fusion]]:
     """Lend what :func:`restore` gives, kept from the last time where it is the same still.
 
     It is lent to one at a time: a second borrower gets one of its own. A fusion that changes the
     network itself, by other weights or another library's layers, is not kept, for it is large; nor is one
-    with a preset's uses, nor one whose loan ended in an error.
+    with a preset's uses, nor one whose loan ended in an error. ``weights`` are strengths of uses by name.
     """
+    weights = weights or {}
     if artifact is None or added:
-        yield restore(artifact, backbone, seed, added)
+        yield restore(artifact, backbone, seed, added, weights)
         return
     # a backbone with slots alone keeps nothing
     attributes = getattr(backbone, "__dict__", {})
@@ -49,11 +55,12 @@ def restored(
         id(artifact),
         str(backbone.device),
         backbone.card.size,  # a deployment may draw another size from now on
+        *sorted(weights.items()),
         *((id(t), t._version) for t in tensors),
     )
     kept = shelf.pop(key, None)
     if kept is None:
-        run, fusion = restore(artifact, backbone, seed)
+        run, fusion = restore(artifact, backbone, seed, (), weights)
         features = run.features
     else:
         _, _, run, fusion, features = kept
@@ -68,11 +75,15 @@ def restored(
 
 
 def restore(
-    artifact: Personalization | None, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+    artifact: Personalization | None,
+    backbone: Backbone,
+    seed: int,
+    added: Sequence[Use] = (),
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[EngineRun, Fusion]:
     """Build the run and the trained fusion of a personalization (none: the bare backbone).
 
-    ``added`` are uses of a preset, behind those of the recipe.
+    ``added`` are uses of a preset, behind those of the recipe; ``weights`` strengths of uses by name.
 
     Raises
     ------
@@ -102,7 +113,8 @@ def restore(
     fusion = with_words(merge_fusions(run.call("fuse", features=run.features)), artifact)
     run.heads = {e.name: e for e in fusion.of(HeadEdit)}
     check_added(added, uses, fusion)
-    import_tensors(fusion, {**adapter_of(artifact, backbone), **artifact.tensors})
+    tensors = {**adapter_of(artifact, backbone), **artifact.tensors}
+    import_tensors(fusion, weighed_tensors(artifact, tensors, weights or {}, run))
     return run, fusion
 
 

@@ -25,7 +25,8 @@ from pcs_core.engine.opening import (
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.restoring import restored
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import InputError, nearest
+from pcs_core.engine.strengths import part_strengths, read_numbers
+from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,7 +77,8 @@ def sample(
     ``artifact`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
     what is given beside it counts. ``layout`` says where things should stand;
-    ``strengths`` change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
+    ``strengths`` weigh uses by name ("lora", or in full "weights.lora"; 1 is as fitted, 0 as if it were not
+    there) and change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
     for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``, runs
     the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
     whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as they are drawn, in
@@ -102,7 +104,8 @@ def sample(
     check_prompts(prompts, artifact)
     check_layout(layout, prompts, artifact)
     added = resolve_preset(preset, opened)
-    chosen = added.over((Recipe(id="base") if artifact is None else artifact.recipe).sample)
+    recipe = Recipe(id="base") if artifact is None else artifact.recipe
+    chosen = added.over(recipe.sample)
     settings = SampleSettings(
         steps=chosen.steps if steps is None else steps,
         scale=chosen.scale if scale is None else scale,
@@ -115,8 +118,9 @@ def sample(
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
-        run, fusion = stack.enter_context(restored(artifact, opened, seed, added.uses))
-        run.layout, run.strengths = layout, check_strengths(strengths or {}, fusion)
+        weights, numbers = part_strengths(strengths or {}, (*recipe.uses, *added.uses))
+        run, fusion = stack.enter_context(restored(artifact, opened, seed, added.uses, weights))
+        run.layout, run.strengths = layout, read_numbers(numbers, fusion)
         net = stack.enter_context(Attachment(opened, fusion))
         batch = batch_size(opened)
         for start in range(0, len(texts), batch):
@@ -165,18 +169,6 @@ def resolve_preset(preset: Preset | Path | str | None, backbone: Backbone) -> Pr
     from pcs_core.assembly.presets import load_preset
 
     return load_preset(preset, backbone=backbone.card.id)
-
-
-def check_strengths(given: Mapping[str, float], fusion: Fusion) -> dict[str, float]:
-    """Refuse the name of a strength that no technique of the run reads."""
-    for name in given:
-        if name not in fusion.strengths:
-            known = ", ".join(sorted(fusion.strengths)) or "it has none"
-            raise InputError(
-                f"unknown strength {name!r}{nearest(name, fusion.strengths)} (of this "
-                f"personalization: {known})"
-            )
-    return dict(given)
 
 
 @torch.no_grad()  # never inference_mode: wrappers may need gradients

@@ -83,8 +83,8 @@ def sample(
     target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
     personalization = open_artifact(artifact) if artifact else None
     boxes = read.read_layout(layout, prompt, personalization)
-    strengths = read.read_strengths(strength or ())
     chosen = read.read_preset(preset, added or (), settings_of or (), personalization, base)
+    strengths = read.read_strengths(strength or (), personalization, chosen)
     numbers = read.read_numbers(
         chosen,
         personalization,

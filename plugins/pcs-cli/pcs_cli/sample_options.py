@@ -75,7 +75,7 @@ Strengths = Annotated[
     typer.Option(
         "--strength",
         metavar="NAME=VALUE",
-        help="Change a strength of the artifact. Repeatable.",
+        help="How strongly the artifact acts: lora=0.6; 1 is as fitted (pcs show names them). Repeatable.",
         show_default=False,
     ),
 ]

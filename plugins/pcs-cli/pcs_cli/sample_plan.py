@@ -151,14 +151,18 @@ def read_layout(
     return layout
 
 
-def read_strengths(words: Sequence[str]) -> dict[str, float]:
+def read_strengths(
+    words: Sequence[str], personalization: Personalization | None, preset: Preset
+) -> dict[str, float]:
     """Return name -> value of the words ``NAME=VALUE``.
 
     Raises
     ------
     InputError
-        Not of this form, no finite number, or a name given twice.
+        Not of this form, no finite number, a name given twice, or one that nothing drawn reads.
     """
+    from pcs_core.engine.strengths import part_strengths
+
     strengths: dict[str, float] = {}
     for word in words:
         name, _, text = word.partition("=")
@@ -171,6 +175,8 @@ def read_strengths(words: Sequence[str]) -> dict[str, float]:
         if name.strip() in strengths:
             raise InputError(f"--strength {name.strip()} is given twice")
         strengths[name.strip()] = value
+    recipe = () if personalization is None else personalization.recipe.uses
+    part_strengths(strengths, (*recipe, *preset.uses))
     return strengths
 
 

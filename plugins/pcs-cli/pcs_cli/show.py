@@ -43,6 +43,10 @@ def show(
         ("files", ", ".join(f"{n} ({_bytes(s)})" for n, s in facts["files"].items())),
         ("versions", ", ".join(f"{n} {v}" for n, v in facts["versions"].items())),
     ]
+    if facts["strengths"]:
+        rows.append(
+            ("strengths", f"{', '.join(facts['strengths'])}  (pcs sample --strength NAME=0.5)")
+        )
     if facts["extra"]:
         rows.append(("more", ", ".join(f"{k}: {v}" for k, v in facts["extra"].items())))
     if known.missing:
@@ -64,6 +68,7 @@ def artifact_facts(facts: ArtifactFacts, folder: Path) -> dict[str, Any]:
         "recipe": str(manifest.recipe.get("recipe", {}).get("id", "")),
         "recipe_hash": manifest.recipe_hash,
         "uses": list(facts.techniques),
+        "strengths": [] if facts.missing else strengths_of(facts),
         "backbone": {
             "id": card.id,
             "hash": card.hash,
@@ -82,6 +87,17 @@ def artifact_facts(facts: ArtifactFacts, folder: Path) -> dict[str, Any]:
         "extra": dict(manifest.extra),
         "missing": {id: list(names) for id, names in facts.missing.items()},
     }
+
+
+def strengths_of(facts: ArtifactFacts) -> list[str]:
+    """Return the names by which `pcs sample --strength` weighs the artifact."""
+    from pcs_core.assembly import recipe_from_document
+    from pcs_core.catalogue import catalogue
+    from pcs_core.engine.strengths import listed_strengths
+    from pcs_core.storage.artifact import as_meant
+
+    document = as_meant(facts.manifest.recipe, catalogue())
+    return listed_strengths(recipe_from_document(document).uses)
 
 
 def _number(value: float | None) -> str:

@@ -302,7 +302,9 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
         (["style"], "write NAME=VALUE"),
         (["style=much"], "write NAME=VALUE"),
         (["style=1", "style=2"], "given twice"),
-        (["style=1"], "unknown strength 'style'"),
+        (["style=1"], "unknown strength 'style' (of this personalization: learnable)"),
+        (["lernable=1"], "did you mean 'learnable'?"),
+        (["learnable=1", "tokens.learnable=2"], "are one: give it once"),
     ],
 )
 def test_strengths_are_checked(
@@ -312,3 +314,24 @@ def test_strengths_are_checked(
     refused = pcs("sample", fitted, "a photo of <rex>", *options, "--out", tmp_path / "no")
     assert refused.code == 2
     assert said in refused.err
+
+
+def test_a_strength_weighs_what_was_learned(pcs: Callable, fitted: Path, tmp_path: Path) -> None:
+    pictures = {}
+    for name, words in (
+        ("plain", [fitted, "a photo of <rex>"]),
+        ("one", [fitted, "a photo of <rex>", "--strength", "learnable=1"]),
+        ("half", [fitted, "a photo of <rex>", "--strength", "learnable=0.5"]),
+        ("none", [fitted, "a photo of <rex>", "--strength", "learnable=0"]),
+        ("base", ["--base", "tiny", "a photo of dog", "--scale", 2]),
+    ):
+        done = pcs("sample", *words, "-n", 1, "--steps", 3, "--out", tmp_path / name)
+        assert done.code == 0, done.err
+        pictures[name] = (tmp_path / name / "000.png").read_bytes()
+    assert pictures["plain"] == pictures["one"] != pictures["half"]
+    assert pictures["none"] == pictures["base"] != pictures["half"]
+    assert json.loads((tmp_path / "half" / "sample.json").read_text())["strengths"] == {
+        "learnable": 0.5
+    }
+    assert "learnable  (pcs sample --strength NAME=0.5)" in pcs("show", fitted).out
+    assert json.loads(pcs("show", fitted, "--json").out)["strengths"] == ["learnable"]

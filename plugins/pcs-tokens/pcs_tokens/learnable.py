@@ -37,6 +37,7 @@ class LearnableToken(Technique):
     rowwise = True
     catalogue: ClassVar[tuple[str, ...]] = ("learnable-token",)
     later = ("sigma",)
+    weighs = ("*/rows",)
 
     vectors: Annotated[int, Field(ge=1, le=64)] = 1
     """Number of rows a placeholder takes."""
@@ -76,6 +77,13 @@ class LearnableToken(Technique):
                 LearnedRows(start, [c.token for c in concepts], [c.noun for c in concepts])
             )
         return Fusion(words=self._nouns(features) if self.with_noun else (), edits=tuple(edits))
+
+    def at_strength(self, run: Run, name: str, value: Tensor, strength: float) -> Tensor:
+        """Return rows [... d] between the noun's mean row, at 0, and the learned ones, at 1."""
+        token = name.rpartition("/")[0]
+        (noun,) = {c.noun for c in run.features.concepts[0] if c.token == token}
+        row = run.embed_words(noun).mean(dim=0).to(value)
+        return row + strength * (value - row)
 
     def _nouns(self, features: Features) -> tuple[Word, ...]:
         return tuple(

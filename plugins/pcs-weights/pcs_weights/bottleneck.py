@@ -51,6 +51,7 @@ class BottleneckAdapter(Technique):
     rowwise = True
     catalogue = ("bottleneck-adapter",)
     neutral = {"strength": 0.0}
+    weighs = ("*/up",)
 
     hidden: Annotated[int, Field(ge=1, le=4096)] = 32
     """Width of the bottleneck."""

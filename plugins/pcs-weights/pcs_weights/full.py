@@ -22,6 +22,7 @@ class FullFinetune(Technique):
     id = "weights.full"
     rowwise = True
     catalogue = ("full-finetune",)
+    weighs = ("*",)  # stored is the difference to the base
     stacks_subjects = False
 
     parts: Annotated[tuple[Literal["denoiser", "text"], ...], Field(min_length=1)] = ("denoiser",)

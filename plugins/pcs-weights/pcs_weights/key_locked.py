@@ -41,6 +41,7 @@ class KeyLocking(Technique):
         "feature:key_locked.inverse",
         "strength:key_locked.beta",
         "strength:key_locked.tau",
+        "strength:key_locked.strength",
     )
     catalogue = ("key-locked-edit",)
     neutral = {"strength": 0.0}
@@ -71,7 +72,7 @@ class KeyLocking(Technique):
     ridge: Annotated[float, Field(ge=0.0)] = 0.0
     """Added to C, relative to its mean diagonal, before it is inverted; 0: C must have full rank."""
     strength: Annotated[float, Field(ge=0.0, le=1.0)] = 1.0
-    """Factor of the whole edit; 0 is the base network."""
+    """Factor of the whole edit; 0 is the base network. At sampling the strength ``key_locked.strength``."""
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
@@ -120,5 +121,9 @@ class KeyLocking(Technique):
         for site in sites:
             pair = [run.projection(site, part).weight for part in "kv"]
             edits.append(KeyLocked(site, pair, inputs, gate))
-        strengths = {"key_locked.beta": self.sample_beta, "key_locked.tau": self.sample_tau}
+        strengths = {
+            "key_locked.beta": self.sample_beta,
+            "key_locked.tau": self.sample_tau,
+            "key_locked.strength": self.strength,
+        }
         return Fusion(edits=(*inputs, *classes, *edits), strengths=strengths)

@@ -68,6 +68,7 @@ class KVDelta(Technique):
     rowwise = True
     catalogue = ("kv-finetune",)
     neutral = {"strength": 0.0}
+    weighs = ("*",)
 
     sites: str = "cross"
     """Which attention sites get a delta: "cross", "self", "joint", "attention", or globs joined by ``|``."""

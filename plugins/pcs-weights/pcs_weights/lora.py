@@ -160,6 +160,7 @@ class LoRA(Technique):
     rowwise = True
     catalogue = ("lora",)
     neutral = {"alpha": 0.0}
+    weighs = ("*/B",)
     later = ("per_reference", "dropout", "off")
 
     rank: Annotated[int, Field(ge=1, le=1024)] = 4

@@ -21,6 +21,7 @@ class ClosedFormMerge(Technique):
     catalogue = ("weight-merge-closed-form",)
     stacks_subjects = False
     neutral = {"strength": 0.0}
+    weighs = ("*",)
 
     sites: str = "cross"
     """Attention sites that were merged."""

@@ -7,6 +7,7 @@ arXiv:2108.06098), LoKr (LyCORIS, arXiv:2309.14859), OFT (arXiv:2306.07280), BOF
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
     from pcs_core.data import Run, Site
 
 Kind = Literal["lora", "rslora", "dora", "loha", "lokr", "oft", "boft"]
+PROPORTIONAL: Mapping[Kind, tuple[str, ...]] = {
+    "lora": ("*/lora_B*",),
+    "rslora": ("*/lora_B*",),
+    "loha": ("*/hada_w1_a*",),
+    "lokr": ("*/lokr_w1", "*/lokr_w1_b"),
+}
+"""Kind -> one factor of what it adds to a weight; "dora", "oft" and "boft" do not add in proportion."""
 
 
 class Peft(Technique):
@@ -53,6 +61,10 @@ class Peft(Technique):
     """How far it may turn under ``coft``, per number of a block, as in the authors' code: the skew-symmetric
     generator of a block of n x n has a Frobenius norm of at most eps n^2 / sqrt(blocks); 0 allows no
     rotation. 6e-5 with four blocks is 0.19 at width 320 and 3.1 at width 1280."""
+
+    def weighed(self) -> tuple[str, ...]:
+        """Return one factor of the product, where it is added to the weight: no rotation, no magnitude."""
+        return PROPORTIONAL.get(self.kind, ())
 
     def implements(self) -> tuple[str, ...]:
         """Return the family of the parameterisation."""

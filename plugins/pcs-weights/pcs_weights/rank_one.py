@@ -102,7 +102,8 @@ class KeyLocked(AttnEdit):
     def qkv(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Take the concept's component out of keys and values and put the targets in its place."""
         key, value = (w.detach().float() for w in self.weights)
-        text, subject, scale = state.context.float(), cond.subject, self.gate.strength
+        text, subject = state.context.float(), cond.subject
+        scale = self.gate.scale(cond, self.training)
         read = cond.extra.get(PROMPT)
         asked = text if read is None else read.to(text)  # what keys are made of
         if read is not None:
@@ -125,7 +126,7 @@ class KeyLocked(AttnEdit):
 
 
 class Gate:
-    """The gate of a fit, and that of sampling, whose two numbers the user may change."""
+    """The gate and strength of a fit, and those of sampling, whose three numbers the user may change."""
 
     def __init__(self, beta: float, tau: float, *, gated: bool, strength: float) -> None:
         self.fit = (beta, tau)
@@ -139,3 +140,7 @@ class Gate:
         if not training:
             beta, tau = (cond.extra[f"key_locked.{n}"].view(-1, 1, 1) for n in ("beta", "tau"))
         return torch.sigmoid((s - beta) / tau)
+
+    def scale(self, cond: Conditioning, training: bool) -> Tensor | float:
+        """Return the factor of the whole edit, at sampling one a row [b 1 1]."""
+        return self.strength if training else cond.extra["key_locked.strength"].view(-1, 1, 1)

@@ -63,6 +63,7 @@ class SpectralShifts(Technique):
     rowwise = True
     catalogue = ("svd-finetune",)
     neutral = {"strength": 0.0}
+    weighs = ("*/shift",)
     stacks_subjects = False
 
     sites: str = "*"

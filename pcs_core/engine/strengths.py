@@ -1,0 +1,104 @@
+"""How strongly a personalization acts in a drawing: of each use, and of the numbers that its edits read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Fusion, Personalization, Use
+    from pcs_core.engine.run import EngineRun
+
+KIND = "strength:"
+
+
+def strength_names(uses: Sequence[Use]) -> dict[str, str]:
+    """Return what a drawing of ``uses`` may weigh: each name that is read -> the use or number it means.
+
+    A use is named in full ("weights.lora"), or by its last word ("lora") where no other ends so; of an
+    artifact that is added behind another both stand behind its own name ("style:lora").
+    """
+    weighed = [use.name for use in uses if use.technique.weighed()]
+    words = [word for use in uses for word in use.technique.words().writes]
+    short = [_short(name) for name in weighed]
+    names = {s: name for s, name in zip(short, weighed, strict=True) if short.count(s) == 1}
+    names |= {word.removeprefix(KIND): word for word in words if word.startswith(KIND)}
+    return names | {name: name for name in weighed}
+
+
+def part_strengths(
+    given: Mapping[str, float], uses: Sequence[Use]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the strengths of uses by their full names, and those of numbers that edits read.
+
+    Raises
+    ------
+    InputError
+        A name that nothing reads, or two names of one use; lists those there are.
+    """
+    names = strength_names(uses)
+    weights: dict[str, float] = {}
+    numbers: dict[str, float] = {}
+    for name, value in given.items():
+        if name not in names:
+            known = ", ".join(listed_strengths(uses)) or "it has none"
+            raise InputError(
+                f"unknown strength {name!r}{nearest(name, names)} (of this personalization: {known})"
+            )
+        meant = names[name]
+        if meant.startswith(KIND):
+            numbers[name] = value
+        elif weights.setdefault(meant, value) != value:
+            raise InputError(f"strength {name!r} and {meant!r} are one: give it once")
+    return weights, numbers
+
+
+def read_numbers(numbers: Mapping[str, float], fusion: Fusion) -> dict[str, float]:
+    """Return ``numbers``, if the edits of ``fusion`` read each of them.
+
+    Raises
+    ------
+    InputError
+        With the settings that it has, a technique reads one of its strengths in no edit.
+    """
+    for name in numbers:
+        if name not in fusion.strengths:
+            raise InputError(f"strength {name!r} changes nothing here: nothing of it acts")
+    return dict(numbers)
+
+
+def listed_strengths(uses: Sequence[Use]) -> list[str]:
+    """Return the names that `part_strengths` reads, one for each thing: the shortest, in recipe order."""
+    names = strength_names(uses)
+    shortest: dict[str, str] = {}
+    for name, meant in sorted(names.items(), key=lambda pair: len(pair[0])):
+        shortest.setdefault(meant, name)
+    return [name for name in names if shortest[names[name]] == name]
+
+
+def weighed_tensors(
+    artifact: Personalization,
+    tensors: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    run: EngineRun,
+) -> dict[str, Tensor]:
+    """Return ``tensors`` of ``artifact`` as its uses act with ``weights``; those at 1 are the very same."""
+    uses = {use.name: use.technique for use in artifact.recipe.uses}
+    weighed = dict(tensors)
+    for use, strength in weights.items():
+        globs = uses[use].weighed() if use in uses and strength != 1 else ()
+        for name, value in tensors.items():
+            owner, _, rest = name.partition("/")
+            if owner == use and any(fnmatchcase(rest, glob) for glob in globs):
+                weighed[name] = uses[use].at_strength(run, rest, value, strength)
+    return weighed
+
+
+def _short(name: str) -> str:
+    part, colon, use = name.rpartition(":")
+    return f"{part}{colon}{use.rpartition('.')[2]}"
