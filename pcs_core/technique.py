@@ -160,7 +160,7 @@ class Technique:
         return self.weighs
 
     def at_strength(self, run: Run, name: str, value: Tensor, strength: float) -> Tensor:
-        """Return the stored tensor ``name`` ("<site or token>/<param>") as it is at ``strength``; 0 is absent."""
+        """Return the stored tensor ``name`` ("<site or token>/<param>") as it is at ``strength``."""
         return value * strength
 
     @classmethod
