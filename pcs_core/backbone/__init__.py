@@ -9,7 +9,7 @@ from pcs_core.backbone.protocol import Backbone, Process, Sampler, Tokenizer
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import export_tensors, import_tensors, trainable
 from pcs_core.backbone.tokens import TokenisedPrompts, substitute, tokenise
-from pcs_core.backbone.written import names_token
+from pcs_core.backbone.written import names_token, word_in
 from pcs_core.edits import AttentionChain, batched_linear, gather, place_rows
 
 __all__ = [
@@ -35,4 +35,5 @@ __all__ = [
     "tokenise",
     "trainable",
     "weights_hash",
+    "word_in",
 ]

@@ -16,6 +16,7 @@ from pcs_core.backbone.context import Context, Restore
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import trainable
 from pcs_core.backbone.tokens import TokenisedPrompts
+from pcs_core.backbone.weighed import weigh
 from pcs_core.data import Conditioning, Evaluation, Fusion, Level
 from pcs_core.edits import AttnEdit, BranchEdit, Edit, PixelEdit, StreamEdit, TokenEdit
 
@@ -212,7 +213,7 @@ class Attachment:
                 for key, edit in acting:
                     if edit.stage() == "output":
                         text = edit.output(text, prompts.spans[key], cond)
-                texts.append(text)
+                texts.append(weigh(self, prompts, text))
             self.context.layer, self.context.layers = 0, 1
             names = {edit.untuned for _, edit in acting if edit.untuned}
             untuned = {name: self._untuned(state, name, prompts) for name in sorted(names)}
@@ -225,8 +226,7 @@ class Attachment:
     def _untuned(self, state: Mapping[str, Any], name: str, prompts: TokenisedPrompts) -> Tensor:
         """Return what the base makes of ``prompts``, the rows of token edits that ask for ``name`` in place."""
         with self._under({**state, "off": True, "instead": name}):
-            text: Tensor = self.backbone.encode_ids(prompts.ids)[0]
-            return text
+            return weigh(self, prompts, self.backbone.encode_ids(prompts.ids)[0])
 
     @contextmanager
     def under(self, **state: Any) -> Iterator[None]:

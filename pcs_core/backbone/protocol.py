@@ -17,7 +17,8 @@ class Tokenizer(Protocol):
     """Text to ids. ``length`` is the fixed length of a prompt, start and end included.
 
     ``start`` is -1 where a prompt begins with no such id. A tokenizer may have ``beside``: those of
-    further text encoders, whose ids stand behind its own.
+    further text encoders, whose ids stand behind its own. It may say ``windows``: ``encode_ids`` then takes
+    ids [b k*length] too, k windows of a longer text, and returns text [b k*length d].
     """
 
     length: int
@@ -189,7 +190,7 @@ class Backbone(Protocol):
         """
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return text [b l d] and pooled [b d] for ids [b l]."""
+        """Return text [b l d] and pooled [b d] for ids [b l]; of several windows the first one's pooled."""
 
     def moments(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and std [n c h w] of the latents of images [n 3 h w] in [0, 1], scaled.

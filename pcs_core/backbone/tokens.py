@@ -8,21 +8,24 @@ position and removal exact.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 
 from pcs_core.backbone.overlong import Cut, behind, told_cuts
-from pcs_core.backbone.written import UNSPACED, composed, token_pattern
+from pcs_core.backbone.weighed import tell_weighted
+from pcs_core.backbone.windows import Reading, reads_windows, tell_windows, windows_of
+from pcs_core.backbone.written import UNSPACED, alike, composed, token_pattern
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone.protocol import Tokenizer
-    from pcs_core.data import Word
+    from pcs_core.data import PromptReader, Word
     from pcs_core.edits import TokenEdit
 
 
@@ -31,16 +34,19 @@ class TokenisedPrompts:
     """``ids`` [b l] and, by name, ``spans`` [b n] of positions, -1 where absent.
 
     Names as in ``Conditioning.spans``. A placeholder that stands k times in a prompt has k times its
-    count of positions, in order.
+    count of positions, in order. ``windows``: how many windows of the text encoder stand in ``ids`` side by
+    side. ``weights`` [b l] of the positions, None where all are 1.
     """
 
     ids: Tensor
     spans: Mapping[str, Tensor]
+    windows: int = 1
+    weights: Tensor | None = None
 
     def rows(self, rows: Sequence[int]) -> TokenisedPrompts:
         """Return the prompts of the given rows."""
         index = torch.as_tensor(list(rows))
-        return TokenisedPrompts(self.ids[index], {k: v[index] for k, v in self.spans.items()})
+        return self._each(lambda t: t[index])
 
     def beside(self, further: TokenisedPrompts) -> TokenisedPrompts:
         """Return these prompts with the ids of another tokenizer behind."""
@@ -49,12 +55,26 @@ class TokenisedPrompts:
             k: torch.cat([v, torch.where(further.spans[k] < 0, -1, further.spans[k] + length)], 1)
             for k, v in self.spans.items()
         }
-        return TokenisedPrompts(torch.cat([self.ids, further.ids], dim=1), spans)
+        weights = None
+        if self.weights is not None or further.weights is not None:
+            parts = (self, further)
+            weights = torch.cat(
+                [torch.ones(p.ids.shape) if p.weights is None else p.weights for p in parts], dim=1
+            )
+        return TokenisedPrompts(
+            torch.cat([self.ids, further.ids], dim=1), spans, self.windows, weights
+        )
 
     def to(self, device: torch.device) -> TokenisedPrompts:
         """Return the same on ``device``."""
+        return self._each(lambda t: t.to(device))
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> TokenisedPrompts:
         return TokenisedPrompts(
-            self.ids.to(device), {k: v.to(device) for k, v in self.spans.items()}
+            function(self.ids),
+            {k: function(v) for k, v in self.spans.items()},
+            self.windows,
+            None if self.weights is None else function(self.weights),
         )
 
 
@@ -62,8 +82,8 @@ _OPEN, _CLOSE = "\ue000", "\ue001"
 """Put around what a placeholder became, so that its positions are known. A text that holds them is refused."""
 
 
-def check_private(text: str) -> None:
-    """Refuse a text with the characters that mark placeholders inside this package.
+def check_text(text: str) -> None:
+    """Refuse a text with the characters that mark placeholders inside this package, or with half of one.
 
     Raises
     ------
@@ -76,6 +96,11 @@ def check_private(text: str) -> None:
                 f"the text {text!r} holds the private character U+{ord(mark):04X} at place "
                 f"{text.index(mark)}, which means nothing to a text encoder: take it out"
             )
+    if half := re.search("[\ud800-\udfff]", text):
+        raise InputError(
+            f"the text {text!r} holds half of a character (the surrogate U+{ord(half[0]):04X}) at place "
+            f"{half.start()}: it was not written as UTF-8; type or save it anew"
+        )
 
 
 def substitute(
@@ -95,9 +120,8 @@ def substitute(
         noun = composed(mine[token].noun or "")
         doubled = noun and f" {composed(mine[token].text)}".endswith(" " + noun)
         gap = r"\s*" if noun and re.match(rf"[{UNSPACED}]", noun) else r"\s+"
-        patterns.append(
-            token_pattern(token) + (rf"(?:{gap}{token_pattern(noun)})?" if doubled else "")
-        )
+        behind_it = rf"(?:{gap}{token_pattern(noun, any_case=True)})?" if doubled else ""
+        patterns.append(token_pattern(token) + behind_it)
 
     def text(match: re.Match[str]) -> str:
         longest = tokens[match.lastindex - 1 if match.lastindex else 0]
@@ -117,6 +141,8 @@ def tokenise(
     subjects: Sequence[int] | None = None,
     concepts: Sequence[Sequence[str]] = (),
     phrases: Sequence[str] = (),
+    windows: int = 1,
+    reader: PromptReader | None = None,
 ) -> TokenisedPrompts:
     """Turn prompts into ids of the tokenizer's length and spans of placeholders.
 
@@ -124,145 +150,210 @@ def tokenise(
     Spans of token edits are keyed by the edit's position in ``tokens`` (``"0"``, ``"1"``...), because
     subjects of one batch have placeholders of their own; ``concept.<k>`` and ``phrase.<k>`` likewise.
 
+    A text that is longer is read in windows where the tokenizer says ``windows``, each of its length: all
+    prompts have as many then, ``windows`` at least. Elsewhere the words that are cut off are said.
+    ``reader`` says which words have a weight; without one a text is read as it is written.
+
     With further tokenizers ``beside`` it, their ids stand behind, and so do the spans: a placeholder
     stands once more for each.
 
     Raises
     ------
     InputError
-        A placeholder would be cut off because the prompt is too long.
+        A placeholder would be cut off because the prompt is too long; a text that is none (a half of a
+        character, a private one).
     """
-    given: dict[str, Any] = {
-        "words": words,
-        "tokens": tokens,
-        "subjects": subjects,
-        "concepts": concepts,
-        "phrases": phrases,
-    }
-    tokenised, cut = _tokenise(prompts, tokenizer, **given)
-    cuts = [cut]
-    for further in getattr(tokenizer, "beside", ()):
-        more, cut = _tokenise(prompts, further, **given)
-        tokenised = tokenised.beside(more)
-        cuts.append(cut)
-    told_cuts(cuts)
-    return tokenised
-
-
-def _tokenise(
-    prompts: Sequence[str],
-    tokenizer: Tokenizer,
-    *,
-    words: Sequence[Word],
-    tokens: Sequence[TokenEdit],
-    subjects: Sequence[int] | None,
-    concepts: Sequence[Sequence[str]],
-    phrases: Sequence[str],
-) -> tuple[TokenisedPrompts, dict[int, Cut]]:
-    """Return ids and spans of one tokenizer, and by row what it does not read of a prompt."""
-    rows: list[list[int]] = []
-    cut: dict[int, Cut] = {}
-    places: list[dict[str, list[int]]] = []
-    limit = tokenizer.length - 1
-    for row, prompt in enumerate(prompts):
-        subject = subjects[row] if subjects is not None else 0
-        named = concepts[min(subject, len(concepts) - 1)] if concepts else ()
-        ids, positions = _ids_of(prompt, tokenizer, words, tokens, subject, phrases)
-        for k, token in enumerate(named):
-            edits = [i for i, e in enumerate(tokens) if token in e.tokens]
-            learned = positions[str(edits[0])] if edits else []
-            positions[f"concept.{k}"] = learned or positions.get(f"word.{composed(token)}", [])
-        placeholders = [
-            p for key, at in positions.items() if not key.startswith("phrase.") for p in at
+    given = _Given(words, tokens, phrases, reader)
+    named = [
+        concepts[min(subjects[row] if subjects is not None else 0, len(concepts) - 1)]
+        if concepts
+        else ()
+        for row in range(len(prompts))
+    ]
+    if reader is None:
+        tell_weighted(prompts)
+    parts, cuts = [], []
+    for one in (tokenizer, *getattr(tokenizer, "beside", ())):
+        readings = [
+            given.read(prompt, one, subjects[row] if subjects is not None else 0)
+            for row, prompt in enumerate(prompts)
         ]
-        if len(ids) > limit and any(p >= limit for p in placeholders):
+        for reading, concept_tokens in zip(readings, named, strict=True):
+            _name_concepts(reading, concept_tokens, tokens)
+        cuts.append(_cut(prompts, readings, one, given, subjects))
+        parts.append(
+            _laid_out(prompts, readings, one, given, windows, max(map(len, named), default=0))
+        )
+    told_cuts(cuts)
+    return reduce(TokenisedPrompts.beside, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What prompts are read with."""
+
+    words: Sequence[Word]
+    tokens: Sequence[TokenEdit]
+    phrases: Sequence[str]
+    reader: PromptReader | None
+
+    def read(self, prompt: str, tokenizer: Tokenizer, subject: int) -> Reading:
+        """Return how one tokenizer reads ``prompt``."""
+        check_text(prompt)
+        text = composed(prompt)
+        parts = [(text, 1.0)] if self.reader is None else self.reader.parts(text)
+        reading = Reading()
+        for part, weight in parts:
+            marked = substitute(part, self.words, subject, marked=True)
+            _read(reading, marked, tokenizer, self.tokens, subject, self.phrases)
+            reading.weights += [weight] * (len(reading.ids) - len(reading.weights))
+        for k, phrase in enumerate(self.phrases):  # it may be a placeholder that became plain text
+            reading.places[f"phrase.{k}"] += reading.places.get(f"word.{composed(phrase)}", [])
+        return reading
+
+
+def _name_concepts(reading: Reading, named: Sequence[str], tokens: Sequence[TokenEdit]) -> None:
+    """Let ``concept.<k>`` be where the k-th concept stands, as learned rows or as plain words."""
+    for k, token in enumerate(named):
+        edits = [i for i, e in enumerate(tokens) if token in e.tokens]
+        learned = reading.places[str(edits[0])] if edits else []
+        reading.places[f"concept.{k}"] = learned or reading.places.get(
+            f"word.{composed(token)}", []
+        )
+
+
+def _cut(
+    prompts: Sequence[str],
+    readings: Sequence[Reading],
+    tokenizer: Tokenizer,
+    given: _Given,
+    subjects: Sequence[int] | None,
+) -> dict[int, Cut]:
+    """Return by row what the tokenizer's encoder does not read of a prompt; nothing in windows."""
+    cuts: dict[int, Cut] = {}
+    room = room_of(tokenizer)
+    for row, (prompt, reading) in enumerate(zip(prompts, readings, strict=True)):
+        if reads_windows(tokenizer) or len(reading.ids) <= room:
+            continue
+        at = [p for k, v in reading.places.items() if not k.startswith("phrase.") for p in v]
+        if any(p >= room for p in at):
             raise InputError(
-                f"the prompt {prompt!r} is too long: its placeholder lies beyond the {limit} tokens "
-                "the text encoder reads. Shorten the prompt"
+                f"the prompt {prompt!r} is too long: its placeholder lies beyond the "
+                f"{tokenizer.length - 1} tokens the text encoder reads. Shorten the prompt"
             )
-        if len(ids) > limit:
+        subject = subjects[row] if subjects is not None else 0
 
-            def fits(text: str, subject: int = subject) -> bool:
-                return len(_ids_of(text, tokenizer, words, tokens, subject, ())[0]) <= limit
+        def fits(text: str, subject: int = subject) -> bool:
+            return len(given.read(text, tokenizer, subject).ids) <= room
 
-            cut[row] = Cut(prompt, behind(prompt, fits), tokenizer.length)
-        ids = [*ids[:limit], tokenizer.end]
-        rows.append(ids + [tokenizer.pad] * (tokenizer.length - len(ids)))
-        places.append({k: [p for p in at if p < limit] for k, at in positions.items()})
-    counts = {str(i): edit.count for i, edit in enumerate(tokens)}
-    counts |= {f"phrase.{k}": 1 for k in range(len(phrases))}
-    counts |= {f"concept.{k}": 1 for k in range(max(map(len, concepts), default=0))}
-    spans: dict[str, list[list[int]]] = {}
-    for key, count in counts.items():
-        width = max([count, *(len(positions.get(key, [])) for positions in places)])
-        per_row = [positions.get(key, []) for positions in places]
-        spans[key] = [at + [-1] * (width - len(at)) for at in per_row]
+        cuts[row] = Cut(prompt, behind(prompt, fits), tokenizer.length)
+    return cuts
+
+
+def _laid_out(
+    prompts: Sequence[str],
+    readings: Sequence[Reading],
+    tokenizer: Tokenizer,
+    given: _Given,
+    windows: int,
+    concepts: int,
+) -> TokenisedPrompts:
+    """Return the readings as rows of one length, in as many windows as the longest needs."""
+    room, lead = room_of(tokenizer), [tokenizer.start] if tokenizer.start >= 0 else []
+    if reads_windows(tokenizer):
+        ranges = [windows_of(reading, tokenizer, room) for reading in readings]
+        tell_windows(prompts, list(map(len, ranges)), room)
+    else:
+        ranges, windows = [[(0, min(len(r.ids), room))] for r in readings], 1
+    windows = max([windows, *map(len, ranges)])
+    rows, weights, places = [], [], []
+    for reading, within in zip(readings, ranges, strict=True):
+        row, heavy, moved = [], [], {}
+        for begin, stop in [*within, *[(0, 0)] * (windows - len(within))]:
+            shift = len(row) + len(lead) - begin
+            moved |= {p: p + shift for p in range(begin, stop)}
+            part = [*lead, *reading.ids[begin:stop], tokenizer.end]
+            padding = tokenizer.length - len(part)
+            row += [*part, *[tokenizer.pad] * padding]
+            heavy += [*[1.0] * len(lead), *reading.weights[begin:stop], *[1.0] * (padding + 1)]
+        rows.append(row)
+        weights.append(heavy)
+        places.append({k: [moved[p] for p in v if p in moved] for k, v in reading.places.items()})
+    counts = {str(i): edit.count for i, edit in enumerate(given.tokens)}
+    counts |= {f"phrase.{k}": 1 for k in range(len(given.phrases))}
+    counts |= {f"concept.{k}": 1 for k in range(concepts)}
+    weighed = any(weight != 1.0 for heavy in weights for weight in heavy)
     return TokenisedPrompts(
         torch.tensor(rows, dtype=torch.long),
-        {k: torch.tensor(v, dtype=torch.long) for k, v in spans.items()},
-    ), cut
+        _spans(places, counts),
+        windows,
+        torch.tensor(weights) if weighed else None,
+    )
 
 
-def _ids_of(
-    prompt: str,
-    tokenizer: Tokenizer,
-    words: Sequence[Word],
-    tokens: Sequence[TokenEdit],
-    subject: int,
-    phrases: Sequence[str],
-) -> tuple[list[int], dict[str, list[int]]]:
-    """Return the ids of ``prompt`` from the start token on, uncut, and positions by name."""
-    check_private(prompt)
-    marked = substitute(composed(prompt), words, subject, marked=True)
-    return _read(marked, tokenizer, tokens, subject, phrases)
+def _spans(
+    places: Sequence[Mapping[str, list[int]]], counts: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Return spans [b n] of each name, n its count at least."""
+    spans = {}
+    for key, count in counts.items():
+        width = max([count, *(len(one.get(key, [])) for one in places)])
+        per_row = [one.get(key, []) for one in places]
+        spans[key] = torch.tensor([at + [-1] * (width - len(at)) for at in per_row]).long()
+    return spans
+
+
+def room_of(tokenizer: Tokenizer) -> int:
+    """Return how many ids of a text fit beside start and end."""
+    return tokenizer.length - 1 - (tokenizer.start >= 0)
 
 
 def _read(
+    reading: Reading,
     text: str,
     tokenizer: Tokenizer,
     tokens: Sequence[TokenEdit],
     subject: int,
     phrases: Sequence[str] = (),
-) -> tuple[list[int], dict[str, list[int]]]:
-    """Return the ids of ``text`` from the start token on, uncut, and positions by name.
+) -> None:
+    """Put the ids of ``text`` behind those of ``reading``, and positions by name.
 
     ``<i>`` those of token edit i, ``word.<token>`` those of a replaced placeholder, ``phrase.<k>``.
     """
     edits: dict[str, list[int]] = {}
     for i, edit in enumerate(tokens):
-        token = composed(edit.tokens[min(subject, len(edit.tokens) - 1)])
+        token = " ".join(composed(edit.tokens[min(subject, len(edit.tokens) - 1)]).split())
         edits.setdefault(token, []).append(i)
-    phrases = [composed(phrase) for phrase in phrases]
-    ids = [tokenizer.start] if tokenizer.start >= 0 else []
-    positions: dict[str, list[int]] = {str(i): [] for i in range(len(tokens))}
-    positions |= {f"phrase.{k}": [] for k in range(len(phrases))}
-    named = [*edits, *(p for p in phrases if p not in edits)]
-    plain = "|".join(token_pattern(t) for t in sorted(named, key=len, reverse=True))
+    ids, positions = reading.ids, reading.places
+    for key in (*map(str, range(len(tokens))), *(f"phrase.{k}" for k in range(len(phrases)))):
+        positions.setdefault(key, [])
+    named = [(token, False) for token in edits] + [(p, True) for p in phrases if p not in edits]
+    named.sort(key=lambda pair: len(pair[0]), reverse=True)
+    plain = "|".join(token_pattern(words, any_case=any_case) for words, any_case in named)
     marks = f"{_OPEN}[^{_OPEN}]*{_OPEN}|{_CLOSE}"
     inside: list[tuple[str, int]] = []
     for place, piece in enumerate(re.split(f"({marks}|{plain})" if plain else f"({marks})", text)):
+        first = len(ids)
         if not place % 2:
             if piece.strip():
+                reading.pieces.append((first, piece))
                 ids += tokenizer.encode(piece)
         elif piece == _CLOSE:
             token, first = inside.pop()
             positions.setdefault(f"word.{token}", []).extend(range(first, len(ids)))
         elif piece.startswith(_OPEN):
-            inside.append((piece.strip(_OPEN), len(ids)))
-        else:  # a learned placeholder, or the words of a phrase
-            first = len(ids)
-            if piece in edits:
-                learned = tokens[edits[piece][0]]
-                host = tokenizer.encode(learned.hosts[min(subject, len(learned.hosts) - 1)])[:1]
-                count = max(tokens[i].count for i in edits[piece])
-                for i in edits[piece]:
-                    positions[str(i)] += range(first, first + tokens[i].count)
-                ids += (host or [tokenizer.pad]) * count
-            else:
-                ids += tokenizer.encode(piece)
-            for k, phrase in enumerate(phrases):
-                if phrase == piece:
-                    positions[f"phrase.{k}"] += range(first, len(ids))
-    for k, phrase in enumerate(phrases):  # a phrase may be a placeholder that became plain text
-        positions[f"phrase.{k}"] += positions.get(f"word.{phrase}", [])
-    return ids, positions
+            inside.append((piece.strip(_OPEN), first))
+        elif mine := edits.get(" ".join(piece.split())):  # a learned placeholder
+            reading.pieces.append((first, ""))
+            learned = tokens[mine[0]]
+            host = tokenizer.encode(learned.hosts[min(subject, len(learned.hosts) - 1)])[:1]
+            count = max(tokens[i].count for i in mine)
+            for i in mine:
+                positions[str(i)] += range(first, first + tokens[i].count)
+            ids += (host or [tokenizer.pad]) * count
+        else:  # the words of a phrase
+            reading.pieces.append((first, piece))
+            ids += tokenizer.encode(piece)
+        for k, phrase in enumerate(phrases):
+            if place % 2 and alike(phrase, piece):
+                positions[f"phrase.{k}"] += range(first, len(ids))

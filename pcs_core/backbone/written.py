@@ -22,17 +22,33 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def token_pattern(token: str) -> str:
+def token_pattern(token: str, *, any_case: bool = False) -> str:
     """Return the regular expression of ``token`` where it stands by itself, not inside a word.
 
-    Both it and the text are to be :func:`composed`. In scripts without spaces every place counts.
+    Both it and the text are to be :func:`composed`. In scripts without spaces every place counts. Case
+    counts, as a token is a name; ``any_case`` is for words of the language.
     """
     token = composed(token)
     before = rf"(?<!{LETTER})" if re.match(LETTER, token) else ""
     after = rf"(?!{LETTER})" if re.search(rf"{LETTER}\Z", token) else ""
-    return before + r"\s+".join(map(re.escape, re.split(r"\s+", token))) + after
+    words = r"\s+".join(map(re.escape, re.split(r"\s+", token)))
+    return before + (f"(?i:{words})" if any_case else words) + after
 
 
 def names_token(text: str, token: str) -> bool:
     """Return whether ``token`` stands in ``text``: "og" does not stand in "dog"."""
     return re.search(token_pattern(token), composed(text)) is not None
+
+
+def word_in(text: str, words: str) -> re.Match[str] | None:
+    """Return where ``words``, one or several, first stand in ``text`` as it is composed; case does not count.
+
+    A sign at their end, as in "St. Bernard" or "R2-D2", is theirs; one behind them ends them.
+    """
+    return re.search(token_pattern(words.strip(), any_case=True), composed(text))
+
+
+def alike(one: str, other: str) -> bool:
+    """Return whether two words are the same but for case, normal form and the space between them."""
+    first, second = (" ".join(composed(text).casefold().split()) for text in (one, other))
+    return first == second

@@ -115,6 +115,19 @@ class Rendered:
     extra: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class PromptReader(Protocol):
+    """How prompts are read when pictures are drawn: which words have a weight, and what it does."""
+
+    def parts(self, text: str) -> Sequence[tuple[str, float]]:
+        """Return the pieces of ``text`` in order as they are to be read, each with its weight."""
+
+    def weigh(self, text: Tensor, weights: Tensor, empty: Callable[[], Tensor]) -> Tensor:
+        """Return what the encoder says [n l d], weighed; ``weights`` [n l], 1 at start, end and padding.
+
+        A row is one window of the encoder. ``empty`` returns what it says of no words [n l d].
+        """
+
+
 TimestepSampler = Callable[
     ["Generator", "tuple[int, ...]", float], "tuple[Tensor | None, Tensor | None]"
 ]
@@ -132,14 +145,15 @@ class Fusion:
     """Result of `fuse`.
 
     ``edits`` are all edits, of any kinds in any order: they stand by kind, and in the order given within a
-    kind. Tuples concatenate in recipe order; ``source``, ``timestep_sampler`` and ``decoder`` are
+    kind. Tuples concatenate in recipe order; ``source``, ``timestep_sampler``, ``decoder`` and ``reader`` are
     exclusive. ``rows`` are further pictures of a sampling, ``fit_rows`` further examples beside those of a
     fit step. ``words`` are placeholders that stand for plain text. ``strengths`` are named numbers that
     edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both", and each of its "subjects" its reference alone. ``records`` globs the attention sites whose maps
     a fit step keeps on its tape. ``source`` is a :class:`Renderable`. ``decoder`` turns the last latents
-    [n c h w] into images [n 3 h w] in [0, 1] in place of the backbone's.
+    [n c h w] into images [n 3 h w] in [0, 1] in place of the backbone's. ``reader`` is a :class:`PromptReader`
+    of the drawings' prompts; captions are read as they are written.
 
     Raises
     ------
@@ -158,6 +172,7 @@ class Fusion:
     source: Renderable | None = None
     timestep_sampler: TimestepSampler | None = None
     decoder: Callable[[Tensor], Tensor] | None = None
+    reader: PromptReader | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
     """Of each thing that has one owner, the use it came from; set by the core at merge."""
 

@@ -101,8 +101,18 @@ class BoundEmbedding:
         self.all = {str(i): edit for i, edit in enumerate(edits)}
 
     def __call__(self, ids: Tensor) -> Tensor:
-        """Return the rows [b l d] of ``ids``, the edits' rows at their spans."""
+        """Return the rows [n l d] of ``ids``, the edits' rows at their spans.
+
+        Windows of a longer text may be rows of their own: spans are positions in all windows of a prompt.
+        """
         table = type(self.module).forward(self.module, ids)
+        rows = next((len(span) for span in self.context.spans.values()), len(table))
+        if rows == len(table):
+            return self._placed(table)
+        return self._placed(table.reshape(rows, -1, table.shape[-1])).reshape(table.shape)
+
+    def _placed(self, table: Tensor) -> Tensor:
+        """Return ``table`` [b l d], a row for each prompt, with the edits' rows at their spans."""
         if self.context.off:
             return self._instead(table) if self.context.instead else table
         for key, edit in self.edits.items():
@@ -115,7 +125,7 @@ class BoundEmbedding:
                 time = None if self.context.cond is None else self.context.cond.time
                 rows = edit.layer(time, self.context.layers, self.context.subject)
                 rows = rows[:, self.context.layer]
-            timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == ids.shape[0]
+            timed = edit.stage() == "layer" and edit.timed and rows.shape[0] == table.shape[0]
             edit_rows = rows if rows.shape[0] == 1 or timed else rows[self.context.subject]
             edit_rows = edit_rows.repeat(
                 1, span.shape[1] // edit_rows.shape[1], 1

@@ -58,7 +58,7 @@ class CaptionTable:
         self.cond = concatenate(tuple(parts))
 
     def _tokenise(
-        self, net: Attachment, texts: Sequence[str], subjects: Sequence[int]
+        self, net: Attachment, texts: Sequence[str], subjects: Sequence[int], windows: int = 1
     ) -> TokenisedPrompts:
         return tokenise(
             texts,
@@ -67,12 +67,14 @@ class CaptionTable:
             tokens=net.fusion.of(TokenEdit),
             subjects=subjects,
             concepts=self.concepts,
+            windows=windows,
         )
 
     def tell(self, net: Attachment, text: str, like: Conditioning, edits: str) -> Conditioning:
         """Return the conditioning of one text that is no caption, a row for each of ``like``."""
         assert like.subject is not None
-        prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist())
+        windows = 1 if self.tokens is None else self.tokens.windows
+        prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist(), windows)
         cond = net.encode_text(
             prompts, like.subject, time=like.time, streams=like.streams, edits=edits
         )

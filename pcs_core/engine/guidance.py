@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from pcs_core.errors import CapabilityError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pcs_core.backbone import TokenisedPrompts
     from pcs_core.data import Evaluation, Level
     from pcs_core.engine.run import EngineRun
 
@@ -95,7 +97,7 @@ class Guidance:
 
         def encode(texts: Sequence[str]) -> Conditioning:
             return net.encode_text(
-                self._tokenise(texts),
+                self._tokenise(texts, self.windows),
                 subject,
                 time=time,
                 streams=streams,
@@ -122,7 +124,16 @@ class Guidance:
                     extra[f"region.{k}"] = region_text
         return cond.with_(extra=extra, masks=masks)
 
-    def _tokenise(self, prompts: Sequence[str]) -> Any:
+    @cached_property
+    def windows(self) -> int:
+        """Windows of the text encoder that the longest text of the drawing takes: branches share a batch."""
+        sides = (side.prompt for term in self.terms for side in (term.plus, term.minus))
+        boxes = () if self.run.layout is None else self.run.layout.boxes
+        texts = [*self.texts, self.settings.negative, *(box.prompt for box in boxes)]
+        texts += [prompt for prompt in sides if prompt not in ("positive", "negative")]
+        return self._tokenise(texts, 1).windows
+
+    def _tokenise(self, prompts: Sequence[str], windows: int) -> TokenisedPrompts:
         fusion, layout = self.net.fusion, self.run.layout
         return tokenise(
             prompts,
@@ -131,6 +142,8 @@ class Guidance:
             tokens=fusion.of(TokenEdit),
             concepts=[[c.token for c in concepts] for concepts in self.run.features.concepts],
             phrases=() if layout is None else layout.phrases,
+            windows=windows,
+            reader=fusion.reader,
         )
 
     def coefficients(

@@ -41,10 +41,8 @@ def invert(
         sampler = backbone.sampler("ddim", steps)
         levels = [sampler.level(i, 1) for i in range(steps)][::-1]
         subject = torch.zeros(1, dtype=torch.long, device=backbone.device)
-        conds = [
-            net.encode_text(tokenise([text], backbone.tokenizer), subject)
-            for text in ([prompt] if scale == 1.0 else ["", prompt])
-        ]
+        texts = tokenise([prompt] if scale == 1.0 else ["", prompt], backbone.tokenizer)
+        conds = [net.encode_text(texts.rows([row]), subject) for row in range(len(texts.ids))]
         latents = backbone.moments(image[None].to(backbone.device))[0].float()
         trajectory = [latents]
         # the picture counts as standing on the first training level, not on none (alpha is never one)

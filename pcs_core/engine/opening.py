@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.backbone import names_token
+from pcs_core.backbone import names_token, word_in
 from pcs_core.data import RENDERED
 from pcs_core.errors import (
     ArtifactError,
@@ -229,7 +229,7 @@ def check_layout(
             f"{who} reads no layout: leave it out, or fit a system that does (as layout-control)"
         )
     for box in layout.boxes if layout else ():
-        if not any(names_token(prompt, box.phrase) for prompt in prompts):
+        if not any(word_in(prompt, box.phrase) for prompt in prompts):
             words = {w.strip(".,;:!?") for prompt in prompts for w in prompt.split()}
             raise InputError(
                 f"the layout's phrase {box.phrase!r} does not stand in the prompt "

@@ -10,6 +10,7 @@ from torch import nn
 
 from pcs_core.backbone import Attachment, Backbone, names_token, substitute, tokenise
 from pcs_core.data import Fusion, TokenEdit, Word
+from pcs_core.engine import open_backbone
 from pcs_core.errors import InputError
 from pcs_testing import Snapshot, evaluate, evaluate_attached
 
@@ -100,7 +101,10 @@ def test_plain_prompts_are_tokenised_as_by_the_tokenizer(backbone: Backbone) -> 
     inner: Any = backbone.tokenizer.inner  # type: ignore[attr-defined]
     prompts = ["a photo of a dog", "", "Snow, forest; table!", "grass " * 40]
     theirs = inner(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-    assert torch.equal(tokenise(prompts, backbone.tokenizer).ids, theirs)
+    ours = tokenise(prompts, backbone.tokenizer)
+    assert ours.windows == 2
+    assert torch.equal(ours.ids[:, : backbone.tokenizer.length], theirs)
+    assert torch.equal(tokenise(prompts[:3], backbone.tokenizer).ids, theirs[:3])
 
 
 def test_a_placeholder_takes_the_positions_of_its_host(backbone: Backbone) -> None:
@@ -175,8 +179,14 @@ def test_tokens_that_begin_alike_are_told_apart(backbone: Backbone) -> None:
     assert spans == [[3], [1]]
 
 
-def test_a_placeholder_that_is_cut_off_is_refused(backbone: Backbone) -> None:
-    long = "grass " * 21
+@pytest.fixture(scope="module")
+def one_window() -> Backbone:
+    """A network whose text encoder reads no further than its length."""
+    return open_backbone("tiny-tokens")
+
+
+def test_a_placeholder_that_is_cut_off_is_refused(one_window: Backbone) -> None:
+    backbone, long = one_window, "grass " * 21
     assert spans_of(backbone, f"{long}<x>", Rows(["<x>"]))[1] == [[22]]
     with pytest.raises(InputError, match=r"too long.*Shorten"):
         spans_of(backbone, f"{long}red <x>", Rows(["<x>"]))
@@ -186,8 +196,8 @@ def test_a_placeholder_that_is_cut_off_is_refused(backbone: Backbone) -> None:
     assert spans_of(backbone, f"<x> {long * 2}", Rows(["<x>"]))[1] == [[1]]
 
 
-def test_a_plain_text_placeholder_that_is_cut_off_is_refused(backbone: Backbone) -> None:
-    word = Word("<x>", "red dog", noun="dog")
+def test_a_plain_text_placeholder_that_is_cut_off_is_refused(one_window: Backbone) -> None:
+    backbone, word = one_window, Word("<x>", "red dog", noun="dog")
     tokenise([f"<x> {'grass ' * 40}"], backbone.tokenizer, words=[word])
     tokenise([f"{'grass ' * 20} <x>"], backbone.tokenizer, words=[word])
     with pytest.raises(InputError, match="too long"):

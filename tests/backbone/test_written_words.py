@@ -10,11 +10,17 @@ import pytest
 from pcs_core.backbone import Backbone, names_token, substitute, tokenise
 from pcs_core.backbone.overlong import _tell
 from pcs_core.data import Word
-from pcs_core.engine import sample
+from pcs_core.engine import open_backbone, sample
 from pcs_core.errors import InputError
 
 COMPOSED = unicodedata.normalize("NFC", "<café>")
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)
+
+
+@pytest.fixture(scope="module")
+def one_window() -> Backbone:
+    """A network whose text encoder reads no further than its length."""
+    return open_backbone("tiny-tokens")
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +60,30 @@ def test_a_noun_of_several_words_is_not_doubled() -> None:
     assert substitute("一只<狗>狗", [Word("<狗>", "sks 狗", noun="狗")]) == "一只sks 狗"
 
 
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("a <dog> Dog runs", "a sks dog runs"),
+        ("a <dog> DOG, red", "a sks dog, red"),
+        ("a <Dog> dog", "a <Dog> dog"),
+    ],
+)
+def test_case_counts_in_a_token_and_not_in_a_noun(prompt: str, expected: str) -> None:
+    assert substitute(prompt, [Word("<dog>", "sks dog", noun="dog")]) == expected
+
+
+@pytest.mark.parametrize("written", ["Golden  Retriever", "GOLDEN retriever", "golden\nretriever"])
+def test_a_phrase_is_found_in_any_case_and_with_any_space(backbone: Backbone, written: str) -> None:
+    prompts = tokenise([f"a {written} runs"], backbone.tokenizer, phrases=["golden retriever"])
+    length = len(backbone.tokenizer.encode("golden retriever"))
+    assert prompts.spans["phrase.0"][0].tolist() == list(range(2, 2 + length))
+
+
+def test_half_a_character_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(InputError, match=r"half of a character .*U\+DCFF.* at place 2"):
+        tokenise(["a \udcff dog"], backbone.tokenizer)
+
+
 @pytest.mark.parametrize("mark", ["\ue000", "\ue001"])
 def test_marks_in_a_users_text_are_refused(backbone: Backbone, mark: str) -> None:
     with pytest.raises(InputError, match=r"private character U\+E00[01] at place 2"):
@@ -61,8 +91,9 @@ def test_marks_in_a_users_text_are_refused(backbone: Backbone, mark: str) -> Non
 
 
 def test_words_that_are_cut_off_are_said_once(
-    backbone: Backbone, caplog: pytest.LogCaptureFixture
+    one_window: Backbone, caplog: pytest.LogCaptureFixture
 ) -> None:
+    backbone = one_window
     text = "a dog, " + "very " * backbone.tokenizer.length + "red on a beach"
     with caplog.at_level(logging.WARNING, "pcs"):
         for _ in range(2):
@@ -80,8 +111,9 @@ def test_words_that_are_cut_off_are_said_once(
 
 @pytest.mark.parametrize("place", ["prompt", "negative"])
 def test_a_drawing_says_what_is_cut_off(
-    backbone: Backbone, caplog: pytest.LogCaptureFixture, place: str
+    one_window: Backbone, caplog: pytest.LogCaptureFixture, place: str
 ) -> None:
+    backbone = one_window
     long = f"a {place} " + "very " * backbone.tokenizer.length + "blue"
     prompt, negative = (long, "") if place == "prompt" else ("a dog", long)
     with caplog.at_level(logging.WARNING, "pcs"):

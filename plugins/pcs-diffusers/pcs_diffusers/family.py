@@ -64,6 +64,8 @@ class DiffusersBackbone:
     takes_layered_text: ClassVar[bool] = False
     """Whether each cross-attention layer may read a text of its own."""
     needs_pooled_text: ClassVar[bool] = False
+    reads_windows: ClassVar[bool] = False
+    """Whether its denoiser reads texts of any length: longer ones stand in several windows side by side."""
     recomputes: ClassVar[bool] = True
     """Whether the denoiser can recompute its activations in backward."""
 
@@ -132,7 +134,7 @@ class DiffusersBackbone:
         raise NotImplementedError
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return text [b l d] and pooled [b d] for ids [b l]."""
+        """Return text [b l d] and pooled [b d] for ids [b l], of several windows the first one's pooled."""
         raise NotImplementedError
 
     def predict(
@@ -157,7 +159,7 @@ class DiffusersBackbone:
 
     def read_text(self, parts: Mapping[str, Any]) -> tuple[Any, ClipTokenizer]:
         """Return the text encoder and the tokenizer of the parts."""
-        return parts["text_encoder"], ClipTokenizer(parts["tokenizer"])
+        return parts["text_encoder"], ClipTokenizer(parts["tokenizer"], windows=self.reads_windows)
 
     def make_latent_shape(self) -> tuple[int, ...]:
         """Return the shape of a picture's latents [c h w], or of a clip's [c t h w]."""

@@ -16,6 +16,7 @@ from pcs_diffusers.text_encoders import (
     vocabulary_misfits,
 )
 from pcs_diffusers.tokenizers import ClipTokenizer, T5Tokenizer
+from pcs_diffusers.windows import as_rows, of_first, side_by_side
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +45,7 @@ class SeveralTextEncoders(DiffusersBackbone):
             if is_t5(encoder):
                 beside.append(T5Tokenizer(tokenizer, self.t5_length))
             else:
-                tokenizers.append(ClipTokenizer(tokenizer))
+                tokenizers.append(ClipTokenizer(tokenizer, windows=self.reads_windows))
         tokenizers[0].beside = tuple(beside)
         self._table = JoinedTable(encoders, tokenizers)
         return encoders, tokenizers[0]
@@ -62,11 +63,16 @@ class SeveralTextEncoders(DiffusersBackbone):
         """Return what the CLIP encoders say about ids [b l], and each encoder's rows.
 
         Their last but one hidden states side by side [b l d1+d2], their pooled states [b d] each, and
-        rows [b l d] of each encoder's table, the T5's last.
+        rows [b l d] of each encoder's table, the T5's last. Of several windows the first one's pooled.
         """
-        rows = self._table.split(self._table(ids))
-        clip_ids = ids[:, : self._table.length]
+        clip_ids = as_rows(ids, self._table.length) if self.reads_windows else ids
+        rows = self._table.split(self._table(clip_ids))
+        clip_ids = clip_ids[:, : self._table.length]
         states = [
             clip_states(c, clip_ids, r) for c, r in zip(self.text_encoder.clips, rows, strict=False)
         ]
-        return torch.cat([s for s, _ in states], dim=-1), tuple(p for _, p in states), rows
+        text = torch.cat([s for s, _ in states], dim=-1)
+        if not self.reads_windows:
+            return text, tuple(p for _, p in states), rows
+        pooled = tuple(of_first(p, text, ids) for _, p in states)
+        return side_by_side(text, ids), pooled, rows

@@ -10,10 +10,15 @@ if TYPE_CHECKING:
 
 
 class ClipTokenizer:
-    """A transformers CLIP tokenizer. ``beside``: tokenizers of further encoders, ids behind its own."""
+    """A transformers CLIP tokenizer. ``beside``: tokenizers of further encoders, ids behind its own.
 
-    def __init__(self, tokenizer: Any, beside: Sequence[T5Tokenizer] = ()) -> None:
-        self.inner, self.beside = tokenizer, tuple(beside)
+    ``windows``: a text that is longer is read in several windows of its length.
+    """
+
+    def __init__(
+        self, tokenizer: Any, beside: Sequence[T5Tokenizer] = (), *, windows: bool = False
+    ) -> None:
+        self.inner, self.beside, self.windows = tokenizer, tuple(beside), windows
         self.length = int(tokenizer.model_max_length)
         self.start = int(tokenizer.bos_token_id)
         self.end = int(tokenizer.eos_token_id)

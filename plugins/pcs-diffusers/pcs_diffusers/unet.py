@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pcs_diffusers.family import DiffusersBackbone, Residuals
 from pcs_diffusers.samplers import DiffusersSampler
+from pcs_diffusers.windows import as_rows, of_first, side_by_side
 from pcs_processes import VariancePreserving
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class UNetBackbone(DiffusersBackbone):
     """A frozen UNet with one CLIP text encoder and a discrete noise schedule."""
 
     takes_layered_text: ClassVar[bool] = True
+    reads_windows: ClassVar[bool] = True
 
     def misfits(self) -> Iterator[str]:
         """Yield what says that the parts are not of one model."""
@@ -52,8 +54,9 @@ class UNetBackbone(DiffusersBackbone):
 
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the last hidden state [b l d] and the pooled state [b d]."""
-        output = self.text_encoder(input_ids=ids)
-        return output.last_hidden_state, output.pooler_output
+        output = self.text_encoder(input_ids=as_rows(ids, self.tokenizer.length))
+        states = output.last_hidden_state
+        return side_by_side(states, ids), of_first(output.pooler_output, states, ids)
 
     def predict(
         self, latents: Tensor, time: Tensor, cond: Conditioning, residuals: Residuals | None

@@ -337,8 +337,9 @@ class _Pretraining:
         plain: Tensor,
     ) -> Conditioning:
         """Encode captions; a concept stands where the record says its phrase does, unless it is ``plain``."""
+        windows = tokenise(captions, self.backbone.tokenizer).windows
         rows = [
-            tokenise([text], self.backbone.tokenizer, phrases=row.phrases)
+            tokenise([text], self.backbone.tokenizer, phrases=row.phrases, windows=windows)
             for text, row in zip(captions, kept, strict=True)
         ]
         slots = max(len(row.phrases) for row in kept)
@@ -351,7 +352,7 @@ class _Pretraining:
         spans |= {
             str(i): spans["concept.0"] for i in range(len(self.net.fusion.of(TokenEdit))) if spans
         }
-        prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans)
+        prompts = type(rows[0])(torch.cat([row.ids for row in rows]), spans, windows)
         return self.net.encode_text(
             prompts,
             subject,

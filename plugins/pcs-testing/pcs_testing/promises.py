@@ -468,6 +468,36 @@ def other_texts_stay(case: Case) -> None:
         )
 
 
+def later_windows_are_read(case: Case) -> None:
+    """A prompt that stands in the second window of a longer text means there what it means alone."""
+    backbone = case.open()
+    if not getattr(backbone.tokenizer, "windows", False):
+        return
+    recipe = make_recipe([*case.others(), case.make()])
+    fusion, features = build(recipe, [case.subject()], backbone)
+    perturb(fusion)
+    length: int = backbone.tokenizer.length
+    filled = "a " * (length - 2)
+    latents = prompt_latents(backbone, 2)
+    with torch.no_grad(), Attachment(backbone, fusion) as net:
+        alone, _ = _encoded(net, [case.prompt(), ""], features)
+        longer, level = _encoded(net, [filled + case.prompt(), ""], features)
+        said = net.evaluate(latents, level, longer).output
+    pairs = [(alone.text, longer.text[:, length:])]
+    if alone.layered is not None and longer.layered is not None:
+        pairs.append((alone.layered, longer.layered[:, :, length:]))
+    for short, second in pairs:
+        moved = float((short[0] - second[0]).abs().max())
+        assert moved <= CLOSE, (
+            f"the second window of a longer text says other things than its words alone (by {moved:.3g}): "
+            "take positions from the spans, and lengths from the text"
+        )
+    for name, span in alone.spans.items():
+        moved_span = torch.where(span[:1] < 0, -1, span[:1] + length)
+        assert torch.equal(longer.spans[name][:1], moved_span), f"{name} is lost in a longer text"
+    assert bool(said.isfinite().all()), "the network says NaN of a longer text"
+
+
 def pictures_of_any_size(case: Case) -> None:
     """Masks, features and examples are made of pictures of any size and number."""
     backbone = case.open()
@@ -629,6 +659,7 @@ PROMISES = (
     what_is_given_stays,
     rows_are_apart,
     other_texts_stay,
+    later_windows_are_read,
     pictures_of_any_size,
     subjects_leave_no_trace,
     constants_follow_the_device,

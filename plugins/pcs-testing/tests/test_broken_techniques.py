@@ -356,6 +356,25 @@ class Everywhere(Technique):
         return Fusion(edits=(EverywhereEdit(concept.token, concept.noun, width),))
 
 
+class OneWindowEdit(EverywhereEdit):
+    """Takes a position of a longer text for one of its first window."""
+
+    def output(self, text: Any, span: Any, cond: Any) -> Any:
+        return super().output(text, span % 24, cond)
+
+
+class OneWindow(Technique):
+    """Broken."""
+
+    id = "test.one_window"
+
+    @hookimpl
+    def fuse(self, run: Any, features: Features) -> Fusion:
+        concept = features.concepts[0][0]
+        width = run.embed_words(concept.noun).shape[-1]
+        return Fusion(edits=(OneWindowEdit(concept.token, concept.noun, width),))
+
+
 class Unsaid(Technique):
     """Broken."""
 
@@ -460,6 +479,7 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
     ),
     (with_edit(MixingEdit, "mixing"), "rows_are_apart", "when another row stands beside it", {}),
     (Everywhere, "other_texts_stay", "a span of -1 means", {}),
+    (OneWindow, "later_windows_are_read", "says other things than its words alone", {}),
     (FixedMask, "pictures_of_any_size", "'fido' has shape", {}),
     (Unstacked, "pictures_of_any_size", "subjects of 2 and of 3 pictures do not stack", {}),
     (Remembering, "subjects_leave_no_trace", "differs after a fit of another subject", {}),

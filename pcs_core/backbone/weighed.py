@@ -1,0 +1,74 @@
+"""Weights of words: applied to what a text encoder says, where a prompt reader gives them."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+
+from pcs_core.backbone.windows import reads_windows
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone.attach import Attachment
+    from pcs_core.backbone.tokens import TokenisedPrompts
+
+LOGGER = logging.getLogger("pcs")
+
+WEIGHTED = re.compile(r"(?<!\\)\([^()]*[^()\\]:\s*\d*\.?\d+\s*\)")
+"""What looks like a weight in a text that is read as it is written: ``(word:1.3)``."""
+
+
+def weigh(net: Attachment, prompts: TokenisedPrompts, text: Tensor) -> Tensor:
+    """Return the encoder's ``text`` [b l d] of ``prompts``, its words weighed, window by window."""
+    reader = net.fusion.reader
+    if reader is None or prompts.weights is None:
+        return text
+    rows, k = len(text), prompts.windows
+    weighed = reader.weigh(
+        text.reshape(rows * k, -1, text.shape[-1]),
+        prompts.weights.to(text).reshape(rows * k, -1),
+        lambda: _empty(net, prompts).repeat_interleave(k, dim=0).to(text),
+    )
+    return weighed.reshape(text.shape)
+
+
+def _empty(net: Attachment, prompts: TokenisedPrompts) -> Tensor:
+    """Return what the encoder says of no words [b l d].
+
+    In a window behind the prompts' own where it reads windows: some networks are told zeros in place of an
+    empty prompt, but never in place of an empty window.
+    """
+    tokenizer, row = net.backbone.tokenizer, []
+    for one in (tokenizer, *getattr(tokenizer, "beside", ())):
+        lead = [one.start] if one.start >= 0 else []
+        row += [*lead, one.end, *[one.pad] * (one.length - len(lead) - 1)]
+    empty = torch.tensor([row], device=prompts.ids.device).expand(len(prompts.ids), -1)
+    if reads_windows(tokenizer):
+        ids = torch.cat([prompts.ids, empty], dim=1)
+        return net.backbone.encode_ids(ids)[0][:, -tokenizer.length :]
+    with net.under(spans={}):
+        return net.backbone.encode_ids(empty)[0]
+
+
+def tell_weighted(texts: Sequence[str]) -> None:
+    """Say which texts look as if their words had weights, where nobody reads them."""
+    for text in texts:
+        if match := WEIGHTED.search(text):
+            _tell(text, match[0])
+
+
+@lru_cache(maxsize=1024)  # one text is read again and again in a drawing or a fit: say it once
+def _tell(text: str, weight: str) -> None:
+    beginning = text if len(text) <= 40 else f"{text[:40].rstrip()}..."
+    LOGGER.warning(
+        "the text %r: %r is read as it is written, brackets, number and all. In prompts a reader of weights "
+        "reads it: --weights a1111",
+        beginning,
+        weight,
+    )
