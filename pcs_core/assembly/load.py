@@ -183,7 +183,9 @@ def _read(file: Path | Traversable, name: str) -> str:
     try:
         return file.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
-        raise RecipeError(f"{name}: not UTF-8 text: save it as UTF-8") from error
+        raise RecipeError(
+            f"{name}: not UTF-8 text (byte {error.start}): save it as UTF-8"
+        ) from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read: {error.strerror}") from error
 

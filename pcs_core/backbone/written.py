@@ -45,7 +45,8 @@ def word_in(text: str, words: str) -> re.Match[str] | None:
 
     A sign at their end, as in "St. Bernard" or "R2-D2", is theirs; one behind them ends them.
     """
-    return re.search(token_pattern(words.strip(), any_case=True), composed(text))
+    pattern = token_pattern(words.strip(), any_case=True)
+    return re.search(pattern, composed(text)) if words.strip() else None
 
 
 def alike(one: str, other: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pcs_core.backbone import names_token
+from pcs_core.backbone.written import alike, composed, token_pattern
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.masks import REGION, region_name
 from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
@@ -166,18 +168,24 @@ def _user_mask(subject: Subject, key: str, index: int) -> Tensor | None:
 def name_subject(caption: str, subject: Subject, index: int) -> str:
     """Return the caption with a token in it, of the concepts that picture ``index`` shows.
 
-    In place of the first word that is the noun of each; where no noun stands there, in front.
+    In place of the first words that are the noun of each, of one word or several, in any case, inside a
+    sentence of a script without spaces too; where no noun stands there, in front. The rest stays as it is.
     """
     if any(names_token(caption, c.token) for c in subject.concepts):
         return caption
-    words, named, shown = caption.split(), False, shown_concepts(subject, index)
-    for concept in shown:
-        for i, word in enumerate(words):
-            if word.strip(".,;:!?").lower() == concept.noun.lower():
-                words[i] = word.lower().replace(concept.noun.lower(), concept.token)
-                named = True
-                break
-    return " ".join(words) if named else f"{placeholder(shown)}, {caption}"
+    text, shown = composed(caption), list(shown_concepts(subject, index))
+    # a noun may be part of another: "hot dog" is no dog
+    nouns = sorted({c.noun for c in shown if c.noun}, key=len, reverse=True)
+    pieces, end = [], 0
+    for match in re.finditer("|".join(token_pattern(n, any_case=True) for n in nouns), text):
+        concept = next((c for c in shown if alike(c.noun, match[0])), None)
+        if concept is not None:
+            shown.remove(concept)
+            pieces += [text[end : match.start()], concept.token]
+            end = match.end()
+    if not pieces:
+        return f"{placeholder(shown)}, {caption}"
+    return "".join([*pieces, text[end:]])
 
 
 def subject_masks(run: EngineRun, subject: Subject) -> Masks:

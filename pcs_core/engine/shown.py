@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pcs_core.backbone import names_token
+from pcs_core.backbone import names_token, word_in
+from pcs_core.backbone.written import composed, token_pattern
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,20 +32,15 @@ def said_concepts(subject: Subject, index: int) -> tuple[Concept, ...]:
     if listed:
         return tuple(c for c in subject.concepts if c.name in listed)
     caption = subject.captions[index] if index < len(subject.captions) else None
-    return tuple(
-        c
-        for c in subject.concepts
-        if _masked(subject, c, index) or (caption is not None and names(caption, c))
-    )
+    named = set() if caption is None else _named(caption, subject.concepts)
+    return tuple(c for c in subject.concepts if c.name in named or _masked(subject, c, index))
 
 
-def names(caption: str, concept: Concept) -> bool:
-    """Return whether a caption speaks of a concept, by its token or its noun."""
-    if names_token(caption, concept.token):
-        return True
-    words = [word.strip(".,;:!?").casefold() for word in caption.split()]
-    noun = concept.noun.casefold().split()
-    return any(words[i : i + len(noun)] == noun for i in range(len(words)))
+def _named(caption: str, concepts: Sequence[Concept]) -> set[str]:
+    """Return the names of the concepts of which a caption speaks, by token or by noun."""
+    by_token = {c.name for c in concepts if names_token(caption, c.token)}
+    plain = re.sub("|".join(token_pattern(c.token) for c in concepts), " ", composed(caption))
+    return by_token | {c.name for c in concepts if word_in(plain, c.noun)}
 
 
 def check_shown(subject: Subject) -> None:

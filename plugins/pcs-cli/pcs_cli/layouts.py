@@ -56,12 +56,12 @@ def load_layout(file: str | Path) -> Layout:
         Not JSON, an unknown key, a value out of range, a box whose sides are out of order, or
         nothing in it. Names the file and the place.
     """
+    from pcs_folders.text_files import read_text
+
     file = Path(file)
+    text = read_text(file)
     try:
-        text = file.read_text("utf-8-sig")
         data: Any = json.loads(text)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise InputError(f"{file} is not valid JSON: {error}") from error
     try:

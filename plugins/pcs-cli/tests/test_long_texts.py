@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pcs_core.backbone import overlong, windows
 
@@ -134,3 +135,40 @@ def test_a_box_of_a_phrase_in_a_later_window(
         assert done.code == 0, done.err
         pictures.append((out / "000.png").read_bytes())
     assert pictures[0] != pictures[1]
+
+
+HELD = """
+[recipe]
+id = "held"
+
+[[use]]
+technique = "tokens.learnable"
+
+[[use]]
+technique = "attention.localization_loss"
+weight = WEIGHT
+
+[[phase]]
+name = "words"
+steps = 2
+lr = 5e-3
+"""
+
+
+def test_a_loss_over_attention_maps_reads_the_token_in_a_later_window(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    folder = Path(str(fit_arguments[2]))
+    for index in range(2):
+        mask = Image.new("L", (36, 40))
+        mask.paste(255, (4, 4, 20, 20))
+        mask.save(folder / f"{index}.mask.png")
+        (folder / f"{index}.txt").write_text(FILLED + "and <rex> in snow")
+    learned = []
+    for weight in ("0.0", "5.0"):
+        recipe = tmp_path / "held.toml"
+        recipe.write_text(HELD.replace("WEIGHT", weight), "utf-8")
+        done = pcs("fit", recipe, *fit_arguments[2:], "--no-preview", "--overwrite")
+        assert done.code == 0, done.err
+        learned.append((tmp_path / "out" / "rex" / "weights.safetensors").read_bytes())
+    assert learned[0] != learned[1]

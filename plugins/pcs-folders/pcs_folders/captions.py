@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError, nearest
+from pcs_folders.text_files import check_whole, read_text
 
 SUFFIXES = (".txt", ".caption")
 """Of captions beside a picture, by its name."""
@@ -27,7 +28,7 @@ def read_caption(file: Path) -> tuple[str | None, str]:
     InputError
         It is not UTF-8 text, or cannot be read.
     """
-    text = _text(file)
+    text = read_text(file)
     lines = [line for line in text.splitlines() if line.strip()]
     note = f"its {len(lines)} lines are joined to one caption" if len(lines) > 1 else ""
     return " ".join(text.split()) or None, note
@@ -77,6 +78,7 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str
             raise InputError(f"{place}: {keys[0]} is one caption, as text, got {row[keys[0]]!r}")
         if known[name] in captions:
             raise InputError(f"{place}: {name!r} has a caption above already: keep one")
+        check_whole(row[keys[0]], place)
         captions[known[name]] = " ".join(row[keys[0]].split())
     note = f"not read: {', '.join(unread)}" if unread else ""
     if not captions:
@@ -86,7 +88,7 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str
 
 def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(_text(file).splitlines(), 1):
+    for number, line in enumerate(read_text(file).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -101,7 +103,7 @@ def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
 def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
-        reader = csv.DictReader(io.StringIO(_text(file)), strict=True)
+        reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
         rows: list[tuple[int, Mapping[str, Any]]] = []
         for row in reader:
             if None in row:
@@ -110,12 +112,3 @@ def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     except csv.Error as error:
         raise InputError(f"{file} is not valid CSV: {error}") from error
     return rows
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: save it as UTF-8") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error

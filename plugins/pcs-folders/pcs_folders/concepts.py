@@ -10,6 +10,7 @@ from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
+from pcs_folders.text_files import read_text
 
 FILE = "subject.toml"
 KEYS = ("name", "token", "noun", "kind")
@@ -91,13 +92,9 @@ def _check_apart(concepts: Sequence[Concept], place: str) -> None:
 
 def _read(file: Path) -> tuple[Concept, ...]:
     try:
-        data = tomllib.loads(file.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not UTF-8 text: save it as UTF-8") from error
+        data = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{file} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     for key in data:
         if key != "concept":
             raise InputError(f"{file}: unknown table or key {key!r}: it holds [[concept]] tables")

@@ -9,6 +9,7 @@ from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
+from pcs_folders.text_files import read_text
 
 KEYS = ("boxes", "points", "concepts")
 
@@ -26,11 +27,9 @@ def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        data = json.loads(file.read_bytes().decode("utf-8-sig"), parse_constant=_refuse_constant)
+        data = json.loads(read_text(file), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file} is not valid JSON: {error}") from error
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror or error}") from error
     if not isinstance(data, dict):
         raise InputError(f"{file} holds no JSON object with {' or '.join(KEYS)}")
     for key, value in data.items():

@@ -272,10 +272,11 @@ def test_a_mask_without_a_concept_among_several_is_refused(good: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", "café".encode("latin-1"), "a.txt is not UTF-8"),
-        ("a.txt", "dog".encode("utf-16"), "a.txt is not UTF-8"),
+        ("a.txt", "ein\ncafé".encode("latin-1"), "a.txt is not UTF-8 text: byte 7 (0xE9, line 2)"),
+        ("a.txt", b"\xef\xbb\xbfdog\xff", "a.txt is not UTF-8 text: byte 6 (0xFF, line 1)"),
+        ("a.txt", "dog".encode("utf-16"), "a.txt is not UTF-8 text but UTF-16"),
         ("a.json", b"{", "a.json is not valid JSON"),
-        ("a.json", b"\xff\xfe", "a.json is not valid JSON"),
+        ("a.json", b'{"\xff', "a.json is not UTF-8 text: byte 2 (0xFF, line 1)"),
         ("a.json", b"[" * 100_000, "a.json is not valid JSON"),
         ("a.json", b'{"boxes": [NaN]}', "a.json is not valid JSON: NaN is no number"),
         ("a.json", b"[1]", "a.json holds no JSON object"),

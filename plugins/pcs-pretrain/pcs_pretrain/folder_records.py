@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pcs_core.backbone import word_in
 from pcs_core.data.subject import Record
 from pcs_core.errors import InputError
 from pcs_folders.subjects import load_subject
@@ -37,7 +38,7 @@ class FolderRecords:
         image, caption = subject.images[index], subject.captions[index] or ""
         noun = subject.concept.noun
         masks = [m[index] for m in subject.masks.values()]
-        named = noun in caption.split()
+        named = word_in(caption, noun) is not None
         given = subject.extra[index].get("points") if index < len(subject.extra) else None
         return Record(
             image=image,

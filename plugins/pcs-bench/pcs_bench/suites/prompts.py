@@ -12,6 +12,7 @@ from typing import Any
 
 from pcs_bench.suites.suite import BenchPrompt
 from pcs_core.errors import InputError, nearest
+from pcs_folders.text_files import read_text
 
 FILE = Path(__file__).parent / "data" / "prompts.toml"
 
@@ -52,9 +53,14 @@ def custom_diffusion(file: Path, nouns: Sequence[str]) -> tuple[BenchPrompt, ...
     """Read a prompt file of Custom Diffusion: ``<new1> noun`` is the subject, a line each.
 
     In the lists of pairs the nouns stand alone; the first mention of each becomes its subject.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or is not UTF-8.
     """
     read = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in read_text(file).splitlines():
         if text := " ".join(line.split()):
             read.append(BenchPrompt(_placed(text, nouns), "pair" if len(nouns) > 1 else "custom"))
     return tuple(read)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pcs_bench.suites import pictures, prompts
 from pcs_bench.suites.suite import BenchPrompt, BenchSubject, Suite
 from pcs_core.errors import InputError, nearest
+from pcs_folders.text_files import read_text
 
 if TYPE_CHECKING:
     from pcs_core.data import Subject
@@ -48,7 +49,7 @@ def load(id: str | Path) -> Suite:
             "suite.toml of your own (`pcs bench new` writes one)"
         )
     try:
-        return _suite(tomllib.loads(path.read_text(encoding="utf-8")), path)
+        return _suite(tomllib.loads(read_text(path)), path)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{path}: {error}") from error
     except (KeyError, TypeError) as error:
