@@ -259,36 +259,43 @@ def _laid_out(
     concepts: int,
 ) -> TokenisedPrompts:
     """Return the readings as rows of one length, in as many windows as the longest needs."""
-    room, lead = room_of(tokenizer), [tokenizer.start] if tokenizer.start >= 0 else []
+    room = room_of(tokenizer)
     if reads_windows(tokenizer):
         ranges = [windows_of(reading, tokenizer, room) for reading in readings]
         tell_windows(prompts, list(map(len, ranges)), room)
     else:
         ranges, windows = [[(0, min(len(r.ids), room))] for r in readings], 1
     windows = max([windows, *map(len, ranges)])
-    rows, weights, places = [], [], []
-    for reading, within in zip(readings, ranges, strict=True):
-        row, heavy, moved = [], [], {}
-        for begin, stop in [*within, *[(0, 0)] * (windows - len(within))]:
-            shift = len(row) + len(lead) - begin
-            moved |= {p: p + shift for p in range(begin, stop)}
-            part = [*lead, *reading.ids[begin:stop], tokenizer.end]
-            padding = tokenizer.length - len(part)
-            row += [*part, *[tokenizer.pad] * padding]
-            heavy += [*[1.0] * len(lead), *reading.weights[begin:stop], *[1.0] * (padding + 1)]
-        rows.append(row)
-        weights.append(heavy)
-        places.append({k: [moved[p] for p in v if p in moved] for k, v in reading.places.items()})
+    rows = [
+        _row(reading, [*within, *[(0, 0)] * (windows - len(within))], tokenizer)
+        for reading, within in zip(readings, ranges, strict=True)
+    ]
     counts = {str(i): edit.count for i, edit in enumerate(given.tokens)}
     counts |= {f"phrase.{k}": 1 for k in range(len(given.phrases))}
     counts |= {f"concept.{k}": 1 for k in range(concepts)}
-    weighed = any(weight != 1.0 for heavy in weights for weight in heavy)
+    weights = torch.tensor([row.weights for row in rows])
     return TokenisedPrompts(
-        torch.tensor(rows, dtype=torch.long),
-        _spans(places, counts),
+        torch.tensor([row.ids for row in rows], dtype=torch.long),
+        _spans([row.places for row in rows], counts),
         windows,
-        torch.tensor(weights) if weighed else None,
+        None if bool((weights == 1.0).all()) else weights,
     )
+
+
+def _row(reading: Reading, ranges: Sequence[tuple[int, int]], tokenizer: Tokenizer) -> Reading:
+    """Return the ``ranges`` of a reading as windows, each with start, end and padding."""
+    lead = [tokenizer.start] if tokenizer.start >= 0 else []
+    row, moved = Reading(), dict[int, int]()
+    for begin, stop in ranges:
+        first = len(row.ids) + len(lead)
+        moved |= {p: first + p - begin for p in range(begin, stop)}
+        window = [*lead, *reading.ids[begin:stop], tokenizer.end]
+        padding = tokenizer.length - len(window)
+        row.ids += [*window, *[tokenizer.pad] * padding]
+        heavy = reading.weights[begin:stop]
+        row.weights += [*[1.0] * len(lead), *heavy, *[1.0] * (padding + 1)]
+    row.places = {k: [moved[p] for p in v if p in moved] for k, v in reading.places.items()}
+    return row
 
 
 def _spans(

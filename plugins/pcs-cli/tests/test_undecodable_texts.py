@@ -1,4 +1,4 @@
-"""Bytes that are no text, in captions, layouts and prompts: refused with their place, and nothing is written."""
+"""Bytes that are no text, in captions, layouts and prompts: refused with their place."""
 
 from __future__ import annotations
 

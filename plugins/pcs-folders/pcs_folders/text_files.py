@@ -35,7 +35,7 @@ def read_text(file: Path) -> str:
 
 
 def check_whole(text: str, place: str) -> None:
-    """Refuse a text with half of a character, as JSON may say one: ``"\\ud83d"`` alone.
+    """Refuse a text with half of a character, as an escape of JSON may say one.
 
     Raises
     ------
