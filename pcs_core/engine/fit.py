@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,15 @@ import torch
 
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
-from pcs_core.engine.adapters import digest, find_adapter, needs_adapter
+from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
 from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.continuing import (
+    adapter_to_keep,
+    continued_subject,
+    origin,
+    steps_behind,
+    steps_taken,
+)
 from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.given import check_count, given_subjects
@@ -60,6 +67,9 @@ def fit(
     precision: str = "fp32",
     checkpointing: bool = False,
     crop: str = "auto",
+    start: Personalization | None = None,
+    every: int = 0,
+    each: Callable[[int, Sequence[Personalization]], None] | None = None,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -73,6 +83,9 @@ def fit(
     "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
     ``checkpointing`` computes activations again in backward, which takes time and spares memory. ``crop`` says
     which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged.
+    ``start`` is a finished fit of the same recipe, backbone and concepts to go on with: its tensors are the
+    start, the optimizer and the draws are new. ``each`` is given the number of steps done and the
+    subjects as they are after every ``every`` steps but the last.
 
     Under `torchrun` or `accelerate launch` the processes fit the same subjects together, one device each:
     parts of a step, or rows of each role, are shared out. All draw the numbers that one process would, so
@@ -83,7 +96,8 @@ def fit(
     Raises
     ------
     InputError
-        A subject without images, or with a token that already means something; processes that differ.
+        A subject without images, or with a token that already means something; processes that differ; a
+        ``start`` of something else.
     RecipeError, ConflictError
         The recipe does not fit together, or its steps cannot be shared out over the processes.
     UnknownNameError
@@ -101,12 +115,17 @@ def fit(
     check_sampler(recipe, opened)
     subjects = given_subjects(subjects)
     check_count("checkpoints", checkpoints)
+    if each is not None:
+        check_count("every", every)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
     for subject, (_, lines) in zip(subjects, crops, strict=True):
         for line in (*unread_marks(recipe, subject), *lines):
             _log.warning("%s", line)
     subjects = [subject for subject, _ in crops]
+    if start is not None:
+        subjects = [continued_subject(start, recipe, opened, subjects)]
+        adapter = adapter_to_keep(start, adapter)
     base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1
@@ -122,7 +141,7 @@ def fit(
         )
         fitting.keep, fitting.looks = keep, checkpoints
         fitting.precision_name, fitting.checkpointing = precision, checkpointing
-        fitting.crop = crop
+        fitting.crop, fitting.start, fitting.every, fitting.each = crop, start, every, each
         with suspended(opened):
             results += fitting.run()
     return results
@@ -148,6 +167,9 @@ class Fitting:
     precision_name: str = "fp32"
     checkpointing: bool = False
     crop: str = "auto"
+    start: Personalization | None = None
+    every: int = 0
+    each: Callable[[int, Sequence[Personalization]], None] | None = None
     best: dict[str, Personalization] = field(default_factory=dict)
 
     # long: the order of a whole fit, a call for each part
@@ -157,6 +179,7 @@ class Fitting:
             self.recipe,
             self.backbone,
             seed=self.seed,
+            start_seed=None if self.start is None else self.start.seed,
             names=[s.name for s in self.subjects],
             concepts=[s.concepts for s in self.subjects],
             work=self.work,
@@ -179,7 +202,9 @@ class Fitting:
             self.offset,
             self.groups,
         )
-        rngs = [generator(self.seed, "fit", s.name) for s in self.subjects]
+        behind = 0 if self.start is None else steps_behind(self.start)
+        purpose = ("fit", f"after {behind}") if behind else ("fit",)
+        rngs = [generator(self.seed, *purpose, s.name) for s in self.subjects]
         snapshots: dict[str, dict[str, Tensor]] = {}
         checkpoints = self._checkpoints(fusion, rngs, snapshots)
         self.reporter.losses = checkpoints.losses
@@ -217,7 +242,10 @@ class Fitting:
     def _fuse(self, features: Features) -> Fusion:
         fusion = merge_fusions(self.run_.call("fuse", features=features))
         self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
-        if self.base is not None:
+        if self.start is not None:
+            before = adapter_of(self.start, self.backbone)
+            import_tensors(fusion, {**before, **self.start.tensors})
+        elif self.base is not None:
             import_tensors(fusion, dict(self.base[0].tensors))
         else:
             check_stacked(fusion, len(self.subjects))
@@ -249,6 +277,7 @@ class Fitting:
                 "seed": self.seed,
                 "precision": self.precision_name,
                 "number of processes": self.processes.count,
+                "start": self.start and digest(self.start.tensors),
             },
             resume=self.resume,
             snapshots=snapshots,
@@ -313,13 +342,30 @@ class Fitting:
                 self.best[artifact.subject] = artifact
 
     def _look_along_the_way(self, fusion: Fusion, averages: Averages) -> None:
-        """Look at the artifacts of this moment where a checkpoint before the end is due."""
+        """Look at the artifacts of this moment, and give them away, where either is due before the end."""
         done, total = self.reporter.done, self.reporter.total
-        if self.keep is None or done >= total:
+        if done >= total:
             return
-        if done * self.looks // total > (done - 1) * self.looks // total:
-            with averages.in_place(), self.precision.lifted():
-                self._look(self._finish(fusion))
+        look = done * self.looks // total > (done - 1) * self.looks // total
+        due = self.every and done % self.every == 0
+        if not ((look and self.keep) or (due and self.each)):
+            return
+        with averages.in_place(), self.precision.lifted():
+            finished = self._finish(fusion)
+            if look:
+                self._look(finished)
+            if due and self.each and self.processes.index == 0:
+                given = [
+                    replace(artifact, extra={**artifact.extra, "steps": self._steps(index)})
+                    for index, artifact in enumerate(finished)
+                ]
+                self.each(done, given)
+
+    def _steps(self, index: int) -> int:
+        """Return how many steps a subject was trained for, in the fit that this one goes on with too."""
+        phases = self.cycle * self.recipe.cycles
+        taken = steps_taken(phases, self.reporter.done, self.stopped, index)
+        return taken + (0 if self.start is None else steps_behind(self.start))
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
         features, self.run_.phase = self.run_.features, ""
@@ -348,6 +394,9 @@ class Fitting:
             extra = {**extra, "gradient_checkpointing": True}
         if self.crop != "auto":
             extra = {**extra, "crop": self.crop}
+        if self.start is not None:
+            started = origin(self.start, self.seed)
+            extra = {**extra, "started_from": started, "steps": self._steps(0)}
         return [
             Personalization(
                 recipe=self.recipe,
@@ -356,7 +405,7 @@ class Fitting:
                 tensors=stored(index),
                 extra={**extra, **self._stops_of(index)},
                 features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
-                seed=self.seed,
+                seed=self.seed if self.start is None else self.start.seed,
                 losses={name: values[index] for name, values in self.reporter.losses.items()},
                 subject=subject.name,
             )

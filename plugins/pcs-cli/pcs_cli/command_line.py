@@ -19,7 +19,8 @@ def command_line(context: typer.Context, *added: str) -> str:
     for parameter in context.command.params:
         value: Any = context.params.get(parameter.name or "")
         if parameter.param_type_name == "argument":
-            words += map(str, value if isinstance(value, list | tuple) else [value])
+            values = value if isinstance(value, list | tuple) else [value]
+            words += [str(one) for one in values if one is not None]
         elif parameter.opts[0] not in added and value != parameter.get_default(context):
             options += _option(parameter, value)
     return shlex.join(["pcs", str(context.command.name), *words, *options, *added])

@@ -31,6 +31,8 @@ def print_dry_run(plan: FitPlan, *, json: bool) -> None:
         return
     height, width = facts["size"]
     emit(f"{facts['system']} on {facts['backbone']}, pictures of {width} x {height} pixels")
+    for line in facts["plan"]:
+        emit(line)
     for row in facts["subjects"]:
         who = ", ".join(f"{c['token']} ({c['noun']})" for c in row["concepts"]) or "nobody"
         emit(f"\nsubject {row['name']}: {who}")
@@ -57,6 +59,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
         "backbone": plan.backbone.card.id,
         "size": list(plan.backbone.card.size),
         "out": str(plan.destination.folder),
+        "plan": plan_lines(plan),
         "subjects": [
             {
                 "name": subject.name,
@@ -71,6 +74,13 @@ def described(plan: FitPlan) -> dict[str, Any]:
             for n, subject in enumerate(plan.subjects)
         ],
     }
+
+
+def plan_lines(plan: FitPlan) -> list[str]:
+    """Return what the fit will do that the recipe does not say, a sentence a line."""
+    from pcs_cli.fit_start import start_line
+
+    return [] if plan.start is None else [start_line(plan.start, plan.recipe)]
 
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:

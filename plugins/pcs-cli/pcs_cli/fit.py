@@ -36,8 +36,13 @@ if TYPE_CHECKING:
 def fit(
     context: typer.Context,
     system: Annotated[
-        str, typer.Argument(metavar="SYSTEM", help="A system (see pcs systems) or a recipe.toml.")
-    ],
+        str | None,
+        typer.Argument(
+            metavar="SYSTEM",
+            help="A system (see pcs systems) or a recipe.toml; with --from it may be left out.",
+            show_default=False,
+        ),
+    ] = None,
     folders: Annotated[
         list[Path] | None,
         typer.Argument(
@@ -56,8 +61,23 @@ def fit(
         typer.Option("--token", help='What prompts will call it, as "<dog>".', show_default=False),
     ] = None,
     backbone: Annotated[
-        str, typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator.")
-    ] = "mini",
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="The image generator: mini where nothing is said; with --from the artifact's.",
+            show_default=False,
+        ),
+    ] = None,
+    begun: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="DIR",
+            help="An artifact to go on with, for the steps that --set PHASE.steps=N says.",
+            show_default=False,
+        ),
+    ] = None,
     adapter: Annotated[
         Path | None,
         typer.Option(
@@ -106,18 +126,17 @@ def fit(
     from pcs_cli.dry_run import notes, print_dry_run
     from pcs_cli.fingerprint import facts
     from pcs_cli.fit_plan import plan_fit
+    from pcs_cli.fit_start import fit_start, start_line
     from pcs_cli.fit_work import open_together
     from pcs_core.engine.processes import join
 
     started = time.monotonic()
-    folders = folders or []
+    words = [] if system is None else [system, *map(str, folders or ())]
     plan = plan_fit(
-        system,
-        folders,
+        fit_start(words, begun, backbone),
         out=out,
         noun=noun,
         token=token,
-        backbone=backbone,
         overrides=settings or (),
         seed=seed,
         device=device,
@@ -137,6 +156,11 @@ def fit(
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
     chosen = watcher(watch) if watch is not None else None
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
+    if plan.start is not None:
+        from pcs_core.engine.continuing import origin
+
+        notice(start_line(plan.start, plan.recipe))
+        known["start"] = origin(plan.start, seed)
     if crop != "auto":
         known["crop"] = crop
     processes = join(plan.backbone.device)
@@ -231,6 +255,7 @@ def train(
         adapter=plan.adapter,
         precision=plan.precision,
         checkpointing=plan.checkpointing,
+        start=plan.start,
         keep=None if watch is None else watch(plan.subjects, plan.backbone),
     )
 

@@ -14,8 +14,9 @@ from pcs_cli.output_folder import Destination
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
+    from pcs_cli.fit_start import FitStart
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Recipe, Subject
+    from pcs_core.data import Personalization, Recipe, Subject
     from pcs_folders.uses import FileUse
 
 
@@ -35,17 +36,17 @@ class FitPlan:
     uses: tuple[tuple[FileUse, ...], ...] = ()
     """Of each folder, its files and what they are read as."""
     crop: str = "auto"
+    start: Personalization | None = None
+    """The artifact that the fit goes on with."""
 
 
 # long: an option of the command each, checked in the order of the command line
 def plan_fit(
-    system: str,
-    folders: Sequence[Path],
+    start: FitStart,
     *,
     out: Path,
     noun: str | None,
     token: str | None,
-    backbone: str,
     overrides: Sequence[str],
     seed: int,
     device: str,
@@ -67,28 +68,38 @@ def plan_fit(
 
     check_precision(precision)
     check_crop(crop)
-    folders = [folder.expanduser() for folder in folders]
+    folders = [folder.expanduser() for folder in start.folders]
     check_names(folders)
     target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=folders)
 
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
     from pcs_core.engine.adapters import needs_adapter
+    from pcs_core.engine.continuing import continued_subject
     from pcs_core.engine.processes import check_shared, place
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
 
-    name = backbone_name(backbone)
-    recipe = load_recipe(system, backbone=name, overrides=overrides)
+    name = backbone_name(start.backbone)
+    recipe = load_recipe(start.source, backbone=name, overrides=overrides)
     check_shared(recipe.phases, recipe.uses, place()[1])
     # names first: they cost nothing, and a backbone takes seconds to open
-    listed = [list_folder(folder, noun=noun, token=token) for folder in folders]
-    bare = () if folders else without_folders(recipe, target, noun=noun, token=token)
+    words = [start.words_of(folder) for folder in folders or (None,)]
+    listed = [
+        list_folder(folder, noun=noun or said, token=token or called)
+        for folder, (said, called) in zip(folders, words, strict=False)
+    ]
+    said, called = words[0]
+    bare = (
+        () if folders else without_folders(recipe, target, noun=noun or said, token=token or called)
+    )
     chosen = device_name(device)
     opened = open_backbone(name, device=chosen)
     height, width = opened.card.size
     readings = [read_listing(listing, (height, width)) for listing in listed]
     subjects = bare or tuple(reading.subject for reading in readings)
+    if start.artifact is not None:
+        continued_subject(start.artifact, recipe, opened, subjects)
     if adapter is not None and not needs_adapter(recipe):
         raise InputError(f"{recipe.id!r} is not pre-trained: leave out --adapter")
     return FitPlan(
@@ -103,6 +114,7 @@ def plan_fit(
         checkpointing,
         tuple(reading.uses for reading in readings),
         crop,
+        start.artifact,
     )
 
 
