@@ -49,8 +49,9 @@ def continued_subject(
     (subject,) = subjects
     before, now = ([(c.token, c.noun) for c in one.concepts] for one in (start, subject))
     if before != now:
+        words, others = _concept_words(before), _concept_words(now)
         raise InputError(
-            f"{said} names {_told(before)}, and subject {subject.name!r} {_told(now)}: give the same"
+            f"{said} names {words}, and subject {subject.name!r} {others}: give the same"
         )
     return replace(subject, name=start.subject or subject.name)
 
@@ -105,5 +106,5 @@ def origin(start: Personalization, seed: int) -> dict[str, Any]:
     }
 
 
-def _told(concepts: Sequence[tuple[str, str]]) -> str:
+def _concept_words(concepts: Sequence[tuple[str, str]]) -> str:
     return ", ".join(f"{token} ({noun})" for token, noun in concepts) or "nobody"

@@ -238,6 +238,9 @@ def end_step(
         training.stopped[number] = state.stops.state()
     if last:
         state.averages.give()
+    # before the checkpoint: what was looked at is there when a fit goes on from it
+    if training.look is not None:
+        training.look(state.averages)
     extra: dict[str, Any] = {
         "averaged": state.averages.updates,
         "precision_state": training.precision.state(),
@@ -253,8 +256,6 @@ def end_step(
         tensors=dict if last else state.averages.tensors,  # given already at the end
         state=extra,
     )
-    if training.look is not None:
-        training.look(state.averages)
 
 
 @torch.no_grad()

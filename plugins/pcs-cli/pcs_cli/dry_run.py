@@ -78,9 +78,13 @@ def described(plan: FitPlan) -> dict[str, Any]:
 
 def plan_lines(plan: FitPlan) -> list[str]:
     """Return what the fit will do that the recipe does not say, a sentence a line."""
+    from pcs_cli.fit_keeping import kept_line
     from pcs_cli.fit_start import start_line
 
-    return [] if plan.start is None else [start_line(plan.start, plan.recipe)]
+    lines = [] if plan.start is None else [start_line(plan.start, plan.recipe)]
+    if plan.keep_every:
+        lines.append(kept_line(plan.recipe, plan.backbone, plan.keep_every, len(plan.subjects)))
+    return lines
 
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:

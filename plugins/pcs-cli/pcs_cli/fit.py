@@ -109,6 +109,16 @@ def fit(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
     ] = True,
+    keep_every: Annotated[
+        int | None,
+        typer.Option(
+            "--keep-every",
+            metavar="N",
+            min=1,
+            help="Keep an artifact every N steps, DIR/steps/000100 and on; until the end in DIR.partial.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -123,10 +133,10 @@ def fit(
     --nproc-per-node N --no-python` in front, N devices share the steps of a fit. Work goes to DIR.partial/,
     which becomes DIR at the end; after an interruption the same command with --resume goes on.
     """
-    from pcs_cli.dry_run import notes, print_dry_run
+    from pcs_cli.dry_run import notes, plan_lines, print_dry_run
     from pcs_cli.fingerprint import facts
     from pcs_cli.fit_plan import plan_fit
-    from pcs_cli.fit_start import fit_start, start_line
+    from pcs_cli.fit_start import fit_start
     from pcs_cli.fit_work import open_together
     from pcs_core.engine.processes import join
 
@@ -146,11 +156,12 @@ def fit(
         precision=precision,
         checkpointing=gradient_checkpointing,
         crop=crop,
+        keep_every=keep_every,
     )
     if dry_run:
         print_dry_run(plan, json=json)
         return
-    for note in notes(plan):
+    for note in (*notes(plan), *plan_lines(plan)):
         notice(note)
     if watch is not None and resume:
         raise InputError("--watch compares the checkpoints of one unbroken fit: leave out --resume")
@@ -159,7 +170,6 @@ def fit(
     if plan.start is not None:
         from pcs_core.engine.continuing import origin
 
-        notice(start_line(plan.start, plan.recipe))
         known["start"] = origin(plan.start, seed)
     if crop != "auto":
         known["crop"] = crop
@@ -218,6 +228,7 @@ def run(
     InputError
         Every fit diverged.
     """
+    from pcs_cli.fit_keeping import move_kept
     from pcs_cli.preview import draw_preview
     from pcs_cli.progress import reporting
     from pcs_core.storage import save
@@ -232,6 +243,7 @@ def run(
             extra = draw_preview(artifact, plan.backbone) if preview else {}
             folder = place.result if alone(plan) else place.result / artifact.subject
             save(artifact, folder, extra_files=extra)
+            move_kept(place.kept if alone(plan) else place.kept / artifact.subject, folder)
     return whole, failed
 
 
@@ -242,6 +254,7 @@ def train(
     *tell: Callable[[Progress], None],
 ) -> list[Personalization]:
     """Fit, with work in ``place``; write no artifact."""
+    from pcs_cli.fit_keeping import keeping
     from pcs_core.engine import fit as engine_fit
 
     return engine_fit(
@@ -256,6 +269,8 @@ def train(
         precision=plan.precision,
         checkpointing=plan.checkpointing,
         start=plan.start,
+        every=plan.keep_every or 0,
+        each=keeping(place.kept, alone=alone(plan)) if plan.keep_every else None,
         keep=None if watch is None else watch(plan.subjects, plan.backbone),
     )
 
@@ -320,5 +335,8 @@ def _leave(place: Workplace, error: BaseException, again: str) -> None:
     if keep:
         place.close()
         notice(f"what was done is kept in {place.folder}; go on with:\n  {again}")
+    elif place.kept.is_dir():
+        place.close()
+        notice(f"the artifacts along the way are left in {place.kept}; --overwrite fits anew")
     else:
         place.discard()

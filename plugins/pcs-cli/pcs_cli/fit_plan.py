@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcs_cli.fit_keeping import count_kept
 from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import check_precision
@@ -38,6 +39,8 @@ class FitPlan:
     crop: str = "auto"
     start: Personalization | None = None
     """The artifact that the fit goes on with."""
+    keep_every: int | None = None
+    """Steps between two artifacts along the way."""
 
 
 # long: an option of the command each, checked in the order of the command line
@@ -56,6 +59,7 @@ def plan_fit(
     precision: str = "fp32",
     checkpointing: bool = False,
     crop: str = "auto",
+    keep_every: int | None = None,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -82,6 +86,8 @@ def plan_fit(
 
     name = backbone_name(start.backbone)
     recipe = load_recipe(start.source, backbone=name, overrides=overrides)
+    if keep_every is not None:
+        count_kept(recipe, keep_every)
     check_shared(recipe.phases, recipe.uses, place()[1])
     # names first: they cost nothing, and a backbone takes seconds to open
     words = [start.words_of(folder) for folder in folders or (None,)]
@@ -115,6 +121,7 @@ def plan_fit(
         tuple(reading.uses for reading in readings),
         crop,
         start.artifact,
+        keep_every,
     )
 
 

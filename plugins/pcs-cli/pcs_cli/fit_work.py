@@ -42,6 +42,11 @@ class Workplace:
         return self.folder / "result"
 
     @property
+    def kept(self) -> Path:
+        """The artifacts along the way, until they lie in the result."""
+        return self.folder / "steps"
+
+    @property
     def trained(self) -> bool:
         """Whether a checkpoint was written: without one, no step would be saved by resuming."""
         return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))

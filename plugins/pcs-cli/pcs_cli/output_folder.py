@@ -157,9 +157,20 @@ def is_own(folder: Path) -> bool:
     entries = list(folder.iterdir())
     names = {entry.name for entry in entries}
     if {"manifest.json", "sample.json"} & names:
-        return all(entry.is_file() and OWN_FILES.fullmatch(entry.name) for entry in entries)
+        return all(
+            OWN_FILES.fullmatch(entry.name) if entry.is_file() else is_along(entry)
+            for entry in entries
+        )
     # several subjects: one artifact each
     return all(
         entry.is_dir() and (entry / "manifest.json").is_file() and is_own(entry)
         for entry in entries
+    )
+
+
+def is_along(folder: Path) -> bool:
+    """Return whether ``folder`` holds the artifacts along the way of a fit, and nothing else."""
+    return folder.name == "steps" and all(
+        entry.is_dir() and (entry / "manifest.json").is_file() and is_own(entry)
+        for entry in folder.iterdir()
     )

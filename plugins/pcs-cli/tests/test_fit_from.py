@@ -68,12 +68,12 @@ def test_the_first_loss_is_where_the_fit_before_ended(subject: Callable, layers:
     changes = ["words.steps=0", "joint.lr=1e-2", "joint.batch=4"]
 
     def losses(start: object, count: int) -> tuple[list[float], object]:
-        told: list[float] = []
+        reported: list[float] = []
         short = load_recipe(layers, overrides=[*changes, f"joint.steps={count}"])
-        watch = [lambda progress: told.append(progress.losses["core.denoise"])]
-        return told, fit(short, rex, "tiny", watch=watch, start=start)[0]
+        watch = [lambda progress: reported.append(progress.losses["core.denoise"])]
+        return reported, fit(short, rex, "tiny", watch=watch, start=start)[0]
 
-    told, long = losses(None, 60)
+    reported, long = losses(None, 60)
     # the draws of a fit that begins, so that both see the same rows and noise
     as_first = replace(long, extra={"steps": 0})
     (scratch,), _ = losses(None, 1)
@@ -81,7 +81,7 @@ def test_the_first_loss_is_where_the_fit_before_ended(subject: Callable, layers:
     _, untrained = losses(None, 0)
     (begun,), _ = losses(untrained, 1)
     assert begun == scratch
-    assert max(continued, told[-1]) < 0.8 * scratch
+    assert max(continued, reported[-1]) < 0.8 * scratch
 
 
 def test_a_start_of_no_steps_is_a_fit_anew(subject: Callable, layers: Path) -> None:
