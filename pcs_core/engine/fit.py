@@ -117,6 +117,7 @@ def fit(
     check_count("checkpoints", checkpoints)
     if each is not None:
         check_count("every", every)
+    check_count("seed", seed, 0)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
     for subject, (_, lines) in zip(subjects, crops, strict=True):

@@ -7,7 +7,7 @@ A picture is a tensor [3 h w] in [0, 1] (a clip [3 t h w]). Also read: uint8 ten
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SLACK = 1e-3
 """By how much a value may leave [0, 1]: what rounding and resizing leave behind."""
+MOST = sys.float_info.max
 ORIENTATION = 274
 """The EXIF tag of a photograph's orientation; 1 is upright."""
 
@@ -49,6 +50,11 @@ def given_subject(subject: Subject) -> Subject:
             raise InputError(
                 f"subject {subject.name!r}: {name} has {len(values)} entries for {count} images: give one "
                 "for each, None where there is none"
+            )
+    for index, caption in enumerate(subject.captions):
+        if not isinstance(caption, str | None):
+            raise InputError(
+                f"subject {subject.name!r}: captions[{index}] is {caption!r}: give text, or None"
             )
     images = tuple(
         given_picture(image, f"subject {subject.name!r}: images[{index}]")
@@ -172,7 +178,9 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{name}={value!r}: give a whole number, {least} or more")
 
 
-def check_drawing(count: int, settings: SampleSettings, strengths: Mapping[str, Any]) -> None:
+def check_drawing(
+    count: int, seed: int, settings: SampleSettings, strengths: Mapping[str, Any]
+) -> None:
     """Refuse numbers that nothing can be drawn with: no picture, no step, a scale that is no number.
 
     Raises
@@ -181,12 +189,29 @@ def check_drawing(count: int, settings: SampleSettings, strengths: Mapping[str, 
         Names the argument.
     """
     check_count("count", count)
+    check_count("seed", seed, 0)
     check_count("steps", settings.steps)
-    if not math.isfinite(settings.scale) or settings.scale < 0:
-        raise InputError(f"scale={settings.scale!r}: give a number, 0 or more")
+    check_number("scale", settings.scale, 0.0)
+    for name, text in (("scheduler", settings.scheduler), ("negative", settings.negative)):
+        if not isinstance(text, str):
+            raise InputError(f"{name}={text!r}: give text")
     for name, value in strengths.items():
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise InputError(f"strength {name}={value!r}: give a finite number")
+        check_number(f"strength {name}", value)
+
+
+def check_number(name: str, value: Any, least: float = -MOST) -> None:
+    """Refuse what is no finite number, or is below ``least``.
+
+    Raises
+    ------
+    InputError
+        Names the argument.
+    """
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan compares as neither; an int may be too large for a float
+    if not number or not least <= value <= MOST:
+        above = f", {least:g} or more" if least > -MOST else ""
+        raise InputError(f"{name}={value!r}: give a finite number{above}")
 
 
 def given_subjects(subjects: Sequence[Subject]) -> list[Subject]:

@@ -112,7 +112,7 @@ def sample(
         scheduler=scheduler or chosen.scheduler,
         negative=chosen.negative if negative is None else negative,
     )
-    check_drawing(count, settings, strengths or {})
+    check_drawing(count, seed, settings, strengths or {})
     opened.sampler(settings.scheduler, settings.steps)  # one that does not fit is refused here
     texts = [prompt for prompt in prompts for _ in range(count)]
     pictures = []
