@@ -28,6 +28,7 @@ from pcs_folders.pictures import write_png as write_png
 from pcs_folders.subjects import load_subject as load_subject
 from pcs_formats.exporting import export as export
 from pcs_merging.merging import merge_personalizations as merge_personalizations
+from pcs_merging.stacking import stack_personalizations as stack_personalizations
 from pcs_pretrain.folder_records import FolderRecords as FolderRecords
 from pcs_pretrain.training import pretrain as pretrain
 from pcs_video.clip_files import clip_files as clip_files

@@ -31,10 +31,11 @@ class BackboneCard:
 
 @dataclass(frozen=True, slots=True)
 class Personalization:
-    """A fitted subject.
+    """A fitted subject, or several that are drawn together.
 
     ``tensors``: ``"<use>/<site or token>/<param>"`` -> tensor of this subject (no subject axis).
-    ``features``: what sampling needs from `extract`. ``losses``: last mean value of each term.
+    ``features``: what sampling needs from `extract`. ``losses``: last mean value of each term. ``parts``: of
+    several, each with what stands before the names of its uses; such a one is drawn with, and not stored.
     """
 
     recipe: Recipe
@@ -47,3 +48,4 @@ class Personalization:
     subject: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     extra: Mapping[str, Any] = field(default_factory=dict)
+    parts: tuple[tuple[str, Personalization], ...] = ()

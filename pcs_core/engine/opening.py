@@ -159,8 +159,15 @@ def open_deployment(
     )
 
 
-def resolve_artifact(artifact: Personalization | Path | str | None) -> Personalization | None:
-    """Load a personalization from its folder if that is what was given."""
+def resolve_artifact(
+    artifact: Personalization | Path | str | Sequence[Personalization | Path | str] | None,
+) -> Personalization | None:
+    """Load a personalization from its folder if that is what was given; of several make one to draw with."""
+    if isinstance(artifact, Sequence) and not isinstance(artifact, str):
+        from pcs_core.catalogue import catalogue
+
+        stack = catalogue().get("services", "stack_personalizations")
+        return stack(artifact)  # type: ignore[no-any-return]
     if isinstance(artifact, str | Path):
         from pcs_core.storage import load
 

@@ -21,6 +21,8 @@ from pcs_core.errors import InputError
 from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Personalization, Use
 
@@ -98,8 +100,28 @@ def restore(
         return run, fusion
     uses = artifact.recipe.uses
     check_added(added, uses)
+    run = run_of(artifact, backbone, seed, added)
+    if artifact.parts:
+        answers, tensors = answers_of_parts(artifact, run, weights or {})
+        new = [use.technique for use in added]
+        answers += run.call_at("fuse", lambda one, _: one in new, features=run.features)
+    else:
+        answers = run.call("fuse", features=run.features)
+        stored = {**adapter_of(artifact, backbone), **artifact.tensors}
+        tensors = weighed_tensors(artifact, stored, weights or {}, run)
+    fusion = with_words(merge_fusions(answers), artifact)
+    run.heads = {e.name: e for e in fusion.of(HeadEdit)}
+    check_added(added, uses, fusion)
+    import_tensors(fusion, tensors)
+    return run, fusion
+
+
+def run_of(
+    artifact: Personalization, backbone: Backbone, seed: int, added: Sequence[Use] = ()
+) -> EngineRun:
+    """Return the run in which `fuse` is asked, with the features of ``artifact``."""
     run = EngineRun(
-        replace(artifact.recipe, uses=(*uses, *added)),
+        replace(artifact.recipe, uses=(*artifact.recipe.uses, *added)),
         backbone,
         seed=seed,
         start_seed=artifact.seed,
@@ -110,12 +132,26 @@ def restore(
         tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in artifact.features.items()},
         concepts=(artifact.concepts,),
     )
-    fusion = with_words(merge_fusions(run.call("fuse", features=run.features)), artifact)
-    run.heads = {e.name: e for e in fusion.of(HeadEdit)}
-    check_added(added, uses, fusion)
-    tensors = {**adapter_of(artifact, backbone), **artifact.tensors}
-    import_tensors(fusion, weighed_tensors(artifact, tensors, weights or {}, run))
-    return run, fusion
+    return run
+
+
+def answers_of_parts(
+    artifact: Personalization, run: EngineRun, weights: Mapping[str, float]
+) -> tuple[list[tuple[str, Any]], dict[str, Tensor]]:
+    """Return what `fuse` says of each part by the names of its uses here, and the tensors of all.
+
+    Each is asked in a run of its own, with its own subject and seed.
+    """
+    answers: list[tuple[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    for prefix, part in artifact.parts:
+        own = run_of(part, run.backbone, run.seed)
+        answers += [(prefix + name, said) for name, said in own.call("fuse", features=own.features)]
+        stored = {**adapter_of(part, run.backbone), **part.tensors}
+        named = {use.name: weights.get(prefix + use.name, 1.0) for use in part.recipe.uses}
+        weighed = weighed_tensors(part, stored, named, own)
+        tensors |= {prefix + name: value for name, value in weighed.items()}
+    return answers, tensors
 
 
 def with_words(fusion: Fusion, artifact: Personalization) -> Fusion:

@@ -51,7 +51,7 @@ class SampleProgress:
 
 # long: the options of a drawing and what they mean
 def sample(
-    artifact: Personalization | Path | str | None,
+    artifact: Personalization | Path | str | Sequence[Personalization | Path | str] | None,
     backbone: Backbone | str | Path | None = None,
     prompts: Sequence[str] | str = (),
     *,
@@ -74,15 +74,16 @@ def sample(
 
     A backbone of clips returns [len(prompts) * count, 3, t, h, w].
 
-    ``artifact`` is a personalization, its folder, or None for the untuned backbone. ``backbone`` None
+    ``artifact`` is a personalization, its folder, several of them that act together (see
+    :func:`pcs_merging.stacking.stack_personalizations`), or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
-    what is given beside it counts. ``layout`` says where things should stand;
-    ``strengths`` weigh uses by name ("lora", or in full "weights.lora"; 1 is as fitted, 0 as if it were not
-    there) and change the fusion's named numbers. ``deployment`` is a folder that ``pcs export`` wrote
-    for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``, runs
-    the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
-    whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as they are drawn, in
-    order: those that are returned at the end, a few at a time.
+    what is given beside it counts. ``layout`` says where things should stand; ``strengths`` weigh uses by
+    name ("lora", in full "weights.lora", of a further artifact "style:lora", or "style" for all of its; 1 is
+    as fitted, 0 as if it were not there) and change the fusion's named numbers. ``deployment`` is a folder
+    that ``pcs export`` wrote for ``engine``, drawn with in place of the backbone; an ``engine`` that needs
+    none, as ``compile``, runs the backbone itself. ``options`` are the engine's. Picture i starts from noise
+    seeded ``seed + i``, whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as
+    they are drawn, in order: those that are returned at the end, a few at a time.
 
     Raises
     ------

@@ -18,17 +18,21 @@ KIND = "strength:"
 
 
 def strength_names(uses: Sequence[Use]) -> dict[str, str]:
-    """Return what a drawing of ``uses`` may weigh: each name that is read -> the use or number it means.
+    """Return what a drawing may weigh of ``uses``: each name that is read -> the use's full name.
 
-    A use is named in full ("weights.lora"), or by its last word ("lora") where no other ends so; of an
-    artifact that is added behind another both stand behind its own name ("style:lora").
+    That is in full ("weights.lora"), or by its last word ("lora") where no other ends so; of an artifact that
+    is added behind another both stand behind its own name ("style:lora").
     """
     weighed = [use.name for use in uses if use.technique.weighed()]
-    words = [word for use in uses for word in use.technique.words().writes]
     short = [_short(name) for name in weighed]
     names = {s: name for s, name in zip(short, weighed, strict=True) if short.count(s) == 1}
-    names |= {word.removeprefix(KIND): word for word in words if word.startswith(KIND)}
     return names | {name: name for name in weighed}
+
+
+def number_names(uses: Sequence[Use]) -> list[str]:
+    """Return the names of the numbers that edits of ``uses`` read ("control.scale")."""
+    words = [word for use in uses for word in use.technique.words().writes]
+    return [word.removeprefix(KIND) for word in words if word.startswith(KIND)]
 
 
 def part_strengths(
@@ -36,25 +40,31 @@ def part_strengths(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the strengths of uses by their full names, and those of numbers that edits read.
 
+    The name of an artifact that is added behind another means all of its uses.
+
     Raises
     ------
     InputError
-        A name that nothing reads, or two names of one use; lists those there are.
+        A name that nothing reads, or two strengths of one use; lists those there are.
     """
-    names = strength_names(uses)
+    names, known = strength_names(uses), number_names(uses)
     weights: dict[str, float] = {}
     numbers: dict[str, float] = {}
     for name, value in given.items():
-        if name not in names:
-            known = ", ".join(listed_strengths(uses)) or "it has none"
-            raise InputError(
-                f"unknown strength {name!r}{nearest(name, names)} (of this personalization: {known})"
-            )
-        meant = names[name]
-        if meant.startswith(KIND):
+        if name in known:
             numbers[name] = value
-        elif weights.setdefault(meant, value) != value:
-            raise InputError(f"strength {name!r} and {meant!r} are one: give it once")
+            continue
+        whole = dict.fromkeys(full for full in names.values() if full.startswith(f"{name}:"))
+        meant = [names[name]] if name in names else list(whole)
+        if not meant:
+            listing = ", ".join(listed_strengths(uses)) or "it has none"
+            raise InputError(
+                f"unknown strength {name!r}{nearest(name, [*names, *known])} (of this personalization: "
+                f"{listing})"
+            )
+        for full in meant:
+            if weights.setdefault(full, value) != value:
+                raise InputError(f"strength {name!r}: {full!r} is given another already")
     return weights, numbers
 
 
@@ -73,12 +83,11 @@ def read_numbers(numbers: Mapping[str, float], fusion: Fusion) -> dict[str, floa
 
 
 def listed_strengths(uses: Sequence[Use]) -> list[str]:
-    """Return the names that `part_strengths` reads, one for each thing: the shortest, in recipe order."""
+    """Return the names that `part_strengths` reads, one for each thing, the shortest, in recipe order."""
     names = strength_names(uses)
-    shortest: dict[str, str] = {}
-    for name, meant in sorted(names.items(), key=lambda pair: len(pair[0])):
-        shortest.setdefault(meant, name)
-    return [name for name in names if shortest[names[name]] == name]
+    shortest = {full: full for full in names.values()}
+    shortest |= {full: name for name, full in names.items() if len(name) < len(full)}
+    return [*shortest.values(), *number_names(uses)]
 
 
 def weighed_tensors(

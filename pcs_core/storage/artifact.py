@@ -52,8 +52,11 @@ def save(
     Raises
     ------
     InputError
-        The folder is taken, not named in UTF-8, or cannot be written (a full disk, no permission).
+        The folder is taken, not named in UTF-8, or cannot be written (a full disk, no permission); or
+        several personalizations that are drawn together.
     """
+    if artifact.parts:
+        raise InputError("personalizations that are drawn together are not stored: merge them")
     folder = Path(folder)
     check_utf8(folder)
     _check_free(folder, overwrite=overwrite)

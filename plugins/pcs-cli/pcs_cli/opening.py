@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,6 +112,24 @@ def open_artifact(folder: Path) -> Personalization:
     folder = folder.expanduser()
     with refuse_several(folder):
         return load(folder)
+
+
+def open_together(folders: Sequence[Path]) -> Personalization | None:
+    """Load the artifacts in ``folders`` as one to draw with; None where there are none.
+
+    Raises
+    ------
+    PcsError
+        Not an artifact, or damaged; or artifacts that cannot draw together.
+    """
+    artifacts = [open_artifact(folder) for folder in folders]
+    if len(artifacts) < 2:
+        return next(iter(artifacts), None)
+    from pcs_core import stack_personalizations
+
+    return stack_personalizations(
+        artifacts, [folder.expanduser().resolve().name for folder in folders]
+    )
 
 
 @contextmanager

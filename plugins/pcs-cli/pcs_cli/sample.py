@@ -14,6 +14,7 @@ from pcs_cli.sample_options import (
     Added,
     BackboneName,
     Base,
+    Beside,
     Changes,
     Count,
     Deployment,
@@ -45,6 +46,7 @@ def sample(
     count: Count = 4,
     seed: Seed = 0,
     base: Base = None,
+    add: Beside = None,
     steps: Steps = None,
     scale: Scale = None,
     scheduler: Scheduler = None,
@@ -62,7 +64,7 @@ def sample(
     overwrite: Overwrite = False,
     json: Json = False,
 ) -> None:
-    """Draw PROMPT with the artifact in DIR.
+    """Draw PROMPT with the artifact in DIR, and those of --add beside it.
 
     Writes 000.png ..., sheet.png and sample.json, nothing else. A video backbone writes 000.mp4 ...
     (000.gif where no encoder is installed), and 000.png holds the frames of 000 side by side.
@@ -73,15 +75,18 @@ def sample(
     from pcs_cli import sample_plan as read
     from pcs_cli.command_line import command_line
     from pcs_cli.drawn_pictures import drawing_into
-    from pcs_cli.opening import open_artifact
+    from pcs_cli.opening import open_together
     from pcs_cli.output_folder import destination
     from pcs_cli.progress import reporting
     from pcs_cli.sample_facts import describe
 
     runs = read.read_engine(engine, deployment, option or (), base=base, backbone=backbone)
     artifact, prompt = read.split_words(words, base, backbone)
-    target = destination(out, overwrite=overwrite, inputs=[artifact] if artifact else [])
-    personalization = open_artifact(artifact) if artifact else None
+    folders = read.read_folders(artifact, add or ())
+    target = destination(out, overwrite=overwrite, inputs=folders)
+    personalization = open_together(folders)
+    for line in read.stack_notes(personalization, folders, prompt):
+        notice(line)
     boxes = read.read_layout(layout, prompt, personalization)
     chosen = read.read_preset(preset, added or (), settings_of or (), personalization, base)
     strengths = read.read_strengths(strength or (), personalization, chosen)
@@ -95,7 +100,7 @@ def sample(
         base=base,
     )
     plan = read.SamplePlan(
-        artifact, personalization, prompt, count, seed, numbers, chosen, boxes, strengths
+        folders, personalization, prompt, count, seed, numbers, chosen, boxes, strengths
     )
 
     def go_on(done: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,15 +51,29 @@ def facts_of_drawing(plan: SamplePlan, backbone: Backbone) -> dict[str, Any]:
         "versions": versions(),
     }
     if personalization is not None:
-        drawn["artifact"] = {
-            "path": str(plan.artifact),
-            "subject": personalization.subject,
-            "tokens": [concept.token for concept in personalization.concepts],
-            "recipe": personalization.recipe.id,
-            "recipe_hash": personalization.recipe.hash,
-            "seed": personalization.seed,
-        }
+        parts = personalization.parts or (("", personalization),)
+        artifacts = [
+            facts_of_artifact(folder, name, part)
+            for folder, (name, part) in zip(plan.artifacts, parts, strict=True)
+        ]
+        drawn["artifact"] = artifacts[0]
+        if artifacts[1:]:
+            drawn["added"] = artifacts[1:]
     return drawn
+
+
+def facts_of_artifact(folder: Path, name: str, artifact: Personalization) -> dict[str, Any]:
+    """Return what ``sample.json`` says of an artifact; ``name`` stands before its strengths."""
+    called = {"name": name.removesuffix(":")} if name else {}
+    return {
+        **called,
+        "path": str(folder),
+        "subject": artifact.subject,
+        "tokens": [concept.token for concept in artifact.concepts],
+        "recipe": artifact.recipe.id,
+        "recipe_hash": artifact.recipe.hash,
+        "seed": artifact.seed,
+    }
 
 
 def facts_of_preset(

@@ -21,6 +21,15 @@ Base = Annotated[
         show_default=False,
     ),
 ]
+Beside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--add",
+        metavar="DIR",
+        help="A further artifact of the same backbone, to act beside the first. Repeatable.",
+        show_default=False,
+    ),
+]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, max=1000, help="Denoising steps.")]
 Scale = Annotated[float | None, typer.Option("--scale", min=0.0, max=100.0, help="Guidance scale.")]
 Scheduler = Annotated[
@@ -75,7 +84,8 @@ Strengths = Annotated[
     typer.Option(
         "--strength",
         metavar="NAME=VALUE",
-        help="How strongly the artifact acts: lora=0.6; 1 is as fitted (pcs show names them). Repeatable.",
+        help="How strongly it acts: lora=0.6, of one that is added B:lora=0.6 or B=0.6; 1 is as fitted "
+        "(pcs show names them). Repeatable.",
         show_default=False,
     ),
 ]

@@ -27,9 +27,9 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class SamplePlan:
-    """A drawing that nothing speaks against. ``artifact`` is None where the untuned base draws."""
+    """A drawing that nothing speaks against. ``artifacts`` are none where the untuned base draws."""
 
-    artifact: Path | None
+    artifacts: tuple[Path, ...]
     personalization: Personalization | None
     prompt: str
     count: int
@@ -135,6 +135,46 @@ def split_words(
             f"{what} is missing: pcs sample DIR PROMPT, or pcs sample --base mini PROMPT"
         )
     raise InputError(f"DIR and one PROMPT are wanted, got {len(words)} words: put it in quotes")
+
+
+def read_folders(artifact: Path | None, added: Sequence[Path]) -> tuple[Path, ...]:
+    """Return the folders of all that draws together.
+
+    Raises
+    ------
+    InputError
+        Something is added to the untuned base.
+    """
+    if artifact is None and added:
+        raise InputError(
+            f"--base draws untuned, so nothing is added to it: pcs sample {added[0]} PROMPT draws with one"
+        )
+    return () if artifact is None else (artifact, *added)
+
+
+def stack_notes(
+    personalization: Personalization | None, folders: Sequence[Path], prompt: str
+) -> list[str]:
+    """Return what is to be known of artifacts that draw together: new tokens, and tokens not in the prompt."""
+    from pcs_core.backbone import names_token
+    from pcs_core.storage.manifest import read_manifest
+
+    notes = []
+    parts = personalization.parts if personalization else ()
+    for folder, (_, part) in zip(folders, parts, strict=False):
+        tokens = [concept.token for concept in part.concepts]
+        before = [concept.token for concept in read_manifest(folder.expanduser()).concepts]
+        notes += [
+            f"{folder} calls its subject {old} as another does: here it is {new}"
+            for old, new in zip(before, tokens, strict=True)
+            if old != new
+        ]
+        if tokens and not any(names_token(prompt, token) for token in tokens):
+            notes.append(
+                f"the prompt does not name {' or '.join(tokens)} of {folder}: only what it changes in the "
+                "network itself shows"
+            )
+    return notes
 
 
 def read_layout(

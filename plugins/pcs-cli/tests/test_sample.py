@@ -304,7 +304,7 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
         (["style=1", "style=2"], "given twice"),
         (["style=1"], "unknown strength 'style' (of this personalization: learnable)"),
         (["lernable=1"], "did you mean 'learnable'?"),
-        (["learnable=1", "tokens.learnable=2"], "are one: give it once"),
+        (["learnable=1", "tokens.learnable=2"], "'tokens.learnable' is given another already"),
     ],
 )
 def test_strengths_are_checked(

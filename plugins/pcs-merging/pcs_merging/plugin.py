@@ -10,4 +10,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def services() -> Mapping[str, str]:
     """What the core and the command ask for by name."""
-    return {"merge_personalizations": "pcs_merging.merging:merge_personalizations"}
+    return {
+        "merge_personalizations": "pcs_merging.merging:merge_personalizations",
+        "stack_personalizations": "pcs_merging.stacking:stack_personalizations",
+    }
