@@ -145,11 +145,14 @@ def answers_of_parts(
     answers: list[tuple[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for prefix, part in artifact.parts:
-        own = run_of(part, run.backbone, run.seed)
-        answers += [(prefix + name, said) for name, said in own.call("fuse", features=own.features)]
+        part_run = run_of(part, run.backbone, run.seed)
+        answers += [
+            (prefix + name, said)
+            for name, said in part_run.call("fuse", features=part_run.features)
+        ]
         stored = {**adapter_of(part, run.backbone), **part.tensors}
         named = {use.name: weights.get(prefix + use.name, 1.0) for use in part.recipe.uses}
-        weighed = weighed_tensors(part, stored, named, own)
+        weighed = weighed_tensors(part, stored, named, part_run)
         tensors |= {prefix + name: value for name, value in weighed.items()}
     return answers, tensors
 
