@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from pcs_core.engine.continuing import (
 from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.given import check_count, given_subjects
+from pcs_core.engine.live import Drawing, live_drawing
 from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
@@ -34,6 +36,7 @@ from pcs_core.engine.processes import check_shared, join
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
 from pcs_core.engine.run import EngineRun
+from pcs_core.engine.sample import sample
 from pcs_core.engine.sizes import SizedExamples, check_sizes, phase_size
 from pcs_core.engine.unread import unread_marks
 from pcs_core.errors import InputError, RecipeError
@@ -70,6 +73,8 @@ def fit(
     start: Personalization | None = None,
     every: int = 0,
     each: Callable[[int, Sequence[Personalization]], None] | None = None,
+    show_every: int = 0,
+    show: Callable[[int, Mapping[str, Drawing]], None] | None = None,
 ) -> list[Personalization]:
     """Personalise: return one personalization per subject.
 
@@ -85,7 +90,8 @@ def fit(
     which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged.
     ``start`` is a finished fit of the same recipe, backbone and concepts to go on with: its tensors are the
     start, the optimizer and the draws are new. ``each`` is given the number of steps done and the
-    subjects as they are after every ``every`` steps but the last.
+    subjects as they are after every ``every`` steps but the last. ``show`` is given that number and what draws
+    each subject by name (:data:`pcs_core.engine.live.Drawing`), after every ``show_every`` steps but the last.
 
     Under `torchrun` or `accelerate launch` the processes fit the same subjects together, one device each:
     parts of a step, or rows of each role, are shared out. All draw the numbers that one process would, so
@@ -117,6 +123,8 @@ def fit(
     check_count("checkpoints", checkpoints)
     if each is not None:
         check_count("every", every)
+    if show is not None:
+        check_count("show_every", show_every)
     check_count("seed", seed, 0)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
@@ -143,6 +151,7 @@ def fit(
         fitting.keep, fitting.looks = keep, checkpoints
         fitting.precision_name, fitting.checkpointing = precision, checkpointing
         fitting.crop, fitting.start, fitting.every, fitting.each = crop, start, every, each
+        fitting.show_every, fitting.show = show_every, show
         with suspended(opened):
             results += fitting.run()
     return results
@@ -171,6 +180,8 @@ class Fitting:
     start: Personalization | None = None
     every: int = 0
     each: Callable[[int, Sequence[Personalization]], None] | None = None
+    show_every: int = 0
+    show: Callable[[int, Mapping[str, Drawing]], None] | None = None
     best: dict[str, Personalization] = field(default_factory=dict)
 
     # long: the order of a whole fit, a call for each part
@@ -349,6 +360,14 @@ class Fitting:
             return
         look = done * self.looks // total > (done - 1) * self.looks // total
         due = self.every and done % self.every == 0
+        if self.show is not None and done % self.show_every == 0 and self.processes.index == 0:
+            device = self.backbone.device
+            with (
+                torch.random.fork_rng([device] if device.type == "cuda" else []),
+                averages.in_place(),
+                self.precision.lifted(),
+            ):
+                self.show(done, self._drawings(fusion))
         if not ((look and self.keep) or (due and self.each)):
             return
         with averages.in_place(), self.precision.lifted():
@@ -362,13 +381,30 @@ class Fitting:
                 ]
                 self.each(done, given)
 
+    def _drawings(self, fusion: Fusion) -> dict[str, Drawing]:
+        """Return what draws each subject as it is now: with the network itself where there is one alone."""
+        if len(self.subjects) > 1:  # of a stack, which is small, one slice each
+            return {a.subject: partial(sample, a, self.backbone) for a in self._finish(fusion)}
+        (subject,) = self.subjects
+        tensors, keep = self._features_to_keep()
+        drawing = live_drawing(
+            self.recipe,
+            self.backbone,
+            fusion,
+            name=subject.name,
+            concepts=subject.concepts,
+            features={k: tensors[k][0] for k in keep},
+        )
+        return {subject.name: drawing}
+
     def _steps(self, index: int) -> int:
         """Return how many steps a subject was trained for, in the fit that this one goes on with too."""
         phases = self.cycle * self.recipe.cycles
         taken = steps_taken(phases, self.reporter.done, self.stopped, index)
         return taken + (0 if self.start is None else steps_behind(self.start))
 
-    def _finish(self, fusion: Fusion) -> list[Personalization]:
+    def _features_to_keep(self) -> tuple[dict[str, Tensor], list[str]]:
+        """Return the features [S ...] by name, and the names of those that a drawing needs."""
         features, self.run_.phase = self.run_.features, ""
         tensors = dict(features.tensors)
         keep = list(features.keep)
@@ -388,6 +424,10 @@ class Fitting:
                         key, torch.zeros(len(self.subjects), *extra.tensors[key].shape)
                     )[index] = extra.tensors[key]
                     keep.append(key)
+        return tensors, list(dict.fromkeys(keep))
+
+    def _finish(self, fusion: Fusion) -> list[Personalization]:
+        tensors, keep = self._features_to_keep()
         stored, extra = self._own_tensors(fusion)
         if self.precision_name != "fp32":
             extra = {**extra, "precision": self.precision_name}
@@ -405,7 +445,7 @@ class Fitting:
                 concepts=subject.concepts,
                 tensors=stored(index),
                 extra={**extra, **self._stops_of(index)},
-                features={k: tensors[k][index].detach().cpu() for k in dict.fromkeys(keep)},
+                features={k: tensors[k][index].detach().cpu() for k in keep},
                 seed=self.seed if self.start is None else self.start.seed,
                 losses={name: values[index] for name, values in self.reporter.losses.items()},
                 subject=subject.name,

@@ -145,13 +145,20 @@ def draw_base(
     """Return pictures [n 3 h w] of the untuned backbone, one per prompt."""
     run = EngineRun(Recipe(id="base"), backbone, seed=seed)
     settings = SampleSettings(steps=steps, scale=scale, scheduler=scheduler)
-    pictures = []
     with Attachment(backbone, Fusion()) as net:
-        batch = batch_size(backbone)
-        for start in range(0, len(prompts), batch):
-            chunk = list(prompts[start : start + batch])
-            seeds = [seed + i for i in range(start, start + len(chunk))]
-            pictures.append(_draw(run, net, chunk, seeds, settings, (), 0, len(prompts)))
+        return draw_attached(run, net, prompts, settings, seed)
+
+
+def draw_attached(
+    run: EngineRun, net: Attachment, prompts: Sequence[str], settings: SampleSettings, seed: int
+) -> Tensor:
+    """Return pictures [n 3 h w], one per prompt, with what is attached."""
+    pictures = []
+    batch = batch_size(net.backbone)
+    for start in range(0, len(prompts), batch):
+        chunk = list(prompts[start : start + batch])
+        seeds = [seed + i for i in range(start, start + len(chunk))]
+        pictures.append(_draw(run, net, chunk, seeds, settings, (), 0, len(prompts)))
     return torch.cat(pictures)
 
 

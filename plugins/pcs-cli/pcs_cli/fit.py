@@ -19,6 +19,9 @@ from pcs_cli.options import (
     Out,
     Overwrite,
     Precision,
+    PreviewEvery,
+    PreviewNegative,
+    PreviewPrompts,
     Seed,
     Settings,
 )
@@ -27,6 +30,7 @@ from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
     from pcs_cli.fit_plan import FitPlan
+    from pcs_cli.fit_previews import Previews, PreviewStrips
     from pcs_cli.fit_work import Workplace
     from pcs_core.data import Personalization
     from pcs_core.engine import Progress
@@ -109,6 +113,9 @@ def fit(
     preview: Annotated[
         bool, typer.Option("--preview/--no-preview", help="Draw preview.png at the end.")
     ] = True,
+    preview_prompt: PreviewPrompts = None,
+    preview_negative: PreviewNegative = None,
+    preview_every: PreviewEvery = None,
     keep_every: Annotated[
         int | None,
         typer.Option(
@@ -136,6 +143,7 @@ def fit(
     from pcs_cli.dry_run import notes, plan_lines, print_dry_run
     from pcs_cli.fingerprint import facts
     from pcs_cli.fit_plan import plan_fit
+    from pcs_cli.fit_previews import read_previews
     from pcs_cli.fit_start import fit_start
     from pcs_cli.fit_work import open_together
     from pcs_core.engine.processes import join
@@ -157,6 +165,14 @@ def fit(
         checkpointing=gradient_checkpointing,
         crop=crop,
         keep_every=keep_every,
+    )
+    previews = read_previews(
+        preview_prompt or (),
+        preview_negative,
+        preview_every,
+        plan.recipe,
+        plan.subjects,
+        last=preview,
     )
     if dry_run:
         print_dry_run(plan, json=json)
@@ -184,7 +200,7 @@ def fit(
     if processes.count > 1:
         again = f"torchrun --nproc-per-node {processes.count} --no-python {again}"
     try:
-        artifacts, failed = run(plan, place, preview, chosen)
+        artifacts, failed = run(plan, place, preview, chosen, previews)
         plan.destination.publish(place.result)
     except KeyboardInterrupt:
         place.close()
@@ -218,6 +234,7 @@ def run(
     place: Workplace,
     preview: bool,
     watch: Callable[..., Any] | None = None,
+    previews: Previews | None = None,
 ) -> tuple[list[Personalization], dict[str, str]]:
     """Fit, and write the artifacts to ``place.result``.
 
@@ -229,18 +246,19 @@ def run(
         Every fit diverged.
     """
     from pcs_cli.fit_keeping import move_kept
-    from pcs_cli.preview import draw_preview
+    from pcs_cli.fit_previews import Previews, PreviewStrips, final_previews
     from pcs_cli.progress import reporting
     from pcs_core.storage import save
 
+    strips = PreviewStrips(place.previews, previews or Previews(), plan.subjects, plan.seed)
     with reporting("preparing") as reporter:
-        artifacts = train(plan, place, watch, reporter.fitting)
+        artifacts = train(plan, place, watch, reporter.fitting, strips=strips)
         failed = {p.subject: why for p in artifacts if (why := diverged(p))}
         if len(failed) == len(artifacts):
             raise InputError(next(iter(failed.values())))
         whole = [p for p in artifacts if p.subject not in failed]
         for artifact in whole:
-            extra = draw_preview(artifact, plan.backbone) if preview else {}
+            extra = final_previews(artifact, plan.backbone, strips, preview=preview)
             folder = place.result if alone(plan) else place.result / artifact.subject
             save(artifact, folder, extra_files=extra)
             move_kept(place.kept if alone(plan) else place.kept / artifact.subject, folder)
@@ -252,6 +270,7 @@ def train(
     place: Workplace,
     watch: Callable[..., Any] | None = None,
     *tell: Callable[[Progress], None],
+    strips: PreviewStrips | None = None,
 ) -> list[Personalization]:
     """Fit, with work in ``place``; write no artifact."""
     from pcs_cli.fit_keeping import keeping
@@ -271,6 +290,8 @@ def train(
         start=plan.start,
         every=plan.keep_every or 0,
         each=keeping(place.kept, alone=alone(plan)) if plan.keep_every else None,
+        show_every=strips.previews.every if strips else 0,
+        show=strips.draw if strips and strips.previews.every else None,
         keep=None if watch is None else watch(plan.subjects, plan.backbone),
     )
 

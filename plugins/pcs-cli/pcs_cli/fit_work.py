@@ -42,6 +42,11 @@ class Workplace:
         return self.folder / "result"
 
     @property
+    def previews(self) -> Path:
+        """A strip of pictures for each subject, which grow."""
+        return self.folder / "previews"
+
+    @property
     def kept(self) -> Path:
         """The artifacts along the way, until they lie in the result."""
         return self.folder / "steps"

@@ -59,6 +59,32 @@ Checkpointing = Annotated[
     ),
 ]
 
+PreviewPrompts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preview-prompt",
+        metavar="TEXT",
+        help="What previews show; {token} is the subject's. Repeatable: a picture each.",
+        show_default=False,
+    ),
+]
+PreviewNegative = Annotated[
+    str | None,
+    typer.Option(
+        "--preview-negative", metavar="TEXT", help="What previews do not show.", show_default=False
+    ),
+]
+PreviewEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--preview-every",
+        metavar="N",
+        min=1,
+        help="Add a row to DIR.partial/previews/SUBJECT.png every N steps, in the end DIR/previews.png.",
+        show_default=False,
+    ),
+]
+
 
 def check_precision(name: str) -> None:
     """Refuse a precision that there is none of, before anything is read.

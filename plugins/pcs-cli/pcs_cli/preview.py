@@ -19,8 +19,15 @@ def default_prompt(artifact: Personalization) -> str:
     return "a photo of " + (" and ".join(c.token for c in artifact.concepts) or "a dog")
 
 
-def draw_preview(artifact: Personalization, backbone: Backbone) -> dict[str, bytes]:
+def draw_preview(
+    artifact: Personalization,
+    backbone: Backbone,
+    prompt: str | None = None,
+    negative: str | None = None,
+) -> dict[str, bytes]:
     """Return ``{"preview.png": ...}``: one picture (of a clip its frames), with the recipe's own settings.
+
+    Without a ``prompt`` the plainest.
 
     Empty, with a word on stderr, where it cannot be drawn (a control branch without key points, too little
     memory, Ctrl-C): what was fitted must not be lost for a picture, whatever its fault.
@@ -29,7 +36,8 @@ def draw_preview(artifact: Personalization, backbone: Backbone) -> dict[str, byt
     from pcs_folders.pictures import frame_sheet, png_bytes
 
     try:
-        picture = sample(artifact, backbone, default_prompt(artifact), count=1, seed=artifact.seed)
+        text = default_prompt(artifact) if prompt is None else prompt
+        picture = sample(artifact, backbone, text, count=1, seed=artifact.seed, negative=negative)
         return {NAME: png_bytes(frame_sheet(picture[0]) if picture.dim() == 5 else picture[0])}
     except PcsError as refused:
         reason = str(refused)
