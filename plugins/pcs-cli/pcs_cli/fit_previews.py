@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +9,14 @@ from typing import TYPE_CHECKING
 
 from pcs_cli.output import notice
 from pcs_core.errors import InputError
+from pcs_folders.strips import write_row
 
 if TYPE_CHECKING:
-    from PIL import Image
-    from torch import Tensor
-
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization, Recipe, Subject
     from pcs_core.engine.live import Drawing
 
 NAME = "previews.png"
-STEPS, PROMPTS = "steps", "prompts"
-"""Texts in the PNG file: the step of each row, and the prompt of each column, as JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,52 +130,3 @@ def final_previews(
         strip = strips.strip(artifact.subject)
         files |= {NAME: strip.read_bytes()} if strip.exists() else {}
     return files
-
-
-def write_row(path: Path, step: int, prompts: Sequence[str], pictures: Tensor) -> None:
-    """Put a row of ``pictures`` [n 3 h w], or clips, below those of earlier steps in ``path``, whole or not.
-
-    Rows of this step and later ones, as of a fit that goes on from an older checkpoint, are drawn anew. A
-    strip of other prompts is begun anew.
-    """
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
-
-    from pcs_core.storage.durable import replacing_file
-    from pcs_folders.pictures import GAP, frame_sheet, png_bytes, sheet
-
-    row = [frame_sheet(picture) if picture.dim() == 4 else picture for picture in pictures]
-    with Image.open(io.BytesIO(png_bytes(sheet(row, len(row))))) as image:
-        rows = {**rows_before(path, step, prompts, image.size), step: image.copy()}
-    width, height = image.size
-    strip = Image.new("RGB", (width, len(rows) * (height + GAP) - GAP), "white")
-    for index, one in enumerate(rows.values()):
-        strip.paste(one, (0, index * (height + GAP)))
-    texts = PngInfo()
-    texts.add_text(STEPS, json.dumps(list(rows)))
-    texts.add_itxt(PROMPTS, json.dumps(list(prompts), ensure_ascii=False))
-    with replacing_file(path) as temporary:
-        strip.save(temporary, "PNG", pnginfo=texts)
-
-
-def rows_before(
-    path: Path, step: int, prompts: Sequence[str], size: tuple[int, int]
-) -> dict[int, Image.Image]:
-    """Return step -> row of ``size`` (width, height) in ``path`` before ``step``; none of other prompts."""
-    from PIL import Image
-
-    from pcs_folders.pictures import GAP
-
-    if not path.exists():
-        return {}
-    with Image.open(path) as image:
-        image.load()
-        texts = getattr(image, "text", {})
-        steps = json.loads(texts.get(STEPS, "[]"))
-        if json.loads(texts.get(PROMPTS, "[]")) != list(prompts) or image.width != size[0]:
-            return {}
-        width, height = size
-        boxes = [
-            (0, i * (height + GAP), width, i * (height + GAP) + height) for i in range(len(steps))
-        ]
-        return {at: image.crop(box) for at, box in zip(steps, boxes, strict=True) if at < step}
