@@ -24,7 +24,9 @@ from pcs_core.hookspecs import RUN_HOOKS, RUN_PROJECT
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pcs_core.data.personalization import BackboneCard
     from pcs_core.data.run import Run
+    from pcs_core.data.subject import Subject
     from pcs_core.data.words import Words
 
 _CONFIG = ConfigDict(extra="forbid", use_attribute_docstrings=True)
@@ -154,6 +156,10 @@ class Technique:
         from pcs_core.data.words import Words  # its package imports torch, a listing must not
 
         return Words(reads=self.reads, writes=self.writes)
+
+    def plan(self, subject: Subject, card: BackboneCard) -> tuple[str, ...]:
+        """Return what a fit of ``subject`` will do that its recipe does not say, a sentence each."""
+        return ()
 
     def weighed(self) -> tuple[str, ...]:
         """Return the globs over its stored tensors in proportion to which it acts."""

@@ -59,7 +59,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
         "backbone": plan.backbone.card.id,
         "size": list(plan.backbone.card.size),
         "out": str(plan.destination.folder),
-        "plan": plan_lines(plan),
+        "plan": [*plan_lines(plan), *technique_lines(plan)],
         "subjects": [
             {
                 "name": subject.name,
@@ -85,6 +85,17 @@ def plan_lines(plan: FitPlan) -> list[str]:
     if plan.keep_every:
         lines.append(kept_line(plan.recipe, plan.backbone, plan.keep_every, len(plan.subjects)))
     return lines
+
+
+def technique_lines(plan: FitPlan) -> list[str]:
+    """Return what the techniques will do that the recipe does not say; a fit says it when it does it."""
+    lines = (
+        line
+        for subject in plan.subjects
+        for use in plan.recipe.uses
+        for line in use.technique.plan(subject, plan.backbone.card)
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:

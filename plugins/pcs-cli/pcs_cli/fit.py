@@ -126,6 +126,16 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    class_pictures: Annotated[
+        Path | None,
+        typer.Option(
+            "--class-pictures",
+            metavar="DIR",
+            help="Pictures of the class for prior preservation: those in DIR, and what is missing is drawn "
+            "into it.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -165,6 +175,7 @@ def fit(
         checkpointing=gradient_checkpointing,
         crop=crop,
         keep_every=keep_every,
+        class_pictures=class_pictures,
     )
     previews = read_previews(
         preview_prompt or (),
@@ -350,7 +361,9 @@ def tell(
 def _leave(place: Workplace, error: BaseException, again: str) -> None:
     """Keep the work if going on may help; remove it if the same would happen again."""
     if isinstance(error, PcsError):
-        keep = isinstance(error.__cause__, OSError) or (place.resumed and place.trained)
+        # a full disk is mended, and what there is is worth going on with; a broken picture is neither
+        full = isinstance(error.__cause__, OSError) and any(place.work.iterdir())
+        keep = full or (place.resumed and place.trained)
     else:
         keep = place.resumed or any(place.work.iterdir())
     if keep:

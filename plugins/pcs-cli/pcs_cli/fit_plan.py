@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcs_cli.fit_keeping import count_kept
+from pcs_cli.fit_settings import class_pictures_settings
 from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import check_precision
@@ -60,6 +61,7 @@ def plan_fit(
     checkpointing: bool = False,
     crop: str = "auto",
     keep_every: int | None = None,
+    class_pictures: Path | None = None,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -74,7 +76,8 @@ def plan_fit(
     check_crop(crop)
     folders = [folder.expanduser() for folder in start.folders]
     check_names(folders)
-    target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=folders)
+    inputs = [*folders, *([] if class_pictures is None else [class_pictures])]
+    target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=inputs)
 
     from pcs_core.assembly import load_recipe
     from pcs_core.engine import open_backbone
@@ -86,6 +89,10 @@ def plan_fit(
 
     name = backbone_name(start.backbone)
     recipe = load_recipe(start.source, backbone=name, overrides=overrides)
+    if class_pictures is not None:
+        recipe = load_recipe(
+            recipe, overrides=class_pictures_settings(recipe, class_pictures, folders)
+        )
     if keep_every is not None:
         count_kept(recipe, keep_every)
     check_shared(recipe.phases, recipe.uses, place()[1])

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Example, Features, Loss
+from pcs_core.errors import InputError
+from pcs_regularizers.class_pictures import (
+    ClassFolder,
+    class_pictures,
+    list_class_folder,
+    place_of,
+)
 
 if TYPE_CHECKING:
-    from pcs_core.data import FitStep, Run, Subject
+    from torch import Tensor
+
+    from pcs_core.data import BackboneCard, Concept, FitStep, Run, Subject
 
 ROLE = "prior"
 
@@ -27,6 +38,7 @@ class PriorPreservation(Technique):
     catalogue = ("prior-preservation",)
     neutral = {"weight": 0.0}
     profiled = {"prompt": "class_prompt"}
+    later = ("class_pictures",)
     tiny = {"count": 2, "steps": 2}
     tiny_batch = {"subject": 1, "prior": 1}
 
@@ -40,6 +52,9 @@ class PriorPreservation(Technique):
     """Sampling steps for the class images; the recipe's own when not given."""
     scale: Annotated[float, Field(ge=1.0)] | None = None
     """Guidance scale for the class images; the recipe's own when not given."""
+    class_pictures: str = ""
+    """Folder of class images: those in it are used, all of them, and what it lacks of ``count`` is drawn and
+    kept there. Of several prompts each has a folder in it."""
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
@@ -49,11 +64,54 @@ class PriorPreservation(Technique):
         """
         if moment != "start":
             return None
-        nouns = (concept.noun for concept in subject.concepts)
-        prompts = dict.fromkeys(self.prompt.replace("{noun}", noun) for noun in nouns)
+        every = tuple(c for concepts in run.features.concepts for c in concepts)
+        shared = self._prompts(every or subject.concepts)
         return Features(
-            examples=tuple(e for prompt in prompts for e in self._examples(run, prompt))
+            examples=tuple(
+                example
+                for prompt in self._prompts(subject.concepts)
+                for example in (
+                    self._of_folder(run, prompt, shared)
+                    if self.class_pictures
+                    else self._examples(run, prompt)
+                )
+            )
         )
+
+    def plan(self, subject: Subject, card: BackboneCard) -> tuple[str, ...]:
+        """Say how many class images there are and how many are drawn."""
+        prompts = self._prompts(subject.concepts)
+        if not self.class_pictures:
+            return tuple(f"class pictures of {p!r}: {self.count} are drawn" for p in prompts)
+        return tuple(
+            line
+            for prompt in prompts
+            for line in self._listed(prompt, prompts).plan(self.count, card)
+        )
+
+    def _prompts(self, concepts: Sequence[Concept]) -> tuple[str, ...]:
+        nouns = (concept.noun for concept in concepts)
+        return tuple(dict.fromkeys(self.prompt.replace("{noun}", noun) for noun in nouns))
+
+    def _listed(self, prompt: str, prompts: Sequence[str]) -> ClassFolder:
+        folder = Path(self.class_pictures).expanduser()
+        return list_class_folder(place_of(folder, prompt, prompts), prompt)
+
+    def _of_folder(self, run: Run, prompt: str, prompts: Sequence[str]) -> list[Example]:
+        if run.frames:
+            raise InputError(
+                f"{self.id}: class_pictures are still pictures, and this backbone draws clips: leave them out"
+            )
+        card = run.backbone.card  # type: ignore[attr-defined]
+        known = self._listed(prompt, prompts)
+        for line in known.plan(self.count, card):
+            run.log(line)
+
+        def draw(count: int, seed: int) -> Tensor:
+            return run.draw([prompt] * count, seed=seed, scale=self.scale, steps=self.steps)
+
+        images = class_pictures(known, self.count, card, run.seed, run.image_size, draw)
+        return [Example(image=image, captions=(prompt,), role=ROLE) for image in images]
 
     def _examples(self, run: Run, prompt: str) -> list[Example]:
         name = f"class-images-{self.count}-{self.steps}-{self.scale}-{prompt}".replace(" ", "-")
