@@ -81,7 +81,7 @@ def build(
             for use in uses
         ],
         "phase": [phase.document() for phase in phases],
-        "fit": fit.model_dump(mode="json"),
+        "fit": fit.document(),
         "sample": sample.model_dump(mode="json"),
     }
     return Recipe(
@@ -89,6 +89,7 @@ def build(
         uses=uses,
         phases=tuple(phase.phase() for phase in phases),
         cycles=fit.cycles,
+        caption_dropout=fit.caption_dropout,
         sample=SampleSettings(**sample.model_dump()),
         source=source,
         document=document,

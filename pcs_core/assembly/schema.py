@@ -246,9 +246,16 @@ class PhaseTable(Table):
 
 
 class FitTable(Table):
-    """``[fit]``: how often the list of phases is gone through."""
+    """``[fit]``: how often the list of phases is gone through, and the share of rows without a caption."""
 
     cycles: Count = 1
+    caption_dropout: Annotated[float, Field(ge=0, le=0.9)] = 0.0
+
+    def document(self) -> dict[str, Any]:
+        """Return the table as a recipe's document holds it: documents written before have no dropout."""
+        return self.model_dump(
+            mode="json", exclude={"caption_dropout"} if not self.caption_dropout else set()
+        )
 
 
 class SampleTable(Table):

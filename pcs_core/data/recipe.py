@@ -87,6 +87,7 @@ class Recipe:
     is meant for), ``notes`` (what is known about the paper's numbers). ``uses``, ``phases``, ``sample``
     are what the engine runs. ``source`` is the TOML as given, ``document`` the resolved tables
     (JSON-able), from which the recipe can be built again; ``hash`` sha256 over the document.
+    Of a fit's rows the share ``caption_dropout`` is shown with an empty caption, drawn for each.
     ``origins`` says where each number was written, ``"<use>.<setting>"``, ``"<phase>.<field>"`` or
     ``"sample.<field>"`` -> ``"file:line"``, a profile or ``--set``; what is not there is a default.
     ``check`` is the ``[check]`` table as written, ``not_on`` a family of backbones -> why it cannot run there
@@ -103,6 +104,7 @@ class Recipe:
     uses: tuple[Use, ...] = ()
     phases: tuple[Phase, ...] = ()
     cycles: int = 1
+    caption_dropout: float = 0.0
     sample: SampleSettings = field(default_factory=SampleSettings)
     source: str = ""
     document: Mapping[str, Any] = field(default_factory=dict)

@@ -47,6 +47,16 @@ class Subject:
     others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     valid: tuple[Tensor | None, ...] = ()
     """Where each picture is a picture [1 h w]: 1, and 0 on the ground around a padded one; None: all of it."""
+    alternatives: tuple[tuple[str, ...], ...] = ()
+    """Further captions of each picture: in each step its caption or one of these is drawn, all alike."""
+    repeats: tuple[int, ...] = ()
+    """How often each picture is drawn where another of 1 is drawn once; nothing: all alike."""
+
+    def texts(self, index: int) -> tuple[str, ...]:
+        """Return the captions that the user gave picture ``index``, none, one or several."""
+        first = self.captions[index] if index < len(self.captions) else None
+        more = self.alternatives[index] if index < len(self.alternatives) else ()
+        return more if first is None else (first, *more)
 
     @property
     def concept(self) -> Concept:
@@ -65,6 +75,7 @@ class Example:
     by name, if all examples carry it. ``regions`` are masks by name, [1 h w] in [0, 1] at the size of
     the image: "mask.concept.<k>" is where the subject's k-th concept stands, "mask.<key>" what a
     technique's `mask` gave under another key. One that is missing is empty. ``mask`` weighs the error.
+    ``repeats`` is how often it is drawn where another of its role with 1 is drawn once.
     """
 
     image: Tensor
@@ -78,6 +89,7 @@ class Example:
     references: tuple[Any, ...] = ()
     extra: Mapping[str, Tensor] = field(default_factory=dict)
     regions: Mapping[str, Tensor] = field(default_factory=dict)
+    repeats: int = 1
 
     def with_(self, **changes: Any) -> Example:
         """Return a copy with ``changes``."""

@@ -81,8 +81,12 @@ def draw_batch(
     rngs: Sequence[Generator],
     process: Any,
     live: Sequence[int],
+    dropout: float = 0.0,
 ) -> Drawn:
-    """Draw the rows of one step: subject by subject of ``live``, each from its own generator."""
+    """Draw the rows of one step: subject by subject of ``live``, each from its own generator.
+
+    Of the rows the share ``dropout`` has an empty caption.
+    """
     drawn: list[_Row] = []
     for subject in live:
         pool, rng = pools[subject], rngs[subject]
@@ -90,8 +94,12 @@ def draw_batch(
             if not count:
                 continue
             rows = pool.roles[role]
-            for choice in chosen_rows(len(rows), count, rng):
-                drawn.append(_draw_row(pool, rows[choice], subject, role, rng, process))
+            repeats = [pool.repeats[row] for row in rows] if pool.repeats else []
+            for choice in chosen_rows(len(rows), count, rng, repeats):
+                row = _draw_row(pool, rows[choice], subject, role, rng, process)
+                if dropout and float(torch.rand(1, generator=rng)) < dropout:
+                    row = replace(row, text=table.add(subject, ""))
+                drawn.append(row)
     latents = [row.latents for row in drawn]
     if len({tuple(t.shape) for t in latents}) > 1:
         raise RecipeError(
@@ -146,10 +154,18 @@ def _draw_row(pool: Pool, row: int, subject: int, role: str, rng: Generator, pro
     )
 
 
-def chosen_rows(available: int, count: int, rng: Generator) -> list[int]:
-    """Return the places of ``count`` of so many examples, drawn with replacement; of all, each once."""
+def chosen_rows(
+    available: int, count: int, rng: Generator, repeats: Sequence[int] = ()
+) -> list[int]:
+    """Return the places of ``count`` of so many examples, drawn with replacement; of all, each once.
+
+    With ``repeats`` each is drawn so many times as often as one of 1.
+    """
     if count == ALL:
         return list(range(available))
+    if len(set(repeats)) > 1:
+        shares = torch.tensor(repeats, dtype=torch.float64)
+        return torch.multinomial(shares, count, replacement=True, generator=rng).tolist()
     return torch.randint(available, (count,), generator=rng).tolist()
 
 

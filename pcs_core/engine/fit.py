@@ -119,6 +119,8 @@ def fit(
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     check_sampler(recipe, opened)
+    if recipe.caption_dropout and not needs_pictures(recipe):
+        raise RecipeError(f"fit.caption_dropout: {recipe.id!r} shows no picture with a caption")
     subjects = given_subjects(subjects)
     check_count("checkpoints", checkpoints)
     if each is not None:

@@ -48,6 +48,9 @@ class FitSupply:
 
     def prepare(self, phase: Phase, params: Mapping[str, nn.Parameter]) -> None:
         """Encode the captions once where nothing in the text trains."""
+        if self.run.recipe.caption_dropout:
+            for subject in range(len(self.rngs)):
+                self.table.add(subject, "")
         constant = text_is_constant(self.net, list(params))
         self.table.encode(self.net, constant=constant, concepts=self.concepts)
 
@@ -134,7 +137,15 @@ class FitSupply:
                 drawn = render_batch(net, self.table, phase, self.rngs, progress, mine=mine)
         else:
             process = net.backbone.process
-            drawn = draw_batch(self.pools, self.table, phase.batch, self.rngs, process, live)
+            drawn = draw_batch(
+                self.pools,
+                self.table,
+                phase.batch,
+                self.rngs,
+                process,
+                live,
+                self.run.recipe.caption_dropout,
+            )
         rngs = [self.rngs[s] for s in live]
         noise, times = drawn.noise.to(device), drawn.times.to(device)
         noise, times = lawful(net, phase, rngs, noise, times, progress)

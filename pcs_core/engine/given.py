@@ -44,6 +44,8 @@ def given_subject(subject: Subject) -> Subject:
         ("captions", subject.captions),
         ("files", subject.files),
         ("extra", subject.extra),
+        ("alternatives", subject.alternatives),
+        ("repeats", subject.repeats),
         *((f"masks[{k!r}]", v) for k, v in subject.masks.items()),
     ):
         if count and len(values) not in (0, count):  # without pictures that is what is said
@@ -51,11 +53,15 @@ def given_subject(subject: Subject) -> Subject:
                 f"subject {subject.name!r}: {name} has {len(values)} entries for {count} images: give one "
                 "for each, None where there is none"
             )
-    for index, caption in enumerate(subject.captions):
-        if not isinstance(caption, str | None):
-            raise InputError(
-                f"subject {subject.name!r}: captions[{index}] is {caption!r}: give text, or None"
-            )
+    texts = [(f"captions[{i}]", caption) for i, caption in enumerate(subject.captions)]
+    texts += [
+        (f"alternatives[{i}]", t) for i, more in enumerate(subject.alternatives) for t in more
+    ]
+    for place, text in texts:
+        if not isinstance(text, str | None):
+            raise InputError(f"subject {subject.name!r}: {place} is {text!r}: give text, or None")
+    for index, repeats in enumerate(subject.repeats):
+        check_count(f"subject {subject.name!r}: repeats[{index}]", repeats)
     images = tuple(
         given_picture(image, f"subject {subject.name!r}: images[{index}]")
         for index, image in enumerate(subject.images)

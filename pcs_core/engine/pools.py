@@ -39,6 +39,8 @@ class Pool:
     extra: Mapping[str, Tensor]
     regions: Mapping[str, Tensor] = field(default_factory=dict)
     images: Sequence[Tensor] | None = None
+    repeats: Sequence[int] = ()
+    """How often each is drawn, of those of its role; nothing: all alike."""
 
 
 Latents = dict[int, tuple[Tensor, Tensor, Tensor]]
@@ -95,6 +97,7 @@ def encode_pools(
                     if net.encodes_each_step
                     else None
                 ),
+                repeats=[e.repeats for e in examples],
             )
         )
     return pools, table

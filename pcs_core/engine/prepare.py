@@ -117,10 +117,10 @@ def references(
         if valid is not None:
             counted = _counted(fit_image(valid, size, "bilinear"), cell)
             mask = counted if mask is None else mask * counted
-        caption = subject.captions[i] if i < len(subject.captions) else None
         example = Example(
             image=fit_image(fit_frames(image, frames), size),
-            captions=() if caption is None else (name_subject(caption, subject, i),),
+            captions=tuple(name_subject(text, subject, i) for text in subject.texts(i)),
+            repeats=subject.repeats[i] if i < len(subject.repeats) else 1,
             mask=mask,
             concepts=tuple(c.name for c in shown_concepts(subject, i)),
             subject=index,
@@ -353,26 +353,24 @@ def _stacked(key: str, united: Sequence[Features], names: Sequence[str]) -> Tens
 def _captioned(
     examples: Sequence[Example], captions: Sequence[str], subject: Subject, index: int
 ) -> tuple[Example, ...]:
-    named = []
+    named, concepts = [], subject.concepts
     for number, example in enumerate(examples):
         # a picture is called by what it shows
-        shown = [c for c in subject.concepts if c.name in example.concepts] or subject.concepts
+        shown = [c for c in concepts if c.name in example.concepts] or concepts
         token = placeholder(shown)
         templates = tuple(t.replace("{token}", token) for t in captions)
         around = [t for t in templates if CAPTION in t]
         default = tuple(t for t in templates if CAPTION not in t) or (
             DEFAULT_CAPTION.replace("{token}", token),
         )
-        caption = subject.captions[number] if number < len(subject.captions) else None
-        if (
-            caption is not None
-            and around
-            and not any(names_token(caption, c.token) for c in subject.concepts)
-        ):
-            texts = tuple(t.replace(CAPTION, caption) for t in around)
-        else:
-            texts = tuple(c.replace("{token}", token) for c in example.captions) or default
+        said, texts = subject.texts(number), []
+        for place, caption in enumerate(example.captions):
+            text = said[place] if place < len(said) else None
+            if text is None or not around or any(names_token(text, c.token) for c in concepts):
+                texts.append(caption.replace("{token}", token))
+            else:
+                texts += [t.replace(CAPTION, text) for t in around]
         height, width = example.image.shape[-2:]  # what a technique gave was not fitted
         sized = placed(example, example.image, (height, width))
-        named.append(sized.with_(captions=texts, subject=index))
+        named.append(sized.with_(captions=tuple(texts) or default, subject=index))
     return tuple(named)

@@ -31,8 +31,7 @@ def said_concepts(subject: Subject, index: int) -> tuple[Concept, ...]:
     listed = extra.get("concepts", [extra["concept"]] if "concept" in extra else None)
     if listed:
         return tuple(c for c in subject.concepts if c.name in listed)
-    caption = subject.captions[index] if index < len(subject.captions) else None
-    named = set() if caption is None else _named(caption, subject.concepts)
+    named = {name for text in subject.texts(index) for name in _named(text, subject.concepts)}
     return tuple(c for c in subject.concepts if c.name in named or _masked(subject, c, index))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pcs_core.data import ALL
 from pcs_core.data.masks import region_name
 from pcs_core.data.words import meet
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def unread_marks(recipe: Recipe, subject: Subject) -> tuple[str, ...]:
-    """Return a sentence for each kind of mark (masks, boxes, points) that no use of ``recipe`` reads.
+    """Return a sentence for each kind of mark (masks, boxes, points, repeats) that no use of ``recipe`` reads.
 
     Masks of several concepts always count: they say which picture shows which.
     """
@@ -38,6 +39,12 @@ def unread_marks(recipe: Recipe, subject: Subject) -> tuple[str, ...]:
                 f"subject {subject.name!r}: the {key} of {_few(marked)} change nothing but the crop: no "
                 f"technique of {recipe.id!r} reads {key} beside pictures"
             )
+    phases = [phase for phase in recipe.phases if phase.steps and not phase.pretrain]
+    if len(set(subject.repeats)) > 1 and all(p.batch.get("subject") in (ALL, None) for p in phases):
+        said.append(
+            f"subject {subject.name!r}: the repeats of its pictures change nothing: no phase of {recipe.id!r} "
+            "draws some of them, each shows all or none"
+        )
     return tuple(said)
 
 

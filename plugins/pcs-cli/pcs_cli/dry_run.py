@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from pcs_folders.uses import FileUse
 
 
+SELDOM: dict[str, Any] = {"repeats": 1, "alternatives": []}
+"""What is printed of pictures only where one has another value than this."""
+
+
 def notes(plan: FitPlan) -> list[str]:
     """Return what a fit says before it begins: files left out, or read in a way that may surprise."""
     return [
@@ -36,13 +40,20 @@ def print_dry_run(plan: FitPlan, *, json: bool) -> None:
     for row in facts["subjects"]:
         who = ", ".join(f"{c['token']} ({c['noun']})" for c in row["concepts"]) or "nobody"
         emit(f"\nsubject {row['name']}: {who}")
-        for title, heads, keys in (
-            ("", ("picture", "size", "shows", "caption"), ("file", "size", "shows", "caption")),
-            ("", ("file", "read as", ""), ("file", "use", "note")),
+        # columns that most folders have no use for stand there where they say something
+        extra = [
+            key for key, usual in SELDOM.items() if any(p[key] != usual for p in row["pictures"])
+        ]
+        for heads, keys in (
+            (
+                ["picture", "size", "shows", *extra, "caption"],
+                ["file", "size", "shows", *extra, "caption"],
+            ),
+            (["file", "read as", ""], ["file", "use", "note"]),
         ):
             table = row["pictures"] if "size" in keys else row["files"]
             if table:
-                emit(title + columns(heads, [_cells(entry, keys) for entry in table]) + "\n")
+                emit(columns(heads, [_cells(entry, keys) for entry in table]) + "\n")
         for line in (*row["unused"], *row["cropped"]):
             emit(line)
     emit(f"nothing was fitted; without --dry-run the result goes to {facts['out']}")
@@ -59,7 +70,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
         "backbone": plan.backbone.card.id,
         "size": list(plan.backbone.card.size),
         "out": str(plan.destination.folder),
-        "plan": [*plan_lines(plan), *technique_lines(plan)],
+        "plan": [*plan_lines(plan), *dropped_lines(plan), *technique_lines(plan)],
         "subjects": [
             {
                 "name": subject.name,
@@ -87,6 +98,14 @@ def plan_lines(plan: FitPlan) -> list[str]:
     return lines
 
 
+def dropped_lines(plan: FitPlan) -> list[str]:
+    """Return how many rows are shown without their caption, where some are."""
+    share = plan.recipe.caption_dropout
+    return (
+        [f"{share:g} of the rows are shown without their caption, drawn for each"] if share else []
+    )
+
+
 def technique_lines(plan: FitPlan) -> list[str]:
     """Return what the techniques will do that the recipe does not say; a fit says it when it does it."""
     lines = (
@@ -108,6 +127,8 @@ def _picture(subject: Subject, index: int) -> dict[str, Any]:
         "size": " x ".join(str(n) for n in reversed(image.shape[-2:])),
         "shows": [c.name for c in shown_concepts(subject, index)],
         "caption": caption,
+        "alternatives": list(subject.texts(index)[1:]),
+        "repeats": subject.repeats[index] if index < len(subject.repeats) else 1,
     }
 
 

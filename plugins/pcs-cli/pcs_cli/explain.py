@@ -179,7 +179,12 @@ def phases(recipe: Recipe) -> list[str]:
             )
         )
     cycles = [f"  the list is run {recipe.cycles} times"] if recipe.cycles > 1 else []
-    return [*columns(rows[0], rows[1:]).splitlines(), *cycles]
+    dropped = [f"  {recipe.caption_dropout:g} of the rows are shown without their caption"]
+    return [
+        *columns(rows[0], rows[1:]).splitlines(),
+        *cycles,
+        *(dropped if recipe.caption_dropout else []),
+    ]
 
 
 def sample_line(recipe: Recipe) -> str:

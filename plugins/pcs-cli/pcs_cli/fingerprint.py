@@ -59,7 +59,8 @@ def content_hash(subject: Subject) -> str:
         digest.update(name.encode())
         for mask in masks:
             _add(digest, mask)
-    words = [list(subject.captions), [dict(extra) for extra in subject.extra]]
+    words: list[object] = [list(subject.captions), [dict(extra) for extra in subject.extra]]
+    words += [x for x in (subject.alternatives, subject.repeats) if x]
     digest.update(json.dumps(words, sort_keys=True).encode())
     return digest.hexdigest()
 

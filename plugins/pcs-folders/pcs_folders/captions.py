@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,24 @@ COLUMNS = ("text", "caption", "prompt")
 """Names under which a table may give the caption."""
 
 
-def read_caption(file: Path) -> tuple[str | None, str]:
-    """Return the caption in ``file``, None where it is empty, and what a user should know of it.
+def read_captions(file: Path) -> tuple[tuple[str, ...], str]:
+    """Return the captions in ``file``, one a line, and what a user should know of them.
+
+    Several are alternatives: in each step of a fit one is drawn. Empty lines are none.
 
     Raises
     ------
     InputError
         It is not UTF-8 text, or cannot be read.
     """
-    text = read_text(file)
-    lines = [line for line in text.splitlines() if line.strip()]
-    note = f"its {len(lines)} lines are joined to one caption" if len(lines) > 1 else ""
-    return " ".join(text.split()) or None, note
+    lines = [" ".join(line.split()) for line in re.split("\r\n|\r|\n", read_text(file))]
+    captions = tuple(line for line in lines if line)
+    return captions, alternatives_note(len(captions))
+
+
+def alternatives_note(count: int) -> str:
+    """Return what is said of ``count`` captions of one picture; nothing of one."""
+    return f"its {count} captions are alternatives: one is drawn each time" if count > 1 else ""
 
 
 def own_caption(image: Path) -> Path | None:
@@ -49,8 +56,10 @@ def own_caption(image: Path) -> Path | None:
     return files[0] if files else None
 
 
-def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str]:
-    """Return image -> caption of a table of captions, and what a user should know of it.
+def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str, ...]], str]:
+    """Return image -> captions of a table of captions, and what a user should know of it.
+
+    A cell of JSON may be a list of captions, which are alternatives.
 
     Raises
     ------
@@ -59,7 +68,7 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str
     """
     rows = _json_rows(file) if file.suffix == ".jsonl" else _csv_rows(file)
     known = {path.relative_to(file.parent).as_posix(): path for path in images}
-    captions: dict[Path, str] = {}
+    captions: dict[Path, tuple[str, ...]] = {}
     unread: dict[str, None] = {}
     for number, row in rows:
         place = f"{file}:{number}"
@@ -74,13 +83,24 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, str], str
             raise InputError(f"{place}: {' and '.join(keys)} are both a caption: keep one")
         if not keys:
             continue
-        if not isinstance(row[keys[0]], str):
-            raise InputError(f"{place}: {keys[0]} is one caption, as text, got {row[keys[0]]!r}")
+        cell = row[keys[0]]
+        texts = cell if isinstance(cell, list) else [cell]
+        if not all(isinstance(text, str) for text in texts):
+            raise InputError(
+                f"{place}: {keys[0]} is a caption, as text, or a list of them, got {cell!r}"
+            )
         if known[name] in captions:
-            raise InputError(f"{place}: {name!r} has a caption above already: keep one")
-        check_whole(row[keys[0]], place)
-        captions[known[name]] = " ".join(row[keys[0]].split())
-    note = f"not read: {', '.join(unread)}" if unread else ""
+            raise InputError(
+                f"{place}: {name!r} has a caption above already: keep one, or write several as a list"
+            )
+        for text in texts:
+            check_whole(text, place)
+        plain = (" ".join(text.split()) for text in texts)
+        captions[known[name]] = tuple(text for text in plain if text)
+    notes = [f"not read: {', '.join(unread)}"] if unread else []
+    if several := sum(len(texts) > 1 for texts in captions.values()):
+        notes.append(f"{several} pictures have several captions: one is drawn each time")
+    note = "; ".join(notes)
     if not captions:
         note = f"no captions: it has none of {', '.join(COLUMNS)}"
     return captions, note

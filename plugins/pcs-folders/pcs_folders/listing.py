@@ -32,7 +32,9 @@ class FolderListing:
     images: list[Path] = field(default_factory=list)
     clips: bool = False
     masks: dict[tuple[Path, str], Path] = field(default_factory=dict)
-    captions: dict[Path, str | None] = field(default_factory=dict)
+    captions: dict[Path, tuple[str, ...]] = field(default_factory=dict)
+    """Of each picture, those that are alternatives."""
+    repeats: dict[Path, int] = field(default_factory=dict)
     marks: dict[Path, dict[str, Any]] = field(default_factory=dict)
     uses_by_path: dict[Path, FileUse] = field(default_factory=dict)
 
@@ -128,6 +130,7 @@ def _part(listing: FolderListing, part: Part) -> None:
     masks += mask_folder_files(part.folder)
     given = assign_masks(images, masks, listing.concepts, part.folder)
     listing.images += images
+    listing.repeats |= dict.fromkeys(images, part.repeats)
     listing.masks.update(given)
     _texts(listing, part.folder, entries, images)
     for image in images:
@@ -163,20 +166,20 @@ def _texts(
     for image in images:
         file = caption_files.own_caption(image)
         if file is not None:
-            text, note = caption_files.read_caption(file)
-            listing.captions[image], sources[image] = text, file
+            texts, note = caption_files.read_captions(file)
+            listing.captions[image], sources[image] = texts, file
             listing.say(file, f"caption of {image.name}", note)
     for name in caption_files.TABLES:
         table = folder / name
         if not table.is_file():
             continue
         captions, note = caption_files.read_table(table, images)
-        for image, text in captions.items():
+        for image, texts in captions.items():
             if image in sources:
                 raise InputError(
                     f"{table} and {sources[image].name} are both the caption of {image.name}: keep one"
                 )
-            listing.captions[image], sources[image] = text, table
+            listing.captions[image], sources[image] = texts, table
         listing.say(table, f"captions of {len(captions)} pictures" if captions else LEFT_OUT, note)
 
 

@@ -23,6 +23,8 @@ class Part:
     folder: Path
     concept: str | None = None
     note: str = ""
+    repeats: int = 1
+    """How often its pictures are drawn where those of another with 1 are drawn once."""
 
 
 def visible(folder: Path) -> list[Path]:
@@ -57,7 +59,7 @@ def find_parts(entries: Sequence[Path], concepts: Sequence[Concept]) -> list[Par
     Raises
     ------
     InputError
-        A folder with repeats, of several concepts, that names none of them.
+        A folder with repeats, of several concepts, that names none of them; one of no repeats.
     """
     parts = []
     for path in entries:
@@ -74,13 +76,15 @@ def find_parts(entries: Sequence[Path], concepts: Sequence[Concept]) -> list[Par
                 f"{path}: which concept is this? Name it after one of {names}, as "
                 f"{repeats['count'] if repeats else 1}_{concepts[0].name}"
             )
-        note = ""
+        note, count = "", int(repeats["count"]) if repeats else 1
+        if not count:
+            raise InputError(f"{path}: repeats 0: move it away, or name it 1_{words}")
         if repeats is not None:
             note = (
-                f"repeats {repeats['count']} are left out: every picture is drawn alike; "
+                f"each is drawn {count} times as often as one of 1_{words}; "
                 f"{words!r} is no caption: --token and --noun say what it is"
             )
-        parts.append(Part(path, owners[0] if len(concepts) > 1 else None, note))
+        parts.append(Part(path, owners[0] if len(concepts) > 1 else None, note, count))
     return parts
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,11 +81,16 @@ def read_listing(listing: FolderListing, size: tuple[int, int] | None = None) ->
     """
     name = listing.folder.resolve().name
     files = tuple(listing.relative(path) for path in listing.images)
-    captions = tuple(listing.captions.get(path) for path in listing.images)
+    texts = [listing.captions.get(path, ()) for path in listing.images]
+    captions = tuple(those[0] if those else None for those in texts)
+    several = any(len(those) > 1 for those in texts)
+    alternatives = tuple(those[1:] for those in texts) if several else ()
     if listing.clips:
         read = service("clip_files").read
         clips = tuple(read(path) for path in listing.images)
-        subject = Subject(name, listing.concepts, clips, captions, files=files)
+        subject = Subject(
+            name, listing.concepts, clips, captions, files=files, alternatives=alternatives
+        )
         return FolderReading(subject, listing.uses)
     pictures = {path: read_picture(path, size) for path in listing.images}
     for path, picture in pictures.items():
@@ -98,8 +104,17 @@ def read_listing(listing: FolderListing, size: tuple[int, int] | None = None) ->
         masks=_masks(listing, pictures, size),
         files=files,
         extra=tuple(listing.marks.get(path, {}) for path in listing.images),
+        alternatives=alternatives,
+        repeats=_repeats(listing),
     )
     return FolderReading(subject, listing.uses)
+
+
+def _repeats(listing: FolderListing) -> tuple[int, ...]:
+    """Return how often each picture is drawn, in the smallest numbers; nothing where all are alike."""
+    counts = [listing.repeats.get(path, 1) for path in listing.images]
+    common = math.gcd(*counts)
+    return tuple(count // common for count in counts) if len(set(counts)) > 1 else ()
 
 
 def _masks(

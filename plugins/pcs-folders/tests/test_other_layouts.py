@@ -40,7 +40,7 @@ def mask(path: Path, size: tuple[int, int] = (8, 6), level: int = 255) -> None:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("a.caption", "a dog on\nsand"),
+        ("a.caption", "\na dog  on sand\n"),
         ("metadata.jsonl", '{"file_name": "a.png", "text": "a dog on sand"}\n\n'),
         ("metadata.csv", 'file_name,prompt\na.png,"a dog on sand"\n'),
     ],
@@ -49,6 +49,25 @@ def test_captions_of_other_trainers_are_read(good: Path, name: str, text: str) -
     picture(good / "b.png")
     (good / name).write_text(text, encoding="utf-8")
     assert reading(good).subject.captions == ("a dog on sand", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.txt", "a dog on sand\n\n  a dog \r\na dog, wet"),
+        (
+            "metadata.jsonl",
+            '{"file_name": "a.png", "text": ["a dog on sand", " a dog", "", "a dog, wet"]}',
+        ),
+    ],
+)
+def test_several_captions_of_a_picture(good: Path, name: str, text: str) -> None:
+    picture(good / "b.png")
+    (good / name).write_text(text, encoding="utf-8")
+    read = reading(good)
+    assert read.subject.captions == ("a dog on sand", None)
+    assert read.subject.alternatives == (("a dog", "a dog, wet"), ())
+    assert "one is drawn each time" in read.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +83,8 @@ def test_captions_of_other_trainers_are_read(good: Path, name: str, text: str) -
             "metadata.jsonl:1: there is no picture 'b.png', did you mean 'a.png'",
         ),
         (
-            {"metadata.jsonl": '{"file_name": "a.png", "text": ["x", "y"]}'},
-            "text is one caption, as text",
+            {"metadata.jsonl": '{"file_name": "a.png", "text": ["x", 3]}'},
+            "text is a caption, as text, or a list of them, got ['x', 3]",
         ),
         (
             {"metadata.jsonl": '{"file_name": "a.png", "text": "x", "caption": "y"}'},
@@ -174,7 +193,24 @@ def test_a_folder_with_repeats_in_its_name_is_read(folder: Path) -> None:
     assert read.subject.files == tuple(f"10_sks dog/{n}.png" for n in range(3))
     assert read.subject.captions == (None, "on sand", None)
     assert [m is None for m in read.subject.masks["dog"]] == [True, True, False]
-    assert read.notes[0].startswith("10_sks dog: folder of 3 pictures (repeats 10 are left out")
+    assert read.notes[0].startswith(
+        "10_sks dog: folder of 3 pictures (each is drawn 10 times as often as one of 1_"
+    )
+
+
+def test_repeats_are_how_often_a_picture_is_drawn(folder: Path) -> None:
+    for name in ("10_sks dog/1.png", "10_sks dog/2.png", "4_reg dog/1.png"):
+        picture(folder / name)
+    read = reading(folder)
+    assert read.subject.files == ("10_sks dog/1.png", "10_sks dog/2.png", "4_reg dog/1.png")
+    assert read.subject.repeats == (5, 5, 2)
+    (folder / "4_reg dog").rename(folder / "10_reg dog")
+    assert reading(folder).subject.repeats == ()
+    (folder / "10_reg dog").rename(folder / "0_reg dog")
+    with pytest.raises(
+        InputError, match="0_reg dog: repeats 0: move it away, or name it 1_reg dog"
+    ):
+        reading(folder)
 
 
 @pytest.mark.parametrize("folders", [("dog", "ball"), ("10_sks dog", "3_my ball")])
@@ -223,7 +259,7 @@ def test_every_file_is_accounted_for_and_what_is_left_out_is_said(
     assert [use.file for use in read.uses] == sorted(p.name for p in good.iterdir())
     assert set(read.notes) == {
         "a.npz: left out (.npz: no picture, caption, mask or marks)",
-        "a.txt: caption of a.png (its 2 lines are joined to one caption)",
+        "a.txt: caption of a.png (its 2 captions are alternatives: one is drawn each time)",
         "more: left out (a folder with 1 pictures)",
         "notes.md: left out (.md: no picture, caption, mask or marks)",
         "walk.mp4: left out (a clip among still pictures)",

@@ -38,7 +38,7 @@ def test_images_in_order_of_name_with_what_lies_beside_them(folder: Path) -> Non
     picture(folder / "b.JPG", (5, 7))
     picture(folder / "a.png", (8, 6))
     picture(folder / "c.1.webp", (3, 3))
-    (folder / "a.txt").write_text("\ufeffa photo of\n <rex>  \n", encoding="utf-8")
+    (folder / "a.txt").write_text("\ufeffa photo of   <rex>  \n", encoding="utf-8")
     (folder / "b.txt").write_text("  \n", encoding="utf-8")
     (folder / "c.1.txt").write_text("in the snow, café", encoding="utf-8")
     (folder / "a.json").write_text('{"boxes": [[0, 0, 4, 4]], "points": []}', encoding="utf-8")

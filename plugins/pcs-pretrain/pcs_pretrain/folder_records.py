@@ -13,9 +13,10 @@ from pcs_folders.subjects import load_subject
 
 
 class FolderRecords:
-    """One record per picture of a folder, read when asked for.
+    """One record per picture of a folder and caption of it, read when asked for.
 
-    ``<stem>.txt`` is its caption, ``<stem>.mask.png`` where its subject is, ``<stem>.json`` points.
+    ``<stem>.txt`` is its caption, or several, a line each, ``<stem>.mask.png`` where its subject is,
+    ``<stem>.json`` points. Pictures in a folder ``3_name`` are there three times.
     Each picture is its own reference. The first noun of ``subject.toml``, or ``noun``, is the phrase
     that stands for the subject, where the caption holds it.
     """
@@ -29,13 +30,18 @@ class FolderRecords:
                 f"{Path(missing[0]).with_suffix('.txt').name} (pre-training needs one per picture)"
             )
         self.subject = subject
+        repeats = subject.repeats or (1,) * len(subject.images)
+        self.rows = [
+            (i, t) for i, n in enumerate(repeats) for _ in range(n) for t in subject.texts(i)
+        ]
 
     def __len__(self) -> int:
-        return len(self.subject.images)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> Record:
         subject = self.subject
-        image, caption = subject.images[index], subject.captions[index] or ""
+        index, caption = self.rows[index]
+        image = subject.images[index]
         noun = subject.concept.noun
         masks = [m[index] for m in subject.masks.values()]
         named = word_in(caption, noun) is not None

@@ -99,6 +99,10 @@ def pretrain(
         raise RecipeError(f"recipe {recipe.id!r} has no [[pretrain]] phase: there is nothing to do")
     if not len(records):
         raise InputError("the data set holds no record")
+    if recipe.caption_dropout:
+        raise RecipeError(
+            "fit.caption_dropout is for fits: in a pre-training data.condition_dropout.text drops captions"
+        )
     if init is not None and init.recipe.id != recipe.id:
         raise ArtifactError(
             f"the weights to start from are of system {init.recipe.id!r}, not of {recipe.id!r}"

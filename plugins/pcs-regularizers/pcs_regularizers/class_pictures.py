@@ -161,7 +161,9 @@ def class_pictures(
         for slot, image in zip(chunk, images, strict=True):
             write_png(image, known.folder / drawn_name(slot))
     pictures |= read([known.folder / drawn_name(slot) for slot in slots])
-    return [pictures[file] for file in sorted(pictures)]  # the order in which the next fit lists them
+    return [
+        pictures[file] for file in sorted(pictures)
+    ]  # the order in which the next fit lists them
 
 
 def _runs(slots: Sequence[int]) -> Iterator[list[int]]:

@@ -46,6 +46,7 @@ def subject_hash(subject: Subject) -> str:
         list(subject.captions),
         [dict(extra) for extra in subject.extra],
         {name: [m is not None for m in masks] for name, masks in subject.masks.items()},
+        *(more for more in (subject.alternatives, subject.repeats) if more),
     ]
     hasher.update(json.dumps(facts, sort_keys=True, default=str).encode())
     masks = [m for _, row in sorted(subject.masks.items()) for m in row if m is not None]

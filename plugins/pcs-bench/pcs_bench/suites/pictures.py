@@ -104,6 +104,8 @@ def join(parts: Sequence[Subject]) -> Subject:
         masks=masks,
         files=tuple(f"{part.name}/{file}" for part in parts for file in part.files),
         extra=tuple({} for _ in images),
+        alternatives=tuple(p.texts(i)[1:] for p in parts for i in range(len(p.images))),
+        repeats=tuple(n for p in parts for n in p.repeats or (1,) * len(p.images)),
     )
 
 
