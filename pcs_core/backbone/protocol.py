@@ -110,7 +110,8 @@ class Backbone(Protocol):
     ``latent_shape`` is [c h w], of clips [c t h w]; where it has frames, images are [n 3 t h w]
     everywhere (a picture [n 3 h w] is a clip of one frame).
 
-    ``text_width`` may say how wide the text is where it is not as wide as the token table.
+    ``text_width`` may say how wide the text is where it is not as wide as the token table, ``text_widths`` how
+    wide what each of several encoders says is where they stand side by side in it.
 
     A deployment may have more: ``bind_fusion(fusion, context)`` takes note of what an attachment plugs in
     and returns what forgets it, ``feature_model(id)`` and ``adapter(system)`` give what it was exported

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import TYPE_CHECKING
 
@@ -80,6 +80,8 @@ class TokenisedPrompts:
 
 _OPEN, _CLOSE = "\ue000", "\ue001"
 """Put around what a placeholder became, so that its positions are known. A text that holds them is refused."""
+_KEPT = "\ue002"
+"""Put around the number of a token while weights are read: "[V]" may be a token, and no brackets."""
 
 
 def check_text(text: str) -> None:
@@ -90,7 +92,7 @@ def check_text(text: str) -> None:
     InputError
         Names the character and its place.
     """
-    for mark in (_OPEN, _CLOSE):
+    for mark in (_OPEN, _CLOSE, _KEPT):
         if mark in text:
             raise InputError(
                 f"the text {text!r} holds the private character U+{ord(mark):04X} at place "
@@ -201,15 +203,43 @@ class _Given:
         """Return how one tokenizer reads ``prompt``."""
         check_text(prompt)
         text = composed(prompt)
-        parts = [(text, 1.0)] if self.reader is None else self.reader.parts(text)
         reading = Reading()
-        for part, weight in parts:
+        for part, weight in self._parts(text) or (("", 1.0),):
             marked = substitute(part, self.words, subject, marked=True)
             _read(reading, marked, tokenizer, self.tokens, subject, self.phrases)
             reading.weights += [weight] * (len(reading.ids) - len(reading.weights))
         for k, phrase in enumerate(self.phrases):  # it may be a placeholder that became plain text
             reading.places[f"phrase.{k}"] += reading.places.get(f"word.{composed(phrase)}", [])
         return reading
+
+    def _parts(self, text: str) -> Sequence[tuple[str, float]]:
+        """Return the pieces of ``text`` with their weights."""
+        if self.reader is None:
+            return ((text, 1.0),)
+        learned = [token for edit in self.tokens for token in edit.tokens]
+        names = [composed(token) for token in (*(w.token for w in self.words), *learned)]
+        names = sorted(dict.fromkeys(names), key=len, reverse=True)
+        pattern = "|".join(f"({token_pattern(name)})" for name in names)
+
+        def kept(match: re.Match[str]) -> str:
+            return f"{_KEPT}{(match.lastindex or 1) - 1}{_KEPT}"
+
+        def named(text: str) -> str:
+            return re.sub(f"{_KEPT}(\\d+){_KEPT}", lambda match: names[int(match[1])], text)
+
+        try:
+            parts = self.reader.parts(re.sub(pattern, kept, text) if names else text)
+        except InputError as error:
+            raise InputError(f"the prompt {text!r}: {named(str(error))}") from error
+        return [(named(part), weight) for part, weight in parts]
+
+    def count(self, text: str, tokenizer: Tokenizer, subject: int) -> int:
+        """Return the number of ids of the beginning of a prompt, whose brackets may not be closed yet."""
+        try:
+            return len(self.read(text, tokenizer, subject).ids)
+        except InputError:
+            plain = re.sub(r"[()\[\]]", " ", text)
+            return len(replace(self, reader=None).read(plain, tokenizer, subject).ids)
 
 
 def _name_concepts(reading: Reading, named: Sequence[str], tokens: Sequence[TokenEdit]) -> None:
@@ -244,7 +274,7 @@ def _cut(
         subject = subjects[row] if subjects is not None else 0
 
         def fits(text: str, subject: int = subject) -> bool:
-            return len(given.read(text, tokenizer, subject).ids) <= room
+            return given.count(text, tokenizer, subject) <= room
 
         cuts[row] = Cut(prompt, behind(prompt, fits), tokenizer.length)
     return cuts

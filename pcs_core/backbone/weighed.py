@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,12 +30,22 @@ def weigh(net: Attachment, prompts: TokenisedPrompts, text: Tensor) -> Tensor:
     if reader is None or prompts.weights is None:
         return text
     rows, k = len(text), prompts.windows
-    weighed = reader.weigh(
-        text.reshape(rows * k, -1, text.shape[-1]),
-        prompts.weights.to(text).reshape(rows * k, -1),
-        lambda: _empty(net, prompts).repeat_interleave(k, dim=0).to(text),
-    )
-    return weighed.reshape(text.shape)
+    weights = prompts.weights.to(text).reshape(rows * k, -1)
+    widths = list(getattr(net.backbone, "text_widths", ())) or [text.shape[-1]]
+    known: list[Tensor] = []
+
+    def empty(part: int) -> Tensor:
+        if not known:
+            said = _empty(net, prompts).repeat_interleave(k, dim=0).to(text)
+            known.extend(said.split(widths, dim=-1))
+        return known[part]
+
+    windows = text.reshape(rows * k, -1, text.shape[-1])
+    weighed = [  # what several encoders say side by side, each for itself
+        reader.weigh(states, weights, partial(empty, part))
+        for part, states in enumerate(windows.split(widths, dim=-1))
+    ]
+    return torch.cat(weighed, dim=-1).reshape(text.shape)
 
 
 def _empty(net: Attachment, prompts: TokenisedPrompts) -> Tensor:

@@ -124,7 +124,7 @@ class PromptReader(Protocol):
     def weigh(self, text: Tensor, weights: Tensor, empty: Callable[[], Tensor]) -> Tensor:
         """Return what the encoder says [n l d], weighed; ``weights`` [n l], 1 at start, end and padding.
 
-        A row is one window of the encoder. ``empty`` returns what it says of no words [n l d].
+        A row is one window of one encoder. ``empty`` returns what it says of no words [n l d].
         """
 
 

@@ -73,6 +73,7 @@ class OnnxBackbone(Holdings):
             **{**card, "size": tuple(card["size"]), "location": str(folder.resolve())}
         )
         self.latent_shape = tuple(facts["latent_shape"])
+        self.text_widths: tuple[int, ...] = tuple(facts.get("text_widths", ()))
         self.tokenizer = FileTokenizer(folder, facts["tokenizer"])
         self.scheduler_config: dict[str, Any] = dict(facts["scheduler"])
         self.process = process(self.card.prediction, self.scheduler_config, self.device)

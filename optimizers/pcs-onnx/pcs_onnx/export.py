@@ -145,6 +145,7 @@ def _facts_of(net: Attachment) -> dict[str, Any]:
     return {
         "backbone": asdict(backbone.card),
         "latent_shape": list(backbone.latent_shape),
+        "text_widths": list(getattr(backbone, "text_widths", ())),
         "scheduler": dict(backbone.scheduler_config),
         "sites": [asdict(site) for site in backbone.sites if site.part != "vae"],
         "projections": _projections(net),

@@ -27,6 +27,7 @@ from pcs_cli.sample_options import (
     Scheduler,
     Steps,
     Strengths,
+    Weights,
     Words,
 )
 
@@ -54,6 +55,7 @@ def sample(
     preset: PresetName = None,
     added: Added = None,
     settings_of: Changes = None,
+    weights: Weights = None,
     layout: LayoutFile = None,
     strength: Strengths = None,
     backbone: BackboneName = None,
@@ -88,7 +90,10 @@ def sample(
     for line in read.stack_notes(personalization, folders, prompt):
         notice(line)
     boxes = read.read_layout(layout, prompt, personalization)
-    chosen = read.read_preset(preset, added or (), settings_of or (), personalization, base)
+    more, changes = read.read_weights(weights)
+    chosen = read.read_preset(
+        preset, [*(added or ()), *more], [*(settings_of or ()), *changes], personalization, base
+    )
     strengths = read.read_strengths(strength or (), personalization, chosen)
     numbers = read.read_numbers(
         chosen,

@@ -70,6 +70,15 @@ Changes = Annotated[
         show_default=False,
     ),
 ]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="a1111|compel|off",
+        help="Read weights of words, (word:1.3) or word+; off, the default, reads prompts as written.",
+        show_default=False,
+    ),
+]
 LayoutFile = Annotated[
     Path | None,
     typer.Option(

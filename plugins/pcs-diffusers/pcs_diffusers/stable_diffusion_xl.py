@@ -69,6 +69,11 @@ class StableDiffusionXL(SeveralTextEncoders, StableDiffusion):
                 f"{config.projection_class_embeddings_input_dim} (the refiner is not supported)"
             )
 
+    @property
+    def text_widths(self) -> tuple[int, ...]:
+        """Channels of each encoder's states, side by side in the text."""
+        return tuple(clip.config.hidden_size for clip in self.text_encoder.clips)
+
     def encode_ids(self, ids: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the last but one hidden states [b l d1+d2] and the second's pooled state [b d]."""
         text, (_, pooled), _ = self.clip_texts(ids)

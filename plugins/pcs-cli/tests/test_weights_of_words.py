@@ -1,0 +1,117 @@
+"""``pcs sample --weights``: weights of words are read where they are asked for, and said where they are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pcs_core.backbone import weighed
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_before() -> None:
+    weighed._tell.cache_clear()
+
+
+@pytest.fixture
+def drawn(pcs: Callable, fitted: Path, tmp_path: Path) -> Callable[..., tuple[bytes, str]]:
+    """Draw one picture of the fitted subject; return its file and what was said."""
+
+    def draw(*words: object) -> tuple[bytes, str]:
+        out = tmp_path / "pictures"
+        done = pcs("sample", fitted, *words, "-n", 1, "--steps", 2, "--out", out, "--overwrite")
+        assert done.code == 0, done.err
+        return (out / "000.png").read_bytes(), done.err
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("syntax", "weighed_prompt", "plain"),
+    [
+        ("a1111", "a (<rex>:1.6) on [grass]", "a <rex> on grass"),
+        ("compel", "a (<rex>)1.6 on grass--", "a <rex> on grass"),
+    ],
+)
+def test_words_weigh(
+    drawn: Callable, tmp_path: Path, syntax: str, weighed_prompt: str, plain: str
+) -> None:
+    usual, _ = drawn(plain)
+    picture, said = drawn(weighed_prompt, "--weights", syntax)
+    assert picture != usual
+    assert "read as it is written" not in said
+    document = json.loads((tmp_path / "pictures" / "sample.json").read_text())
+    assert document["prompt"] == weighed_prompt
+    (use,) = document["preset"]["uses"]
+    assert (use["technique"], use["syntax"]) == ("tokens.prompt_weights", syntax)
+    again, _ = drawn(weighed_prompt, "--weights", syntax)
+    assert again == picture
+    # a prompt that says no weight is drawn as ever
+    assert drawn(plain, "--weights", syntax)[0] == usual
+
+
+def test_a_negative_prompt_weighs(drawn: Callable) -> None:
+    pictures = [
+        drawn("a <rex>", "--negative", negative, "--weights", "a1111", "--scale", 3)[0]
+        for negative in ("a (red:1.6) car", "a red car")
+    ]
+    assert pictures[0] != pictures[1]
+
+
+def test_a_sign_may_be_itself(drawn: Callable) -> None:
+    plain, _ = drawn("a <rex> (red)")
+    assert drawn(r"a <rex> \(red\)", "--weights", "a1111")[0] == plain
+    assert drawn("a <rex> (red)", "--weights", "a1111")[0] != plain
+
+
+@pytest.mark.parametrize("off", [[], ["--weights", "off"]])
+def test_brackets_mean_nothing_where_nobody_asked(drawn: Callable, off: list[str]) -> None:
+    picture, said = drawn("a <rex> (red:1.3) toy", *off)
+    assert "'(red:1.3)' is read as it is written" in said
+    assert "--weights a1111" in said
+    assert said.count("read as it is written") == 1
+    _, said = drawn("a <rex> (red), at 10:30 [toy]", *off)
+    assert "read as it is written" not in said
+    assert picture
+
+
+def test_a_caption_that_looks_weighted_is_said(pcs: Callable, fit_arguments: list[object]) -> None:
+    (Path(str(fit_arguments[2])) / "0.txt").write_text("a <rex>, (red:1.3) toy", "utf-8")
+    done = pcs(*fit_arguments, "--no-preview")
+    assert done.code == 0, done.err
+    assert "'(red:1.3)' is read as it is written" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["a <rex>", "--weights", "a111"], "--weights a111: unknown syntax, did you mean 'a1111'?"),
+        (
+            ["a <rex> [red:blue:0.5]", "--weights", "a1111"],
+            "the prompt 'a <rex> [red:blue:0.5]': '[red:",
+        ),
+        (
+            ["a (<rex>", "--weights", "compel"],
+            "the prompt 'a (<rex>': a bracket '(' has no other one",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_refused(
+    pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], said: str
+) -> None:
+    done = pcs("sample", fitted, *words, "--steps", 1, "--out", tmp_path / "p")
+    assert done.code == 2
+    assert said in done.err
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_weight_in_a_longer_text(drawn: Callable) -> None:
+    filled = "very big " * 12
+    pictures = [
+        drawn(f"a <rex>, {filled} {end}", "--weights", "a1111")[0]
+        for end in ("(red:1.6) car", "red car")
+    ]
+    assert pictures[0] != pictures[1]
