@@ -34,8 +34,8 @@ def inverse_moment(run: Run, captions: Sequence[str], ridge: float) -> Tensor:
         The captions say fewer different things than the encoder has numbers, so that C has no inverse.
     """
     moment, count = torch.zeros(()), 0
-    for text, _ in _encoded(run, captions):
-        rows = text.double().flatten(0, 1)
+    for windows, _, _ in _encoded(run, captions):
+        rows = windows.double().flatten(0, 1)
         moment, count = moment + rows.T @ rows, count + len(rows)
     moment = moment / count
     eye = torch.eye(len(moment), dtype=moment.dtype)
@@ -53,19 +53,29 @@ def inverse_moment(run: Run, captions: Sequence[str], ridge: float) -> Tensor:
 
 def encode(run: Run, captions: Sequence[str]) -> list[Tensor]:
     """Return what the base's text encoder makes of the words [n d] of each caption."""
-    return [
-        words[1:end].cpu()
-        for text, ends in _encoded(run, captions)
-        for words, end in zip(text, ends, strict=True)
-    ]
+    words: list[list[Tensor]] = [[] for _ in captions]
+    for windows, ends, owners in _encoded(run, captions):
+        for window, end, owner in zip(windows, ends, owners, strict=True):
+            words[owner].append(window[1:end].cpu())
+    return [torch.cat(parts) for parts in words]
 
 
 @torch.no_grad()
-def _encoded(run: Run, captions: Sequence[str]) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield the encoder's output [b l d] and where each caption's end token is, 64 at a time."""
+def _encoded(run: Run, captions: Sequence[str]) -> Iterator[tuple[Tensor, list[int], list[int]]]:
+    """Yield the encoder's output by windows [n l d], where each ends, and whose it is; 64 captions at a time.
+
+    Empty windows, which stand behind a caption when another is longer, are left out.
+    """
     backbone: Any = run.backbone  # type: ignore[attr-defined]
     with Attachment(backbone, Fusion()) as net:
         for start in range(0, len(captions), 64):
             prompts = tokenise(captions[start : start + 64], backbone.tokenizer)
-            ends = [row.tolist().index(backbone.tokenizer.end, 1) for row in prompts.ids]
-            yield net.encode_text(prompts).text.float(), ends
+            text, k = net.encode_text(prompts).text.float(), prompts.windows
+            ids = prompts.ids.reshape(len(prompts.ids) * k, -1)
+            ends = [row.tolist().index(backbone.tokenizer.end, 1) for row in ids]
+            filled = [i for i, end in enumerate(ends) if end > 1 or i % k == 0]
+            yield (
+                text.reshape(len(ids), -1, text.shape[-1])[filled],
+                [ends[i] for i in filled],
+                [start + i // k for i in filled],
+            )
