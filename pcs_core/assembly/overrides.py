@@ -13,6 +13,7 @@ from pcs_core.assembly.schema import FitTable, PhaseTable, SampleTable
 from pcs_core.assembly.tables import Layer, Table, not_plain
 from pcs_core.catalogue import Catalogue
 from pcs_core.errors import InputError, UnknownNameError, nearest
+from pcs_core.small_files import check_bounds
 
 
 def override(layer: Layer, overrides: Sequence[str], catalogue: Catalogue) -> Layer:
@@ -73,6 +74,7 @@ def _keys(layer: Layer, catalogue: Catalogue) -> dict[str, tuple[str, int, str]]
 
 def _value(text: str, whole: str) -> Any:
     text = text.strip()
+    check_bounds(text, f"--set {whole}")
     try:
         data = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +19,7 @@ from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.preset import Preset
 from pcs_core.errors import InputError, RecipeError, nearest
+from pcs_core.small_files import parse_toml
 
 TABLES = ("preset", "use", "sample", "gate", "backbone")
 OWN = "own"
@@ -107,10 +107,7 @@ def _read(source: str | Path, catalogue: Catalogue) -> tuple[str, str]:
 
 
 def _tables(text: str, file: str) -> tuple[PresetTable, Mapping[str, float], Layer]:
-    try:
-        data: dict[str, Any] = tomllib.loads(text) if text else {"preset": {"id": OWN}}
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{file}: not valid TOML: {error}") from error
+    data = parse_toml(text, file, error=RecipeError) if text else {"preset": {"id": OWN}}
     for key in data:
         if key not in TABLES:
             raise RecipeError(f"{file}: unknown table {key!r}{nearest(key, TABLES)}")

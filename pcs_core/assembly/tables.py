@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from pcs_core.assembly.lines import Path, line_numbers
 from pcs_core.errors import RecipeError, nearest
+from pcs_core.small_files import check_bounds
 
 TOP = (
     "recipe",
@@ -84,10 +85,7 @@ def read_layer(text: str, file: str) -> Layer:
     RecipeError
         Not TOML, an unknown table, a table of the wrong shape, a value that is no plain data.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(_syntax(error, text, file)) from error
+    data = _parse(text, file)
     return _Reader(file, line_numbers(text)).layer(data)
 
 
@@ -99,10 +97,7 @@ def read_overlay(text: str, file: str, target: str) -> Layer:
     RecipeError
         As `read_layer`.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(_syntax(error, text, file)) from error
+    data = _parse(text, file)
     return _Reader(file, line_numbers(text)).overlay(data, (), target)
 
 
@@ -217,6 +212,14 @@ def not_plain(value: Any) -> str | None:
 
 def _dotted(path: Path) -> str:
     return ".".join(str(part) for part in path if isinstance(part, str))
+
+
+def _parse(text: str, file: str) -> dict[str, Any]:
+    check_bounds(text, file, error=RecipeError)
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(_syntax(error, text, file)) from error
 
 
 def _syntax(error: tomllib.TOMLDecodeError, text: str, file: str) -> str:

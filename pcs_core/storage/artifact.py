@@ -17,6 +17,7 @@ from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.recipe import Recipe
 from pcs_core.data.subject import Concept
 from pcs_core.errors import ArtifactError, InputError, PcsError, check_utf8
+from pcs_core.small_files import inside, is_plain_name
 from pcs_core.storage.durable import replacing_folder
 from pcs_core.storage.facts import ArtifactFacts, missing_techniques, told_missing
 from pcs_core.storage.manifest import (
@@ -62,7 +63,7 @@ def save(
     _check_free(folder, overwrite=overwrite)
     extra = dict(extra_files or {})
     for name in extra:
-        if not _is_plain(name) or name in OWN_FILES:
+        if not is_plain_name(name) or name in OWN_FILES:
             raise InputError(f"{name!r} cannot be the name of an extra file of an artifact")
     try:
         with replacing_folder(folder) as temporary:
@@ -194,8 +195,10 @@ def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
 def _check_file(folder: Path, name: str, expected: str) -> None:
     path = folder / name
     # a manifest from elsewhere must not make us read outside its folder
-    if not _is_plain(name):
-        raise ArtifactError(f"{folder / MANIFEST} names a file outside its folder: {name!r}")
+    try:
+        inside(folder, name, folder / MANIFEST)
+    except InputError as error:
+        raise ArtifactError(str(error)) from error
     if not path.is_file():
         raise ArtifactError(f"{path} is missing: the artifact is incomplete, restore it")
     try:
@@ -219,7 +222,3 @@ def _check_free(folder: Path, *, overwrite: bool) -> None:
         raise InputError(f"{folder} is not empty: give another folder, or --overwrite")
     if not (folder / MANIFEST).is_file():
         raise InputError(f"{folder} holds no artifact, so it is not overwritten: empty it first")
-
-
-def _is_plain(name: str) -> bool:
-    return bool(name) and Path(name).name == name and "\\" not in name and name != ".."

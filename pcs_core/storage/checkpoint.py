@@ -12,7 +12,8 @@ from urllib.parse import quote
 import torch
 from torch import Tensor
 
-from pcs_core.errors import ArtifactError, InputError
+from pcs_core.errors import ArtifactError, InputError, PcsError
+from pcs_core.small_files import parse_json
 from pcs_core.storage.durable import replacing_file
 from pcs_core.storage.tensor_files import own_storage, read_tensors, write_tensors
 
@@ -55,10 +56,10 @@ def read_checkpoint(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[st
         return None
     try:
         tensors, metadata = read_tensors(path)
-        state = json.loads(metadata["state"])
+        state = parse_json(metadata["state"], path)
         expected = {"state": metadata["state"], "sha256": _digest(tensors, metadata["state"])}
         whole = metadata == {"format": "pt", **expected}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, PcsError, ValueError, KeyError) as error:
         raise ArtifactError(f"{path} is damaged ({error}): {_MEND}") from error
     if not whole or not isinstance(state, dict):
         raise ArtifactError(f"{path} is damaged (its sha256 differs): {_MEND}")

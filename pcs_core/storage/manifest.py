@@ -11,7 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pcs_core.errors import ArtifactError
+from pcs_core.errors import ArtifactError, PcsError
+from pcs_core.small_files import inside, parse_json, read_bytes
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
@@ -39,6 +40,10 @@ class ConceptTable(_Table):
     token: str
     noun: str
     kind: str
+
+
+MOST_MANIFEST = 2**25
+"""Bytes of a manifest; what plugins note in it, as losses of every step, is the most of it."""
 
 
 class Manifest(_Table):
@@ -89,11 +94,11 @@ def read_manifest(folder: Path) -> Manifest:
         )
     damaged = f"{path} is damaged: it was changed after it was written. Fit again or restore it"
     try:
-        content = path.read_bytes()
-        data = json.loads(content)
+        content = read_bytes(inside(folder, MANIFEST, folder), most=MOST_MANIFEST)
+        data = parse_json(content.decode(), path)
         number = data["schema"]
         unchanged = content == _bytes(data)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (PcsError, ValueError, KeyError, TypeError) as error:
         raise ArtifactError(damaged) from error
     if isinstance(number, int) and number > SCHEMA:
         raise ArtifactError(

@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.errors import ArtifactError
+from pcs_core.errors import ArtifactError, InputError
+from pcs_core.small_files import inside, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 SCHEMA = "pcs-onnx/2"
 FILE = "manifest.json"
+MOST = 2**26
+"""Bytes of one; it lists every input of every graph."""
 ADAPTER = "adapter.safetensors"
 """Pre-trained weights that artifacts of the system build on."""
 
@@ -30,8 +33,8 @@ def write(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 def is_deployment(folder: Path) -> bool:
     """Return whether ``folder`` says that it is a deployment."""
     try:
-        document = json.loads((folder / FILE).read_text("utf-8"))
-    except (OSError, ValueError):
+        document = read_json(folder / FILE, most=MOST)
+    except InputError:
         return False
     return isinstance(document, dict) and str(document.get("schema", "")).startswith("pcs-onnx/")
 
@@ -44,14 +47,14 @@ def read(folder: Path) -> dict[str, Any]:
     ArtifactError
         Of another version of the format, or a file is missing or changed.
     """
-    manifest: dict[str, Any] = json.loads((folder / FILE).read_text("utf-8"))
+    manifest: dict[str, Any] = read_json(folder / FILE, most=MOST)
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{folder}: the deployment's schema is {manifest.get('schema')!r}, this pcs-onnx reads "
             f"{SCHEMA!r}: export it again"
         )
     for name, digest in manifest["files"].items():
-        if not (folder / name).is_file():
+        if not inside(folder, name, folder / FILE).is_file():
             raise ArtifactError(f"{folder}: the deployment lacks {name!r}: export it again")
         if sha256(folder / name) != digest:
             raise ArtifactError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import inside, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ def read(folder: Path) -> Deployment:
         It is no deployment.
     """
     try:
-        facts = json.loads((folder / "manifest.json").read_text("utf-8"))
+        facts = read_json(folder / "manifest.json", most=2**26)
         if not str(facts["schema"]).startswith("pcs-onnx/"):
             raise ValueError(facts["schema"])
         files = facts["files"]
         graphs = {
             name: Graph(
                 name,
-                folder / graph["file"],
+                inside(folder, graph["file"], folder / "manifest.json"),
                 {f: files[f] for f in sorted(files) if f.startswith(graph["file"])},
                 tuple(graph["inputs"]),
                 int(graph["rows"]),
@@ -58,7 +58,7 @@ def read(folder: Path) -> Deployment:
         }
         step = int(facts.get("size", {}).get("step", 0))
         return Deployment(folder, graphs, facts["dtype"], tuple(facts["latent_shape"]), step)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder} is no ONNX deployment ({type(error).__name__}: {error}): "
             "`pcs export SYSTEM --to onnx --out DIR` makes one"

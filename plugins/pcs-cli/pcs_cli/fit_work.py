@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 from pcs_cli.fingerprint import differences, summary
 from pcs_cli.output_folder import Destination, destination, missing_parents, remove_empty
 from pcs_core.errors import InputError
+from pcs_core.small_files import read_json
 
 if TYPE_CHECKING:
     from pcs_core.engine.processes import Processes
@@ -178,10 +179,10 @@ LOCK = "lock"
 def _compare(folder: Path, facts: Mapping[str, Any]) -> None:
     anew = "--overwrite without --resume starts anew"
     try:
-        data = json.loads((folder / RUN).read_text("utf-8"))
+        data = read_json(folder / RUN)
         before = data["facts"]
         known = data["format"] == FORMAT and isinstance(before, dict)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (InputError, KeyError, TypeError) as error:
         raise InputError(f"{folder / RUN} is damaged, so nothing can be resumed: {anew}") from error
     if not known:
         raise InputError(f"{folder / RUN} is of another version of pcs: {anew}")

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pcs_core.data.layout import Box, Layout
 from pcs_core.errors import InputError, nearest
+from pcs_core.small_files import parse_json, read_text
 
 Part = Annotated[float, Field(ge=0.0, le=1.0)]
 """A place along a side of the picture, 0 left or top."""
@@ -56,14 +57,9 @@ def load_layout(file: str | Path) -> Layout:
         Not JSON, an unknown key, a value out of range, a box whose sides are out of order, or
         nothing in it. Names the file and the place.
     """
-    from pcs_folders.text_files import read_text
-
     file = Path(file)
     text = read_text(file)
-    try:
-        data: Any = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
+    data = parse_json(text, file)
     try:
         # JSON mode: a list for a tuple and 1 for a float pass; "0.5" does not
         table = LayoutTable.model_validate_json(text.lstrip("\ufeff"), strict=True)

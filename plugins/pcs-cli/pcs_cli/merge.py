@@ -13,6 +13,7 @@ import typer
 from pcs_cli.options import Device, Json, Out, Overwrite
 from pcs_cli.output import emit, emit_json
 from pcs_core.errors import InputError, UnknownNameError, nearest
+from pcs_core.small_files import check_bounds
 
 
 def merge(
@@ -94,6 +95,7 @@ def read_settings(
         if key not in known:
             hint = nearest(key, known) or f" (known: {', '.join(known) or 'none'})"
             raise UnknownNameError(f"{option}: {method} has no setting {key!r}{hint}")
+        check_bounds(value, f"{option} {key}")
         try:
             values[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:

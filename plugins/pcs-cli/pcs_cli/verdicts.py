@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, PcsError
+from pcs_core.small_files import read_json
 
 if TYPE_CHECKING:
     from pcs_core.data import BackboneCard, Preset
@@ -38,8 +39,8 @@ def read_verdict(preset: Preset, card: BackboneCard, system: str) -> dict[str, A
         folders.append(Path(preset.path).parent / "verdicts")
     for folder in folders:
         try:
-            verdict = json.loads((folder / name).read_text("utf-8"))
-        except (OSError, ValueError):
+            verdict = read_json(folder / name)
+        except PcsError:
             continue
         about = (verdict.get("preset", {}).get("hash"), verdict.get("backbone", {}).get("hash"))
         if verdict.get("schema") == SCHEMA and about == (preset.hash, card.hash):

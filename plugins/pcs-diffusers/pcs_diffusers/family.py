@@ -17,13 +17,13 @@ from pcs_core.data import BackboneCard, Site
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import ChainProcessor, JointChainProcessor, bind
+from pcs_diffusers.checked import read_config
 from pcs_diffusers.folders import (
     damaged,
     find_folder,
     folder_digest,
     former_digest,
     part_config,
-    read_json,
     read_scheduler,
     schedule_digest,
     weights_digest,
@@ -334,7 +334,7 @@ class DiffusersBackbone:
             libraries = {n: k for n, k in cls.layout.libraries.items() if n in present}
             opened = cls(
                 **parts,
-                **cls.options(read_json(index) if index.exists() else {}),
+                **cls.options(read_config(index) if index.exists() else {}),
                 scheduler_config=read_scheduler(folder),
                 id=id or str(location),
                 location=str(location),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.errors import InputError
+from pcs_diffusers.checked import read_config
 from pcs_diffusers.weight_files import weight_files
 
 if TYPE_CHECKING:
@@ -59,27 +60,24 @@ def find_folder(
     return folder
 
 
-def read_json(file: Path) -> Any:
-    """Return what a JSON file holds."""
-    return json.loads(file.read_text())
-
-
 def read_scheduler(folder: Path) -> dict[str, Any]:
     """Return the configuration of a model folder's scheduler."""
-    config: dict[str, Any] = read_json(folder / "scheduler" / "scheduler_config.json")
+    config: dict[str, Any] = dict(read_config(folder / "scheduler" / "scheduler_config.json"))
     return config
 
 
 def part_config(folder: Path) -> Mapping[str, Any]:
-    """Return the configuration of the part in ``folder``, or an empty one if none can be read.
+    """Return the configuration of the part in ``folder``, or an empty one if there is none.
 
     The families are told apart by the entry ``_class_name`` of their denoiser's.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or asks for what is not taken from a folder.
     """
-    try:
-        config = read_json(folder / "config.json")
-    except (OSError, ValueError):  # the loader that opens it says what is wrong
-        return {}
-    return config if isinstance(config, dict) else {}
+    file = folder / "config.json"
+    return read_config(file) if file.is_file() else {}
 
 
 def damaged(location: str | Path, error: Exception) -> InputError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pcs_diffusers.checked import check_part, check_tokenizer
 from pcs_diffusers.folders import whole
 from pcs_diffusers.tokenizers import read_t5_tokenizer, read_tokenizer
 from pcs_diffusers.weight_files import weight_files
@@ -80,10 +81,14 @@ class FolderLayout:
         ------
         OSError
             A file is missing, or the weights are not whole.
+        InputError
+            Its configuration asks for more than the class of this part.
         """
         kind = self.parts[part]
         if kind in TOKENIZERS:
+            check_tokenizer(folder)
             return TOKENIZERS[kind](folder)
+        check_part(folder, kind)
         library, _, name = kind.rpartition(".")
         # transformers calls the weights' type `dtype`, diffusers `torch_dtype`
         option = "torch_dtype" if library == "diffusers" else "dtype"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from pcs_core.errors import InputError
+from pcs_core.small_files import parse_json
+from pcs_diffusers.checked import read_config
 
 OF_CLASS = {
     "UNet2DConditionModel": "sd",
@@ -51,10 +54,9 @@ def _config(folder: Path, location: str, part: str) -> dict[str, Any] | None:
             return None
         file = Path(cached)
     try:
-        config = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):  # the loader that opens it says what is wrong
+        return dict(read_config(file))
+    except InputError:  # the loader that opens it says what is wrong
         return None
-    return config if isinstance(config, dict) else None
 
 
 def _of_file(path: Path) -> str | None:
@@ -67,8 +69,8 @@ def _of_file(path: Path) -> str | None:
         if not 0 < size < LARGEST_HEADER:
             return None
         try:
-            names = json.loads(file.read(size))
-        except ValueError:
+            names = parse_json(file.read(size).decode(), path)
+        except (InputError, UnicodeDecodeError):
             return None
     return of_names(names) if isinstance(names, dict) else None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from pcs_core.errors import InputError
+from pcs_diffusers.checked import check_folder
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.folders import damaged, file_digest, schedule_digest
 from pcs_diffusers.recognise import of_names
@@ -115,6 +116,7 @@ def read_pipeline(file: Path, name: str, given: dict[str, Any], dtype: torch.dty
 
     beside = file.with_suffix("")
     if beside.is_dir():
+        check_folder(beside)
         given = given | {"config": str(beside), "local_files_only": True}
     if name == "StableDiffusionPipeline":
         given = given | {"safety_checker": None, "feature_extractor": None}

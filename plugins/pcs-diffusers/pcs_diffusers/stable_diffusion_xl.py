@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pcs_diffusers import autoencoder
-from pcs_diffusers.folders import read_json
+from pcs_diffusers.checked import read_config
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.several_texts import SeveralTextEncoders
 from pcs_diffusers.stable_diffusion import StableDiffusion, reads_size
@@ -120,4 +120,4 @@ class StableDiffusionXL(SeveralTextEncoders, StableDiffusion):
         """Return fp32 for an autoencoder that overflows in fp16."""
         if part != cls.layout.autoencoder:
             return dtype
-        return autoencoder.weights_type(read_json(folder / "config.json"), dtype)
+        return autoencoder.weights_type(read_config(folder / "config.json"), dtype)

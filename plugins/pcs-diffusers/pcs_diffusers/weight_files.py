@@ -7,11 +7,13 @@ with a variant in the name, as ``<stem>.fp16.safetensors``. What lies beside the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from pcs_core.errors import InputError
+from pcs_core.small_files import inside, read_json
 
 STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
 """Library -> how its weight files begin."""
@@ -78,11 +80,11 @@ def _shards(index: Path) -> list[str]:
         The index is damaged, or a shard is missing.
     """
     try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(read_json(index, most=2**24)["weight_map"].values()))
+    except (InputError, KeyError, TypeError, AttributeError) as error:
         raise OSError(f"{index.parent.name}/{index.name} is no index of shards") from error
     for name in names:
-        if not (index.parent / name).is_file():
+        if not inside(index.parent, name, index, links=True).is_file():
             raise OSError(
                 f"{index.parent.name}/{index.name} lists {name}, which is missing: fetch it"
             )

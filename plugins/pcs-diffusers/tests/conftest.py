@@ -1,16 +1,18 @@
-"""Folders of the tiny backbones that have several text encoders."""
+"""Folders of the tiny backbones, as diffusers writes them."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from pcs_diffusers.samplers import DiffusersSampler
+from pcs_diffusers.tiny import tiny
 
 
 def write(backbone: Any, folder: Path) -> Path:
@@ -37,3 +39,22 @@ def write(backbone: Any, folder: Path) -> Path:
 def write_folder() -> Callable[[Any, Path], Path]:
     """Write a tiny SDXL or SD 3 backbone in its layout."""
     return write
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny SD backbone; take ``folder`` to change something."""
+    folder = tmp_path_factory.mktemp("models") / "whole"
+    backbone = tiny()
+    backbone.denoiser.save_pretrained(folder / "unet")
+    backbone.vae.save_pretrained(folder / "vae")
+    backbone.text_encoder.save_pretrained(folder / "text_encoder")
+    backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
+    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    """Return a copy of that folder."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from pcs_core.engine import open_backbone, sample
@@ -20,23 +19,6 @@ WEIGHTS = {
     "vae": "vae/diffusion_pytorch_model.safetensors",
     "text_encoder": "text_encoder/model.safetensors",
 }
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "whole"
-    backbone = tiny()
-    backbone.denoiser.save_pretrained(folder / "unet")
-    backbone.vae.save_pretrained(folder / "vae")
-    backbone.text_encoder.save_pretrained(folder / "text_encoder")
-    backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
-    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
-    return folder
-
-
-@pytest.fixture
-def folder(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
 def refused(folder: Path) -> str:

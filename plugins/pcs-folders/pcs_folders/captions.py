@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError, nearest
-from pcs_folders.text_files import check_whole, read_text
+from pcs_core.small_files import inside, parse_json, read_text
+from pcs_folders.text_files import check_whole
 
 SUFFIXES = (".txt", ".caption")
 """Of captions beside a picture, by its name."""
@@ -19,6 +19,8 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 """Captions of a whole folder, in the layout of Hugging Face's imagefolder."""
 COLUMNS = ("text", "caption", "prompt")
 """Names under which a table may give the caption."""
+MOST_CAPTION, MOST_TABLE = 2**16, 2**26
+"""Bytes of a caption file, and of a table of captions."""
 
 
 def read_captions(file: Path) -> tuple[tuple[str, ...], str]:
@@ -31,7 +33,8 @@ def read_captions(file: Path) -> tuple[tuple[str, ...], str]:
     InputError
         It is not UTF-8 text, or cannot be read.
     """
-    lines = [" ".join(line.split()) for line in re.split("\r\n|\r|\n", read_text(file))]
+    text = read_text(inside(file.parent, file.name, file.parent), most=MOST_CAPTION)
+    lines = [" ".join(line.split()) for line in re.split("\r\n|\r|\n", text)]
     captions = tuple(line for line in lines if line)
     return captions, alternatives_note(len(captions))
 
@@ -108,13 +111,12 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
 
 def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     rows: list[tuple[int, Mapping[str, Any]]] = []
-    for number, line in enumerate(read_text(file).splitlines(), 1):
+    text = read_text(inside(file.parent, file.name, file.parent), most=MOST_TABLE)
+    # a text in a row may hold other ends of a line, which splitlines() would take for one
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{file}:{number} is not valid JSON: {error}") from error
+        row = parse_json(line, f"{file}:{number}")
         if not isinstance(row, dict):
             raise InputError(f"{file}:{number}: a line holds one JSON object, got {line[:40]!r}")
         rows.append((number, row))
@@ -123,7 +125,8 @@ def _json_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
 
 def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     try:
-        reader = csv.DictReader(io.StringIO(read_text(file)), strict=True)
+        text = read_text(inside(file.parent, file.name, file.parent), most=MOST_TABLE)
+        reader = csv.DictReader(io.StringIO(text), strict=True)
         rows: list[tuple[int, Mapping[str, Any]]] = []
         for row in reader:
             if None in row:

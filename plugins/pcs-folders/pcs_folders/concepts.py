@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
-from pcs_folders.text_files import read_text
+from pcs_core.small_files import inside, read_toml
 
 FILE = "subject.toml"
 KEYS = ("name", "token", "noun", "kind")
@@ -91,10 +90,7 @@ def _check_apart(concepts: Sequence[Concept], place: str) -> None:
 
 
 def _read(file: Path) -> tuple[Concept, ...]:
-    try:
-        data = tomllib.loads(read_text(file))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{file} is not valid TOML: {error}") from error
+    data = read_toml(inside(file.parent, file.name, file.parent))
     for key in data:
         if key != "concept":
             raise InputError(f"{file}: unknown table or key {key!r}: it holds [[concept]] tables")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
-from pcs_folders.text_files import read_text
+from pcs_core.small_files import inside, read_json
 
 KEYS = ("boxes", "points", "concepts")
 
@@ -26,10 +25,7 @@ def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
     """
     if not file.is_file():
         return {}
-    try:
-        data = json.loads(read_text(file), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is not valid JSON: {error}") from error
+    data = read_json(inside(file.parent, file.name, file.parent))
     if not isinstance(data, dict):
         raise InputError(f"{file} holds no JSON object with {' or '.join(KEYS)}")
     for key, value in data.items():
@@ -51,7 +47,3 @@ def _check_concepts(file: Path, said: Any, names: Sequence[str]) -> None:
         if name not in names:
             hint = nearest(str(name), names) or f" (known: {', '.join(names)})"
             raise InputError(f"{file}: no concept {name!r}{hint}")
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import inside, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class Store:
 
     def references(self, subject: str) -> Path:
         """Return the folder of a subject's references as the backbone saw them."""
-        return self.folder / "references" / subject
+        return inside(self.folder / "references", subject, "the suite")
 
     def read_picture(self, key: str, sha256: str = "") -> Tensor | None:
         """Return the picture [3 h w] in [0, 1], or None if it is missing, damaged or another one."""
@@ -77,15 +78,14 @@ class Store:
             The folder holds no benchmark.
         """
         path = self.folder / PROTOCOL
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        if not path.exists():
             raise InputError(
                 f"{self.folder} holds no benchmark: give a folder made by `pcs bench run`"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} cannot be read ({error}): run the benchmark again") from error
-        return dict(document)
+            )
+        document = read_json(inside(self.folder, PROTOCOL, self.folder))
+        if not isinstance(document, dict):
+            raise InputError(f"{path} holds no JSON object: run the benchmark again")
+        return document
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pcs_bench.suites.suite import BenchPrompt
 from pcs_core.errors import InputError, nearest
-from pcs_folders.text_files import read_text
+from pcs_core.small_files import read_text
 
 FILE = Path(__file__).parent / "data" / "prompts.toml"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pcs_bench.suites import pictures, prompts
 from pcs_bench.suites.suite import BenchPrompt, BenchSubject, Suite
 from pcs_core.errors import InputError, nearest
-from pcs_folders.text_files import read_text
+from pcs_core.small_files import is_plain_name, read_json, read_toml
 
 if TYPE_CHECKING:
     from pcs_core.data import Subject
@@ -49,10 +48,8 @@ def load(id: str | Path) -> Suite:
             "suite.toml of your own (`pcs bench new` writes one)"
         )
     try:
-        return _suite(tomllib.loads(read_text(path)), path)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: {error}") from error
-    except (KeyError, TypeError) as error:
+        return _suite(read_toml(path), path)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path} is no suite: {type(error).__name__}: {error}") from error
 
 
@@ -115,6 +112,10 @@ def _subject(
     suite: str, kind: str, row: Mapping[str, Any], images: Mapping[str, Any], base: Path
 ) -> BenchSubject:
     name = row["name"]
+    if not is_plain_name(name):
+        raise InputError(
+            f"suite {suite!r}: the subject {name!r} names a folder: leave out slashes and dots"
+        )
     nouns = row.get("nouns") or [row["noun"]]
     members = row.get("members") or ([row["member"]] if "member" in row else [])
     tokens = row.get("tokens") or ([row["token"]] if "token" in row else None)
@@ -187,7 +188,7 @@ def _survey(
     if not file.exists():
         raise pictures.missing(suite, images, file)
     try:
-        info = json.loads(file.read_text(encoding="utf-8"))[about["part"]]
+        info = read_json(file)[about["part"]]
         if about["part"] == "face":
             kinds = ("accessory", "style", "action", "context")
             said = {"face": tuple(p for k in kinds for p in prompts.survey(info[f"prompt_{k}"], k))}
