@@ -1,7 +1,7 @@
 """Small files of text, as people and other machines bring them: read within bounds, or refused.
 
-TOML and JSON are looked through before a parser sees them: nesting without end ends in the parsers' recursion, a
-dotted key of ten thousand parts in gigabytes, a number of thousands of digits in an error of Python's own.
+TOML and JSON are looked through before a parser sees them: nesting without end would end in the parsers'
+recursion, a dotted key of ten thousand parts in gigabytes, a number of thousands of digits in a bug's message.
 """
 
 from __future__ import annotations

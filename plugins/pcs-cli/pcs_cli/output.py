@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from typing import Any
 def emit(text: str) -> None:
     """Print a result to stdout. A reader that leaves early, as ``head`` does, is no error."""
     try:
-        print(text, flush=True)
+        print(printable(text), flush=True)
     except BrokenPipeError:
         silence_pipe()
 
@@ -24,12 +25,28 @@ def emit_json(data: Any) -> None:
 
 def notice(text: str) -> None:
     """Tell the user something on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def complain(text: str, prefix: str = "Error: ") -> None:
     """Print an error to stderr, on one line."""
     notice(prefix + " ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with what would move the cursor, colour a terminal or turn the direction written out.
+
+    Names, captions and messages come from files that others made. Line ends and tabs stay; so do the joiners
+    that scripts and emoji need. What is written out is valid in a string of JSON, too.
+    """
+    return "".join(c if _is_shown(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def _is_shown(character: str) -> bool:
+    if character in "\n\t\u200c\u200d":
+        return True
+    # C0 and C1 controls, direction marks and other invisible characters, ends of lines, halves of characters
+    return unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp", "Cs")
 
 
 def columns(head: Sequence[str], rows: Sequence[Sequence[str]], *, gap: int = 2) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from pcs_cli.output import notice
+from pcs_cli.output import notice, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +124,7 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # a name is not broken over lines: it is searched for
-        self.console.print(record.getMessage(), markup=False, soft_wrap=True)
+        self.console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:
