@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from hypothesis import given
@@ -16,21 +17,21 @@ TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
 
 
 @given(text=TEXT, mark=st.booleans(), ending=st.sampled_from(("\n", "\r\n", "")))
-def test_one_line_is_the_caption(text: str, mark: bool, ending: str, tmp_path: Path) -> None:
+def test_each_line_is_a_caption(text: str, mark: bool, ending: str, tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
-    line = " ".join(text.split())
-    file.write_bytes(b"\xef\xbb\xbf" * mark + (line + ending).encode())
-    try:
-        read = captions.read_captions(file)[0]
-    except InputError as error:
-        assert str(file) in str(error)
-        assert not line.isprintable()
-        return
+    lines = [" ".join(line.split()) for line in re.split("[\r\n]+", text)]
+    file.write_bytes(b"\xef\xbb\xbf" * mark + ("\n".join(lines) + ending).encode())
+    read = captions_of(file)
     # a mark in front that the text brings itself is one too many, and goes as well
+    first = lines[0].removeprefix("\ufeff").strip()
     assert read in (
-        (line,) * bool(line),
-        (line.removeprefix("\ufeff"),) * bool(line.removeprefix("\ufeff")),
+        tuple(line for line in lines if line),
+        tuple(line for line in [first, *lines[1:]] if line),
     )
+
+
+def captions_of(file: Path) -> tuple[str, ...]:
+    return captions.read_captions(file)[0]
 
 
 @given(content=st.binary(max_size=60))
