@@ -27,7 +27,7 @@ object = ["a photo of a {{token}} {{noun}}"]
 
 
 @pytest.mark.parametrize(
-    "name", ["../../../escape", "/tmp/x", "a/b", "..", "a\\\\b", "c:x", "\\u001b[2J"]
+    "name", ["../../../escape", "/elsewhere", "a/b", "..", "a\\\\b", "c:x", "\\u001b[2J"]
 )
 def test_a_subject_names_no_folder_elsewhere(tmp_path: Path, name: str) -> None:
     file = tmp_path / "suite.toml"
