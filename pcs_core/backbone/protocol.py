@@ -110,6 +110,9 @@ class Backbone(Protocol):
     ``latent_shape`` is [c h w], of clips [c t h w]; where it has frames, images are [n 3 t h w]
     everywhere (a picture [n 3 h w] is a clip of one frame).
 
+    ``at(height, width)`` may let it draw pictures of another size in pixels from now on: ``card.size`` and
+    ``latent_shape`` say so, and what it cannot draw is a CapabilityError that names the multiples it needs.
+
     ``text_width`` may say how wide the text is where it is not as wide as the token table, ``text_widths`` how
     wide what each of several encoders says is where they stand side by side in it.
 

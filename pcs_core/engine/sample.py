@@ -11,6 +11,7 @@ import torch
 
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Fusion, Preset, Recipe, SampleSettings
+from pcs_core.engine.drawn_size import check_hosts, drawn_at
 from pcs_core.engine.given import check_drawing
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.opening import (
@@ -61,6 +62,7 @@ def sample(
     scale: float | None = None,
     scheduler: str | None = None,
     negative: str | None = None,
+    size: tuple[int, int] | None = None,
     preset: Preset | Path | str | None = None,
     layout: Layout | None = None,
     strengths: Mapping[str, float] | None = None,
@@ -77,19 +79,22 @@ def sample(
     ``artifact`` is a personalization, its folder, several of them that act together (see
     :func:`pcs_merging.stacking.stack_personalizations`), or None for the untuned backbone. ``backbone`` None
     opens the one the personalization was made on. ``preset`` puts techniques and numbers over its recipe;
-    what is given beside it counts. ``layout`` says where things should stand; ``strengths`` weigh uses by
-    name ("lora", in full "weights.lora", of a further artifact "style:lora", or "style" for all of its; 1 is
-    as fitted, 0 as if it were not there) and change the fusion's named numbers. ``deployment`` is a folder
-    that ``pcs export`` wrote for ``engine``, drawn with in place of the backbone; an ``engine`` that needs
-    none, as ``compile``, runs the backbone itself. ``options`` are the engine's. Picture i starts from noise
-    seeded ``seed + i``, whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as
-    they are drawn, in order: those that are returned at the end, a few at a time.
+    what is given beside it counts. ``size`` is height and width in pixels, where they are not the backbone's
+    own. ``layout`` says where things should stand; ``strengths`` weigh uses by name ("lora", in full
+    "weights.lora", of a further artifact "style:lora", or "style" for all of its; 1 is as fitted, 0 as if it
+    were not there) and change the fusion's named numbers. ``deployment`` is a folder that ``pcs export``
+    wrote for ``engine``, drawn with in place of the backbone; an ``engine`` that needs none, as ``compile``,
+    runs the backbone itself. ``options`` are the engine's. Picture i starts from noise seeded ``seed + i``,
+    whatever else is drawn with it. ``finished`` are shown pictures [n 3 h w] as soon as they are drawn, in
+    order: those that are returned at the end, a few at a time.
 
     Raises
     ------
     InputError
         A prompt without the personalization's token, no prompt, a phrase of the layout that no
         prompt holds, an unknown strength, or a number that nothing can be drawn with.
+    CapabilityError
+        The backbone or the artifact cannot draw with this scheduler or of this size.
     ArtifactError
         The backbone is not the one the personalization was made on.
     """
@@ -119,9 +124,11 @@ def sample(
     pictures = []
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))
+        stack.enter_context(drawn_at(opened, size))
         weights, numbers = part_strengths(strengths or {}, (*recipe.uses, *added.uses))
         run, fusion = stack.enter_context(restored(artifact, opened, seed, added.uses, weights))
         run.layout, run.strengths = layout, read_numbers(numbers, fusion)
+        check_hosts(fusion, size)
         net = stack.enter_context(Attachment(opened, fusion))
         batch = batch_size(opened)
         for start in range(0, len(texts), batch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from pcs_cli.options import Device, Json, Out, Overwrite, Seed
 from pcs_cli.output import emit, emit_json, notice
 from pcs_cli.sample_options import (
     Added,
+    Aspect,
     BackboneName,
     Base,
     Beside,
@@ -25,6 +27,7 @@ from pcs_cli.sample_options import (
     PresetName,
     Scale,
     Scheduler,
+    Size,
     Steps,
     Strengths,
     Weights,
@@ -52,6 +55,8 @@ def sample(
     scale: Scale = None,
     scheduler: Scheduler = None,
     negative: Negative = None,
+    size: Size = None,
+    aspect: Aspect = None,
     preset: PresetName = None,
     added: Added = None,
     settings_of: Changes = None,
@@ -81,9 +86,11 @@ def sample(
     from pcs_cli.output_folder import destination
     from pcs_cli.progress import reporting
     from pcs_cli.sample_facts import describe
+    from pcs_cli.sizes import chosen_size, read_size
 
     runs = read.read_engine(engine, deployment, option or (), base=base, backbone=backbone)
     artifact, prompt = read.split_words(words, base, backbone)
+    asked, ratio = read_size(size, aspect)
     folders = read.read_folders(artifact, add or ())
     target = destination(out, overwrite=overwrite, inputs=folders)
     personalization = open_together(folders)
@@ -116,6 +123,7 @@ def sample(
         with drawing_into(target, go_on) as drawn:
             with reporting("opening") as reporter:
                 opened = open_networks(runs, personalization, base, backbone, device)
+                plan = replace(plan, size=chosen_size(opened, asked, ratio))
                 pictures = draw(plan, opened, (reporter.drawing,), (drawn.add,))
             facts = describe(plan, runs, opened, pictures)
             drawn.finish(facts)
@@ -183,6 +191,7 @@ def draw(
         preset=plan.preset,
         layout=plan.layout,
         strengths=plan.strengths,
+        size=plan.size,
         watch=watch,
         finished=finished,
     )

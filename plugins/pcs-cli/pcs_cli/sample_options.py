@@ -43,6 +43,21 @@ Scheduler = Annotated[
 Negative = Annotated[
     str | None, typer.Option("--negative", help="What not to draw.", show_default=False)
 ]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size", metavar="WxH", help="Width and height in pixels, as 768x512.", show_default=False
+    ),
+]
+Aspect = Annotated[
+    str | None,
+    typer.Option(
+        "--aspect",
+        metavar="W:H",
+        help="Width to height, as 3:2, of about as many pixels as the backbone's own.",
+        show_default=False,
+    ),
+]
 PresetName = Annotated[
     str | None,
     typer.Option(

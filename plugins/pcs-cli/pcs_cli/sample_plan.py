@@ -38,6 +38,8 @@ class SamplePlan:
     preset: Preset
     layout: Layout | None
     strengths: Mapping[str, float]
+    size: tuple[int, int] | None = None
+    """Height and width in pixels, where they are not the backbone's own."""
 
 
 def read_engine(

@@ -7,6 +7,7 @@ what its text encoders give and how its denoiser is called.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -166,6 +167,14 @@ class DiffusersBackbone:
         side = int(self.denoiser.config.sample_size)
         return (int(self.denoiser.config.in_channels), side, side)
 
+    def size_step(self) -> int:
+        """Return of what height and width of a picture must be multiples [pixels]."""
+        raise NotImplementedError
+
+    def largest_side(self) -> int | None:
+        """Return the largest height and width of a picture [pixels], or None where there is none."""
+        return None
+
     def schedule_digest(self) -> Any:
         """Begin the digest of the weights with the noise that the network knows."""
         return schedule_digest(self.scheduler_config)
@@ -182,6 +191,30 @@ class DiffusersBackbone:
     def parts(self) -> Mapping[str, nn.Module]:
         """The modules by part."""
         return {"denoiser": self.denoiser, "text": self.text_encoder, "vae": self.vae}
+
+    def at(self, height: int, width: int) -> Self:
+        """Draw pictures of another size [pixels] from now on; return this backbone.
+
+        Raises
+        ------
+        CapabilityError
+            No multiples of what the network's levels need, or larger than the network can tell places apart.
+        """
+        step, largest = self.size_step(), self.largest_side()
+        if height % step or width % step:
+            near = "x".join(str(max(step, round(side / step) * step)) for side in (width, height))
+            raise CapabilityError(
+                f"backbone {self.card.id!r} draws pictures whose sides are multiples of {step}, not "
+                f"{width}x{height}: the nearest is {near}"
+            )
+        if largest is not None and max(height, width) > largest:
+            raise CapabilityError(
+                f"backbone {self.card.id!r} draws sides of at most {largest} pixels, not {width}x{height}"
+            )
+        scale = autoencoder.enlargement(self.vae)
+        self.latent_shape = (*self.latent_shape[:-2], height // scale, width // scale)
+        self.card = replace(self.card, size=(height, width))
+        return self
 
     @cached_property
     def sites(self) -> Sequence[Site]:

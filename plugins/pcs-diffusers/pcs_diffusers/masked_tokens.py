@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from pcs_core.data import Site
+from pcs_diffusers import autoencoder
 from pcs_diffusers.family import DiffusersBackbone, Residuals
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.sites import denoiser_sites
@@ -67,6 +68,11 @@ class TokenTransformer(DiffusersBackbone):
     def make_latent_shape(self) -> tuple[int, ...]:
         """Return the shape of a grid of ids [1 h w]."""
         return (1, *super().make_latent_shape()[1:])
+
+    def size_step(self) -> int:
+        """Return the pixels of one token, or of two by two that the transformer takes together."""
+        config = self.denoiser.config
+        return autoencoder.enlargement(self.vae) * (2 if config.downsample else 1)
 
     def sampler(self, scheduler: str, steps: int) -> TokenSampler:
         """Return a fresh sampler."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 
 from pcs_core.data import Site
 from pcs_core.errors import CapabilityError
+from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import JointChainProcessor
 from pcs_diffusers.family import Residuals
 from pcs_diffusers.layout import FolderLayout
@@ -78,6 +79,14 @@ class StableDiffusion3(SeveralTextEncoders):
                 f"the vae has {self.vae.config.latent_channels} latent channels, the transformer "
                 f"reads {config.in_channels}"
             )
+
+    def size_step(self) -> int:
+        """Return the pixels of one patch."""
+        return autoencoder.enlargement(self.vae) * int(self.denoiser.config.patch_size)
+
+    def largest_side(self) -> int:
+        """Return the pixels that the transformer's table of places covers."""
+        return self.size_step() * int(self.denoiser.config.pos_embed_max_size)
 
     def make_process(self) -> FlowMatching:
         """Return rectified flow with the shift of the schedule."""

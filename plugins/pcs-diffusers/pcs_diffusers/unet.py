@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from pcs_diffusers import autoencoder
 from pcs_diffusers.family import DiffusersBackbone, Residuals
 from pcs_diffusers.samplers import DiffusersSampler
 from pcs_diffusers.windows import as_rows, of_first, side_by_side
@@ -41,6 +42,11 @@ class UNetBackbone(DiffusersBackbone):
         if gives != reads:
             yield f"the text encoder gives {gives} channels, the unet reads {reads}"
         yield from super().text_misfits()
+
+    def size_step(self) -> int:
+        """Return the pixels of one cell of the UNet's lowest level."""
+        levels = len(self.denoiser.config.block_out_channels)
+        return autoencoder.enlargement(self.vae) * 2 ** (levels - 1)
 
     def make_process(self) -> VariancePreserving:
         """Return the discrete process of the schedule."""

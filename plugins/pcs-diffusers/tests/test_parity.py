@@ -64,7 +64,9 @@ def test_equals_the_pipeline_without_guidance_and_with_a_negative_prompt(backbon
     assert (ours - theirs).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "unipc", "lcm", "ddpm"])
+@pytest.mark.parametrize(
+    "name", ["ddim", "dpm++", "euler", "unipc", "lcm", "ddpm", "euler-a", "dpm++2m-sde", "dpm++sde"]
+)
 def test_a_picture_does_not_depend_on_what_is_drawn_beside_it(backbone: Any, name: str) -> None:
     together = sample(
         None, backbone, PROMPTS[0], count=3, seed=5, steps=3, scale=2.0, scheduler=name

@@ -45,9 +45,7 @@ def drawn(pipeline: Any, latents: torch.Tensor, steps: int, **options: Any) -> t
         latents=latents,
         num_inference_steps=steps,
         output_type="pt",
-        height=32,
-        width=32,
-        **options,
+        **{"height": 32, "width": 32, **options},
     ).images
     return images
 
@@ -88,6 +86,21 @@ def test_sdxl_equals_its_pipeline(sdxl: Any, name: str) -> None:
     ours = sample(None, sdxl, PROMPTS, seed=3, steps=4, scale=5.0, scheduler=name)
     theirs = drawn(xl_pipeline(sdxl, name), noise(sdxl, 3), 4, guidance_scale=5.0)
     assert ours.std() > 0.01
+    assert (ours - theirs).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3"])
+def test_of_another_size_they_equal_their_pipelines(family: str) -> None:
+    backbone: Any = tiny_sdxl() if family == "sdxl" else tiny_sd3()
+    ours = sample(
+        None, backbone, PROMPTS, size=(32, 48), seed=3, steps=3, scale=5.0, scheduler="euler"
+    )
+    shape = (backbone.latent_shape[0], backbone.latent_shape[1], backbone.latent_shape[2] * 3 // 2)
+    rngs = [generator(3 + i, "noise") for i in range(len(PROMPTS))]
+    latents = torch.stack([torch.randn(shape, generator=g) for g in rngs])
+    pipeline = xl_pipeline(backbone, "euler") if family == "sdxl" else three_pipeline(backbone)
+    more = {} if family == "sdxl" else {"max_sequence_length": backbone.t5_length}
+    theirs = drawn(pipeline, latents, 3, guidance_scale=5.0, width=48, **more)
     assert (ours - theirs).abs().max() < 1e-5
 
 

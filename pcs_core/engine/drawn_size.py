@@ -1,0 +1,65 @@
+"""Pictures of another size than the backbone's own, for one drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import ArtifactError, CapabilityError, InputError
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Fusion
+
+
+@contextmanager
+def drawn_at(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]:
+    """Let ``backbone`` draw pictures of ``size`` (height, width in pixels), for the duration; None is its own.
+
+    Raises
+    ------
+    InputError
+        No two whole numbers.
+    CapabilityError
+        The backbone draws its own size only, or not this one; or something of the artifact is of the
+        backbone's own size.
+    """
+    own_size = (backbone.card.size[0], backbone.card.size[1])
+    if size is None or tuple(size) == own_size:
+        yield
+        return
+    if len(size) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in size):
+        raise InputError(f"size={size!r}: give height and width in pixels, as (512, 768)")
+    change = getattr(backbone, "at", None)
+    if change is None:
+        raise CapabilityError(
+            f"backbone {backbone.card.id!r} draws pictures of {own_size[1]}x{own_size[0]} alone: leave the "
+            "size out"
+        )
+    change(*size)
+    try:
+        yield
+    except ArtifactError as error:
+        raise CapabilityError(
+            f"this artifact draws pictures of {own_size[1]}x{own_size[0]} alone, not of {size[1]}x{size[0]}: "
+            f"{error}"
+        ) from error
+    finally:
+        change(*own_size)
+
+
+def check_hosts(fusion: Fusion, size: tuple[int, int] | None) -> None:
+    """Refuse another size where a row of the drawing is a stored picture, whose size is the backbone's own.
+
+    Raises
+    ------
+    CapabilityError
+        Names the row's role.
+    """
+    for row in fusion.rows:
+        if size is not None and row.latents == "trajectory":
+            raise CapabilityError(
+                f"the {row.role} beside the pictures is an inverted picture of the backbone's own size, which "
+                f"{size[1]}x{size[0]} cannot host: leave the size out"
+            )
