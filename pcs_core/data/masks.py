@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ REGION = "mask."
 """Beginning of the name of an example's region; "mask.concept.<k>" is that of the k-th concept."""
 
 
+VALID = "mask.valid."
+"""Beginning of the names of regions that say where a picture on a ground around it is a picture. Each technique
+has one of its own: masks of one name multiply."""
+
+
 def region_name(slot: int) -> str:
     """Return the name of the region of a subject's concept number ``slot``."""
     return f"{REGION}concept.{slot}"
@@ -35,6 +41,20 @@ def mask_at(mask: Tensor, size: tuple[int, int]) -> Tensor:
     stacked = mask[None] if mask.dim() == 3 else mask
     resized = F.interpolate(stacked.float(), size=size, mode="area")
     return resized[0] if mask.dim() == 3 else resized
+
+
+def valid_cells(covered: Tensor) -> Tensor:
+    """Return 1 for the cells [b 1 h w] that show the picture alone, 0 for others, of the share that it covers.
+
+    Covered whole, and beside no cell that shows nothing of it: what an encoder says there depends on
+    the ground. A picture too small for such cells has its share of each cell.
+    """
+    seen = (covered > 0).to(covered)
+    # the least of a cell and its neighbours; beyond the edge of the canvas there is no ground
+    around = -F.max_pool2d(-seen, kernel_size=3, stride=1, padding=1)
+    inside = (covered > 1 - 1e-6).to(covered) * around
+    some = inside.amax(dim=(1, 2, 3), keepdim=True) > 0
+    return torch.where(some, inside, covered)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def plan_lines(plan: FitPlan) -> list[str]:
     lines = [] if plan.start is None else [start_line(plan.start, plan.recipe)]
     if plan.keep_every:
         lines.append(kept_line(plan.recipe, plan.backbone, plan.keep_every, len(plan.subjects)))
-    return lines
+    return [*lines, *plan.said]
 
 
 def dropped_lines(plan: FitPlan) -> list[str]:

@@ -126,6 +126,13 @@ def fit(
             show_default=False,
         ),
     ] = None,
+    masked_loss: Annotated[
+        bool,
+        typer.Option(
+            "--masked-loss",
+            help="Count the error inside the masks beside the pictures alone, in any system.",
+        ),
+    ] = False,
     class_pictures: Annotated[
         Path | None,
         typer.Option(
@@ -176,6 +183,7 @@ def fit(
         crop=crop,
         keep_every=keep_every,
         class_pictures=class_pictures,
+        masked_loss=masked_loss,
     )
     previews = read_previews(
         preview_prompt or (),
@@ -298,6 +306,7 @@ def train(
         adapter=plan.adapter,
         precision=plan.precision,
         checkpointing=plan.checkpointing,
+        crop=plan.crop,
         start=plan.start,
         every=plan.keep_every or 0,
         each=keeping(place.kept, alone=alone(plan)) if plan.keep_every else None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcs_cli.fit_keeping import count_kept
-from pcs_cli.fit_settings import class_pictures_settings
+from pcs_cli.fit_settings import class_pictures_settings, masked_line, with_masked_loss
 from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import check_precision
@@ -42,6 +42,8 @@ class FitPlan:
     """The artifact that the fit goes on with."""
     keep_every: int | None = None
     """Steps between two artifacts along the way."""
+    said: tuple[str, ...] = ()
+    """What options of the command make of the recipe, a sentence each."""
 
 
 # long: an option of the command each, checked in the order of the command line
@@ -62,6 +64,7 @@ def plan_fit(
     crop: str = "auto",
     keep_every: int | None = None,
     class_pictures: Path | None = None,
+    masked_loss: bool = False,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
 
@@ -88,7 +91,9 @@ def plan_fit(
     from pcs_folders.subjects import read_listing
 
     name = backbone_name(start.backbone)
-    recipe = load_recipe(start.source, backbone=name, overrides=overrides)
+    recipe = load_recipe(start.source, backbone=name, overrides=() if masked_loss else overrides)
+    if masked_loss:  # before the settings, which may be of the use that it adds
+        recipe = load_recipe(with_masked_loss(recipe), overrides=overrides)
     if class_pictures is not None:
         recipe = load_recipe(
             recipe, overrides=class_pictures_settings(recipe, class_pictures, folders)
@@ -111,6 +116,7 @@ def plan_fit(
     height, width = opened.card.size
     readings = [read_listing(listing, (height, width)) for listing in listed]
     subjects = bare or tuple(reading.subject for reading in readings)
+    more = [masked_line(subjects)] if masked_loss else []
     if start.artifact is not None:
         continued_subject(start.artifact, recipe, opened, subjects)
     if adapter is not None and not needs_adapter(recipe):
@@ -129,6 +135,7 @@ def plan_fit(
         crop,
         start.artifact,
         keep_every,
+        tuple(more),
     )
 
 

@@ -61,6 +61,19 @@ def test_low_precision_and_checkpointing(
     assert manifest["extra"]["gradient_checkpointing"] is True
 
 
+def test_the_crop_reaches_the_fit(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    read = []
+    for name, crop in (("a", "centre"), ("b", "none")):
+        done = pcs(*fit_arguments[:-1], tmp_path / name, "--no-preview", "--crop", crop)
+        assert done.code == 0, done.err
+        manifest = json.loads((tmp_path / name / "manifest.json").read_text())
+        assert manifest["extra"]["crop"] == crop
+        read.append((tmp_path / name / "weights.safetensors").read_bytes())
+    assert read[0] != read[1]
+
+
 def test_an_unknown_precision_makes_nothing(
     pcs: Callable, fit_arguments: list[object], tmp_path: Path
 ) -> None:

@@ -16,7 +16,8 @@ from pydantic import AfterValidator, Field
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features
-from pcs_data.valid import VALID, loss_where_valid
+from pcs_core.data.masks import VALID
+from pcs_data.valid import loss_where_valid
 
 if TYPE_CHECKING:
     from torch import Tensor

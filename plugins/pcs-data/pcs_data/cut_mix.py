@@ -16,8 +16,9 @@ from pydantic import Field
 
 from pcs_core import Technique, hookimpl, how_to_name_concepts
 from pcs_core.data import Example, Features, region_name
+from pcs_core.data.masks import VALID
 from pcs_core.errors import InputError
-from pcs_data.valid import VALID, loss_where_valid
+from pcs_data.valid import loss_where_valid
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import LOSS, Masks, Words
+from pcs_core.data.masks import VALID, valid_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,20 @@ def union(batch: Batch, regions: str, spans: Mapping[str, Tensor] | None = None)
     return torch.stack(matching).amax(0) if matching else None
 
 
+def elsewhere(batch: Batch) -> Tensor | float:
+    """Return the weights [b 1 h w] by which others multiply the error: of pictures on a ground around them.
+
+    Each has a mean of 1. A region "mask.valid.<name>" that is empty is of a row without a ground around it.
+    """
+    product: Tensor | float = batch.masks.get(LOSS, 1.0)
+    for name, covered in batch.regions.items():
+        if name.startswith(VALID):
+            valid = valid_cells(covered)
+            mean = valid.mean(dim=(1, 2, 3), keepdim=True)
+            product = product * torch.where(mean > 0, valid / mean.clamp_min(1e-12), 1.0)
+    return product
+
+
 class MaskedLoss(Technique):
     """Weigh the reconstruction error by the union of the regions that an example carries.
 
@@ -56,7 +71,7 @@ class MaskedLoss(Technique):
     """Weight of the error outside the regions; 1 is the whole error."""
     normalise: bool = False
     """Whether a row's error is divided by the mean of its mask, so that small regions count as much: the mean
-    over the region in place of the mean over the picture."""
+    over the region in place of the mean over the picture, also of a picture with a ground around it."""
     channels: Literal["mean", "sum"] = "mean"
     """Reduction over the channels of the latents. Mix-of-Show (arXiv:2305.18292, `trainer_edlora.py`) divides
     the sum over places and channels by the number of places alone: "sum", with a mask and without."""
@@ -93,7 +108,8 @@ class MaskedLoss(Technique):
             inside = 1 - inside
         weight = self.background + (1 - self.background) * inside
         if self.normalise:
-            weight = weight / weight.mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
+            others = elsewhere(batch)
+            weight = weight / (weight * others).mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-6)
         counts = has & batch.rows("subject") & self._drawn(run, query, len(has)).to(has.device)
         weight = torch.where(counts[:, None, None, None], weight, 1.0)
         # the error's mean is over channels too
