@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token, word_in
 from pcs_core.data import RENDERED
+from pcs_core.engine.known_backbones import location_of, remember
 from pcs_core.errors import (
     ArtifactError,
     CapabilityError,
@@ -53,6 +54,8 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     for loader in known.ids("loaders"):
         opened = known.get("loaders", loader)(location, id=str(name), device=device, dtype=dtype)
         if opened is not None:
+            if str(name) not in ids:
+                remember(opened.card, name)
             return opened  # type: ignore[no-any-return]
     raise InputError(
         f"backbone {str(name)!r}: no installed plugin knows this layout "
@@ -183,12 +186,13 @@ def resolve_backbone(
     Raises
     ------
     ArtifactError
-        The hash is not that of the backbone the personalization was made on.
+        The hash is not that of the backbone the personalization was made on; or nothing is said, and that
+        one was never opened here.
     """
     if backbone is None:
         if artifact is None:
             raise InputError("say which backbone to draw with")
-        backbone = artifact.backbone.id
+        backbone = location_of(artifact.backbone)
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     if artifact is not None and not is_of(artifact, opened):
         raise ArtifactError(

@@ -50,7 +50,8 @@ def fit_start(words: Sequence[str], begun: Path | None, backbone: str | None) ->
             raise InputError("give a SYSTEM (see pcs systems), or --from an artifact to go on with")
         folders = tuple(map(Path, words[1:]))
         return FitStart(words[0], folders, backbone or BACKBONE)
-    from pcs_cli.opening import open_artifact, remembered_backbone
+    from pcs_cli.opening import open_artifact
+    from pcs_core.engine.known_backbones import location_of
 
     artifact = open_artifact(begun)
     system, folders = apart(words)
@@ -58,7 +59,7 @@ def fit_start(words: Sequence[str], begun: Path | None, backbone: str | None) ->
         raise InputError(
             f"--from {begun} is a fit of {artifact.recipe.id!r}, not of {id!r}: leave out SYSTEM, or --from"
         )
-    return FitStart(artifact.recipe, folders, backbone or remembered_backbone(artifact), artifact)
+    return FitStart(artifact.recipe, folders, backbone or location_of(artifact.backbone), artifact)
 
 
 def apart(words: Sequence[str]) -> tuple[str | None, tuple[Path, ...]]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcs_core.errors import ArtifactError, InputError, PcsError
+from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -72,30 +72,15 @@ def hide_loading_bars() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def remembered_backbone(artifact: Personalization) -> str:
-    """Return the name under which the backbone of ``artifact`` opens here."""
-    from pcs_core.catalogue import catalogue
-
-    card = artifact.backbone
-    if card.id not in catalogue().ids("backbones") and card.location:
-        if Path(card.location).is_dir():
-            return card.location
-        if Path(card.id).is_absolute():
-            raise ArtifactError(
-                f"the backbone of this artifact is gone from {card.location}: "
-                "say where it is now with --backbone"
-            )
-    return card.id
-
-
 def open_for(artifact: Personalization, backbone: str | None, device: str) -> Backbone:
     """Open the backbone of ``artifact``, or ``backbone`` in its place.
 
     What draws, merges or exports with it refuses one of other weights.
     """
     from pcs_core.engine import open_backbone
+    from pcs_core.engine.known_backbones import location_of
 
-    name = backbone_name(backbone or remembered_backbone(artifact))
+    name = backbone_name(backbone or location_of(artifact.backbone))
     return open_backbone(name, device=device_name(device))
 
 

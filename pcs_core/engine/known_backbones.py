@@ -1,0 +1,94 @@
+"""Where this user keeps backbones, by the hash of their weights.
+
+An artifact says which weights it was made on, and where its maker kept them. The second is shown and never
+followed: somebody else's file would decide which folder is opened here, or what is fetched from a hub. What
+this user has named once is found again, wherever the artifact comes from.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pcs_core.errors import ArtifactError, InputError
+from pcs_core.small_files import read_json
+
+if TYPE_CHECKING:
+    from pcs_core.data import BackboneCard
+
+VARIABLE = "PCS_CACHE"
+"""Environment variable: the folder for what can be made again, in place of the user's cache folder."""
+FILE = "backbones.json"
+MOST = 500
+"""Of entries; the oldest go."""
+_log = logging.getLogger("pcs.backbones")
+
+
+def cache_folder() -> Path:
+    """Return the folder in which this user's facts lie that can be made again."""
+    if given := os.environ.get(VARIABLE):
+        return Path(given)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "pcs"
+
+
+def remember(card: BackboneCard, location: str | Path) -> None:
+    """Note that the user opened the weights of ``card`` at ``location``: a folder, a file or a hub id.
+
+    Where it cannot be written nothing is lost: the next drawing asks where the backbone is.
+    """
+    path = Path(location).expanduser()
+    name = str(path.resolve()) if path.exists() else str(location)
+    known = _read()
+    if known.get(card.hash) == name:
+        return
+    known.pop(card.hash, None)
+    known[card.hash] = name
+    kept = dict(list(known.items())[-MOST:])
+    file = cache_folder() / FILE
+    partial = file.with_name(f"{FILE}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
+        partial.replace(file)
+    except OSError as error:
+        _log.debug("%s cannot be written: %s", file, error)
+
+
+def location_of(card: BackboneCard) -> str:
+    """Return what opens the backbone of ``card`` here: an installed id, or where this user opened it before.
+
+    Raises
+    ------
+    ArtifactError
+        It was never opened here, or is gone; says where its maker kept it.
+    """
+    from pcs_core.catalogue import catalogue
+
+    if card.id in catalogue().ids("backbones"):
+        return card.id
+    known = _read().get(card.hash)
+    mend = "say where it is with --backbone (in Python: backbone=...)"
+    if known is None:
+        raise ArtifactError(
+            f"this artifact was made on backbone {card.location or card.id!r}, whose weights were not opened "
+            f"here before (sha256 {card.hash[:12]}): {mend}"
+        )
+    if Path(known).is_absolute() and not Path(known).exists():
+        raise ArtifactError(f"the backbone of this artifact is gone from {known}: {mend}")
+    return known
+
+
+def _read() -> dict[str, str]:
+    file = cache_folder() / FILE
+    try:
+        data = read_json(file) if file.exists() else {}
+    except InputError as error:
+        _log.debug("%s", error)
+        data = {}
+    if not isinstance(data, dict):
+        return {}
+    return {k: v for k, v in data.items() if isinstance(v, str)}
