@@ -28,7 +28,14 @@ from pcs_core.assembly.schema import (
     read_table,
 )
 from pcs_core.assembly.tables import Layer, layer_of, read_layer, read_overlay
-from pcs_core.assembly.target import Target, check_family, id_and_family, profile_of, with_profile
+from pcs_core.assembly.target import (
+    Target,
+    check_family,
+    check_scheduler,
+    id_and_family,
+    profile_of,
+    with_profile,
+)
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.catalogue.holdings import TUNING
@@ -68,12 +75,12 @@ def load_recipe(
     Raises
     ------
     UnknownNameError
-        No such system or key of an override; names the nearest.
+        No such system, key of an override or scheduler of the backbone; names the nearest.
     InputError
         The file cannot be read, or an override is no ``KEY=VALUE``.
     CapabilityError
-        The recipe cannot run on this family of backbones, or a technique that is defined on pictures was asked
-        for clips. No weights are read for either.
+        The recipe cannot run on this family of backbones, its scheduler does not fit it, or a technique that
+        is defined on pictures was asked for clips. No weights are read for any of it.
     RecipeError
         Anything wrong inside, at ``file:line``.
     """
@@ -81,11 +88,13 @@ def load_recipe(
     if isinstance(source, Recipe):
         check_family(source, backbone, catalogue)
         if not overrides:
+            check_scheduler(source, backbone, catalogue)
             return source
         layer = layer_of(source.document, source.path or source.id)
         changed = build(
             override(layer, overrides, catalogue), catalogue, source=source.source, path=source.path
         )
+        check_scheduler(changed, backbone, catalogue)
         return replace(changed, not_on=source.not_on)
     recipe_source = _find(source, catalogue)
     layer = _resolve(recipe_source, catalogue)
@@ -103,6 +112,7 @@ def load_recipe(
             f"{place}: id {recipe.id!r} is not the name of its file, {recipe_source.system!r}"
         )
     check_family(recipe, backbone, catalogue)
+    check_scheduler(recipe, backbone, catalogue)
     return recipe
 
 

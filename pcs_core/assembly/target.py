@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pcs_core.assembly.build import technique_class
 from pcs_core.assembly.tables import Layer, Table
 from pcs_core.catalogue import Catalogue
-from pcs_core.errors import CapabilityError, PcsError
+from pcs_core.errors import CapabilityError, PcsError, UnknownNameError
 
 if TYPE_CHECKING:
     from pcs_core.data.profile import Profile
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Target = Any
 """A backbone's id, folder or hub id, an opened ``Backbone``, or its card; None for none."""
 
+DDIM, SERVICE = "ddim", "check_scheduler"
+"""The usual scheduler, which all families draw with, and the service that knows those of a family."""
 PROFILE = "profile"
 """First word of the place of a number that a profile gives."""
 
@@ -66,6 +68,24 @@ def check_family(recipe: Recipe, backbone: Target, catalogue: Catalogue) -> None
             f"{recipe.id!r} cannot run on backbone {id!r}, of the family {family!r}: {recipe.not_on[family]} "
             f"(it is for {', '.join(recipe.backbones)})"
         )
+
+
+def check_scheduler(recipe: Recipe, backbone: Target, catalogue: Catalogue) -> None:
+    """Refuse a scheduler that a family of backbones does not draw with. Reads no weights.
+
+    Raises
+    ------
+    UnknownNameError, CapabilityError
+        No such scheduler, or one that does not fit; names where the recipe says it, and the nearest.
+    """
+    name = recipe.sample.scheduler
+    if name == DDIM or backbone is None or SERVICE not in catalogue.ids("services"):
+        return
+    _, family = id_and_family(backbone, catalogue)
+    try:
+        catalogue.get("services", SERVICE)(name, family)
+    except (UnknownNameError, CapabilityError) as error:
+        raise type(error)(f"{recipe.id}: sample.scheduler: {error}") from error
 
 
 def profile_of(id: str, family: str, catalogue: Catalogue) -> Profile | None:

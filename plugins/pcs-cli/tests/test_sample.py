@@ -109,7 +109,13 @@ def test_schedulers_as_other_programs_call_them(
 
 
 def test_a_scheduler_is_refused_before_anything_is_opened(
-    pcs: Callable, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    *,
+    pcs: Callable,
+    fitted: Path,
+    recipe: Path,
+    subject: Callable,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from pcs_core import engine
 
@@ -118,6 +124,17 @@ def test_a_scheduler_is_refused_before_anything_is_opened(
         done = pcs("sample", *words, "--scheduler", "dpm++2m-karas", "--out", tmp_path / "no")
         assert done.code == 2
         assert "did you mean 'dpm++2m-karras'?" in done.err
+    change = ("--set", "sample.scheduler=dpm++2m-karas", "--out", tmp_path / "no")
+    said = (
+        "words: sample.scheduler: unknown scheduler 'dpm++2m-karas', did you mean 'dpm++2m-karras'?"
+    )
+    done = pcs("fit", recipe, subject(), "--noun", "dog", "--token", "<rex>", *change)
+    assert (done.code, said in done.err) == (2, True)
+    suite = ("bench", "run", "mini-object", "--systems", "textual-inversion")
+    done = pcs(*suite, "--set", "sample.scheduler=dpm++2m-karas", "--out", tmp_path / "no")
+    assert done.code == 2
+    assert "did you mean 'dpm++2m-karras'?" in done.err
+    assert not (tmp_path / "no").exists()
 
 
 OTHER = """
