@@ -29,6 +29,8 @@ class PluginInfo:
     version: str
     module: str
     counts: Mapping[str, int]
+    remarks: tuple[str, ...] = ()
+    """What it printed or warned about while it was read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +259,9 @@ def _info(holdings: Holdings) -> PluginInfo:
     if holdings.recipes:
         counts[RECIPES] = len(holdings.recipes)
     plugin = holdings.plugin
-    return PluginInfo(plugin.name, plugin.distribution, plugin.version, plugin.module, counts)
+    return PluginInfo(
+        plugin.name, plugin.distribution, plugin.version, plugin.module, counts, holdings.remarks
+    )
 
 
 def _hint(id: str, known: list[str]) -> str:

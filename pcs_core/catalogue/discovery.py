@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dis
+import io
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -32,6 +36,8 @@ class FoundPlugin:
     version: str
     module: str
     plugin: Any
+    remarks: tuple[str, ...] = ()
+    """What it printed or warned about while it was imported."""
 
 
 def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin]]:
@@ -54,14 +60,52 @@ def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin
         points = [p for p in points if _is_named(p, names)]
     plugins = []
     for point in points:
+        remarks: list[str] = []
         try:
-            plugin = point.load()
-        except (Exception, SystemExit) as error:
+            with overheard(remarks):
+                plugin = point.load()
+        except BaseException as error:
+            if is_users_interrupt(error):
+                raise
             broken.append(BrokenPlugin(point.name, _distribution(point), one_line(error)))
             continue
         version = point.dist.version if point.dist else ""
-        plugins.append(FoundPlugin(point.name, _distribution(point), version, point.module, plugin))
+        plugins.append(
+            FoundPlugin(
+                point.name, _distribution(point), version, point.module, plugin, tuple(remarks)
+            )
+        )
     return plugins, broken
+
+
+@contextmanager
+def overheard(remarks: list[str]) -> Iterator[None]:
+    """Keep what code prints or warns about from a command's output; add it to ``remarks``.
+
+    Code that closes its standard output closes a stand-in.
+    """
+    printed = io.StringIO()
+    with warnings.catch_warnings(record=True) as warned, redirect_stdout(printed):
+        yield
+    remarks += [f"warns {one_line(w.message)}" for w in warned if isinstance(w.message, Warning)]
+    text = "" if printed.closed else " ".join(printed.getvalue().split())
+    if printed.closed or text:
+        remarks.append("closes the standard output" if printed.closed else f"prints {text[:200]!r}")
+
+
+def is_users_interrupt(error: BaseException) -> bool:
+    """Return whether ``error`` is a Ctrl-C, and no KeyboardInterrupt that the code raised by itself.
+
+    A signal's is raised between two instructions, the code's own by its ``raise``.
+    """
+    if not isinstance(error, KeyboardInterrupt):
+        return False
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    if place is None:
+        return True
+    return dis.opname[place.tb_frame.f_code.co_code[place.tb_lasti]] != "RAISE_VARARGS"
 
 
 def one_line(error: BaseException) -> str:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from pcs_core.catalogue.discovery import BrokenPlugin, FoundPlugin, one_line
+from pcs_core.catalogue.discovery import (
+    BrokenPlugin,
+    FoundPlugin,
+    is_users_interrupt,
+    one_line,
+    overheard,
+)
 from pcs_core.catalogue.scan import ScannedTechnique, techniques_in
 from pcs_core.hookspecs import catalogue_manager
 
@@ -61,6 +67,8 @@ class Holdings:
     techniques that are found by searching a package, not of those a plugin maps itself."""
     formerly: Mapping[str, str] = field(default_factory=dict)
     """``formerly[id of an earlier version]``: the technique's id today."""
+    remarks: tuple[str, ...] = ()
+    """What the plugin printed or warned about while it was read."""
 
 
 def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[BrokenPlugin]]:
@@ -69,10 +77,15 @@ def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[Brok
     holdings, broken = [], []
     for plugin in plugins:
         try:
-            name = manager.register(plugin.plugin, f"{plugin.distribution}:{plugin.name}")
-            manager.check_pending()
-            holdings.append(_read(manager, plugin, str(name)))
-        except (Exception, SystemExit) as error:
+            remarks: list[str] = []
+            with overheard(remarks):
+                name = manager.register(plugin.plugin, f"{plugin.distribution}:{plugin.name}")
+                manager.check_pending()
+                contents = _read(manager, plugin, str(name))
+            holdings.append(replace(contents, remarks=(*plugin.remarks, *remarks)))
+        except BaseException as error:
+            if is_users_interrupt(error):
+                raise
             # a hook that the specs do not know stays pending and would be blamed on the next plugin
             if manager.is_registered(plugin.plugin):
                 manager.unregister(plugin.plugin)

@@ -79,6 +79,8 @@ def _plugins(known: Catalogue) -> Iterator[Finding]:
     for plugin in known.plugins():
         holds = ", ".join(f"{n} {noun.replace('_', ' ')}" for noun, n in plugin.counts.items())
         yield Finding(plugin.distribution, "ok", f"{plugin.version}: {holds or 'nothing'}")
+        for remark in plugin.remarks:
+            yield Finding(plugin.distribution, "note", f"when it is imported it {remark}")
     for broken in known.broken:
         # its plugin module is import-cheap: one that needs what is not there is broken
         yield Finding(broken.distribution or broken.name, "broken", broken.error)

@@ -1,0 +1,108 @@
+"""A plugin that misbehaves while it is imported is a line of ``pcs doctor``: the others go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pcs_cli.main import main
+from pcs_core.catalogue import Catalogue, catalogue
+from pcs_core.catalogue.discovery import is_users_interrupt
+
+GOOD = """
+from pcs_core.hookspecs import catalogue_hookimpl as hookimpl
+
+@hookimpl
+def techniques():
+    return {}
+"""
+RAISES = {
+    "KeyboardInterrupt": "raise KeyboardInterrupt",
+    "GeneratorExit": "raise GeneratorExit('no')",
+    "SystemExit": "import sys; sys.exit(3)",
+    "Own": "class Own(BaseException): pass\nraise Own('mine')",
+    "RecursionError": "def f(): f()\nf()",
+    "MemoryError": "raise MemoryError",
+}
+IN_A_HOOK = """
+from pcs_core.hookspecs import catalogue_hookimpl as hookimpl
+
+@hookimpl
+def techniques():
+    {}
+"""
+
+
+@pytest.mark.parametrize("kind", sorted(RAISES))
+@pytest.mark.parametrize("place", ["import", "hook"])
+def test_whatever_it_raises_is_a_line(
+    kind: str, place: str, install: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = RAISES[kind]
+    if place == "hook":
+        text = IN_A_HOOK.format(text.replace("\n", "\n    "))
+    install("x-unruly", text)
+    install("x-good", GOOD)
+    known = Catalogue.load("x-unruly,x-good")
+    assert [p.distribution for p in known.plugins()] == ["x-good"]
+    (broken,) = known.broken
+    assert broken.distribution == "x-unruly"
+    assert broken.error.startswith(kind)
+
+
+def test_what_it_prints_and_warns_about_is_a_note(
+    install: Callable[..., Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    install("x-loud", f"import warnings\nprint('hello')\nwarnings.warn('old')\n{GOOD}")
+    install("x-closes", f"import sys\nsys.stdout.close()\n{GOOD}")
+    known = Catalogue.load("x-loud,x-closes")
+    assert known.broken == []
+    remarks = {p.distribution: p.remarks for p in known.plugins()}
+    assert "prints 'hello'" in remarks["x-loud"]
+    assert "warns UserWarning: old" in remarks["x-loud"]
+    assert "closes the standard output" in remarks["x-closes"]
+    assert capsys.readouterr() == ("", "")
+    for module in ("x_loud.plugin", "x_closes.plugin"):  # another command imports them anew
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setenv("PCS_PLUGINS", "x-loud,x-closes")
+    catalogue.cache_clear()
+    request.addfinalizer(catalogue.cache_clear)
+    assert main(["doctor", "--json"]) in (0, 1)
+    notes = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["state"] == "note"]
+    assert any("prints 'hello'" in f["text"] for f in notes)
+
+
+def test_a_ctrl_c_is_the_user_s() -> None:
+    """Sent by a signal into running code it is told from one that code raises."""
+    code = """
+import time
+from pcs_core.catalogue.discovery import is_users_interrupt
+print("ready", flush=True)
+try:
+    while True:
+        time.sleep(0.01)
+except KeyboardInterrupt as error:
+    print(is_users_interrupt(error))
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == "True\n"
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        assert not is_users_interrupt(error)
