@@ -66,6 +66,20 @@ def test_what_is_finished_is_kept(
     ]
 
 
+def test_the_rest_is_drawn_as_it_was_begun(
+    pcs: Callable, fitted: Path, tmp_path: Path, after_two: Callable
+) -> None:
+    words = ("sample", fitted, "a <rex> and <rex-2>", "--add", fitted, "--strength", "artifact-2=0.5")
+    more = (*words, "--size", "48x32", "--scheduler", "euler a", "--steps", 2, "-n", 3)
+    after_two(stopped_by("SIGTERM"))
+    done = pcs(*more, "--out", tmp_path / "p")
+    assert done.code == 130
+    assert pcs(*shlex.split(done.err.strip().splitlines()[-1])[1:]).code == 0
+    assert pcs(*more, "--out", tmp_path / "whole").code == 0
+    rest = [(tmp_path / name).read_bytes() for name in ("p/000.png", "whole/002.png")]
+    assert rest[0] == rest[1]
+
+
 def test_an_error_keeps_them_too(pcs: Callable, tmp_path: Path, after_two: Callable) -> None:
     def fail() -> None:
         raise InputError("no more")
