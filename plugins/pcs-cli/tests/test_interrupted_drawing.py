@@ -69,7 +69,15 @@ def test_what_is_finished_is_kept(
 def test_the_rest_is_drawn_as_it_was_begun(
     pcs: Callable, fitted: Path, tmp_path: Path, after_two: Callable
 ) -> None:
-    words = ("sample", fitted, "a <rex> and <rex-2>", "--add", fitted, "--strength", "artifact-2=0.5")
+    words = (
+        "sample",
+        fitted,
+        "a <rex> and <rex-2>",
+        "--add",
+        fitted,
+        "--strength",
+        "artifact-2=0.5",
+    )
     more = (*words, "--size", "48x32", "--scheduler", "euler a", "--steps", 2, "-n", 3)
     after_two(stopped_by("SIGTERM"))
     done = pcs(*more, "--out", tmp_path / "p")

@@ -238,12 +238,16 @@ def test_two_of_what_a_drawing_has_once(pcs: Callable, tmp_path: Path, made: Cal
 
 
 def test_a_stack_is_not_stored(made: Callable, tmp_path: Path) -> None:
-    from pcs_core import save, stack_personalizations
-    from pcs_core.errors import InputError
+    from pcs_core import export, merge_personalizations, save, stack_personalizations
+    from pcs_core.errors import PcsError
 
     stacked = stack_personalizations([made("word", "tim"), made("word", "zoe")])
-    with pytest.raises(InputError, match="not stored: merge them"):
+    with pytest.raises(PcsError, match="not stored: merge them"):
         save(stacked, tmp_path / "no")
+    with pytest.raises(PcsError, match="do not merge"):
+        merge_personalizations([stacked, made("lora", "ann")])
+    with pytest.raises(PcsError, match="are not exported"):
+        export(stacked, tmp_path / "no", to="diffusers")
 
 
 def test_one_identifier_for_two_is_said(

@@ -16,6 +16,7 @@ from pcs_core.engine.opening import resolve_backbone
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
+from pcs_core.errors import CapabilityError
 from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
@@ -47,12 +48,16 @@ def export(
     UnknownNameError
         There is no exporter ``to``.
     CapabilityError
-        The system cannot be exported.
+        The system cannot be exported; or several personalizations that are drawn together.
     """
     from pcs_core import installed
 
     exporter = installed().get("exporters", to)
     artifact = None if isinstance(what, Recipe) else what
+    if artifact is not None and artifact.parts:
+        raise CapabilityError(
+            "personalizations that are drawn together are not exported: export each, or merge them"
+        )
     opened = resolve_backbone(backbone, artifact)
     with ExitStack() as stack:
         stack.enter_context(suspended(opened))

@@ -44,6 +44,10 @@ def merge_personalizations(
     loaded = [p for p in (resolve_artifact(q) for q in artifacts) if p is not None]
     if len(loaded) < 2:
         raise InputError("a merge needs at least two personalizations")
+    if any(artifact.parts for artifact in loaded):
+        raise InputError(
+            "personalizations that are drawn together do not merge: give each by itself"
+        )
     tokens: dict[str, str] = {}
     for artifact in loaded:
         for concept in artifact.concepts:

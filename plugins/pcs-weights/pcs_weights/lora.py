@@ -184,6 +184,10 @@ class LoRA(Technique):
     """Share of the steps of a fit in which all updates of this use are off, each subject's at random: it learns
     nothing there, so something else must train in the phase."""
 
+    def weighed(self) -> tuple[str, ...]:
+        """Return one of the two factors, where it acts in a drawing."""
+        return () if self.mode == "fit" else self.weighs
+
     def words(self) -> Words:
         """Return that it counts references where each has its own update."""
         return Words(writes=(f"feature:{COUNT}",)) if self.per_reference else Words()

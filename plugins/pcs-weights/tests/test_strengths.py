@@ -91,6 +91,11 @@ def test_what_does_not_add_in_proportion_has_no_strength(backbone: Backbone, kin
         drawn(artifact, backbone, peft=0.5)
 
 
+def test_what_acts_in_a_fit_alone_has_no_strength() -> None:
+    assert LoRA(mode="fit").weighed() == ()
+    assert LoRA(mode="sample").weighed() == ("*/B",)
+
+
 def test_a_word_lies_between_its_noun_and_what_it_has_learned(backbone: Backbone) -> None:
     artifact = fitted(LearnableToken(), backbone)
     noun = sample(None, backbone, f"a photo of {artifact.concepts[0].noun}", steps=2, scale=2.0)
