@@ -52,6 +52,16 @@ def test_other_subjects_ranks_and_texts_compile_nothing(
     assert apart(untuned, trajectory(None, backbone, "a photo of dog")) <= TOLERANCE
 
 
+def test_a_longer_text_draws_as_on_the_network(
+    artifacts: list[Personalization], backbone: Backbone, engine, trajectory, apart
+) -> None:
+    """A text of two windows is another shape: compiled once more, and right."""
+    prompt = f"{'very big ' * 10} photo of <one> on the beach"
+    actual = trajectory(artifacts[0], engine, prompt)
+    assert apart(actual, trajectory(artifacts[0], backbone, prompt)) <= TOLERANCE
+    assert apart(actual, trajectory(artifacts[0], backbone, PROMPT)) > 100 * TOLERANCE
+
+
 def test_the_artifact_and_the_network_stay_as_they_were(
     artifacts: list[Personalization], backbone: Backbone, engine
 ) -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pcs_cli.main import main
-from pcs_core import fit, load_recipe, open_backbone, sample, save
-from pcs_core.backbone import Attachment, Backbone, TokenisedPrompts, tokenise
+from pcs_core import fit, load_preset, load_recipe, open_backbone, sample, save
+from pcs_core.backbone import Attachment, Backbone, TokenisedPrompts, overlong, tokenise
 from pcs_core.data import Fusion, Level, Personalization, Recipe
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
 from pcs_onnx.runtime import load as load_deployment
@@ -92,6 +92,40 @@ def test_what_no_step_changes_runs_once(artifacts, folder: Path) -> None:
     assert graphs["text"].session.calls == 2  # the prompt's and the empty one
     sample(artifacts[1], deployed, PROMPT, steps=3)
     assert graphs["keys"].session.calls == 2
+
+
+def test_a_graph_reads_one_window_and_says_what_it_cuts(
+    artifacts: list[Personalization], folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    """The network reads longer texts in windows; an exported graph has one length."""
+    save(artifacts[0], tmp_path / "one")
+    drawn = []
+    for end in ("red on the beach", "blue in snow"):
+        overlong._tell.cache_clear()
+        words = [f"a photo of <one>, {'very big ' * 12}{end}", "--deployment", str(folder)]
+        out = tmp_path / end[:3]
+        options = ["--steps", "1", "-n", "1", "--device", "cpu", "--out", str(out)]
+        assert main(["sample", str(tmp_path / "one"), *words, *options]) == 0
+        said = capfd.readouterr().err
+        assert "these words are cut off" in said
+        assert end in said
+        drawn.append((out / "000.png").read_bytes())
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "prompt"), [("a1111", "a (<one>:1.5) on the beach"), ("compel", "a (<one>)1.5 on")]
+)
+def test_words_weigh_as_on_the_network(
+    artifacts, backbone: Backbone, deployed: Backbone, trajectory, apart, syntax: str, prompt: str
+) -> None:
+    technique = "tokens.prompt_weights"
+    preset = load_preset(techniques=[technique], overrides=[f"{technique}.syntax={syntax}"])
+    here, there = (
+        trajectory(artifacts[0], on, prompt, preset=preset) for on in (backbone, deployed)
+    )
+    assert apart(there, here) <= TOLERANCE
+    assert apart(there, trajectory(artifacts[0], deployed, prompt)) > 10 * TOLERANCE
 
 
 def test_results_lie_where_torch_put_them(folder: Path) -> None:
