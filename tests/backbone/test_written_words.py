@@ -84,9 +84,9 @@ def test_half_a_character_is_refused(backbone: Backbone) -> None:
         tokenise(["a \udcff dog"], backbone.tokenizer)
 
 
-@pytest.mark.parametrize("mark", ["\ue000", "\ue001"])
+@pytest.mark.parametrize("mark", ["\ue000", "\ue001", "\ue002"])
 def test_marks_in_a_users_text_are_refused(backbone: Backbone, mark: str) -> None:
-    with pytest.raises(InputError, match=r"private character U\+E00[01] at place 2"):
+    with pytest.raises(InputError, match=r"private character U\+E00[012] at place 2"):
         tokenise([f"a {mark} dog"], backbone.tokenizer)
 
 

@@ -63,6 +63,8 @@ def test_each_concept_takes_its_own_noun() -> None:
     pairs = (("<d>", "dog"), ("<h>", "hot dog"))
     assert named("a hot dog for the dog", *pairs) == "a <h> for the <d>"
     assert named("a dog eats a hot dog", *pairs) == "a <d> eats a <h>"
+    toys = (("<d>", "dog"), ("<t>", "dog toy"))
+    assert named("a dog toy for the dog", *toys) == "a <t> for the <d>"
     two = (("<a>", "dog"), ("<b>", "dog"))
     assert named("a dog beside a dog", *two) == "a <a> beside a <b>"
     assert named("a dog alone", *two) == "a <a> alone"

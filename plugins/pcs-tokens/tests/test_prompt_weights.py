@@ -197,6 +197,23 @@ class Rows(TokenEdit):
         return torch.full((1, 1, 32), 0.3)
 
 
+class LayerRows(TokenEdit):
+    """Another row in each cross-attention layer, as P+ and NeTI have."""
+
+    def layer(self, time: Any, layers: int, subject: Any = None) -> Tensor:
+        return torch.linspace(-1, 1, layers)[None, :, None, None].expand(1, -1, 1, 32)
+
+
+def test_each_layers_text_weighs() -> None:
+    network = opened("tiny")
+    edit = LayerRows(["<x>"], count=1, hosts=["toy"])
+    plain = said(network, ["a <x> on grass"], tokens=[edit])
+    ours = said(network, ["a (<x>:1.5) on grass"], Scaled(restored=False), tokens=[edit])
+    w = places(network, ["a", "toy"], [1.0, 1.5])[:, None]
+    assert not torch.equal(plain.layered[:, 0], plain.layered[:, 1])
+    torch.testing.assert_close(ours.layered, plain.layered * w)
+
+
 @pytest.mark.parametrize("token", ["<x>", "[V]", "(x)", "x+"])
 def test_a_token_keeps_its_signs(token: str) -> None:
     """Brackets of a token are its name, and a token has a weight as any word."""
