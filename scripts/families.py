@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING
 import torch
 from pages.tree import DOCS
 
-from pcs_core import fit, load_recipe, load_subject, open_backbone, pretrain, sample, save
+from pcs_core import load_recipe, load_subject, open_backbone
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Box, Layout, Record
 from pcs_core.errors import PcsError
 from pcs_testing import brief_settings, make_picture
-from pcs_testing.fixtures import FACE_POINTS
+from pcs_testing.whole_run import whole_run
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Recipe, Subject
+    from pcs_core.data import Subject
 
 FAMILIES = {
     "SD 1.x, 2.x": "tiny",
@@ -39,22 +38,6 @@ FAMILIES = {
 }
 """Each family's heading, and the small network of its classes."""
 OUT = DOCS / "families.json"
-
-
-class Pictures:
-    """Two records of one subject each, with a mask and key points."""
-
-    def __len__(self) -> int:
-        """Return how many records there are."""
-        return 2
-
-    def __getitem__(self, index: int) -> Record:
-        """Return a record."""
-        picture = make_picture(index)
-        mask = torch.zeros(1, 32, 32)
-        mask[:, 8:24, 8:24] = 1.0
-        extra = {"points": torch.tensor(FACE_POINTS)}
-        return Record(picture, "a photo of a dog", ("dog",), ((picture,),), (mask,), extra)
 
 
 def subject(folder: Path, *, clips: bool) -> Subject:
@@ -72,21 +55,6 @@ def subject(folder: Path, *, clips: bool) -> Subject:
     return load_subject(folder, noun="dog", token="<thing>")
 
 
-def run(recipe: Recipe, backbone: Backbone, shown: Subject) -> None:
-    """Pre-train if the system does, fit, and draw."""
-    with tempfile.TemporaryDirectory() as folder:
-        adapter = None
-        if any(phase.pretrain for phase in recipe.phases):
-            adapter = Path(folder) / "adapter"
-            save(pretrain(recipe, Pictures(), backbone), adapter)
-        artifact = fit(recipe, shown, backbone, seed=3, adapter=adapter)[0]
-        layout = None
-        if any(use.technique.reads_layout for use in recipe.uses):
-            points = tuple((x, y) for x, y in FACE_POINTS)
-            layout = Layout((Box("<thing>", (0.0, 0.0, 0.5, 1.0)),), points)
-        sample(artifact, backbone, "a photo of <thing> on the beach", seed=1, layout=layout)
-
-
 def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
     """Return "" where ``system`` runs on ``backbone``, else the refusal."""
     try:
@@ -96,7 +64,7 @@ def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
             backbone.card.id == "tiny-tokens"
         ):  # all of its layers are of one size, in the real ones too
             changes = [c for c in changes if not c.startswith("attention.localization_loss.scale=")]
-        run(load_recipe(system, backbone=backbone, overrides=changes), backbone, shown)
+        whole_run(load_recipe(system, backbone=backbone, overrides=changes), backbone, shown)
     except PcsError as error:
         return " ".join(str(error).split())
     return ""

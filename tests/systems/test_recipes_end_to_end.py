@@ -19,26 +19,13 @@ from pcs_core import (
 )
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Box, Layout, Record
+from pcs_core.data import Box, Layout
 from pcs_folders.pictures import write_png
-from pcs_testing import brief_settings, make_picture
+from pcs_testing import brief_settings
 from pcs_testing.fixtures import FACE_POINTS
+from pcs_testing.whole_run import TwoRecords
 
 SYSTEMS = sorted(catalogue().recipe_files())
-
-
-class Pictures:
-    """Two records of one subject each."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> Record:
-        picture = make_picture(index)
-        mask = torch.zeros(1, 32, 32)
-        mask[:, 8:24, 8:24] = 1.0
-        extra = {"points": torch.tensor(FACE_POINTS)}
-        return Record(picture, "a photo of a dog", ("dog",), ((picture,),), (mask,), extra)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +81,7 @@ def test_end_to_end(
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}
 
     learned = any(p.pretrain for p in recipe.phases)
-    adapter = pretrain(recipe, Pictures(), backbone) if learned else None
+    adapter = pretrain(recipe, TwoRecords(), backbone) if learned else None
     if adapter is not None:
         save(adapter, tmp_path / "adapter")
     artifact = fit(

@@ -9,18 +9,11 @@ from collections.abc import Callable
 
 import pytest
 
-from pcs_core import load_recipe
-from pcs_core.catalogue import catalogue
+from pcs_testing.whole_run import systems_for
 
 FAMILY = "tokens"
-MARKS: dict[str, pytest.MarkDecorator] = {}
-SYSTEMS = [
-    pytest.param(id, marks=MARKS.get(id, ()))
-    for id in sorted(catalogue().recipe_files())
-    if FAMILY in load_recipe(id).backbones
-]
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", systems_for(FAMILY))
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_cli.output import notice
-from pcs_cli.output_folder import Destination, missing_parents, remove_empty
+from pcs_cli.output_folder import Destination, free_name, missing_parents, remove_empty
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class DrawnPictures:
     _made: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
-        self.folder = free_partial(self.target.folder)
+        self.folder = free_name(self.target.folder, "partial")
         self._made = missing_parents(self.folder)
 
     def add(self, pictures: Tensor) -> None:
@@ -106,13 +106,3 @@ def drawing_into(target: Destination, go_on: Callable[[int], str]) -> Iterator[D
         if isinstance(error, OSError):
             raise InputError(f"cannot write {target.folder}: {error.strerror or error}") from error
         raise
-
-
-def free_partial(folder: Path) -> Path:
-    """Return a name beside ``folder`` that is not taken: ``<name>.partial``, ``<name>.partial-2`` ..."""
-    number = 1
-    while True:
-        path = folder.with_name(f"{folder.name}.partial" + (f"-{number}" if number > 1 else ""))
-        if not path.exists():
-            return path
-        number += 1

@@ -61,7 +61,7 @@ class Destination:
         old = None
         if self.folder.exists():
             if any(self.folder.iterdir()):
-                old = free_name(self.folder)
+                old = free_name(self.folder, "old")
                 os.replace(self.folder, old)
             else:
                 self.folder.rmdir()
@@ -142,13 +142,13 @@ def remove_empty(folders: Iterable[Path]) -> None:
             return
 
 
-def free_name(folder: Path) -> Path:
-    """Return a name beside ``folder`` that is not taken: ``<name>.old``, ``<name>.old-2`` ..."""
+def free_name(folder: Path, ending: str) -> Path:
+    """Return a name beside ``folder`` that is not taken: ``<name>.<ending>``, ``<name>.<ending>-2`` ..."""
     number = 1
     while True:
-        name = folder.with_name(f"{folder.name}.old" + (f"-{number}" if number > 1 else ""))
-        if not name.exists():
-            return name
+        path = folder.with_name(f"{folder.name}.{ending}" + (f"-{number}" if number > 1 else ""))
+        if not path.exists():
+            return path
         number += 1
 
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 
 from pcs_core.data.steps import Level
+from pcs_processes.integer_times import IntegerTimes
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 
-class MaskedTokens:
+class MaskedTokens(IntegerTimes):
     """Tokens of a codebook, some of them masked (MaskGIT, arXiv:2202.04200, section 3; Muse, 2301.00704).
 
     Latents [b 1 h w] hold token ids as fp32, exact below 2^24; ``mask_id`` is that of a masked token.
@@ -34,18 +35,6 @@ class MaskedTokens:
         fraction = time.float() / (self.times - 1)
         masked = torch.cos((1 - fraction) * (math.pi / 2)).clamp(0, 1)
         return Level(1 - masked, masked, time)
-
-    def fraction(self, level: Level) -> Tensor:
-        """Return the noise level of each row [b] in [0, 1], 1 = all masked."""
-        return level.time.float() / (self.times - 1)
-
-    def at(self, fraction: Tensor) -> Tensor:
-        """Return the training times of noise levels [b] in [0, 1]."""
-        return (fraction.clamp(0, 1) * (self.times - 1)).round().long()
-
-    def draw_times(self, count: int, rng: Generator) -> Tensor:
-        """Return ``count`` training times, uniform, on the generator's device."""
-        return torch.randint(0, self.times, (count,), generator=rng, device=rng.device)
 
     def corrupt(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """Return the tokens [b 1 h w] with the level's share masked, at least one in each row."""

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-import torch
-
 from pcs_core.data.steps import Level, squared_error
 from pcs_core.errors import CapabilityError
+from pcs_processes.integer_times import IntegerTimes
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
+    from torch import Tensor
 
 PredictionType = Literal["epsilon", "v_prediction"]
 
 
-class VariancePreserving:
+class VariancePreserving(IntegerTimes):
     """Discrete-time diffusion with alpha^2 + sigma^2 = 1 (DDPM, arXiv:2006.11239; v: 2202.00512).
 
     ``alphas_cumprod`` [T] is alpha^2 per training time. Latents [b c ...] may have any number of axes.
@@ -25,6 +24,7 @@ class VariancePreserving:
 
     def __init__(self, alphas_cumprod: Tensor, prediction: PredictionType) -> None:
         self.alphas_cumprod = alphas_cumprod.detach().float()
+        self.times = int(self.alphas_cumprod.shape[0])
         self.prediction = prediction
         if prediction not in ("epsilon", "v_prediction"):
             raise CapabilityError(
@@ -36,27 +36,10 @@ class VariancePreserving:
                 "a noise schedule with zero terminal SNR cannot predict epsilon: use v_prediction"
             )
 
-    @property
-    def times(self) -> int:
-        """Number of training times T."""
-        return int(self.alphas_cumprod.shape[0])
-
     def level(self, time: Tensor) -> Level:
         """Return the level of integer training times [b]."""
         squared = self.alphas_cumprod.to(time.device)[time.long()]
         return Level(squared.sqrt(), (1 - squared).sqrt(), time)
-
-    def fraction(self, level: Level) -> Tensor:
-        """Return the noise level of each row [b] in [0, 1], 1 = pure noise."""
-        return level.time.float() / (self.times - 1)
-
-    def at(self, fraction: Tensor) -> Tensor:
-        """Return the training times of noise levels [b] in [0, 1]."""
-        return (fraction.clamp(0, 1) * (self.times - 1)).round().long()
-
-    def draw_times(self, count: int, rng: Generator) -> Tensor:
-        """Return ``count`` training times, uniform, on the generator's device."""
-        return torch.randint(0, self.times, (count,), generator=rng, device=rng.device)
 
     def corrupt(self, x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         """Return alpha * x0 + sigma * noise, [b c h w]."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core import fit, pretrain, sample
+from pcs_core import fit, load_recipe, pretrain, sample
+from pcs_core.catalogue import catalogue
 from pcs_core.data import Box, Concept, Layout, Record, Subject
 from pcs_testing.fixtures import FACE_POINTS, make_picture
 
@@ -99,3 +101,14 @@ def whole_run(
         layout = Layout((Box(TOKEN, (0.0, 0.0, 0.5, 1.0)),), points)
     prompt = f"a photo of {TOKEN} on the beach"
     return artifact, sample(artifact, backbone, prompt, seed=1, layout=layout)
+
+
+def systems_for(family: str, *, slow: Sequence[str] = ()) -> list[Any]:
+    """Return the systems whose recipes are for ``family``, as parameters of a test; ``slow`` ones marked so."""
+    import pytest
+
+    return [
+        pytest.param(id, marks=pytest.mark.slow if id in slow else ())
+        for id in sorted(catalogue().recipe_files())
+        if family in load_recipe(id).backbones
+    ]
