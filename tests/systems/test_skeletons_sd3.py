@@ -12,8 +12,12 @@ import pytest
 from pcs_testing.whole_run import systems_for
 
 FAMILY = "sd3"
+SLOW = {"colour-shift-protection"}
+SYSTEMS = [
+    pytest.param(id, marks=pytest.mark.slow if id in SLOW else ()) for id in systems_for(FAMILY)
+]
 
 
-@pytest.mark.parametrize("system", systems_for(FAMILY, slow=("colour-shift-protection",)))
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)

@@ -12,31 +12,20 @@ import pytest
 from pcs_testing.whole_run import systems_for
 
 FAMILY = "sdxl"
-SLOW = (
-    "perfusion",
-    "colour-shift-protection",
+SLOW = {
     "anti-dreambooth",
+    "colour-shift-protection",
     "mix-of-show",
     "neti",
     "oft",
     "p-plus",
-)
+    "perfusion",
+}
+SYSTEMS = [
+    pytest.param(id, marks=pytest.mark.slow if id in SLOW else ()) for id in systems_for(FAMILY)
+]
 
 
-@pytest.mark.parametrize(
-    "system",
-    systems_for(
-        FAMILY,
-        slow=(
-            "perfusion",
-            "colour-shift-protection",
-            "anti-dreambooth",
-            "mix-of-show",
-            "neti",
-            "oft",
-            "p-plus",
-        ),
-    ),
-)
+@pytest.mark.parametrize("system", SYSTEMS)
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)

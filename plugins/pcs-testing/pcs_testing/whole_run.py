@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -103,12 +102,6 @@ def whole_run(
     return artifact, sample(artifact, backbone, prompt, seed=1, layout=layout)
 
 
-def systems_for(family: str, *, slow: Sequence[str] = ()) -> list[Any]:
-    """Return the systems whose recipes are for ``family``, as parameters of a test; ``slow`` ones marked so."""
-    import pytest
-
-    return [
-        pytest.param(id, marks=pytest.mark.slow if id in slow else ())
-        for id in sorted(catalogue().recipe_files())
-        if family in load_recipe(id).backbones
-    ]
+def systems_for(family: str) -> list[str]:
+    """Return the systems whose recipes are for ``family``, sorted."""
+    return [id for id in sorted(catalogue().recipe_files()) if family in load_recipe(id).backbones]
