@@ -128,6 +128,8 @@ def fit(
     if show is not None:
         check_count("show_every", show_every)
     check_count("seed", seed, 0)
+    for phase in recipe.phases:
+        check_count(f"phase {phase.name!r}: steps", phase.steps, 0)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
     crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
     for subject, (_, lines) in zip(subjects, crops, strict=True):

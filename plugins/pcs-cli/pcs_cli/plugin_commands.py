@@ -7,6 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from pcs_cli.wrong_numbers import refuse_number
 from pcs_core.errors import PcsError
 
 
@@ -29,6 +30,16 @@ class PluginGroup(TyperGroup):
         if name is not None and getattr(command, "pcs_stub", False):
             command = load(name)
         return name, command, rest
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; a number that an option of it does not take is refused in plain words."""
+        try:
+            return super().invoke(ctx)
+        except PcsError:
+            raise
+        except Exception as error:
+            refuse_number(error)
+            raise
 
     def _add_stubs(self) -> None:
         from pcs_core.catalogue import catalogue
