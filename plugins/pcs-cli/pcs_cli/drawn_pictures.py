@@ -99,9 +99,9 @@ def drawing_into(target: Destination, go_on: Callable[[int], str]) -> Iterator[D
         drawn.leave("interrupted", go_on)
         raise
     except BaseException as error:
-        if drawn.count:
+        if drawn.count and drawn.folder.exists():  # a whole drawing may lie elsewhere by now
             drawn.leave("the drawing failed", go_on)
-        else:
+        elif not drawn.count:
             drawn.discard()
         if isinstance(error, OSError):
             raise InputError(f"cannot write {target.folder}: {error.strerror or error}") from error

@@ -55,12 +55,24 @@ class Destination:
         """Give the complete folder ``ready`` the destination's name.
 
         What was there is removed if all of it was written by a command, else kept under another
-        name.
+        name. What another command wrote there meanwhile stays, and ``ready`` is kept beside it.
+
+        Raises
+        ------
+        InputError
+            Something is there by now, and nothing may be overwritten; says where this work is kept.
         """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         old = None
         if self.folder.exists():
             if any(self.folder.iterdir()):
+                if not self.overwrite:
+                    kept = free_name(self.folder, "new")
+                    os.replace(ready, kept)
+                    raise InputError(
+                        f"{self.folder} was written by another command meanwhile: what this one made is "
+                        f"in {kept}"
+                    )
                 old = free_name(self.folder, "old")
                 os.replace(self.folder, old)
             else:
