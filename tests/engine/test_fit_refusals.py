@@ -160,8 +160,8 @@ def test_masks_at_a_moment_that_does_not_come(backbone: Backbone, moment: str) -
 
 
 def test_a_scheduler_that_nobody_knows_before_the_first_step(backbone: Backbone) -> None:
-    recipe = replace(recipe_of(), sample=replace(recipe_of().sample, scheduler="dpmpp_2m_karras"))
+    recipe = replace(recipe_of(), sample=replace(recipe_of().sample, scheduler="dpmpp_9m_karas"))
     steps: list[object] = []
-    with pytest.raises(UnknownNameError, match=r"sample.scheduler: unknown scheduler 'dpmpp_2m"):
+    with pytest.raises(UnknownNameError, match=r"sample.scheduler: unknown scheduler 'dpmpp_9m"):
         fit(recipe, make_subject(), backbone, watch=(steps.append,))
     assert not steps

@@ -17,7 +17,7 @@ from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_weights.key_locked import KeyLocking
 from pcs_weights.rank_one import ConceptInput
 
-NUMBERS = {"key_locked.beta": 0.7, "key_locked.tau": 0.15}
+NUMBERS = {"key_locked.beta": 0.7, "key_locked.tau": 0.15, "key_locked.strength": 1.0}
 
 
 def inputs_of(fusion: Any) -> list[ConceptInput]:
