@@ -2,11 +2,12 @@
 
 diffusers converts it. What such a file lacks (configurations, tokenizers, the scheduler, for some the text
 encoders or the autoencoder) comes from a folder in diffusers' layout beside it, of the same name without
-``.safetensors``; without one from the hub id that diffusers takes for the file's kind.
+``.safetensors``; without one from what is known here of the releases (SD 1.x, SDXL). Nothing is fetched.
 """
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from pcs_diffusers.checked import check_folder
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.folders import damaged, file_digest, schedule_digest
 from pcs_diffusers.recognise import of_names
+from pcs_diffusers.released import FIRST, release_folder, release_of
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
@@ -50,7 +52,7 @@ def load(
         )
     family, weights_type = original.family, dtype or torch.float32
     given = missing_parts(file.with_suffix(""), family, names, weights_type)
-    pipeline = read_pipeline(file, original.pipeline, given, weights_type)
+    pipeline = read_pipeline(file, original.pipeline, given, weights_type, names)
     config = dict(pipeline.scheduler.config)
     return family(
         **{name: getattr(pipeline, name) for name in family.layout.parts},
@@ -98,14 +100,26 @@ def tensor_names(file: Path) -> tuple[str, ...]:
         raise InputError(f"backbone {str(file)!r} is no safetensors file: {error}") from error
 
 
+def channels_read(file: Path, names: Collection[str]) -> int:
+    """Return how many channels the denoiser's first layer reads, 0 where there is none of that name."""
+    from safetensors import safe_open
+
+    if FIRST not in names:
+        return 0
+    with safe_open(file, "pt") as opened:
+        return int(opened.get_slice(FIRST).get_shape()[1])
+
+
 def original_of(names: Collection[str]) -> Original | None:
     """Return the family of a file by what its denoiser's tensors are called, or None."""
     family = of_names(names)
     return None if family is None else ORIGINALS[family]
 
 
-def read_pipeline(file: Path, name: str, given: dict[str, Any], dtype: torch.dtype) -> Any:
-    """Return diffusers' pipeline of a file; ``given`` are parts and files that are at hand.
+def read_pipeline(
+    file: Path, name: str, given: dict[str, Any], dtype: torch.dtype, names: Collection[str]
+) -> Any:
+    """Return diffusers' pipeline of a file of tensors ``names``; ``given`` are parts that are at hand.
 
     Raises
     ------
@@ -115,13 +129,20 @@ def read_pipeline(file: Path, name: str, given: dict[str, Any], dtype: torch.dty
     import diffusers
 
     beside = file.with_suffix("")
-    if beside.is_dir():
-        check_folder(beside)
-        given = given | {"config": str(beside), "local_files_only": True}
+    given = given | {"local_files_only": True}
     if name == "StableDiffusionPipeline":
         given = given | {"safety_checker": None, "feature_extractor": None}
+    pipeline = getattr(diffusers, name)
     try:
-        return getattr(diffusers, name).from_single_file(str(file), torch_dtype=dtype, **given)
+        with ExitStack() as stack:
+            if beside.is_dir():
+                check_folder(beside)
+                given["config"] = str(beside)
+            elif release_of(names, channels_read(file, names)) == name:
+                given["config"] = str(stack.enter_context(release_folder(name, names)))
+            return pipeline.from_single_file(str(file), torch_dtype=dtype, **given)
+    except InputError:
+        raise
     except Exception as error:  # of the hub, the converter, the configurations
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
