@@ -204,13 +204,25 @@ class _Given:
         check_text(prompt)
         text = composed(prompt)
         reading = Reading()
+        noun = ""
         for part, weight in self._parts(text) or (("", 1.0),):
+            if noun and weight == 1.0:  # "(<dog>:1.3) dog" says its noun once, as "<dog> dog"
+                part = re.sub(rf"^\s*{token_pattern(noun, any_case=True)}", "", part)
+            noun = self._noun_at_end(part, subject)
             marked = substitute(part, self.words, subject, marked=True)
             _read(reading, marked, tokenizer, self.tokens, subject, self.phrases)
             reading.weights += [weight] * (len(reading.ids) - len(reading.weights))
         for k, phrase in enumerate(self.phrases):  # it may be a placeholder that became plain text
             reading.places[f"phrase.{k}"] += reading.places.get(f"word.{composed(phrase)}", [])
         return reading
+
+    def _noun_at_end(self, part: str, subject: int) -> str:
+        """Return the noun with which the words of a placeholder at the end of ``part`` end; "" without one."""
+        for word in self.words:
+            mine = word.subject in (None, subject) and word.noun and word.text.endswith(word.noun)
+            if mine and re.search(token_pattern(word.token) + r"\Z", part.rstrip()):
+                return composed(word.noun)
+        return ""
 
     def _parts(self, text: str) -> Sequence[tuple[str, float]]:
         """Return the pieces of ``text`` with their weights."""

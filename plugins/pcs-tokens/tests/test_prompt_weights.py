@@ -236,6 +236,22 @@ def test_a_token_keeps_its_signs(token: str) -> None:
     assert plain.ids.tolist() == tokenise(["a sks dog"], network.tokenizer).ids.tolist()
 
 
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("a (<x>:1.5) dog, red", "a sks dog, red"),
+        ("a (<x>:1.5) Dog", "a sks dog"),
+        ("a (<x>:1.5) doghouse", "a sks dog doghouse"),
+        ("a (<x> dog:1.5) dog", "a sks dog dog"),
+        ("a (red <x>) (dog:1.2)", "a red sks dog dog"),
+    ],
+)
+def test_a_noun_behind_a_weighted_token_is_not_doubled(prompt: str, plain: str) -> None:
+    reader, word = open_backbone("tiny").tokenizer, Word("<x>", "sks dog", noun="dog")
+    ours = tokenise([prompt], reader, words=[word], reader=Scaled(restored=True))
+    assert ours.ids.tolist() == tokenise([plain], reader).ids.tolist()
+
+
 def test_drawn_through_python_and_off_by_default() -> None:
     network = open_backbone("tiny")
     preset = load_preset(techniques=["tokens.prompt_weights"])
