@@ -121,7 +121,7 @@ def fit(
     check_sampler(recipe, opened)
     if recipe.caption_dropout and not needs_pictures(recipe):
         raise RecipeError(f"fit.caption_dropout: {recipe.id!r} shows no picture with a caption")
-    subjects = given_subjects(subjects)
+    subjects = given_subjects(subjects, opened.card.size)
     check_count("checkpoints", checkpoints)
     if each is not None:
         check_count("every", every)

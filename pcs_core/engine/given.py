@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from pcs_core.errors import InputError, check_utf8
 
@@ -28,8 +29,15 @@ ORIENTATION = 274
 """The EXIF tag of a photograph's orientation; 1 is upright."""
 
 
-def given_subject(subject: Subject) -> Subject:
+MARGIN = 2
+"""Pictures are kept at this many times the size that the network is shown: what is cut out stays sharp."""
+
+
+def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subject:
     """Return ``subject`` with every picture and mask as a tensor in [0, 1].
+
+    One that covers more than :data:`MARGIN` times ``size`` (height, width), which the network is shown, is
+    scaled down to that, one after the other, so that no more than one is there at its full size.
 
     Raises
     ------
@@ -62,25 +70,42 @@ def given_subject(subject: Subject) -> Subject:
             raise InputError(f"subject {subject.name!r}: {place} is {text!r}: give text, or None")
     for index, repeats in enumerate(subject.repeats):
         check_count(f"subject {subject.name!r}: repeats[{index}]", repeats)
-    images = tuple(
-        given_picture(image, f"subject {subject.name!r}: images[{index}]")
-        for index, image in enumerate(subject.images)
-    )
+    images: list[Tensor] = []
+    masks: dict[str, list[Tensor | None]] = {name: [] for name in subject.masks}
+    for index, given in enumerate(subject.images):
+        image = given_picture(given, f"subject {subject.name!r}: images[{index}]")
+        for name, row in subject.masks.items():
+            if index < len(row):
+                place = f"subject {subject.name!r}: masks[{name!r}][{index}]"
+                mask = given_mask(row[index], image, place)
+                masks[name].append(None if mask is None else reduced(mask, size))
+        images.append(reduced(image, size))
     others = {
         name: tuple(
-            given_picture(image, f"subject {subject.name!r}: others[{name!r}][{index}]")
+            reduced(
+                given_picture(image, f"subject {subject.name!r}: others[{name!r}][{index}]"), size
+            )
             for index, image in enumerate(pictures)
         )
         for name, pictures in subject.others.items()
     }
-    masks = {
-        name: tuple(
-            given_mask(mask, image, f"subject {subject.name!r}: masks[{name!r}][{index}]")
-            for index, (mask, image) in enumerate(zip(row, images, strict=False))
-        )
-        for name, row in subject.masks.items()
-    }
-    return replace(subject, images=images, others=others, masks=masks)
+    rows = {name: tuple(row) for name, row in masks.items()}
+    return replace(subject, images=tuple(images), others=others, masks=rows)
+
+
+def reduced(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+    """Return a picture [c h w] or clip [c t h w], a larger one at :data:`MARGIN` times what covers ``size``."""
+    height, width = image.shape[-2:]
+    scale = 1.0 if size is None else MARGIN * max(size[0] / height, size[1] / width)
+    if scale >= 1:
+        return image
+    target = (max(1, round(height * scale)), max(1, round(width * scale)))
+    frames = image.movedim(1, 0) if image.dim() == 4 else image[None]
+    small = torch.cat(
+        [F.interpolate(f[None], target, mode="bicubic", antialias=True) for f in frames]
+    )
+    small = small.clamp(0, 1)
+    return small.movedim(0, 1) if image.dim() == 4 else small[0]
 
 
 def given_picture(image: Any, place: str) -> Tensor:
@@ -220,6 +245,8 @@ def check_number(name: str, value: Any, least: float = -MOST) -> None:
         raise InputError(f"{name}={value!r}: give a finite number{above}")
 
 
-def given_subjects(subjects: Sequence[Subject]) -> list[Subject]:
+def given_subjects(
+    subjects: Sequence[Subject], size: tuple[int, int] | None = None
+) -> list[Subject]:
     """Return subjects as :func:`given_subject`."""
-    return [given_subject(subject) for subject in subjects]
+    return [given_subject(subject, size) for subject in subjects]

@@ -15,6 +15,8 @@ from pcs_core.data import Phase
 from pcs_core.engine import fit, sample
 from pcs_core.engine.given import given_mask, given_picture, given_subject
 from pcs_core.errors import InputError
+from pcs_core.hookspecs import hookimpl
+from pcs_core.technique import Technique
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 
@@ -127,3 +129,50 @@ def test_a_fit_of_bytes_is_that_of_their_floats(backbone: Backbone) -> None:
 def test_numbers_that_draw_nothing(backbone: Backbone, options: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         sample(None, backbone, "a dog", **options)
+
+
+@pytest.mark.parametrize("kind", ["float", "uint8", "clip"])
+def test_a_large_picture_is_scaled_to_twice_what_is_shown(kind: str) -> None:
+    """A fit holds no photograph at its full size, whoever read it."""
+    image = torch.rand(3, 200, 300)
+    mask = torch.zeros(1, 200, 300)
+    mask[..., :150] = 1.0
+    if kind == "uint8":
+        image = (image * 255).to(torch.uint8)
+    if kind == "clip":
+        image, mask = image[:, None].expand(3, 5, 200, 300), None
+    subject = replace(
+        make_subject(images=2), images=(image, torch.rand(3, 50, 60)), masks={"fido": (mask, None)}
+    )
+    small = given_subject(subject, (32, 32))
+    assert tuple(small.images[0].shape) == ((3, 5, 64, 96) if kind == "clip" else (3, 64, 96))
+    assert small.images[1] is subject.images[1]
+    assert 0 <= float(small.images[0].min()) <= float(small.images[0].max()) <= 1
+    if mask is not None:
+        assert tuple(small.masks["fido"][0].shape) == (1, 64, 96)
+        assert float(small.masks["fido"][0].mean()) == pytest.approx(0.5, abs=0.01)
+    assert tuple(given_subject(subject).images[0].shape) == tuple(image.shape)
+    wrong = replace(
+        subject,
+        images=(torch.rand(3, 200, 300),) * 2,
+        masks={"fido": (torch.zeros(1, 64, 96), None)},
+    )
+    with pytest.raises(InputError, match="give \\[1 h w\\] of its image's size"):
+        given_subject(wrong, (32, 32))
+
+
+def test_a_fit_sees_no_picture_larger_than_that() -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    class Looks(Technique):
+        id = "test.looks_at_pictures"
+
+        @hookimpl
+        def extract(self, subject: Any, moment: str) -> None:
+            shapes.extend(tuple(image.shape) for image in subject.images)
+
+    subject = replace(
+        make_subject(images=2), images=(torch.rand(3, 200, 300), torch.rand(3, 40, 40))
+    )
+    fit(make_recipe([Looks(), Probe()], Phase("p", 1)), subject, "tiny")
+    assert shapes[:2] == [(3, 64, 96), (3, 40, 40)]

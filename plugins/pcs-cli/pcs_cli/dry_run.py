@@ -61,6 +61,7 @@ def print_dry_run(plan: FitPlan, *, json: bool) -> None:
 
 def described(plan: FitPlan) -> dict[str, Any]:
     """Return the plan as JSON-able data."""
+    from pcs_cli.fit_memory import memory_line
     from pcs_core.engine.cropping import crop_subject
     from pcs_core.engine.unread import unread_marks
 
@@ -70,7 +71,12 @@ def described(plan: FitPlan) -> dict[str, Any]:
         "backbone": plan.backbone.card.id,
         "size": list(plan.backbone.card.size),
         "out": str(plan.destination.folder),
-        "plan": [*plan_lines(plan), *dropped_lines(plan), *technique_lines(plan)],
+        "plan": [
+            *plan_lines(plan),
+            *dropped_lines(plan),
+            *technique_lines(plan),
+            memory_line(plan),
+        ],
         "subjects": [
             {
                 "name": subject.name,

@@ -97,3 +97,22 @@ def test_which_picture_shows_which_concept_is_printed(
     assert done.code == 0, done.err
     (row,) = json.loads(done.out)["subjects"]
     assert {p["file"]: p["shows"] for p in row["pictures"]} == {"0.png": ["cat"], "1.png": ["dog"]}
+
+
+def test_the_memory_is_said_and_a_step_keeps_as_much_of_any_folder(
+    pcs: Callable, recipe: Path, subject: Callable, tmp_path: Path
+) -> None:
+    words = ("--noun", "dog", "--token", "<it>", "--backbone", "tiny", "--out", tmp_path / "o")
+    said = []
+    for name, count in (("few", 2), ("many", 9)):
+        done = pcs("fit", recipe, subject(name, count=count), *words, "--dry-run", "--json")
+        assert done.code == 0, done.err
+        (line,) = (x for x in json.loads(done.out)["plan"] if x.startswith("memory: "))
+        said.append(line)
+    assert all("what a step keeps of 1 rows at a time" in line for line in said)
+    # 40 x 36 as it is kept and 32 x 32 as it is shown, three colours of four bytes
+    assert f"pictures {9 * (40 * 36 + 32 * 32) * 12 / 1e6:.1f} MB" in said[1]
+    more = pcs(
+        "fit", recipe, tmp_path / "subjects" / "few", *words, "--set", "words.batch=6", "--dry-run"
+    )
+    assert "what a step keeps of 6 rows at a time" in more.out

@@ -21,6 +21,8 @@ from pcs_folders.uses import FileUse
 
 ASPECT = 0.015
 """Share by which the shape of a mask may differ from its picture's: the rounding of a scaled one."""
+LARGEST = (1024, 1024)
+"""Height and width that the largest backbones draw."""
 _log = logging.getLogger("pcs.folders")
 
 
@@ -42,7 +44,7 @@ def load_subject(
     *,
     noun: str | None = None,
     token: str | None = None,
-    size: tuple[int, int] | None = None,
+    size: tuple[int, int] | None = LARGEST,
 ) -> Subject:
     """Read the subject in ``folder``; it takes the folder's name.
 
@@ -54,7 +56,8 @@ def load_subject(
     pictures, its sub-folders may: ``10_sks dog``, or one named after each of several concepts.
 
     What is left out, and what is read in a way that may surprise, is logged as a warning.
-    ``size`` is height and width that the network is shown: larger pictures are held at twice that.
+    ``size`` is height and width that the network is shown: larger pictures are held at twice that,
+    which a fit does in any case. Without it that of the largest backbones; None holds every pixel.
 
     A folder without still pictures may hold clips, read as [3 t h w]: animated GIFs, video files (with
     a decoder installed), folders of numbered frames, each with a caption beside it. A plugin reads them.

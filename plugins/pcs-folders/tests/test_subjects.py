@@ -290,3 +290,11 @@ def test_captions_and_json_that_cannot_be_read(
     (good / name).write_bytes(content)
     with pytest.raises(InputError, match=re.escape(message)):
         load(good)
+
+
+def test_a_photograph_is_not_held_at_its_full_size(folder: Path) -> None:
+    picture(folder / "a.png", (4200, 2800))
+    bound = load_subject(folder, noun="dog", token="<rex>").images[0]
+    assert tuple(bound.shape) == (3, 2048, 3072)
+    whole = load_subject(folder, noun="dog", token="<rex>", size=None).images[0]
+    assert tuple(whole.shape) == (3, 2800, 4200)

@@ -1,0 +1,61 @@
+"""The memory that a fit takes, as far as it is known before it runs: what ``--dry-run`` says of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pcs_cli.fit_keeping import megabytes
+
+if TYPE_CHECKING:
+    from pcs_cli.fit_plan import FitPlan
+
+NUMBER = 4
+"""Bytes of a number in full precision."""
+TRAINING = 4
+"""Numbers to each that trains: itself, its gradient and the two moments of the usual optimizers."""
+
+
+def memory_line(plan: FitPlan) -> str:
+    """Return what weights, what trains, and pictures take; what a step keeps depends on its rows alone."""
+    weights = sum(
+        tensor.numel() * tensor.element_size()
+        for part in plan.backbone.parts.values()
+        for tensor in part.parameters()
+    )
+    trained = trained_numbers(plan)
+    training = (
+        "what trains is known in the fit"
+        if trained is None
+        else f"what trains with its optimizer {megabytes(trained * TRAINING * NUMBER)}"
+    )
+    return (
+        f"memory: weights {megabytes(weights)}, {training}, pictures {megabytes(picture_bytes(plan))}; on top "
+        f"what a step keeps of {rows_of_a_step(plan)} rows at a time, however many pictures there are"
+    )
+
+
+def trained_numbers(plan: FitPlan) -> int | None:
+    """Return how many numbers the edits own; None where a technique must see the pictures first."""
+    from pcs_cli.edits import overview
+
+    try:
+        numbers = sum(row.numbers for row in overview(plan.recipe, plan.backbone))
+    except Exception:  # whatever a technique raises without its features
+        return None
+    return numbers * len(plan.subjects)
+
+
+def picture_bytes(plan: FitPlan) -> int:
+    """Return what the pictures of the folders take: as they are kept, and at the size that is shown."""
+    height, width = plan.backbone.card.size
+    images = [image for subject in plan.subjects for image in subject.images]
+    shown = [3 * height * width * (image.shape[1] if image.dim() == 4 else 1) for image in images]
+    return (sum(image.numel() for image in images) + sum(shown)) * NUMBER
+
+
+def rows_of_a_step(plan: FitPlan) -> int:
+    """Return the most rows that any phase shows the network at a time; of "all", the most pictures."""
+    most = max((len(subject.images) for subject in plan.subjects), default=0)
+    phases = [phase for phase in plan.recipe.phases if phase.steps and not phase.pretrain]
+    rows = [sum(n if n >= 0 else most for n in phase.batch.values()) for phase in phases]
+    return max(rows, default=0) * max(1, len(plan.subjects))
