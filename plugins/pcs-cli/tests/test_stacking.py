@@ -237,6 +237,31 @@ def test_two_of_what_a_drawing_has_once(pcs: Callable, tmp_path: Path, made: Cal
     assert done.code == 0, done.err
 
 
+def test_what_does_more_may_stand_behind(
+    pcs: Callable, made: Callable, drawn: Callable, tmp_path: Path
+) -> None:
+    """Its concepts are counted first, as techniques read "concept.0" where the first one stands."""
+    from pcs_core import stack_personalizations
+
+    recipe = tmp_path / "locked.toml"
+    recipe.write_text(
+        '[recipe]\nid = "locked"\n[[use]]\ntechnique = "tokens.learnable"\n'
+        '[[use]]\ntechnique = "weights.key_locked"\ncaptions = 200\n' + TUNED
+    )
+    pictures = tmp_path / "bo"
+    pictures.mkdir()
+    Image.new("RGB", (36, 36), "red").save(pictures / "0.png")
+    words = ("--noun", "dog", "--token", "<bo>", "--backbone", "tiny", "--no-preview")
+    assert pcs("fit", recipe, pictures, *words, "--out", tmp_path / "locked").code == 0
+    lora, alone = made("lora", "ann"), drawn(tmp_path / "locked", "a photo of ann dog and <bo>")
+    stack = (lora, "--add", tmp_path / "locked", "a photo of <ann> and <bo>")
+    assert drawn(*stack, "--strength", "lora=0") == alone != drawn(*stack)
+    less = drawn(*stack, "--strength", "lora=0", "--strength", "key_locked.strength=0.2")
+    assert less != alone
+    stacked = stack_personalizations([lora, tmp_path / "locked"])
+    assert [concept.token for concept in stacked.concepts] == ["<bo>", "<ann>"]
+
+
 def test_a_stack_is_not_stored(made: Callable, tmp_path: Path) -> None:
     from pcs_core import export, merge_personalizations, save, stack_personalizations
     from pcs_core.errors import PcsError
