@@ -87,10 +87,11 @@ class PreviewStrips:
     def draw(self, done: int, drawings: Mapping[str, Drawing]) -> None:
         """Add the row of ``done`` steps to each strip."""
         for name, drawing in drawings.items():
-            self.add(name, done, drawing)
+            if self.add(name, done, drawing):
+                notice(f"preview at step {done}: {self.strip(name)}")
 
-    def add(self, name: str, done: int, drawing: Drawing) -> None:
-        """Add a row to the strip of the subject ``name``. Whatever goes wrong with it, the fit goes on."""
+    def add(self, name: str, done: int, drawing: Drawing) -> bool:
+        """Add a row to the strip of the subject ``name``; return whether it could be drawn."""
         path = self.strip(name)
         try:
             # the only one may go by the name of the artifact that the fit goes on with
@@ -102,8 +103,8 @@ class PreviewStrips:
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             notice(f"no preview of {name!r} at step {done} ({reason}); the fit goes on")
-            return
-        notice(f"preview at step {done}: {path}")
+            return False
+        return True
 
     def strip(self, name: str) -> Path:
         """Return the file of the strip of the subject ``name``."""

@@ -32,6 +32,7 @@ def test_a_strip_and_the_same_result(
     done = pcs(*fit_arguments, *ROWS, "--preview-negative", "a cat", "--no-preview")
     assert done.code == 0, done.err
     assert "preview at step 2:" in done.err
+    assert "preview at step 6:" not in done.err  # it lies in the artifact
     prompts = ["a <rex> on a beach", "<rex>"]
     # pictures of 32 pixels, a gap of 2 between them
     assert strip(out / "previews.png") == ([2, 4, 6], prompts, (66, 100))
