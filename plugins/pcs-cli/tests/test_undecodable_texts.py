@@ -22,7 +22,7 @@ import pytest
         (
             "metadata.jsonl",
             b'{"file_name": "0.png", "text": "a \\ud83d dog"}\n',
-            "metadata.jsonl:1: character 2 of the text is half of one (the surrogate U+D83D)",
+            "metadata.jsonl:1 holds half of a character (the surrogate U+D83D)",
         ),
         ("0.txt", "a \ue000 dog".encode(), "holds the private character U+E000 at place 2"),
     ],

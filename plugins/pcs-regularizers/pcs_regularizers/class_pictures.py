@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +112,7 @@ def _records(file: Path) -> dict[str, dict[str, Any]]:
     if not file.exists():
         return {}
     try:
-        records: Any = json.loads(file.read_text("utf-8"))["pictures"]
+        records: Any = read_json(file)["pictures"]
         return {
             str(name): {
                 **{k: str(of[k]) for k in ("prompt", "backbone", "sha256")},
@@ -119,7 +120,7 @@ def _records(file: Path) -> dict[str, dict[str, Any]]:
             }
             for name, of in records.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (InputError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{file} is damaged: remove it; the pictures beside it are then used as they are"
         ) from error
