@@ -174,10 +174,11 @@ def name_subject(caption: str, subject: Subject, index: int) -> str:
     if any(names_token(caption, c.token) for c in subject.concepts):
         return caption
     text, shown = composed(caption), list(shown_concepts(subject, index))
-    # a noun may be part of another: "hot dog" is no dog
+    # a noun may be part of another: "hot dog" is no dog; nor is "<my-dog>", a word of somebody else
     nouns = sorted({c.noun for c in shown if c.noun}, key=len, reverse=True)
+    parts = [r"<[^<>\s]+>", *(token_pattern(n, any_case=True) for n in nouns)]
     pieces, end = [], 0
-    for match in re.finditer("|".join(token_pattern(n, any_case=True) for n in nouns), text):
+    for match in re.finditer("|".join(parts), text):
         concept = next((c for c in shown if alike(c.noun, match[0])), None)
         if concept is not None:
             shown.remove(concept)
