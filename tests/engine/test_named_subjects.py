@@ -27,6 +27,8 @@ def named(caption: str, *pairs: tuple[str, str]) -> str:
         ("(dog) on grass", "dog", "(<x>) on grass"),
         ("the dog's toy", "dog", "the <x>'s toy"),
         ("a doghouse", "dog", "<x>, a doghouse"),
+        ("a photo of <dog-pug>", "dog", "<x>, a photo of <dog-pug>"),
+        ("a <my-dog>, a dog", "dog", "a <my-dog>, a <x>"),
         ("dogs", "dog", "<x>, dogs"),
         ("a dog and a dog", "dog", "a <x> and a dog"),
         ("one  dog,\tred", "dog", "one  <x>,\tred"),
