@@ -10,6 +10,8 @@ from pcs_core.facade import services
 if TYPE_CHECKING:
     from pcs_core.catalogue.catalogue import Catalogue
 
+DEFAULT_BACKBONE, DEFAULT_BACKBONE_IN = "mini", "pcs-mini"
+"""What is drawn on where nothing is said, and the distribution that brings it."""
 KNOWN_TECHNIQUES = "catalogue.techniques"
 
 
@@ -27,6 +29,8 @@ def absent(catalogue: Catalogue, what: str, id: str) -> UnknownNameError | None:
             return _service(id)
         if what == "technique":
             return _technique(catalogue, id)
+        if what == "backbone" and id == DEFAULT_BACKBONE:
+            return _not_installed(f"backbone {id!r}", DEFAULT_BACKBONE_IN)
     except PcsError:
         # the facts only improve a message that is being written already: without them it is shorter
         return None

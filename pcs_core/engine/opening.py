@@ -34,6 +34,7 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
         The folder is damaged, or not named in UTF-8, or the hub cannot be reached.
     """
     from pcs_core.catalogue import catalogue
+    from pcs_core.catalogue.known import absent
 
     check_utf8(name, what="the backbone")
     known = catalogue()
@@ -46,6 +47,8 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     elif not Path(name).exists() and (
         str(name).count("/") != 1 or str(name).startswith((".", "/")) or str(name).endswith("/")
     ):
+        if (missing := absent(known, "backbone", str(name))) is not None:
+            raise missing
         what = "folder" if "/" in str(name) else "backbone"
         raise UnknownNameError(
             f"no {what} {str(name)!r}{nearest(str(name), ids)} "

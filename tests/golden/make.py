@@ -30,6 +30,8 @@ FEW = {
     "video.noise_prior": ("steps=2",),
     "data.augment": ("variants=1",),
     "three_d.renderable": ("size=16",),
+    # fits of other systems inside of this one, of hundreds of steps: of the one that learns nothing
+    "defense.cast": ('surrogates=["style-aligned"]', "count=1"),
 }
 TINY = {
     "encoders.image": ("model=tiny.image", "output=pooled"),

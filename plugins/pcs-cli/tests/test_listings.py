@@ -262,3 +262,15 @@ def test_the_core_alone(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("[]\n[]\n[]\n")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_default_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from pcs_core import open_backbone; open_backbone('mini')"],
+        env={**os.environ, "PCS_PLUGINS": "pcs-diffusers"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "backbone 'mini' is not installed" in done.stderr
+    assert "pip install ./plugins/pcs-mini" in done.stderr
