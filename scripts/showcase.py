@@ -80,7 +80,7 @@ SHOWS: Mapping[str, Show] = {
     "motiondirector": Show(
         (
             "fit motiondirector {out}/clip --noun walking --token <walk> --backbone tiny-video "
-            "--set appearance.steps=20 --set motion.steps=20 --out {out}/fit",
+            "--set motion.steps=20 --out {out}/fit",
             "sample {out}/fit|a dog is <walk>|-n 1 --steps 4 --out {out}/drawn",
         ),
         ("drawn/000.png",),
