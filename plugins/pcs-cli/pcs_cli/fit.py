@@ -340,6 +340,7 @@ def tell(
     json: bool,
 ) -> None:
     """Print where the artifacts are, and which are missing."""
+    from pcs_cli.peak_memory import peak_memory
     from pcs_cli.preview import default_prompt
 
     folder = plan.destination.folder
@@ -361,7 +362,7 @@ def tell(
         )
         return
     prompt = shlex.quote(default_prompt(artifacts[0]))
-    notice(f"fitted in {seconds:.0f} s; draw with:")
+    notice(f"fitted in {seconds:.0f} s, peak memory {peak_memory()}; draw with:")
     notice(f"  pcs sample {shlex.quote(str(paths[0]))} {prompt} -n 4 --out pictures")
     for path in paths:
         emit(str(path))

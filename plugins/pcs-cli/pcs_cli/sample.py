@@ -198,11 +198,14 @@ def draw(
 
 
 def tell(folder: Path, facts: dict[str, Any], as_json: bool) -> None:
-    """Print where the pictures are, and what is to be known of the preset and the clips."""
+    """Print where the pictures are, what memory they took, and what is to be known of preset and clips."""
+    from pcs_cli.peak_memory import peak_memory
+
     if as_json:
         emit_json({"out": str(folder), **facts})
         return
     for key in ("preset", "clips"):
         if note := facts.get(key, {}).get("note"):
             notice(note)
+    notice(f"drawn, peak memory {peak_memory()}")
     emit(str(folder))
