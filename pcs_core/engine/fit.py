@@ -27,6 +27,7 @@ from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.given import check_count, given_subjects
 from pcs_core.engine.live import Drawing, live_drawing
+from pcs_core.engine.memory_bounds import check_rows
 from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
@@ -131,6 +132,7 @@ def fit(
     for phase in recipe.phases:
         check_count(f"phase {phase.name!r}: steps", phase.steps, 0)
     check_subjects(subjects, opened, trains=needs_pictures(recipe))
+    check_rows(recipe, opened, len(subjects))
     crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
     for subject, (_, lines) in zip(subjects, crops, strict=True):
         for line in (*unread_marks(recipe, subject), *lines):
