@@ -18,11 +18,11 @@ def test_the_peak_grows_with_what_is_held_and_stays() -> None:
     before = process_peak()
     if before is None:
         pytest.skip("not counted on this system")
-    held = torch.ones(before // 4 + 50_000_000)  # as much again, and more: fp32
+    ballast = torch.ones(before // 4 + 50_000_000)  # as much again, and more: fp32
     after = process_peak()
     assert after is not None
     assert after - before > 100_000_000
-    del held
+    del ballast
     assert process_peak() == pytest.approx(after, rel=0.05)
 
 
