@@ -13,7 +13,9 @@ def peak_memory() -> str:
     if torch.cuda.is_initialized():
         peaks.append(f"{_gigabytes(torch.cuda.max_memory_allocated())} on the GPU")
     if (process := process_peak()) is not None:
-        peaks.append(f"{_gigabytes(process)} in all" if not peaks else f"{_gigabytes(process)} beside it")
+        peaks.append(
+            f"{_gigabytes(process)} in all" if not peaks else f"{_gigabytes(process)} beside it"
+        )
     return ", ".join(peaks) or "not measured on this system"
 
 
