@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SLACK = 1e-3
 """By how much a value may leave [0, 1]: what rounding and resizing leave behind."""
 MOST = sys.float_info.max
+LARGE = 1000.0
+"""Scales and strengths beyond are mistakes: no picture comes of them, only overflow."""
 ORIENTATION = 274
 """The EXIF tag of a photograph's orientation; 1 is upright."""
 
@@ -222,16 +224,16 @@ def check_drawing(
     check_count("count", count)
     check_count("seed", seed, 0)
     check_count("steps", settings.steps)
-    check_number("scale", settings.scale, 0.0)
+    check_number("scale", settings.scale, 0.0, LARGE)
     for name, text in (("scheduler", settings.scheduler), ("negative", settings.negative)):
         if not isinstance(text, str):
             raise InputError(f"{name}={text!r}: give text")
     for name, value in strengths.items():
-        check_number(f"strength {name}", value)
+        check_number(f"strength {name}", value, -LARGE, LARGE)
 
 
-def check_number(name: str, value: Any, least: float = -MOST) -> None:
-    """Refuse what is no finite number, or is below ``least``.
+def check_number(name: str, value: Any, least: float = -MOST, most: float = MOST) -> None:
+    """Refuse what is no finite number from ``least`` to ``most``.
 
     Raises
     ------
@@ -240,9 +242,11 @@ def check_number(name: str, value: Any, least: float = -MOST) -> None:
     """
     number = isinstance(value, int | float) and not isinstance(value, bool)
     # nan compares as neither; an int may be too large for a float
-    if not number or not least <= value <= MOST:
-        above = f", {least:g} or more" if least > -MOST else ""
-        raise InputError(f"{name}={value!r}: give a finite number{above}")
+    if not number or not -MOST <= value <= MOST or (least > -most and value < least):
+        bounds = f", {least:g} or more" if least > -most else ""
+        raise InputError(f"{name}={value!r}: give a finite number{bounds}")
+    if not least <= value <= most:
+        raise InputError(f"{name}={value!r}: give a number from {least:g} to {most:g}")
 
 
 def given_subjects(
