@@ -18,7 +18,7 @@ from pcs_core.data.fusion import (
     Word,
 )
 from pcs_core.data.layout import Box, Layout
-from pcs_core.data.masks import LOSS, MaskQuery, Masks, mask_at, region_name
+from pcs_core.data.masks import LOSS, VALID, MaskQuery, Masks, mask_at, region_name, valid_cells
 from pcs_core.data.personalization import BackboneCard, Personalization
 from pcs_core.data.preset import Preset
 from pcs_core.data.profile import Profile
@@ -50,6 +50,7 @@ __all__ = [
     "REFERENCE",
     "RENDERED",
     "SEED",
+    "VALID",
     "AttnEdit",
     "AttnState",
     "BackboneCard",
@@ -107,4 +108,5 @@ __all__ = [
     "concatenate",
     "mask_at",
     "region_name",
+    "valid_cells",
 ]

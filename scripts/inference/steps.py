@@ -14,7 +14,7 @@ from pcs_core.data import Branch, SampleSettings
 from pcs_core.data.conditioning import concatenate
 from pcs_core.engine.guidance import Guidance
 from pcs_core.engine.restoring import restored
-from pcs_core.engine.sample import check_strengths
+from pcs_core.engine.strengths import part_strengths, read_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,8 +62,12 @@ class Step:
         begun = time.perf_counter()
         self._stack = ExitStack()
         self._stack.enter_context(suspended(self.backbone))
-        run, fusion = self._stack.enter_context(restored(self.artifact, self.backbone, self.seed))
-        run.strengths = check_strengths(self.strengths, fusion)
+        uses = () if self.artifact is None else self.artifact.recipe.uses
+        weights, numbers = part_strengths(self.strengths, uses)
+        run, fusion = self._stack.enter_context(
+            restored(self.artifact, self.backbone, self.seed, (), weights)
+        )
+        run.strengths = read_numbers(numbers, fusion)
         self.restore_seconds = time.perf_counter() - begun
         self.net = self._stack.enter_context(Attachment(self.backbone, fusion))
         self.bind_seconds = time.perf_counter() - begun - self.restore_seconds

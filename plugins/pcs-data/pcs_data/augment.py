@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import Features
-from pcs_core.data.masks import VALID
+from pcs_core.data import VALID, Features
 from pcs_data.valid import loss_where_valid
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl, how_to_name_concepts
-from pcs_core.data import Example, Features, region_name
-from pcs_core.data.masks import VALID
+from pcs_core.data import VALID, Example, Features, region_name
 from pcs_core.errors import InputError
 from pcs_data.valid import loss_where_valid
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_core.data import LOSS, Masks
-from pcs_core.data.masks import valid_cells
+from pcs_core.data import LOSS, Masks, valid_cells
 
 if TYPE_CHECKING:
     from pcs_core.data import MaskQuery

@@ -9,8 +9,7 @@ import torch
 
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
-from pcs_core.data import Concept, Phase, Subject
-from pcs_core.data.masks import valid_cells
+from pcs_core.data import Concept, Phase, Subject, valid_cells
 from pcs_data.augment import Augment
 from pcs_data.cut_mix import CutMix
 from pcs_testing import make_picture, make_recipe, make_subject

@@ -9,8 +9,7 @@ import torch
 from pydantic import Field
 
 from pcs_core import Technique, hookimpl
-from pcs_core.data import LOSS, Masks, Words
-from pcs_core.data.masks import VALID, valid_cells
+from pcs_core.data import LOSS, VALID, Masks, Words, valid_cells
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

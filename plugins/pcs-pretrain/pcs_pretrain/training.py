@@ -35,8 +35,8 @@ from pcs_core.data import (
     Records,
     StreamEdit,
     TokenEdit,
+    mask_at,
 )
-from pcs_core.data.masks import mask_at
 from pcs_core.engine.adapters import digest
 from pcs_core.engine.batches import stack_regions
 from pcs_core.engine.checkpoints import Checkpoints

@@ -143,4 +143,5 @@ class Gate:
 
     def scale(self, cond: Conditioning, training: bool) -> Tensor | float:
         """Return the factor of the whole edit, at sampling one a row [b 1 1]."""
-        return self.strength if training else cond.extra["key_locked.strength"].view(-1, 1, 1)
+        chosen = None if training else cond.extra.get("key_locked.strength")
+        return self.strength if chosen is None else chosen.view(-1, 1, 1)
