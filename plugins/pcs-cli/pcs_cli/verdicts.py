@@ -24,8 +24,10 @@ SCHEMA = "pcs-verdict/1"
 
 def verdict_folder() -> Path:
     """Return where this user's verdicts lie."""
+    from pcs_core.engine.known_backbones import cache_folder
+
     given = os.environ.get(FOLDER)
-    return Path(given) if given else Path.home() / ".cache" / "pcs" / "verdicts"
+    return Path(given) if given else cache_folder() / "verdicts"
 
 
 def read_verdict(preset: Preset, card: BackboneCard, system: str) -> dict[str, Any] | None:

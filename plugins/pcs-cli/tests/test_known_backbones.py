@@ -14,22 +14,14 @@ from pcs_core.data import BackboneCard
 from pcs_core.engine.known_backbones import FILE, location_of, remember
 from pcs_core.errors import ArtifactError
 from pcs_core.storage.manifest import _bytes
-from pcs_diffusers.tiny import tiny
+from pcs_diffusers.tiny import write_tiny
 from pcs_folders.pictures import write_png
 from pcs_testing import make_picture
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    from diffusers import DDIMScheduler
-
-    folder, backbone = tmp_path / "model", tiny()
-    backbone.denoiser.save_pretrained(folder / "unet")
-    backbone.vae.save_pretrained(folder / "vae")
-    backbone.text_encoder.save_pretrained(folder / "text_encoder")
-    backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
-    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
-    return folder
+    return write_tiny(tmp_path / "model")
 
 
 @pytest.fixture

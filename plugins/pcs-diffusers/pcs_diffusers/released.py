@@ -29,8 +29,8 @@ SCHEDULE = {
     "clip_sample": False,
     "set_alpha_to_one": False,
     "steps_offset": 1,
-    "trained_betas": None,
 }
+"""The noise of Stable Diffusion 1, 2 and XL."""
 UNET = {
     "_class_name": "UNet2DConditionModel",
     "in_channels": 4,

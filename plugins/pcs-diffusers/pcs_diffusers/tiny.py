@@ -6,11 +6,13 @@ Weights are drawn under a fixed seed, so ``tiny`` is the same network everywhere
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from pcs_diffusers.masked_tokens import TokenTransformer
+from pcs_diffusers.released import SCHEDULE
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
@@ -25,6 +27,19 @@ WORDS = (
 def tiny(**options: object) -> StableDiffusion:
     """Return the epsilon-predicting tiny network (16 px latents, 32 px pictures)."""
     return build(prediction="epsilon", id="tiny", **options)  # type: ignore[arg-type]
+
+
+def write_tiny(folder: Path) -> Path:
+    """Write :func:`tiny` as a folder in diffusers' layout; return ``folder``."""
+    from diffusers import DDIMScheduler
+
+    backbone = tiny()
+    backbone.denoiser.save_pretrained(folder / "unet")
+    backbone.vae.save_pretrained(folder / "vae")
+    backbone.text_encoder.save_pretrained(folder / "text_encoder")
+    backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
+    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
+    return folder
 
 
 def tiny_v(**options: object) -> StableDiffusion:
@@ -100,17 +115,7 @@ def build_text_encoder(tokenizer: Any, *, projected: bool = False, width: int = 
 
 def scheduler_config(prediction: str) -> dict[str, Any]:
     """Return the noise schedule of Stable Diffusion."""
-    return {
-        "_class_name": "DDIMScheduler",
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "num_train_timesteps": 1000,
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": prediction,
-    }
+    return {"_class_name": "DDIMScheduler", **SCHEDULE, "prediction_type": prediction}
 
 
 def build_tokenizer(

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from pcs_diffusers.samplers import DiffusersSampler
-from pcs_diffusers.tiny import tiny
+from pcs_diffusers.tiny import write_tiny
 
 
 def write(backbone: Any, folder: Path) -> Path:
@@ -44,14 +44,7 @@ def write_folder() -> Callable[[Any, Path], Path]:
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny SD backbone; take ``folder`` to change something."""
-    folder = tmp_path_factory.mktemp("models") / "whole"
-    backbone = tiny()
-    backbone.denoiser.save_pretrained(folder / "unet")
-    backbone.vae.save_pretrained(folder / "vae")
-    backbone.text_encoder.save_pretrained(folder / "text_encoder")
-    backbone.tokenizer.inner.save_pretrained(folder / "tokenizer")
-    DDIMScheduler.from_config(backbone.scheduler_config).save_pretrained(folder / "scheduler")
-    return folder
+    return write_tiny(tmp_path_factory.mktemp("models") / "whole")
 
 
 @pytest.fixture
