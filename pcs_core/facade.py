@@ -38,12 +38,13 @@ def attach(
     modules = public_names(file)
     names = sorted({*modules, *eager})
     # `from pcs_core import *` works with no plugin installed
-    always = [n for n in names if modules.get(n, package).partition(".")[0] == package]
+    library = package.partition(".")[0]
+    always = [n for n in names if modules.get(n, package).partition(".")[0] == library]
 
     def get(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        if modules[name].partition(".")[0] != package:
+        if modules[name].partition(".")[0] != library:
             # the catalogue stands above this module: found when it is needed
             return importlib.import_module("pcs_core.catalogue").beside(name, modules[name])
         return getattr(importlib.import_module(modules[name]), name)

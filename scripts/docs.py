@@ -1,4 +1,4 @@
-"""Write the generated parts of the docs from the code, or say with ``--check`` that they are stale.
+"""Write the generated parts of the docs, and evidence's hashes, or say with ``--check`` that they are stale.
 
 ``FILES`` are whole files, ``PARTS`` what stands between the markers ``<!-- NAME:begin -->`` and
 ``<!-- NAME:end -->`` of a page. READMEs of plugins that hold techniques have a part ``techniques``.
@@ -18,6 +18,7 @@ from typing import Any
 from pcs_core.catalogue import catalogue
 from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
 from pcs_core.technique import Technique
+from pcs_evidence import read_evidence, with_sources, written
 from pcs_evidence.status import SystemRow, systems, where
 
 if str(Path(__file__).parent) not in sys.path:
@@ -184,6 +185,20 @@ def generate() -> dict[Path, str]:
     for dist, lines in technique_lists(rows).items():
         readme = dist.folder / "README.md"
         texts[readme] = replace_part(readme.read_text("utf-8"), "techniques", lines, readme)
+    return {**texts, **evidence_texts()}
+
+
+def evidence_texts() -> dict[Path, str]:
+    """Return each evidence file whose hash of its sources is not that of the installed ones, with that hash."""
+    known = catalogue()
+    read = read_evidence(known)
+    texts: dict[Path, str] = {}
+    for (backbone, system), file in known.evidence_files().items():
+        now, evidence = written(system, known), read[system][backbone]
+        path = Path(str(file))
+        # empty stays empty while the evidence is outdated
+        if path.is_relative_to(ROOT) and (now is None or now.sources != evidence.sources):
+            texts[path] = with_sources(evidence, known).render()
     return texts
 
 

@@ -265,6 +265,10 @@ def from_results(results: Any) -> dict[str, Evidence]:
 
 def write(evidence: Evidence, folder: Path | None = None) -> Path:
     """Write ``<folder>/<backbone>/<system>.json``, whole or not at all, and return its path."""
+    from pcs_core import installed
+    from pcs_evidence import with_sources
+
+    evidence = with_sources(evidence, installed())
     path = (folder or FOLDER) / evidence.backbone / f"{evidence.system}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".json.partial")

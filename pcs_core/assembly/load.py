@@ -116,6 +116,14 @@ def load_recipe(
     return recipe
 
 
+def written_tables(system: str, catalogue: Catalogue) -> Layer:
+    """Return what is written of ``system``: its file, what it extends, and what differs on each backbone.
+
+    Imports none of its techniques. Raises as :func:`load_recipe` does for files that cannot be read as tables.
+    """
+    return _resolve(_find(system, catalogue), catalogue)
+
+
 def refuse_clips(recipe: Recipe, backbone: str) -> None:
     """Refuse a recipe that is defined on pictures, for a backbone that draws clips.
 

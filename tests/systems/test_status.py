@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
 from pcs_cli.main import main
 from pcs_core.assembly import load_recipe
 from pcs_core.catalogue import catalogue
-from pcs_evidence import read_evidence, system_status
-from pcs_evidence.evidence import recipe_hash
+from pcs_evidence import read_evidence, system_status, with_sources
+from pcs_evidence.evidence import installed_weights, judge_unchanged, recipe_hash
+from pcs_evidence.status import standings
 
 
 def test_all_systems_are_listed_with_their_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,3 +46,31 @@ def test_recorded_evidence_is_of_a_recipe_that_loads(system: str, backbone: str)
         f"{system}: its numbers on {backbone} changed since they were observed: "
         f"make evidence SYSTEMS={system}"
     )
+
+
+@pytest.mark.parametrize("system", [s for s, of in read_evidence(catalogue()).items() if of])
+def test_what_is_read_from_hashes_is_what_resolving_says(system: str) -> None:
+    for backbone, evidence in read_evidence(catalogue())[system].items():
+        now = with_sources(evidence, catalogue())
+        resolved = standings(system, catalogue(), {backbone: now})[backbone]
+        if not resolved.outdated:
+            assert judge_unchanged(now, installed_weights(backbone, catalogue())) == resolved
+
+
+def test_systems_as_they_were_observed_are_listed_without_torch() -> None:
+    code = """
+import sys
+from pcs_core.catalogue import catalogue
+from pcs_evidence import read_evidence, system_status, written
+known = catalogue()
+current = 0
+for system, of in read_evidence(known).items():
+    now = written(system, known)
+    if now and all(evidence.sources == now.sources for evidence in of.values()):
+        assert system_status(system, known) != "planned"
+        current += 1
+assert "torch" not in sys.modules
+print(current)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0

@@ -10,9 +10,11 @@ from pcs_evidence.evidence import plain as plain
 from pcs_evidence.evidence import read_evidence as read_evidence
 from pcs_evidence.evidence import recipe_code_hash as recipe_code_hash
 from pcs_evidence.evidence import recipe_hash as recipe_hash
+from pcs_evidence.sources import written as written
 from pcs_evidence.status import SystemRow as SystemRow
 from pcs_evidence.status import system_status as system_status
 from pcs_evidence.status import systems as systems
 from pcs_evidence.status import where as where
+from pcs_evidence.status import with_sources as with_sources
 
 __all__: list[str]

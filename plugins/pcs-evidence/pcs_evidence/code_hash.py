@@ -26,7 +26,12 @@ def code_hash(classes: Iterable[type]) -> str:
     ImportError
         A class comes from a module without a source file.
     """
-    names = {name for cls in classes for name in _reached(cls.__module__)}
+    return modules_hash({cls.__module__ for cls in classes})
+
+
+def modules_hash(modules: Iterable[str]) -> str:
+    """Return the hash of :func:`code_hash` for classes in ``modules``, of which none is imported."""
+    names = {name for module in modules for name in reached(module)}
     digest = hashlib.sha256()
     for name in sorted(names):
         digest.update(f"{name}:{_module_hash(name)}\n".encode())
@@ -34,7 +39,7 @@ def code_hash(classes: Iterable[type]) -> str:
 
 
 @cache
-def _reached(module: str) -> frozenset[str]:
+def reached(module: str) -> frozenset[str]:
     """Return ``module`` and the modules of its top-level package that it imports, at any depth."""
     package = module.partition(".")[0]
     reached: set[str] = set()
@@ -44,13 +49,13 @@ def _reached(module: str) -> frozenset[str]:
         if name in reached:
             continue
         reached.add(name)
-        imports = _imports(ast.parse(_source(name)), package)
+        imports = _imports(ast.parse(source(name)), package)
         waiting += [imported for imported in imports if imported not in reached]
     return frozenset(reached)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterable[str]:
-    """Yield the modules of ``package`` that a module imports. Asking for others would import them."""
+    """Yield the modules of ``package`` that a module imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = (alias.name for alias in node.names)
@@ -66,17 +71,24 @@ def _imports(tree: ast.AST, package: str) -> Iterable[str]:
 
 
 def _file(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except ModuleNotFoundError:
+    """Return the source file of ``module``. ``find_spec`` of a submodule would import what it lies in."""
+    top, *inner = module.split(".")
+    spec = importlib.util.find_spec(top)
+    if spec is None:
         return None
-    if spec is None or not spec.has_location or not spec.origin:
-        return None
-    path = Path(spec.origin)
-    return path if path.suffix == ".py" else None
+    if not inner:
+        path = Path(spec.origin) if spec.has_location and spec.origin else None
+        return path if path and path.suffix == ".py" else None
+    for folder in spec.submodule_search_locations or ():
+        place = Path(folder, *inner)
+        for path in (place / "__init__.py", place.with_suffix(".py")):
+            if path.is_file():
+                return path
+    return None
 
 
-def _source(module: str) -> str:
+def source(module: str) -> str:
+    """Return the text of ``module``, which is not imported. Raises ImportError where it has no source file."""
     path = _file(module)
     if path is None:
         raise ImportError(f"{module} has no source file, so its code cannot be told from another")
@@ -85,7 +97,7 @@ def _source(module: str) -> str:
 
 @cache
 def _module_hash(module: str) -> str:
-    return hashlib.sha256(normalised(_source(module)).encode()).hexdigest()
+    return hashlib.sha256(normalised(source(module)).encode()).hexdigest()
 
 
 def normalised(source: str) -> str:

@@ -82,7 +82,9 @@ class Evidence(_Table):
     ``recipe`` and ``code`` are the hashes of :func:`recipe_hash` and :func:`code_hash` at the time,
     ``weights`` the backbone's digest. ``checked`` says that the defining check held and that every
     neighbour failed. ``measured`` are means of further metrics over all pictures. ``probe`` is a picture of
-    a brief fit, as numbers: code that still draws it is the same code to this evidence.
+    a brief fit, as numbers: code that still draws it is the same code to this evidence. ``sources`` is a hash
+    of all that ``recipe`` and ``code`` follow from (:mod:`pcs_evidence.sources`): while it is the same, so are
+    they, and ``replaced`` names the uses in which the backbone's overlay differs (:class:`Standing`).
     """
 
     system: str
@@ -96,6 +98,8 @@ class Evidence(_Table):
     measured: dict[str, float] = {}
     probe: tuple[float, ...] = ()
     verified: tuple[Verified, ...] = ()
+    sources: str = ""
+    replaced: tuple[str, ...] = ()
 
     def render(self) -> str:
         """Return the text of its file."""
@@ -163,12 +167,22 @@ def judge(
         outdated = "the recipe changed since"
     elif evidence.code != recipe_code_hash(recipe):
         outdated = "the code of its techniques changed since"
-    older = evidence.weights if weights and evidence.weights not in ("", weights) else ""
+    return _standing(evidence, weights, replaced, outdated)
+
+
+def judge_unchanged(evidence: Evidence, weights: str) -> Standing:
+    """Return what ``evidence`` is worth where its ``sources`` are those that are installed."""
+    return _standing(evidence, weights, evidence.replaced, "")
+
+
+def _standing(
+    evidence: Evidence, weights: str, replaced: tuple[str, ...], outdated: str
+) -> Standing:
     return Standing(
         backbone=evidence.backbone,
         status="loads" if outdated else _reached(evidence),
         outdated=outdated,
-        older=older,
+        older=evidence.weights if weights and evidence.weights not in ("", weights) else "",
         replaced=replaced,
         evidence=evidence,
     )

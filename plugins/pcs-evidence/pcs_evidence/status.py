@@ -20,8 +20,10 @@ from pcs_evidence.evidence import (
     highest,
     installed_weights,
     judge,
+    judge_unchanged,
     read_evidence,
 )
+from pcs_evidence.sources import written
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,16 @@ class SystemRow:
     missing: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """What a listing says of a system that has a recipe which loads."""
+
+    on: Mapping[str, Standing]
+    uses: tuple[str, ...]
+    words: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+
 def system_status(
     id: str, catalogue: Catalogue, evidence: Mapping[str, Mapping[str, Evidence]] | None = None
 ) -> Status:
@@ -58,16 +70,18 @@ def system_status(
     defining check held and its neighbours failed, by evidence of the recipe and code as they are.
     "runs": it drew pictures from references. "ready": the effect of that on its pictures holds.
     """
-    if _loaded(id, catalogue) is None:
-        return "planned"
     known = read_evidence(catalogue) if evidence is None else evidence
-    return highest(standings(id, catalogue, known.get(id, {})))
+    built = _built(id, catalogue, known.get(id, {}))
+    return highest(built.on) if built else "planned"
 
 
 def standings(
     id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]
 ) -> dict[str, Standing]:
-    """Return backbone id -> how far the system is there, of each backbone with evidence."""
+    """Return backbone id -> how far the system is there, of each backbone with evidence.
+
+    The recipe is resolved for each, which imports its techniques.
+    """
     by_backbone: dict[str, Standing] = {}
     plain = _loaded(id, catalogue)
     for backbone, observed in evidence.items():
@@ -81,6 +95,50 @@ def standings(
             replaced=replaced(plain, recipe),
         )
     return by_backbone
+
+
+def with_sources(evidence: Evidence, catalogue: Catalogue) -> Evidence:
+    """Return ``evidence`` with the hash of the sources that it is of, "" where it is outdated.
+
+    Resolves the recipe: this is what a listing is spared while the hash stays the same.
+    """
+    standing = standings(evidence.system, catalogue, {evidence.backbone: evidence})
+    current = standing.get(evidence.backbone)
+    now = written(evidence.system, catalogue)
+    if current is None or current.outdated or now is None:
+        return evidence.model_copy(update={"sources": "", "replaced": ()})
+    return evidence.model_copy(update={"sources": now.sources, "replaced": current.replaced})
+
+
+def _built(id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]) -> _Built | None:
+    """Return what is known of a system's recipe, None where none loads. Resolves it only if it must."""
+    if id not in catalogue.recipe_files():
+        return None
+    if evidence and (built := _unchanged(id, catalogue, evidence)):
+        return built
+    recipe = _loaded(id, catalogue)
+    if recipe is None:
+        return None
+    words = (word for use in recipe.uses for word in use.technique.catalogue)
+    return _Built(
+        standings(id, catalogue, evidence),
+        tuple(dict.fromkeys(use.technique.id for use in recipe.uses)),
+        tuple(dict.fromkeys(words)),
+        recipe.document["recipe"],
+    )
+
+
+def _unchanged(id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]) -> _Built | None:
+    """Return what is known where nothing that the evidence follows from changed: no technique is imported."""
+    now = written(id, catalogue)
+    if now is None or any(observed.sources != now.sources for observed in evidence.values()):
+        return None
+    words = (word for use in now.uses for word in catalogue.implements(use))
+    on = {
+        backbone: judge_unchanged(observed, installed_weights(backbone, catalogue))
+        for backbone, observed in evidence.items()
+    }
+    return _Built(on, now.uses, tuple(dict.fromkeys(words)), now.recipe)
 
 
 def replaced(plain: Recipe, tuned: Recipe) -> tuple[str, ...]:
@@ -137,24 +195,23 @@ def _row(
     catalogue: Catalogue,
     evidence: Mapping[str, Mapping[str, Evidence]],
 ) -> SystemRow:
-    recipe = _loaded(id, catalogue)
-    uses = tuple(dict.fromkeys(use.technique.id for use in recipe.uses)) if recipe else ()
-    words = [word for use in recipe.uses for word in use.technique.catalogue] if recipe else []
-    on = standings(id, catalogue, evidence.get(id, {})) if recipe else {}
+    built = _built(id, catalogue, evidence.get(id, {}))
+    said = {**built.facts, **facts} if built else facts
+    backbones = (built.facts.get("backbones") if built else ()) or facts.get("published_on", ())
     return SystemRow(
         id=id,
-        name=str(facts.get("name") or (recipe.name if recipe else "") or id),
+        name=str(said.get("name") or id),
         ref=str(facts.get("survey", "")),
         year=facts.get("year"),
-        framework=str(facts.get("framework") or (recipe.framework if recipe else "")),
-        scope=tuple(facts.get("scope") or (recipe.scope if recipe else ())),
-        techniques=tuple(facts.get("techniques") or dict.fromkeys(words)),
-        uses=uses,
-        backbones=(recipe.backbones if recipe else ()) or tuple(facts.get("published_on", ())),
-        status=highest(on) if recipe else "planned",
-        paper=str(facts.get("paper") or (recipe.paper if recipe else "")),
-        on=on,
-        missing="" if recipe else _missing(id, catalogue),
+        framework=str(said.get("framework") or ""),
+        scope=tuple(said.get("scope") or ()),
+        techniques=tuple(facts.get("techniques") or (built.words if built else ())),
+        uses=built.uses if built else (),
+        backbones=tuple(backbones),
+        status=highest(built.on) if built else "planned",
+        paper=str(said.get("paper") or ""),
+        on=built.on if built else {},
+        missing="" if built else _missing(id, catalogue),
     )
 
 

@@ -42,7 +42,7 @@ def hashed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, st
         (folder / "network.py").write_text(network)
         for name in [n for n in sys.modules if n.startswith("x_hashed")]:
             del sys.modules[name]
-        module._reached.cache_clear()
+        module.reached.cache_clear()
         module._module_hash.cache_clear()
         importlib.invalidate_caches()
         return code_hash([importlib.import_module("x_hashed.technique").Shift])
