@@ -14,6 +14,24 @@ def services() -> Mapping[str, str]:
 
 
 @catalogue_hookimpl
+def commands() -> Mapping[str, str]:
+    """Commands beside the core's own."""
+    return {
+        "import": "pcs_formats.commands:import_app",
+        "inspect": "pcs_formats.commands:inspect_app",
+    }
+
+
+@catalogue_hookimpl
+def importers() -> Mapping[str, str]:
+    """Files of other tools as artifacts."""
+    return {
+        "layers": "pcs_formats.lora_files:read_layers",
+        "word": "pcs_formats.word_files:read_words",
+    }
+
+
+@catalogue_hookimpl
 def exporters() -> Mapping[str, str]:
     """Files that other tools load."""
     return {

@@ -8,7 +8,7 @@ and XL). Learned words are files of their own, a tensor for each text encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
+from pcs_formats.layer_names import text_path
+from pcs_formats.original_names import original_path
 from pcs_formats.usage import README, metadata, readme, usage
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ def write_diffusers(
     prefix = _denoiser(net, "diffusers")
     tensors: dict[str, Tensor] = {}
     for site, down, up, scale in _low_rank(net, "diffusers"):
-        name = f"{prefix}.{site.name}" if site.part == "denoiser" else _text_path(net, site)
+        name = (
+            f"{prefix}.{site.name}"
+            if site.part == "denoiser"
+            else text_path(net.backbone.card.family, site)
+        )
         tensors[f"{name}.lora_A.weight"] = down
         tensors[f"{name}.lora_B.weight"] = up * scale  # readers take alpha for the rank
     return _write(net, folder, recipe, tensors, "pytorch_lora_weights.safetensors")
@@ -73,7 +79,7 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
             path = original_path(site.name, backbone.denoiser) if xl else site.name
             name = f"lora_unet_{path}"
         else:
-            encoder, _, path = _text_path(net, site).partition(".")
+            encoder, _, path = text_path(net.backbone.card.family, site).partition(".")
             number = encoder.removeprefix("text_encoder").removeprefix("_") or "1"
             name = f"lora_te{number if xl else ''}_{path}"
         name = name.replace(".", "_")
@@ -129,17 +135,6 @@ def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, 
         yield edit.site, down, up, float(getattr(edit, "scale"))  # noqa: B009
 
 
-def _text_path(net: Attachment, site: Site) -> str:
-    """Return the path of a text encoder's layer as files have it: CLIP's with its "text_model"."""
-    encoder, name = "text_encoder", site.name
-    if net.backbone.card.family != "sd":
-        encoder, _, name = site.name.partition(".")
-    is_t5 = encoder == "text_encoder_3"
-    if not is_t5 and not name.startswith(("text_model.", "text_projection")):
-        name = f"text_model.{name}"
-    return f"{encoder}.{name}"
-
-
 def _write(
     net: Attachment,
     folder: Path,
@@ -193,69 +188,3 @@ def _by_encoder(net: Attachment, token: str, rows: Tensor) -> dict[str, Tensor]:
     rest = rows.shape[1] - sum(widths)
     parts = rows.split([*widths, *([rest] if rest else [])], dim=1)
     return {k: v.contiguous() for k, v in zip(ENCODERS, parts, strict=False)}
-
-
-INNER: tuple[tuple[str, str], ...] = (
-    ("norm1", "in_layers.0"),
-    ("conv1", "in_layers.2"),
-    ("norm2", "out_layers.0"),
-    ("conv2", "out_layers.3"),
-    ("time_emb_proj", "emb_layers.1"),
-    ("conv_shortcut", "skip_connection"),
-)
-"""Layers of a resnet, diffusers' name and the original's."""
-OUTER: Mapping[str, str] = {
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "add_embedding.linear_1": "label_emb.0.0",
-    "add_embedding.linear_2": "label_emb.0.2",
-}
-
-
-def original_path(name: str, unet: Any) -> str:
-    """Return the path of a UNet's layer in the original release's naming, which kohya has for SDXL."""
-    if name in OUTER:
-        return OUTER[name]
-    layers = int(unet.config.layers_per_block)
-    rules: tuple[tuple[str, Callable[..., str]], ...] = (
-        (
-            r"down_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda i, kind, j: f"input_blocks.{i * (layers + 1) + j + 1}.{_slot(kind)}.",
-        ),
-        (
-            r"down_blocks\.(\d+)\.(downsamplers)\.0\.conv",
-            lambda i, _: f"input_blocks.{(i + 1) * (layers + 1)}.0.op",
-        ),
-        (r"mid_block\.(attentions)\.0\.", lambda _: "middle_block.1."),
-        (r"mid_block\.(resnets)\.(\d+)\.", lambda _, j: f"middle_block.{2 * j}."),
-        (
-            r"up_blocks\.(\d+)\.(resnets|attentions)\.(\d+)\.",
-            lambda i, kind, j: f"output_blocks.{i * (layers + 1) + j}.{_slot(kind)}.",
-        ),
-        (
-            r"up_blocks\.(\d+)\.(upsamplers)\.0\.conv",
-            lambda i, _: (
-                f"output_blocks.{i * (layers + 1) + layers}."
-                f"{2 if hasattr(unet.up_blocks[i], 'attentions') else 1}.conv"
-            ),
-        ),
-    )
-    for pattern, place in rules:
-        match = re.match(pattern, name)
-        if match is not None:
-            given = [int(g) if g.isdigit() else g for g in match.groups()]
-            rest = name[match.end() :]
-            if "resnets" in given:
-                for ours, theirs in INNER:
-                    if rest.startswith(ours):
-                        rest = theirs + rest[len(ours) :]
-                        break
-            return place(*given) + rest
-    raise CapabilityError(f"denoiser:{name} has no name in the original release's files")
-
-
-def _slot(kind: str) -> int:
-    return 0 if kind == "resnets" else 1

@@ -9,12 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import (
-    FlowMatchEulerDiscreteScheduler,
-    StableDiffusion3Pipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -23,9 +17,9 @@ from pcs_core.backbone import import_tensors
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization, Phase
 from pcs_core.errors import CapabilityError
-from pcs_diffusers.samplers import make_scheduler
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
-from pcs_formats.weight_files import free_name, original_path
+from pcs_formats.original_names import original_path
+from pcs_formats.weight_files import free_name
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
 
@@ -45,44 +39,6 @@ def fitted(backbone: Any, *uses: Any) -> Personalization:
     return replace(artifact, tensors=moved)
 
 
-def pipeline(backbone: Any) -> Any:
-    if backbone.card.family == "sd":
-        return StableDiffusionPipeline(
-            vae=backbone.vae,
-            text_encoder=backbone.text_encoder,
-            tokenizer=backbone.tokenizer.inner,
-            unet=backbone.denoiser,
-            scheduler=make_scheduler("ddim", backbone.scheduler_config),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
-    first, second = (t.inner for _, t in backbone.embedding.reads)
-    texts = backbone.text_encoder
-    if backbone.card.family == "sdxl":
-        return StableDiffusionXLPipeline(
-            vae=backbone.vae,
-            text_encoder=texts.text_encoder,
-            text_encoder_2=texts.text_encoder_2,
-            tokenizer=first,
-            tokenizer_2=second,
-            unet=backbone.denoiser,
-            scheduler=make_scheduler("euler", backbone.scheduler_config),
-            add_watermarker=False,
-        )
-    return StableDiffusion3Pipeline(
-        transformer=backbone.denoiser,
-        scheduler=FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config),
-        vae=backbone.vae,
-        text_encoder=texts.text_encoder,
-        tokenizer=first,
-        text_encoder_2=texts.text_encoder_2,
-        tokenizer_2=second,
-        text_encoder_3=texts.t5,
-        tokenizer_3=backbone.tokenizer.beside[0].inner,
-    )
-
-
 @pytest.mark.parametrize(
     ("family", "to"),
     [
@@ -93,7 +49,9 @@ def pipeline(backbone: Any) -> Any:
         ("sd3", "diffusers"),
     ],
 )
-def test_diffusers_loads_them(family: str, to: str, tmp_path: Path) -> None:
+def test_diffusers_loads_them(
+    family: str, to: str, tmp_path: Path, pipeline_of: Any, evaluate_bare: Any
+) -> None:
     backbone = MAKERS[family]()
     lora = technique("weights.lora", rank=2, alpha=3.0, sites=LAYERS, kind="*")
     artifact = fitted(backbone, lora)
@@ -102,20 +60,11 @@ def test_diffusers_loads_them(family: str, to: str, tmp_path: Path) -> None:
     plain, ours = evaluate(backbone), evaluate(backbone, fusion)
     assert (ours - plain).abs().max() > 1e-2
     (file,) = export(artifact, tmp_path / "out", to=to, backbone=backbone)["files"]
-    loaded = pipeline(backbone)
+    loaded = pipeline_of(backbone)
     loaded.load_lora_weights(tmp_path / "out", weight_name=file)
     theirs = evaluate_bare(backbone)
     torch.testing.assert_close(theirs, ours, rtol=1e-3, atol=1e-4)
     loaded.unload_lora_weights()
-
-
-def evaluate_bare(backbone: Any) -> torch.Tensor:
-    """Ask the network as peft left it; the sites of a backbone are those of its bare network."""
-    vars(backbone).pop("sites", None)
-    try:
-        return evaluate(backbone)
-    finally:
-        vars(backbone).pop("sites", None)
 
 
 def test_original_names_are_the_releases_own() -> None:

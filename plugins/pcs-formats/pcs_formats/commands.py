@@ -1,0 +1,126 @@
+"""``pcs import`` and ``pcs inspect``. Heavy imports wait."""
+
+from __future__ import annotations
+
+import json as to_json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+inspect_app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+FILE = typer.Argument(
+    metavar="FILE", help="A file of another tool: .safetensors, .pt, .bin or .ckpt."
+)
+
+
+@import_app.command()
+def import_(
+    file: Annotated[Path, FILE],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to make.", show_default=False)
+    ],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="The image generator that the file is drawn with.",
+            show_default=False,
+        ),
+    ],
+    token: Annotated[
+        str,
+        typer.Option("--token", help="What prompts write for it, as '<dog>'.", show_default=False),
+    ] = "",
+    noun: Annotated[
+        str, typer.Option("--noun", help="What it shows, as dog.", show_default=False)
+    ] = "",
+    device: Annotated[
+        str, typer.Option("--device", help="cpu, cuda ...; auto takes a GPU where there is one.")
+    ] = "cpu",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace --out, once the new one is complete.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
+) -> None:
+    """Make an artifact of FILE (a LoRA, a learned word, an adapter) that `pcs sample` and `export` take."""
+    from pcs_cli import destination, device_name, reporting
+    from pcs_core import open_backbone
+    from pcs_core.storage import save
+    from pcs_formats.importing import import_file
+
+    target = destination(out, overwrite=overwrite, inputs=[file.expanduser().parent])
+    with reporting("importing"):
+        opened = open_backbone(backbone_name(backbone), device=device_name(device))
+        artifact = import_file(file, opened, token=token, noun=noun)
+        with target.filling() as ready:
+            save(artifact, ready)
+    facts = {
+        "out": str(target.folder),
+        "system": artifact.recipe.id,
+        "kind": artifact.extra["imported"]["kind"],
+        "tokens": [concept.token for concept in artifact.concepts],
+        "uses": [use.name for use in artifact.recipe.uses],
+        "tensors": len(artifact.tensors),
+    }
+    if json:
+        typer.echo(to_json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    typer.echo(str(target.folder))
+
+
+def backbone_name(backbone: str) -> str:
+    """Return the name to open: a folder or file as an absolute path, so that the artifact finds it again."""
+    path = Path(backbone).expanduser()
+    return str(path.resolve()) if path.exists() else backbone
+
+
+@inspect_app.command()
+def inspect(
+    file: Annotated[Path, FILE],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="Also match the keys with the layers of this image generator.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
+) -> None:
+    """Say what FILE is: who takes it, how many keys match, what is missing, its base and its trigger words."""
+    from pcs_formats.importing import inspect_file
+
+    facts = inspect_file(file, None if backbone is None else backbone_name(backbone))
+    if json:
+        typer.echo(to_json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for line in lines_of(facts):
+        typer.echo(line)
+
+
+def lines_of(facts: dict[str, Any]) -> list[str]:
+    """Return what `pcs inspect` prints."""
+    lines = [f"{facts['file']}: {facts['tensors']} tensors ({', '.join(facts['types'])})"]
+    if not facts["loaders"]:
+        lines += ["no importer takes it; its keys begin:", *(f"  {key}" for key in facts["keys"])]
+    for loader in facts["loaders"]:
+        against = f"of {facts['backbone']}" if facts["backbone"] else "by their form"
+        lines += [
+            f"importer {loader['importer']}: {loader['kind']}; base: {loader['base']}",
+            f"  {loader['matched']} of {loader['keys']} keys match {against}",
+            *(f"  problem: {text}" for text in loader["problems"]),
+            *(f"  missing: {key}" for key in loader["missing"]),
+            *(f"  {name}: {listed(value)}" for name, value in loader["facts"].items()),
+        ]
+    lines += [f"metadata {key}: {value}" for key, value in facts["metadata"].items()]
+    return lines
+
+
+def listed(value: Any) -> str:
+    """Return a fact on one line."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,256 @@
+"""Updates of layers in files: LoRA of diffusers, peft, kohya, ComfyUI, and everything by LyCORIS' names.
+
+A low-rank update of one rank, one alpha and one network becomes a use of ``weights.lora``; what that cannot
+hold (other parameterisations, magnitudes, a rank above the layer's) a use of ``weights.imported``. All uses are
+called ``lora:...``, so that ``--strength lora=0.7`` weighs the file as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.data import Concept
+from pcs_core.errors import InputError
+from pcs_formats.alphas import configurations
+from pcs_formats.layer_forms import Form, form_of
+from pcs_formats.layer_names import BEGINNINGS, names_of_layers, nearest_name, selector
+from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
+from pcs_formats.reading import Given, Reading, Use
+from pcs_formats.word_files import BUNDLED, read_bundled
+
+if TYPE_CHECKING:
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Site
+    from pcs_formats.alphas import Configuration
+    from pcs_formats.contents import Contents
+
+NAME = "lora"
+"""What all uses of such a file are called before the colon."""
+
+
+def read_layers(contents: Contents, backbone: Backbone | None, given: Given) -> Reading | None:
+    """Return what the file's updates of layers become, or None where it holds none.
+
+    Raises
+    ------
+    InputError
+        Its metadata cannot be used.
+    """
+    words = {k: t for k, t in contents.tensors.items() if k.startswith(BUNDLED)}
+    layers, strange = by_layer({k: t for k, t in contents.tensors.items() if k not in words})
+    if not layers or len(strange) > len(layers):
+        return None
+    reading = Reading(kind_of(layers), base_of(layers, contents.metadata))
+    reading.facts = facts_of(layers, contents.metadata)
+    known = [key for layer in layers.values() for key in layer.keys.values()]
+    for key in strange:
+        near = nearest_ending(key, known)
+        reading.problems.append(
+            f"{key!r} is no part of a layer's update that is known here"
+            + (f", did you mean {near!r}?" if near else "")
+        )
+    if backbone is None:
+        reading.used = {*known, *words}
+        return reading
+    if words:
+        read_bundled(words, backbone, given, reading)
+    chosen = placed(layers, names_of_layers(backbone), reading)
+    add_uses(forms_of(chosen, contents, backbone, reading), backbone, reading)
+    add_concepts(contents, given, reading)
+    return reading
+
+
+def placed(
+    layers: Mapping[str, LayerParts], names: Mapping[str, Site], reading: Reading
+) -> dict[Site, tuple[str, LayerParts]]:
+    """Return site -> (name in the file, its parts); what has no site is a problem of the reading."""
+    chosen: dict[Site, tuple[str, LayerParts]] = {}
+    for name, layer in layers.items():
+        site = names.get(name)
+        key = next(iter(layer.keys.values()))
+        if site is None:
+            near = nearest_name(name, names)
+            ending = key.removeprefix(name)
+            reading.problems.append(
+                f"{key!r} is of no layer of this network"
+                + (f", the nearest is {near + ending!r}" if near else "")
+            )
+        elif site in chosen:
+            reading.problems.append(
+                f"{key!r} and {next(iter(chosen[site][1].keys.values()))!r} are of one layer"
+            )
+        else:
+            chosen[site] = (name, layer)
+    return chosen
+
+
+def forms_of(
+    chosen: Mapping[Site, tuple[str, LayerParts]],
+    contents: Contents,
+    backbone: Backbone,
+    reading: Reading,
+) -> dict[Site, Form]:
+    """Return what each layer's update is; what is incomplete or of another shape is a problem."""
+    tables = configurations(contents)
+    forms = {}
+    for site, (name, layer) in chosen.items():
+        try:
+            alpha = said_alpha(site, layer, tables, backbone)
+            forms[site] = form_of(site, name, layer, alpha)
+        except InputError as error:
+            reading.problems.append(str(error))
+        else:
+            reading.used.update(layer.keys.values())
+    return forms
+
+
+def said_alpha(
+    site: Site, layer: LayerParts, tables: Mapping[str, Configuration], backbone: Backbone
+) -> float | None:
+    """Return a layer's alpha: its own tensor's, else the configuration's, None where nothing is said."""
+    if "alpha" in layer.parts:
+        alpha = layer.parts["alpha"]
+        if alpha.numel() != 1 or not math.isfinite(float(alpha)):
+            raise InputError(f"{layer.keys['alpha']!r} is no number, but {tuple(alpha.shape)}")
+        return float(alpha)
+    if "down" not in layer.parts:
+        return None
+    network, path = "unet", site.name
+    if site.part == "text":
+        from pcs_formats.layer_names import text_path
+
+        network, _, path = text_path(backbone.card.family, site).partition(".")
+    elif "transformer" in tables:
+        network = "transformer"
+    table = tables.get(network, tables.get(""))
+    return None if table is None else table.alpha(path, layer.parts["down"].shape[0])
+
+
+def add_uses(forms: Mapping[Site, Form], backbone: Backbone, reading: Reading) -> None:
+    """Add a use for each group of layers whose settings are alike, and their tensors."""
+    groups: dict[tuple[Any, ...], list[Site]] = {}
+    for site, form in forms.items():
+        key = (site.part, site.kind, form.technique, tuple(sorted(form.settings.items())))
+        groups.setdefault(key, []).append(site)
+    among: dict[tuple[str, str], list[Site]] = {}
+    for site in backbone.sites:
+        among.setdefault((site.part, site.kind), []).append(site)
+    counts: dict[str, int] = {}
+    for (part, kind, technique, settings), sites in groups.items():
+        stem = f"{NAME}:{'text' if part == 'text' else 'denoiser'}"
+        counts[stem] = counts.get(stem, 0) + 1
+        name = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
+        where = {"part": part, "sites": selector(sites, among[part, kind]), "kind": kind}
+        if technique != "weights.lora":
+            where["layers"] = where.pop("kind")
+        reading.uses.append(Use(name, technique, {**dict(settings), **where}))
+        for site in sites:
+            for parameter, tensor in forms[site].tensors.items():
+                reading.tensors[f"{name}/{site.name}/{parameter}"] = tensor
+
+
+def add_concepts(contents: Contents, given: Given, reading: Reading) -> None:
+    """Add the concept of a LoRA whose words are known: a prompt then may name the token in their place."""
+    if not given.token or any(c.token == given.token for c in reading.concepts):
+        return
+    triggers = reading.facts.get("trigger words") or []
+    text = str(triggers[0]) if triggers else given.noun
+    if not text:
+        raise InputError(
+            f"{contents.path} names no trigger word that {given.token!r} could stand for: give --noun, or "
+            "leave --token out and write prompts as for the other tool"
+        )
+    noun = given.noun or text.rpartition(" ")[2]
+    reading.concepts.append(Concept(given.name or contents.path.stem, given.token, noun))
+    reading.words[given.token] = {"text": text, "noun": noun}
+
+
+def kind_of(layers: Mapping[str, LayerParts]) -> str:
+    """Return in words what a file of these layers is."""
+    first = next(iter(layers))
+    parts = {part for layer in layers.values() for part in layer.parts}
+    what = next(
+        (
+            word
+            for word, marks in (
+                ("LoHa", {"hada_w1_a"}),
+                ("LoKr", {"lokr_w1", "lokr_w1_a"}),
+                ("OFT", {"oft_blocks"}),
+                ("full differences", {"diff"}),
+                ("LoCon with Tucker cores", {"mid"}),
+                ("DoRA", {"magnitude", "dora_scale"}),
+            )
+            if marks & parts
+        ),
+        "LoRA",
+    )
+    start = next((b for b in BEGINNINGS if first.startswith(b)), "")
+    spelled = {
+        "lora_unet_": "kohya's names",
+        "lora_te_": "kohya's names",
+        "lora_te1_": "kohya's names",
+        "lora_te2_": "kohya's names",
+        "lora_transformer_": "ai-toolkit's names",
+        "lycoris_": "LyCORIS' own names",
+        "diffusion_model.": "the original release's names",
+        "base_model.model.": "peft's names",
+    }.get(start, "diffusers' names" if start else "bare module names")
+    return f"{what}, {spelled}"
+
+
+def base_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> str:
+    """Return the family that a file shows to be for, or "": by its names, widths and metadata."""
+    if any(n.startswith(("lora_te2_", "text_encoder_2.")) for n in layers):
+        return "sdxl"
+    for name, layer in layers.items():
+        if not name.endswith(("attn2.to_k", "attn2_to_k")):
+            continue
+        for part in ("down", "lokr_w2_b"):
+            if part in layer.parts:
+                width = layer.parts[part].shape[1]
+                return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl"}.get(width, "")
+    if any("joint_blocks" in n or "add_k_proj" in n for n in layers):
+        return "sd3"
+    if any("double_blocks" in n or "single_transformer_blocks" in n for n in layers):
+        return "flux"
+    said = metadata.get("ss_base_model_version") or metadata.get("modelspec.architecture", "")
+    return said and f"{said} (its metadata)"
+
+
+def facts_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return ranks, alphas and trigger words of a file."""
+    ranks = sorted({p["down"].shape[0] for p in (x.parts for x in layers.values()) if "down" in p})
+    alphas = sorted(
+        {
+            float(p["alpha"])
+            for p in (x.parts for x in layers.values())
+            if "alpha" in p and p["alpha"].numel() == 1
+        }
+    )
+    facts: dict[str, Any] = {"layers": len(layers)}
+    if ranks:
+        facts["ranks"] = ranks
+    if alphas:
+        facts["alphas"] = alphas
+    if triggers := trigger_words(metadata):
+        facts["trigger words"] = triggers
+    return facts
+
+
+def trigger_words(metadata: Mapping[str, str]) -> list[str]:
+    """Return the words that a file's metadata says to write, the most telling first."""
+    import json
+
+    said = [w.strip() for w in metadata.get("modelspec.trigger_phrase", "").split(",") if w.strip()]
+    try:
+        counts = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        tags: dict[str, int] = {}
+        for folder in counts.values() if isinstance(counts, dict) else ():
+            for tag, count in folder.items():
+                tags[tag.strip()] = tags.get(tag.strip(), 0) + int(count)
+    except (ValueError, TypeError, AttributeError):
+        return said
+    often = sorted(tags, key=lambda tag: -tags[tag])[:5]
+    return list(dict.fromkeys([*said, *often]))
