@@ -58,9 +58,14 @@ def read_text(file: Path, *, most: int = MOST_BYTES) -> str:
     Raises
     ------
     InputError
-        As :func:`read_bytes`; or it is not UTF-8: names the first byte that is not, its offset and its line.
+        As :func:`read_bytes`; or it is not UTF-8: names the first byte that is not, its offset and its line; or
+        it holds a byte of zero, as UTF-16 does.
     """
     content = read_bytes(file, most=most)
+    if b"\0" in content and content[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(
+            f"{file} is no text, or UTF-16: byte {content.index(0)} of it is 0. Save it as UTF-8"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

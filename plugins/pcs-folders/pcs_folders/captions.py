@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, parse_json, read_text
+from pcs_folders.same_names import plain, sibling
 from pcs_folders.text_files import check_whole
 
 SUFFIXES = (".txt", ".caption")
@@ -36,7 +38,7 @@ def read_captions(file: Path) -> tuple[tuple[str, ...], str]:
     text = read_text(inside(file.parent, file.name, file.parent), most=MOST_CAPTION)
     lines = [" ".join(line.split()) for line in re.split("\r\n|\r|\n", text)]
     captions = tuple(line for line in lines if line)
-    return captions, alternatives_note(len(captions))
+    return captions, alternatives_note(len(captions)) if captions else "empty: it says nothing"
 
 
 def alternatives_note(count: int) -> str:
@@ -52,7 +54,7 @@ def own_caption(image: Path) -> Path | None:
     InputError
         There are two.
     """
-    files = [file for s in SUFFIXES if (file := image.with_suffix(s)).is_file()]
+    files = [file for s in SUFFIXES if (file := sibling(image, s)).is_file()]
     if len(files) > 1:
         names = " and ".join(file.name for file in files)
         raise InputError(f"{image}: {names} are both its caption: keep one")
@@ -70,7 +72,7 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
         It cannot be read, names no image of its folder, or one twice; names the line.
     """
     rows = _json_rows(file) if file.suffix == ".jsonl" else _csv_rows(file)
-    known = {path.relative_to(file.parent).as_posix(): path for path in images}
+    known = {plain(path.relative_to(file.parent).as_posix()): path for path in images}
     captions: dict[Path, tuple[str, ...]] = {}
     unread: dict[str, None] = {}
     for number, row in rows:
@@ -78,6 +80,7 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
             raise InputError(f"{place}: no 'file_name' that says which picture it is about")
+        name = plain(posixpath.normpath(name))
         if name not in known:
             raise InputError(f"{place}: there is no picture {name!r}{nearest(name, known)}")
         keys = [key for key in COLUMNS if row.get(key) not in (None, "")]
@@ -98,8 +101,8 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
             )
         for text in texts:
             check_whole(text, place)
-        plain = (" ".join(text.split()) for text in texts)
-        captions[known[name]] = tuple(text for text in plain if text)
+        joined = (" ".join(text.split()) for text in texts)
+        captions[known[name]] = tuple(text for text in joined if text)
     notes = [f"not read: {', '.join(unread)}"] if unread else []
     if several := sum(len(texts) > 1 for texts in captions.values()):
         notes.append(f"{several} pictures have several captions: one is drawn each time")
@@ -128,6 +131,9 @@ def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
         text = read_text(inside(file.parent, file.name, file.parent), most=MOST_TABLE)
         reader = csv.DictReader(io.StringIO(text), strict=True)
         rows: list[tuple[int, Mapping[str, Any]]] = []
+        heads = list(reader.fieldnames or ())
+        if twice := [head for head in dict.fromkeys(heads) if heads.count(head) > 1]:
+            raise InputError(f"{file}:1: the column {twice[0]!r} stands there twice: keep one")
         for row in reader:
             if None in row:
                 raise InputError(f"{file}:{reader.line_num}: more cells than columns: quote commas")

@@ -11,7 +11,10 @@ from PIL import Image
 from pcs_folders.images import SUFFIXES
 from pcs_folders.parts import visible
 
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mov", ".mkv", ".avi")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".webm", ".mov", ".mkv", ".avi", ".m4v", ".mpg", ".mpeg"),
+    *(".3gp", ".mts", ".m2ts", ".wmv", ".flv", ".ogv"),
+)
 
 
 def find_clips(entries: Sequence[Path]) -> list[Path]:

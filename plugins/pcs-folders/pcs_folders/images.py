@@ -16,15 +16,15 @@ from torch import Tensor
 
 from pcs_core.errors import InputError
 from pcs_folders.colour import grey_curve, to_srgb
+from pcs_folders.other_formats import what_it_is
+from pcs_folders.said_colour import SaidColour, exif_colour, png_colour, take
 
 T = TypeVar("T")
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-UNREADABLE = (
-    *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd", ".eps"),
-    *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2"),
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif"),
+    *(".webp", ".bmp", ".tif", ".tiff", ".gif"),
 )
-"""Suffixes of pictures in formats that are not read."""
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112
@@ -50,11 +50,15 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A file's (first) picture, upright; ``whole`` its height and width there; ``frames`` how many it holds."""
+    """A file's (first) picture, upright; ``whole`` its height and width there; ``frames`` how many it holds.
+
+    ``said`` is the colour that the file says without a profile.
+    """
 
     image: Image.Image
     whole: tuple[int, int]
     frames: int
+    said: SaidColour | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -116,6 +120,7 @@ def read_file(
     """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a file that can be read"
+        what = "is a link to nothing" if path.is_symlink() and not path.exists() else what
         raise InputError(f"{path} {what} with the name of an image: remove or rename it")
     try:
         if path.stat().st_size == 0:
@@ -135,15 +140,14 @@ def read_file(
                 upright = ImageOps.exif_transpose(image)
                 turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
                 whole = (width, height) if turned else (height, width)
-                return use(Opened(upright, whole, frames))
+                said = png_colour(file, image) if image.format == "PNG" else exif_colour(image)
+                return use(Opened(upright, whole, frames, said))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(path, f"more than {2 * MOST_PIXELS // 1_000_000}")) from error
     except UnidentifiedImageError as error:
-        raise InputError(
-            f"{path} is not an image ({', '.join(FORMATS)}): remove it or save it again"
-        ) from error
+        raise InputError(what_it_is(path, FORMATS)) from error
     except MemoryError as error:
         raise InputError(f"{path} does not fit into memory: make it smaller") from error
     except Exception as error:
@@ -174,11 +178,14 @@ def _too_large(path: Path, pixels: str) -> str:
 
 def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Picture:
     image, whole, notes = opened.image, opened.whole, opened.notes
-    mode = image.mode
+    profile, note = take(opened.said, path)
+    if profile:
+        image.info["icc_profile"] = profile
+    notes, mode = (*notes, *([note] if note else [])), image.mode
     if mode == "I" or mode.startswith("I;16"):
         levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(f"{path} has 32 bits per pixel: save it with 8 or 16")
+        if mode == "I":  # which numbers would be black and white?
+            raise InputError(f"{path} has 32 bits per pixel, or signed ones: save it with 8 or 16")
         clear = image.info.get("transparency")
         alpha = None
         if isinstance(clear, int):
@@ -194,6 +201,8 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
         return Picture(reduced(_grey(values), whole, size), None, whole, notes)
     kept, _ = held_size(whole, size)
+    if {level for _, level in image.convert("L").getcolors(2) or ()} == {0, 255}:
+        notes = (*notes, "it is black and white alone, as masks are: read as a picture")
     image, note = to_srgb(image)
     clear = image.has_transparency_data
     image = image.convert("RGBA" if clear else "RGB")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,19 @@ from pcs_core.errors import InputError, check_utf8, nearest
 from pcs_folders import captions as caption_files
 from pcs_folders.clips import VIDEO_SUFFIXES, find_clips
 from pcs_folders.concepts import FILE, read_concepts
-from pcs_folders.images import SUFFIXES, UNREADABLE
+from pcs_folders.images import SUFFIXES
 from pcs_folders.marks import read_marks
-from pcs_folders.mask_names import assign_masks, mask_folder_files, split_masks
+from pcs_folders.mask_names import assign_masks, doubt, mask_folder_files, split_masks
+from pcs_folders.other_formats import ARCHIVES, BESIDE, UNREADABLE
 from pcs_folders.parts import MASK_FOLDERS, Part, find_parts, pictures_in, visible
+from pcs_folders.same_names import plain, sibling
 from pcs_folders.uses import LEFT_OUT, FileUse
 
 _BESIDE = {".txt": "caption", ".caption": "caption", ".json": "json"}
 _ABOUT = ("readme", "license", "licence", "notice", "copying")
-_SYSTEM = ("thumbs.db", "desktop.ini")
+_SYSTEM = ("thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir")
+DEEP = 3
+"""Levels of folders that are looked through for pictures, where there are none."""
 
 
 @dataclass
@@ -66,6 +70,8 @@ def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderL
     check_utf8(folder.resolve())
     if not folder.exists():
         raise InputError(f"{folder} does not exist: give a folder with pictures of the subject")
+    if not folder.is_dir() and folder.suffix.lower() in ARCHIVES:
+        raise InputError(f"{folder} is an archive: unpack it, and give the folder that it makes")
     if not folder.is_dir():
         raise InputError(f"{folder} is a file: give the folder that holds it")
     try:
@@ -110,15 +116,24 @@ def _check_readable(entries: Sequence[Path]) -> None:
 def _nothing(folder: Path, entries: Sequence[Path]) -> str:
     names = ", ".join(p.name for p in entries[:5])
     holds = f"it holds {names}" if names else "it is empty"
-    deeper = [p.name for p in entries if p.is_dir() and pictures_in(p)]
+    if any(p.suffix.lower() in ARCHIVES for p in entries):
+        holds += ": unpack it first"
+    deeper = [d.relative_to(folder).as_posix() for d in _folders(entries, DEEP) if pictures_in(d)]
     if deeper:
-        holds += (
-            f"; pictures lie in {', '.join(deeper)}: give that folder, or name each after a concept"
-        )
+        holds += f"; pictures lie in {', '.join(deeper[:5])}: give that folder, or name each after a concept"
     return (
         f"{folder} has no images ({' '.join(SUFFIXES)}) and no clips "
         f"({' '.join(VIDEO_SUFFIXES)}, folders of numbered frames): {holds}"
     )
+
+
+def _folders(entries: Sequence[Path], depth: int) -> Iterator[Path]:
+    """Yield the folders among ``entries`` and in them, to a depth; links are not followed."""
+    for path in entries:
+        if path.is_dir() and not path.is_symlink():
+            yield path
+            if depth > 1:
+                yield from _folders(visible(path), depth - 1)
 
 
 def _part(listing: FolderListing, part: Part) -> None:
@@ -134,41 +149,36 @@ def _part(listing: FolderListing, part: Part) -> None:
     listing.masks.update(given)
     _texts(listing, part.folder, entries, images)
     for image in images:
-        marks = read_marks(image.with_suffix(".json"), listing.concepts)
+        marks = read_marks(json := sibling(image, ".json"), listing.concepts)
         if part.concept is not None:
             marks = {"concepts": [part.concept], **marks}
         if marks:
             listing.marks[image] = marks
-        if (json := image.with_suffix(".json")).is_file():
+        if json.is_file():
             listing.say(json, f"{', '.join(marks) or 'nothing'} of {image.name}")
         shows = f" of {part.concept!r}" if part.concept is not None else ""
-        listing.say(image, f"picture{shows}", _named_as_mask(image))
-    for (image, concept), path in given.items():
-        listing.say(path, f"mask of {concept!r} in {image.name}")
+        listing.say(image, f"picture{shows}", doubt(image, images))
+    for (_, concept), path in given.items():
+        named = [one.name for (one, of), mask in given.items() if mask == path and of == concept]
+        listing.say(path, f"mask of {concept!r} in {' and '.join(named)}")
     if part.folder != listing.folder:
         listing.say(part.folder, f"folder of {len(images)} pictures", part.note)
         _rest(listing, entries)
-
-
-def _named_as_mask(image: Path) -> str:
-    stem = image.stem.lower()
-    if stem.endswith(("_mask", "-mask")):
-        return f"named as a mask, but there is no picture {image.stem[:-5]!r}: read as a picture"
-    return ""
 
 
 def _texts(
     listing: FolderListing, folder: Path, entries: Sequence[Path], images: Sequence[Path]
 ) -> None:
     """Add the captions of ``images``: beside each, or in a table of the folder."""
-    _check_beside(entries, {path.stem for path in images})
+    _check_beside(entries, {plain(path.stem) for path in images})
     sources: dict[Path, Path] = {}
     for image in images:
         file = caption_files.own_caption(image)
         if file is not None:
             texts, note = caption_files.read_captions(file)
             listing.captions[image], sources[image] = texts, file
-            listing.say(file, f"caption of {image.name}", note)
+            named = [one.name for one, source in sources.items() if source == file]
+            listing.say(file, f"caption of {' and '.join(named)}", note)
     for name in caption_files.TABLES:
         table = folder / name
         if not table.is_file():
@@ -189,7 +199,7 @@ def _check_beside(entries: Sequence[Path], stems: set[str]) -> None:
         suffix = path.suffix.lower()
         if suffix not in _BESIDE:
             continue
-        if path.stem not in stems:
+        if plain(path.stem) not in stems:
             if path.stem.lower().startswith(_ABOUT):
                 continue
             raise InputError(
@@ -214,7 +224,7 @@ def _rest(listing: FolderListing, entries: Sequence[Path]) -> None:
                 continue
             count = len(pictures_in(path))
             what = f"a folder with {count} pictures" if count else "a folder"
-            listing.say(path, LEFT_OUT, what)
+            listing.say(path, LEFT_OUT, what, quiet=path.name.lower() in _SYSTEM and not count)
         else:
             about = path.stem.lower().startswith(_ABOUT) or path.name.lower() in _SYSTEM
             listing.say(path, LEFT_OUT, _why(path), quiet=about)
@@ -227,6 +237,10 @@ def _why(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix in VIDEO_SUFFIXES:
         return "a clip among still pictures"
+    if suffix in ARCHIVES:
+        return "an archive: unpack it, where it holds pictures"
+    if suffix in BESIDE:
+        return f"{suffix} pictures are not read"
     if suffix in (".txt", ".caption", ".json"):
         return "about the folder"
     return f"{suffix or 'no suffix'}: no picture, caption, mask or marks"

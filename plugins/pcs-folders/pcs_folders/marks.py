@@ -9,6 +9,7 @@ from typing import Any
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, read_json
+from pcs_folders.captions import COLUMNS
 
 KEYS = ("boxes", "points", "concepts")
 
@@ -31,6 +32,8 @@ def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
     for key, value in data.items():
         if key not in KEYS:
             hint = nearest(key, KEYS) or f" (known: {', '.join(KEYS)})"
+            if key in COLUMNS:
+                hint = f": a caption lies beside its picture as {file.stem}.txt"
             raise InputError(f"{file}: unknown key {key!r}{hint}")
         if not isinstance(value, list | dict):
             raise InputError(f"{file}: {key} must be a list, or lists by concept, got {value!r}")

@@ -153,4 +153,14 @@ def _scaled(
             f"{path} is no mask: it holds {span}, where black (0) is the ground and white ({most}) the "
             "subject: save it with the whole range"
         )
-    return np.asarray(levels / most), ()
+    return np.asarray(levels / most), _in_part(levels / most, few)
+
+
+def _in_part(values: np.ndarray, few: bool) -> tuple[str, ...]:
+    """Return what a user should know of a mask [h w] in [0, 1] that is much neither black nor white."""
+    share = float(((values > NEARLY) & (values < 1 - NEARLY)).mean())
+    if few and share >= LABEL:
+        return (f"{_percent(share)} of it is grey, and counts in part: is it a label of its own?",)
+    if share > 0.5:
+        return (f"{_percent(share)} of it is neither black nor white: is it a mask?",)
+    return ()

@@ -5,30 +5,56 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, check_utf8, nearest
 from pcs_folders.images import SUFFIXES
 from pcs_folders.parts import MASK_FOLDERS, visible
+from pcs_folders.same_names import plain
 
 OWN = re.compile(r"^(?P<stem>.+)\.mask(?:\.(?P<concept>[^.]+))?$", re.IGNORECASE)
 """``a.mask.png``, ``a.mask.dog.png``: a mask whether or not there is a picture for it."""
 LABEL = re.compile(r"^(?P<stem>.+)-masklabel$", re.IGNORECASE)
 """OneTrainer's."""
-OTHER = re.compile(r"^(?P<stem>.+)[-_]mask(?:[-_.](?P<concept>[^.]+))?$", re.IGNORECASE)
-"""``a_mask.png``, ``a-mask.png``: a mask where there is a picture ``a``, else a picture of that name."""
+_WORDS = "mask|matte|alpha|segmentation|seg"
+OTHER = re.compile(
+    rf"^(?P<stem>.+?)[-_. ]?(?:{_WORDS})\d*(?:[-_.](?P<concept>[^.]+))?$", re.IGNORECASE
+)
+"""``a_mask.png``, ``a-matte.png``: a mask where there is a picture ``a``, else a picture of that name."""
+BEFORE = re.compile(r"^mask[-_. ]?(?P<stem>.+)$", re.IGNORECASE)
+"""``mask_a.png``: likewise."""
+CONTROL = re.compile(
+    r"^(?P<stem>.+?)[-_. ](?:condlabel|depth|canny|pose|openpose|normals?|lineart|edges?|trimap|control)$",
+    re.IGNORECASE,
+)
+"""``a-condlabel.png``, ``a_depth.png``: what other trainers are shown beside a picture ``a``."""
 
 
 def split_masks(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     """Return the pictures among image files of one folder, and the masks that lie between them."""
-    stems = {p.stem.lower() for p in files}
+    stems = {plain(p.stem).lower() for p in files}
     masks = []
     for path in files:
-        other = OTHER.match(path.stem)
+        others = (OTHER.match(path.stem), BEFORE.match(path.stem))
         named = OWN.match(path.stem) or LABEL.match(path.stem)
-        if named or (other and other["stem"].lower() in stems):
+        if named or any(o and plain(o["stem"]).lower() in stems for o in others):
             masks.append(path)
     return [p for p in files if p not in masks], masks
+
+
+def doubt(image: Path, images: Sequence[Path]) -> str:
+    """Return what a user should know of a picture whose name says that it may be none, or nothing."""
+    stems = {plain(p.stem).lower(): p.name for p in images}
+    control = CONTROL.match(image.stem)
+    if control and (of := stems.get(plain(control["stem"]).lower())):
+        return f"named as what belongs to {of}, and read as a picture: move it away if it shows no subject"
+    if image.stem.lower() in ("mask", "masks", "matte", "alpha"):
+        return "named as a mask, but it does not say of which picture it is one: read as a picture"
+    stem = OTHER.match(image.stem)
+    if stem and image.stem.lower().endswith(("_mask", "-mask")):
+        return f"named as a mask, but there is no picture {image.stem[:-5]!r}: read as a picture"
+    return ""
 
 
 def mask_folder_files(folder: Path) -> list[Path]:
@@ -52,7 +78,9 @@ def assign_masks(
         A mask of no image or of no concept, two of the same, or one that is no PNG.
     """
     names = [concept.name for concept in concepts]
-    stems = {path.stem: path for path in images}
+    stems: dict[str, list[Path]] = {}
+    for image in images:
+        stems.setdefault(plain(image.stem), []).append(image)
     given: dict[tuple[Path, str], Path] = {}
     for path in masks:
         stem, concept = _named(path, stems, names, folder)
@@ -68,27 +96,30 @@ def assign_masks(
         if concept is not None and concept not in names:
             hint = nearest(concept, names) or f" (known: {', '.join(names)})"
             raise InputError(f"{path}: no concept {concept!r}{hint}")
-        key = (stems[stem], concept or names[0])
-        if key in given:
-            raise InputError(f"{path} and {given[key].name} are both the mask of {key[1]!r}")
-        given[key] = path
+        for image in stems[stem]:
+            key = (image, concept or names[0])
+            if key in given:
+                raise InputError(f"{path} and {given[key].name} are both the mask of {key[1]!r}")
+            given[key] = path
     return given
 
 
 def _named(
-    path: Path, stems: Mapping[str, Path], names: Sequence[str], folder: Path
+    path: Path, stems: Mapping[str, Any], names: Sequence[str], folder: Path
 ) -> tuple[str, str | None]:
     """Return the stem of the picture that a mask's name speaks of, and the concept, if it says one."""
-    inside = path.relative_to(folder).parts[:-1]
-    for pattern in (OWN, LABEL, OTHER):
-        match = pattern.match(path.stem)
-        if match:
-            return match["stem"], match.groupdict().get("concept")
+    inside, name = path.relative_to(folder).parts[:-1], plain(path.stem)
+    in_names = {plain(one): one for one in names}
+    for pattern in (OWN, LABEL, OTHER, BEFORE):
+        match = pattern.match(name)
+        if match and (pattern in (OWN, LABEL) or match["stem"] in stems):
+            concept = match.groupdict().get("concept")
+            return match["stem"], in_names.get(concept or "", concept)
     if not inside:
-        return path.stem, None
+        return name, None
     if len(inside) > 1:  # masks/dog/a.png
-        return path.stem, inside[-1]
-    head, dot, tail = path.stem.rpartition(".")  # masks/a.dog.png
-    if path.stem not in stems and dot and tail in names:
-        return head, tail
-    return path.stem, None
+        return name, in_names.get(plain(inside[-1]), inside[-1])
+    head, dot, tail = name.rpartition(".")  # masks/a.dog.png
+    if name not in stems and dot and tail in in_names:
+        return head, in_names[tail]
+    return name, None

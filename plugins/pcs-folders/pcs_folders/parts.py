@@ -11,7 +11,7 @@ from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, check_utf8
 from pcs_folders.images import SUFFIXES
 
-MASK_FOLDERS = ("mask", "masks", "conditioning", "masklabel", "masklabels")
+MASK_FOLDERS = (*("mask", "masks", "conditioning", "masklabel", "masklabels", "matte", "mattes"),)
 """Names of folders beside the pictures that hold masks; ``conditioning`` is kohya's."""
 _REPEATS = re.compile(r"^(?P<count>\d+)_(?P<words>.*[^\W\d_].*)$")
 

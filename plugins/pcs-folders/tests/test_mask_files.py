@@ -112,3 +112,17 @@ def test_what_may_surprise_is_said(tmp_path: Path, levels: np.ndarray, note: str
 def test_an_empty_mask_is_known_as_such(tmp_path: Path) -> None:
     Image.fromarray(INSIDE * 0).save(tmp_path / "m.png")
     assert read_mask(tmp_path / "m.png").empty
+
+
+@pytest.mark.parametrize(
+    ("levels", "note"),
+    [
+        (np.where(np.arange(100) < 70, 0, np.where(np.arange(100) < 85, 128, 255)), "15 % of it"),
+        (np.linspace(0, 255, 100), "of it is neither black nor white: is it a mask"),
+    ],
+)
+def test_what_is_neither_black_nor_white_is_said(
+    tmp_path: Path, levels: np.ndarray, note: str
+) -> None:
+    Image.fromarray(levels.round().astype(np.uint8)[None].repeat(4, 0)).save(tmp_path / "m.png")
+    assert note in read_mask(tmp_path / "m.png").notes[0]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
 from PIL import Image
@@ -125,6 +127,12 @@ def test_captions_that_cannot_be_told_apart(
         "masks/dog/a.png",
         "conditioning/a.png",
         "masks/a_mask.png",
+        "a_matte.png",
+        "a.alpha.png",
+        "a mask.png",
+        "a_mask0.png",
+        "mask_a.png",
+        "mattes/a.png",
     ],
 )
 def test_masks_under_the_names_of_other_tools(good: Path, name: str) -> None:
@@ -144,6 +152,94 @@ def test_a_picture_named_as_a_mask_is_said_to_be_a_picture(good: Path) -> None:
     assert reading(good).subject.files == ("a.png", "ski_mask.png")
     (note,) = reading(good).notes
     assert note.startswith("ski_mask.png: picture (named as a mask, but there is no picture 'ski'")
+
+
+@pytest.mark.parametrize(
+    ("name", "note"),
+    [
+        ("a-condlabel.png", "named as what belongs to a.png"),
+        ("a_depth.png", "named as what belongs to a.png"),
+        ("mask.png", "does not say of which picture"),
+    ],
+)
+def test_a_picture_that_may_be_none_is_said(good: Path, name: str, note: str) -> None:
+    picture(good / name)
+    assert any(line.startswith(name) and note in line for line in reading(good).notes)
+
+
+def test_a_black_and_white_picture_is_said_to_be_read_as_a_picture(good: Path) -> None:
+    mask(good / "b.png")
+    assert reading(good).subject.files == ("a.png", "b.png")
+    assert "b.png: picture (it is black and white alone, as masks are" in reading(good).notes[0]
+
+
+def test_names_in_either_normal_form_are_alike(folder: Path) -> None:
+    """macOS writes é as two characters, other systems as one."""
+    two, one = normalize("NFD", "é"), normalize("NFC", "é")
+    picture(folder / f"{two}.png")
+    picture(folder / f"{two}2.png")
+    mask(folder / f"{one}.mask.png")
+    (folder / f"{one}.txt").write_text("a dog", encoding="utf-8")
+    (folder / f"{one}.json").write_text('{"points": [[0.5, 0.5]]}', encoding="utf-8")
+    line = json.dumps({"file_name": f"./{one}2.png", "text": "a wet dog"})
+    (folder / "metadata.jsonl").write_text(line, encoding="utf-8")
+    subject = reading(folder).subject
+    assert sorted(subject.captions, key=str) == ["a dog", "a wet dog"]
+    assert [m is not None for m in subject.masks["dog"]] == [
+        f == f"{two}.png" for f in subject.files
+    ]
+    assert {"points": [[0.5, 0.5]]} in subject.extra
+
+
+def test_what_speaks_of_a_stem_speaks_of_all_its_pictures(good: Path) -> None:
+    picture(good / "a.bmp")
+    mask(good / "a.mask.png")
+    (good / "a.txt").write_text("a dog", encoding="utf-8")
+    read = reading(good)
+    assert read.subject.captions == ("a dog", "a dog")
+    assert all(m is not None for m in read.subject.masks["dog"])
+    uses = {u.file: u.use for u in read.uses}
+    assert uses["a.txt"] == "caption of a.bmp and a.png"
+    assert uses["a.mask.png"] == "mask of 'dog' in a.bmp and a.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.exr", b"x", "x.exr: .exr pictures are not read"),
+        ("x.tga", b"x", "x.tga: .tga pictures are not read"),
+        ("x.jpg", b"\0\0\0\x18ftypheic\0\0\0\0", "x.jpg holds HEIC, which is not read"),
+        ("x.png", b"\xff\x0a____", "x.png holds JPEG XL, which is not read"),
+        ("x.png", b"<!DOCTYPE html><html>", "x.png holds a page of HTML or XML"),
+        ("x.png", b"version https://git-lfs.github.com/spec/v1\n", "x.png holds Git LFS's pointer"),
+        ("x.tif", b"II*\0" + bytes(20), "x.tif holds a TIFF of a kind"),
+        ("a.json", b'{"caption": "x"}', "a caption lies beside its picture as a.txt"),
+        ("a.txt", "a dog".encode("utf-16-le"), "a.txt is no text, or UTF-16: byte 1 of it is 0"),
+        (
+            "metadata.csv",
+            b"file_name,text,text\na.png,x,y\n",
+            "the column 'text' stands there twice",
+        ),
+    ],
+)
+def test_a_refusal_names_the_true_cause(
+    good: Path, name: str, content: bytes, message: str
+) -> None:
+    (good / name).write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(message)):
+        reading(good)
+
+
+def test_archives_are_named_as_archives(folder: Path, good: Path) -> None:
+    (good / "more.zip").write_bytes(b"PK")
+    assert reading(good).notes == (
+        "more.zip: left out (an archive: unpack it, where it holds pictures)",
+    )
+    with pytest.raises(InputError, match="is an archive: unpack it, and give the folder"):
+        reading(good / "more.zip")
+    (good / "a.png").unlink()
+    with pytest.raises(InputError, match=r"it holds more\.zip: unpack it first"):
+        reading(folder)
 
 
 @pytest.mark.parametrize("name", ["b-masklabel.png", "masks/b.png", "conditioning/b.png"])
@@ -237,6 +333,9 @@ def test_a_folder_with_repeats_of_no_concept_is_refused(folder: Path) -> None:
 def test_pictures_that_lie_deeper_are_named(folder: Path) -> None:
     picture(folder / "images" / "x.png")
     with pytest.raises(InputError, match="pictures lie in images: give that folder"):
+        reading(folder)
+    picture(folder / "img" / "10_sks dog" / "x.png")
+    with pytest.raises(InputError, match="pictures lie in images, img/10_sks dog: give that"):
         reading(folder)
 
 

@@ -1,0 +1,130 @@
+"""Colour that a file says without a profile is converted to sRGB, or the file is refused by name."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pcs_core.errors import InputError
+from pcs_folders.images import read_picture
+
+COLOUR = (200, 60, 60)
+P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
+P3_TO_SRGB = np.array([[1.2249, -0.2247, 0], [-0.0421, 1.0419, 0], [-0.0197, -0.0786, 1.0979]])
+"""Between linear colours of one white: CSS Color 4, sample code."""
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(path: Path, *chunks: tuple[bytes, bytes], depth: int = 8, grey: bool = False) -> Path:
+    """Write a picture of one colour with chunks in front of its pixels."""
+    head = struct.pack(">IIBBBBB", 4, 4, depth, 0 if grey else 2, 0, 0, 0)
+    sample = struct.pack(">H", 32768) if grey else bytes(COLOUR)
+    if depth == 16 and not grey:
+        sample = struct.pack(">3H", *(257 * n for n in COLOUR))
+    body = zlib.compress(4 * (b"\0" + 4 * sample))
+    parts = [(b"IHDR", head), *chunks, (b"IDAT", body), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return path
+
+
+def cicp(*numbers: int) -> tuple[bytes, bytes]:
+    return b"cICP", bytes(numbers)
+
+
+def gamma(number: int) -> tuple[bytes, bytes]:
+    return b"gAMA", struct.pack(">I", number)
+
+
+def primaries(places: tuple[float, ...]) -> tuple[bytes, bytes]:
+    return b"cHRM", struct.pack(">8I", *(round(100_000 * n) for n in places))
+
+
+def light(levels: np.ndarray) -> np.ndarray:
+    return np.where(levels <= 0.04045, levels / 12.92, ((levels + 0.055) / 1.055) ** 2.4)
+
+
+def shown(linear: np.ndarray) -> np.ndarray:
+    linear = linear.clip(0, 1)
+    return np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+LEVELS = np.array(COLOUR) / 255
+WIDE = shown(P3_TO_SRGB @ light(LEVELS))
+
+
+@pytest.mark.parametrize(
+    ("chunks", "want"),
+    [
+        ([cicp(12, 13, 0, 1)], WIDE),
+        ([primaries(P3)], WIDE),
+        ([gamma(45_455), primaries(P3)], WIDE),
+        ([gamma(100_000)], shown(LEVELS)),
+        ([gamma(55_556)], shown(LEVELS**1.8)),
+        ([cicp(1, 8, 0, 1), gamma(45_455)], shown(LEVELS)),
+        ([cicp(1, 13, 0, 0)], (np.array(COLOUR) - 16) / 219),
+        ([cicp(1, 13, 0, 1)], LEVELS),
+        ([gamma(45_455)], LEVELS),
+        ([(b"sRGB", b"\0"), gamma(100_000)], LEVELS),
+    ],
+)
+def test_what_a_png_says_is_converted(
+    tmp_path: Path, chunks: list[tuple[bytes, bytes]], want: np.ndarray
+) -> None:
+    rgb = read_picture(png(tmp_path / "x.png", *chunks)).rgb[:, 2, 2].numpy()
+    assert np.abs(rgb - want).max() < 0.012
+    if want is LEVELS:
+        assert np.abs(rgb - want).max() < 1e-6
+
+
+def test_sixteen_bits_of_grey_follow_their_gamma(tmp_path: Path) -> None:
+    picture = read_picture(png(tmp_path / "x.png", gamma(100_000), depth=16, grey=True))
+    assert np.abs(picture.rgb.numpy() - shown(np.array(0.5))).max() < 0.005
+    assert "its gamma is 1" in picture.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("chunks", "message"),
+    [
+        ([cicp(9, 16, 0, 1)], "is HDR .its cICP chunk says PQ."),
+        ([cicp(9, 18, 0, 1)], "is HDR .its cICP chunk says HLG."),
+        ([cicp(1, 13, 1, 1)], "a colour space that is not read .cICP 1, 13, 1."),
+        ([cicp(200, 13, 0, 1)], "a colour space that is not read .cICP 200, 13, 0."),
+    ],
+)
+def test_high_dynamic_range_is_refused_by_name(
+    tmp_path: Path, chunks: list[tuple[bytes, bytes]], message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"x\.png .*{message}.* as sRGB"):
+        read_picture(png(tmp_path / "x.png", *chunks))
+
+
+def test_a_transparent_colour_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
+    clear = (b"tRNS", struct.pack(">3H", 1, 2, 3))
+    with pytest.raises(InputError, match="one colour of 16 bits transparent"):
+        read_picture(png(tmp_path / "x.png", clear, depth=16))
+
+
+@pytest.mark.parametrize(
+    ("said", "note"), [(gamma(0), "its gamma .gAMA 0."), (primaries((0.0,) * 8), "its primaries")]
+)
+def test_what_cannot_be_meant_is_said(tmp_path: Path, said: tuple[bytes, bytes], note: str) -> None:
+    picture = read_picture(png(tmp_path / "x.png", said))
+    assert np.abs(picture.rgb[:, 0, 0].numpy() - LEVELS).max() < 1e-6
+    assert re.search(note, picture.notes[0])
+
+
+def test_a_cameras_adobe_rgb_without_a_profile(tmp_path: Path) -> None:
+    """Adobe RGB (200, 60, 60) is a red above sRGB's 229."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA005: {1: "R03"}}
+    Image.new("RGB", (16, 16), COLOUR).save(tmp_path / "x.jpg", quality=100, exif=exif)
+    assert read_picture(tmp_path / "x.jpg").rgb[0, 8, 8] > 229 / 255
