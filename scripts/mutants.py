@@ -17,8 +17,11 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
 
@@ -94,13 +97,33 @@ def environment(tree: Path) -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def try_one(id: str, tree: Path, limit: int) -> str:
-    """Run the pending mutants of a technique, ``limit`` at most (0: all); return why not, or ""."""
+@contextmanager
+def warm_process(tree: Path) -> Iterator[Path]:
+    """Start the process that runs guards in ``tree``, yield its socket, end it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        place = Path(folder) / "socket"
+        command = [sys.executable, str(tree / "scripts" / "mutation" / "warm.py"), str(place)]
+        with subprocess.Popen(command, cwd=tree, env=environment(tree)) as process:
+            try:
+                while not place.exists():
+                    if process.poll() is not None:
+                        raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
+                    time.sleep(0.1)
+                yield place
+            finally:
+                process.terminate()
+
+
+def try_one(id: str, tree: Path, warm: Path, limit: int) -> str:
+    """Run the pending mutants of a technique, ``limit`` at most (0: all); return why not, or "".
+
+    ``warm`` is the socket of the process that runs guards in ``tree``.
+    """
     with use_db(str(session(id)), WorkDB.Mode.open) as db:
         pending = [item.job_id for item in db.pending_work_items]
     if not pending:
         return ""
-    guards = [sys.executable, str(tree / "scripts" / "mutation" / "guards.py"), id]
+    guards = [sys.executable, str(tree / "scripts" / "mutation" / "ask.py"), str(warm), id]
     began = time.monotonic()
     plain = subprocess.run(
         guards, cwd=tree, env=environment(tree), capture_output=True, text=True, check=False
@@ -142,16 +165,17 @@ def run(ids: list[str], jobs: int, limit: int) -> list[str]:
 
     def work(number: int) -> None:
         tree = copy_tree(number)
-        while True:
-            try:
-                id = waiting.get_nowait()
-            except Empty:
-                return
-            if said := try_one(id, tree, limit):
-                broken.append(id)
-                print(f"{id}: its guards fail without a mutant:\n{said}", file=sys.stderr)
-            print(f"{id}: done, {waiting.qsize()} techniques wait", file=sys.stderr, flush=True)
-            write(ids, broken)
+        with warm_process(tree) as warm:
+            while True:
+                try:
+                    id = waiting.get_nowait()
+                except Empty:
+                    return
+                if said := try_one(id, tree, warm, limit):
+                    broken.append(id)
+                    print(f"{id}: its guards fail without a mutant:\n{said}", file=sys.stderr)
+                print(f"{id}: done, {waiting.qsize()} techniques wait", file=sys.stderr, flush=True)
+                write(ids, broken)
 
     with ThreadPoolExecutor(jobs) as pool:
         list(pool.map(work, range(jobs)))

@@ -8,8 +8,9 @@ on it, and the claims of the systems that use it with the fewest other uses. Exi
 
 from __future__ import annotations
 
-import subprocess
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ CONTRACT = "tests/contract/test_every_technique.py::test_contract"
 CHECK = "tests/systems/test_defining_checks.py::test_holds"
 SYSTEMS = 2
 """Systems of a technique whose claims are run."""
-PYTEST = ("-m", "pytest", "-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--no-header")
+PYTEST = ("-x", "-q", "-m", "not slow", "-p", "no:cacheprovider", "--no-header")
 
 
 def stages(technique: str) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -49,18 +50,45 @@ def systems_of(technique: str) -> list[str]:
     return [system for _, system in sorted(ranked)]
 
 
-def main() -> int:
-    """Run the stages of the technique that is named."""
+def run(technique: str) -> int:
+    """Run the stages one after the other, each in a fork of this process; return 1 where one fails, else 0.
+
+    What this process has imported is there already: a run spends its time on tests, not on loading libraries.
+    """
     try:
-        for name, selection in stages(sys.argv[1]):
-            done = subprocess.run([sys.executable, *PYTEST, *selection], cwd=ROOT, check=False)
-            if done.returncode:
-                print(f"stopped by: {name}")
+        for name, selection in stages(technique):
+            if status := in_fork(selection):
+                print(f"stopped by: {name} (exit status {status})", flush=True)
                 return 1
     except Exception as error:  # a mutant that does not even load
-        print(f"stopped by: loading ({error})")
+        print(f"stopped by: loading ({error})", flush=True)
         return 1
     return 0
+
+
+def in_fork(selection: tuple[str, ...]) -> int:
+    """Run pytest on ``selection`` in a fork and return its exit status."""
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 70
+        try:
+            import pytest
+
+            status = int(pytest.main([*PYTEST, *selection]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> int:
+    """Run the stages of the technique that is named."""
+    os.chdir(ROOT)
+    return run(sys.argv[1])
 
 
 if __name__ == "__main__":
