@@ -66,7 +66,7 @@ def answer(asked: socket.socket) -> None:
         if not child:
             status = 1
             try:
-                os.setsid()
+                os.setpgrp()
                 os.environ["PCS_CACHE"] = cache
                 os.dup2(asked.fileno(), 1)
                 os.dup2(asked.fileno(), 2)
