@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -37,6 +38,25 @@ def test_noise_levels_decide(draw: Any, asked: Any, backbone: Any) -> None:
     assert {1, 2} == set(asked.rows)
     assert asked.rows[0] == 1
     assert asked.rows[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("sigma", "progress", "guided"),
+    [
+        (0.5, 0.5, False),  # the lower bound itself is outside
+        (0.6, 0.5, True),
+        (4.0, 0.5, True),  # the upper bound itself is inside
+        (4.1, 0.5, False),
+        (1.0, 0.25, True),
+        (1.0, 0.2, False),
+        (1.0, 0.75, False),  # it ends where the part ends
+    ],
+)
+def test_the_ends_of_the_interval(sigma: float, progress: float, guided: bool) -> None:
+    technique = GuidanceInterval(low=0.5, high=4.0, start=0.25, stop=0.75)
+    level = SimpleNamespace(alpha=torch.tensor([0.5]), sigma=torch.tensor([0.5 * sigma]))
+    step: Any = SimpleNamespace(level=level, progress=progress)
+    assert technique.guides(step) is guided
 
 
 def test_never_is_the_positive_branch_alone(draw: Any, asked: Any) -> None:

@@ -167,6 +167,16 @@ def test_mix_of_shows_term_is_that_of_its_release(backbone: Backbone) -> None:
     assert actual == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_mean_over_a_word_s_tokens_is_their_sum_divided_by_their_number(
+    backbone: Backbone,
+) -> None:
+    left = torch.zeros(1, 32, 32)
+    left[..., :20] = 1.0
+    subject = replace(make_subject(images=2), masks={"fido": (left, left.flip(-1))})
+    total, mean = (one_step(backbone, subject, 3, tokens=t)[1] for t in ("sum", "mean"))
+    assert mean == pytest.approx(total / 2, rel=1e-5)  # the word has two
+
+
 @pytest.mark.parametrize(
     "other", [{"tokens": "mean"}, {"grids": "finest"}, {"peaks": "row"}, {"mode": "split"}]
 )

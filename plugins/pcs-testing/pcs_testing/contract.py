@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, trainable
-from pcs_core.data import BranchEdit, Phase
+from pcs_core.data import BranchEdit, Phase, SampleSettings
 from pcs_core.engine import fit, sample
 from pcs_core.errors import ConflictError, RecipeError
 from pcs_core.hookspecs import RUN_HOOKS
@@ -145,10 +145,12 @@ def neutral_changes_nothing(case: Case) -> None:
     alone = {"testing.probe": Probe(), **case.named_others()}
     beside = {**alone, "under.test": case.make(**neutral)}
     phase = Phase("p", 2, batch={"subject": 1}, lr={"*": 1e-2}, train=("testing.probe/*",))
-    tensors = [
-        fit(make_recipe(uses, phase), case.subject(), backbone)[0].tensors
+    settings = SampleSettings(steps=2, scale=2.0)
+    artifacts = [
+        fit(make_recipe(uses, phase, sample=settings), case.subject(), backbone)[0]
         for uses in (alone, beside)
     ]
+    tensors = [artifact.tensors for artifact in artifacts]
     for name, tensor in tensors[0].items():
         # residuals of zero leave every value as it is, but autograd sums the gradients of a skip
         # connection in another order: equal to rounding there, to the bit everywhere else
@@ -160,6 +162,14 @@ def neutral_changes_nothing(case: Case) -> None:
             atol=within,
             msg=lambda text: f"a neutral technique changes others' training: {text}",
         )
+    pictures = [sample(artifact, backbone, "a photo of <fido>") for artifact in artifacts]
+    torch.testing.assert_close(
+        pictures[1],
+        pictures[0],
+        rtol=0.0,
+        atol=1e-5,
+        msg=lambda text: f"a neutral technique changes what is drawn: {text}",
+    )
 
 
 def gradients_stay_inside(case: Case) -> None:
