@@ -5,8 +5,8 @@
 A seeded sample of mutants, at least ``--least`` of each file, is tried by what guards the technique
 (`scripts/mutation/guards.py`): its tests, the contract, the claims of systems that use it. Mutants are made in
 copies of the tree under build/mutants, one a worker, never in the checkout. What was tried is kept in a session
-per technique: an interrupted run goes on, and a file that changed is drawn anew. The report is
-build/mutants/report.md.
+per technique: an interrupted run goes on, a file that changed is drawn anew, and ``--again`` tries the survivors
+by the tests as they are now. The report is build/mutants/report.md.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from queue import Empty, Queue
 
 from cosmic_ray.commands import init
 from cosmic_ray.work_db import WorkDB, use_db
-from cosmic_ray.work_item import WorkerOutcome, WorkResult
+from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 from mutation.report import Tried, report
 from mutation.sample import candidates, draw, shares
 from pages.cost import technique_files
@@ -70,6 +70,20 @@ def plan(ids: list[str], count: int, least: int, seed: int) -> None:
             known = {job for job, _ in db.results}
             left = [job for _, job in items if job not in chosen | known]
             db.set_multiple_results(left, WorkResult(WorkerOutcome.SKIPPED))
+
+
+def try_survivors_again(ids: list[str]) -> None:
+    """Forget what came of the mutants that survived: the tests are other ones now."""
+    for id in ids:
+        with use_db(str(session(id)), WorkDB.Mode.open) as db:
+            items, results = list(db.work_items), list(db.results)
+            survivors = [job for job, r in results if r.test_outcome == TestOutcome.SURVIVED]
+            if survivors:
+                db.clear()
+                db.add_work_items(items)
+                for job, result in results:
+                    if job not in survivors:
+                        db.set_result(job, result)
 
 
 def copy_tree(number: int) -> Path:
@@ -218,9 +232,14 @@ def main() -> int:
     parser.add_argument(
         "--limit", type=int, default=0, help="mutants a technique this time, at most"
     )
+    parser.add_argument(
+        "--again", action="store_true", help="try the survivors again, by the tests as they are now"
+    )
     options = parser.parse_args()
     ids = list(options.techniques)
     plan(ids, options.count, options.least, options.seed)
+    if options.again:
+        try_survivors_again(ids)
     broken = run(ids, options.jobs, options.limit)
     share = write(ids, broken)
     print(f"{100 * share:.1f} % killed: {(PLACE / 'report.md').relative_to(ROOT)}")
