@@ -5,8 +5,8 @@
 A seeded sample of mutants, at least ``--least`` of each file, is tried by what guards the technique
 (`scripts/mutation/guards.py`): its tests, the contract, the claims of systems that use it. Mutants are made in
 copies of the tree under build/mutants, one a worker, never in the checkout. What was tried is kept in a session
-per technique: an interrupted run goes on, a file that changed is drawn anew, and ``--again`` tries the survivors
-by the tests as they are now. The report is build/mutants/report.md.
+per technique: an interrupted run goes on, and a file that changed is drawn anew; ``--again`` tries survivors by
+the tests as they are now. The report is build/mutants/report.md.
 """
 
 from __future__ import annotations
