@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import Any
 
 from pcs_core.catalogue import catalogue
 from pcs_core.hookspecs import RUN_HOOKS, CatalogueSpecs, RunSpecs
-from pcs_core.technique import Technique
 from pcs_evidence import read_evidence, with_sources, written
 from pcs_evidence.status import SystemRow, systems, where
 
@@ -34,8 +32,8 @@ from pages.matrix import matrix_part, reasons_part
 from pages.memory import memory_part
 from pages.readmes import technique_lists
 from pages.systems import counts_part
-from pages.tree import DOCS, ROOT
-from pages.tree import escape as _escape
+from pages.techniques import techniques_page
+from pages.tree import DOCS, ROOT, prose
 from pages.tree import row as _row
 
 NOTE = "<!-- written by `make docs`: change the code, not this file -->\n\n"
@@ -63,26 +61,6 @@ def hooks() -> str:
     for name, function in vars(CatalogueSpecs).items():
         if inspect.isfunction(function):
             text += _hook(CatalogueSpecs, name)
-    return text
-
-
-def techniques() -> str:
-    """Return docs/techniques.md."""
-    known = catalogue()
-    text = "# Techniques\n\nEvery technique of the plugins in this repository, with its settings.\n"
-    for id in known.ids("techniques"):
-        technique: type[Technique] = known.get("techniques", id)
-        text += f"\n## {id}\n\n{_prose(technique)}\n\n"
-        text += f"From `{known.distribution('techniques', id)}`"
-        if technique.catalogue:
-            text += f"; in the catalogue's words: {', '.join(technique.catalogue)}"
-        text += (
-            f". Several subjects in one forward: {'yes' if technique.stacks_subjects else 'no'}."
-        )
-        if technique.neutral is not None:
-            zero = ", ".join(f"{k} = {json.dumps(v)}" for k, v in technique.neutral.items())
-            text += f" Changes nothing at: `{zero}`."
-        text += "\n\n" + _settings(technique)
     return text
 
 
@@ -151,7 +129,7 @@ FILES: dict[str, Callable[[Rows], str]] = {
     "docs/plugins.md": lambda _: plugins_page(),
     "docs/systems.md": systems_page,
     "docs/claims.md": lambda _: claims_page(),
-    "docs/techniques.md": lambda _: techniques(),
+    "docs/techniques.md": lambda _: techniques_page(),
 }
 PARTS: dict[str, dict[str, Callable[[Rows], str]]] = {
     "README.md": {
@@ -225,60 +203,12 @@ def _hook(specs: type, name: str) -> str:
     function = getattr(specs, name)
     first = " (the first answer counts)" if _first_result(function) else ""
     parameters = [p for p in inspect.signature(function).parameters if p != "self"]
-    return f"\n### `{name}({', '.join(parameters)})`{first}\n\n{_prose(function)}\n"
+    return f"\n### `{name}({', '.join(parameters)})`{first}\n\n{prose(function)}\n"
 
 
 def _first_result(function: Any) -> bool:
     options = [getattr(function, f"pcs.{level}_spec", None) for level in ("run", "catalogue")]
     return any(o and o["firstresult"] for o in options)
-
-
-def _prose(thing: Any) -> str:
-    text = inspect.cleandoc(thing.__doc__ or "")
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
-    text = text.replace("``", "`").split("\nClass attributes")[0].strip()
-    return _escape(text)
-
-
-def _settings(technique: type[Technique]) -> str:
-    names = technique.setting_names()
-    if not names:
-        return "No settings.\n"
-    schema, help = technique.schema(), technique.setting_help()
-    text = "| setting | type | default | meaning |\n|---|---|---|---|\n"
-    for name in names:
-        entry = schema["properties"][name]
-        default = "required" if name in schema.get("required", ()) else _short(entry.get("default"))
-        words = _escape(" ".join(help.get(name, "").split()).replace("``", "`"))
-        text += _row(f"`{name}`", _type(entry, schema), default, words)
-    return text
-
-
-def _type(entry: dict[str, Any], schema: dict[str, Any]) -> str:
-    if "$ref" in entry:
-        entry = schema["$defs"][entry["$ref"].rpartition("/")[2]]
-    if "anyOf" in entry:
-        return " or ".join(_type(option, schema) for option in entry["anyOf"])
-    if "enum" in entry:
-        return " or ".join(f"`{json.dumps(value)}`" for value in entry["enum"])
-    if "const" in entry:
-        return f"`{json.dumps(entry['const'])}`"
-    if entry.get("type") == "array":
-        inner = entry.get("items") or next(iter(entry.get("prefixItems", [])), {})
-        return f"list of {_type(inner, schema)}" if inner else "list"
-    if entry.get("type") == "null":
-        return "none"
-    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {entry[key]:g}" for key, sign in bounds.items() if key in entry]
-    return " ".join([str(entry.get("type", "any")), *([", ".join(limits)] if limits else [])])
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "none"
-    if isinstance(value, list) and len(value) > 6:
-        return f"{len(value)} entries"
-    return f"`{json.dumps(value)}`"
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

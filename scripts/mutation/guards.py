@@ -2,8 +2,9 @@
 
     python scripts/mutation/guards.py TECHNIQUE
 
-The stages are derived: the tests of the technique's distribution that name its id or its module, the contract
-on it, and the claims of the systems that use it with the fewest other uses. Exit status 0: a mutant survives.
+The stages are derived: the tests of the technique's distribution that name its id or its module, what the docs
+promise of its settings, the contract on it, and the claims of the systems that use it with the fewest other
+uses. Exit status 0: a mutant survives.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if str(ROOT / "scripts") not in sys.path:
     sys.path.insert(0, str(ROOT / "scripts"))
 
 CONTRACT = "tests/contract/test_every_technique.py::test_contract"
+DOCUMENTED = "tests/contract/test_documented.py::test_settings_are_those_that_are_documented"
 CHECK = "tests/systems/test_defining_checks.py::test_holds"
 SYSTEMS = 2
 """Systems of a technique whose claims are run."""
@@ -32,6 +34,7 @@ def stages(technique: str) -> Iterator[tuple[str, tuple[str, ...]]]:
     named = tuple(str(path.relative_to(ROOT)) for path in list(technique_files(technique))[1:])
     if named:
         yield "unit tests", named
+    yield "documented settings", (f"{DOCUMENTED}[{technique}]",)
     yield "contract", (CONTRACT, "-k", technique)
     for system in systems_of(technique)[:SYSTEMS]:
         yield f"check of {system}", (f"{CHECK}[{system}]",)

@@ -35,14 +35,15 @@ def report(tried: Sequence[Tried], waiting: int, broken: Iterable[str], goal: fl
     for id in broken:
         text += f"\n- `{id}`: its guards fail without a mutant, none of its mutants was tried.\n"
     text += (
-        "\n| technique | tried | killed | by unit tests | by the contract | by checks | else |\n"
+        "\n| technique | tried | killed | by unit tests | by its documented settings | by the contract "
+        "| by checks | else |\n|---|---|---|---|---|---|---|---|\n"
     )
-    text += "|---|---|---|---|---|---|---|\n"
     for id in sorted({t.technique for t in tried}):
         tries = [t for t in tried if t.technique == id]
         stages = [t.stage for t in tries if t.stage]
         by = [
-            sum(s.startswith(word) for s in stages) for word in ("unit tests", "contract", "check")
+            sum(s.startswith(word) for s in stages)
+            for word in ("unit tests", "documented", "contract", "check")
         ]
         cells = (f"`{id}`", len(tries), len(stages), *by, len(stages) - sum(by))
         text += "| " + " | ".join(map(str, cells)) + " |\n"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -60,3 +62,11 @@ def escape(text: str) -> str:
 def row(*cells: object) -> str:
     """Return a line of a table."""
     return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |\n"
+
+
+def prose(thing: Any) -> str:
+    """Return the docstring of a class or function as Markdown."""
+    text = inspect.cleandoc(thing.__doc__ or "")
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"`\1`", text)
+    text = text.replace("``", "`").split("\nClass attributes")[0].strip()
+    return escape(text)

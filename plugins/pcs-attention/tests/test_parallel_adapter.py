@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -23,6 +25,19 @@ def test_tokens_have_the_width_of_the_text() -> None:
     assert Resampler("image", 5, 8, 6, 1, 2).stream(features).shape == (2, 6, 8)
     patches = torch.randn(2, 1, 7, 5)
     assert Resampler("image", 5, 8, 6, 1, 2).stream(patches).shape == (2, 6, 8)
+
+
+@pytest.mark.parametrize("projector", ["linear", "perceiver", "resampler"])
+def test_every_projector_gives_its_tokens(backbone: Backbone, projector: Any) -> None:
+    from pcs_core.catalogue import catalogue
+
+    encoder = catalogue().get("techniques", "encoders.image").from_settings({"model": "tiny.image"})
+    adapter = ParallelAdapter(
+        projector=projector, tokens=3, depth=1, heads=4, inner=16, head_width=4
+    )
+    fusion = build_fusion(make_recipe([encoder, adapter]), [make_subject()], backbone)
+    with Attachment(backbone, fusion) as net:
+        assert net.streams({"image": torch.randn(1, 1, 24)})["image"].shape == (1, 3, 32)
 
 
 def test_heads_that_do_not_divide_the_width_are_refused(backbone: Backbone) -> None:

@@ -124,3 +124,13 @@ def test_two_rewriters_clash(backbone: Backbone) -> None:
     uses = {"a": RegionalAttention(), "b": RegionalAttention()}
     with pytest.raises(ConflictError, match="the out of"):
         build_fusion(make_recipe(uses), [Subject("s", concepts=())], backbone)
+
+
+def test_each_row_s_box_is_measured_by_itself() -> None:
+    boxes = torch.zeros(2, 1, 16, 16)
+    boxes[0, :, :8, :8] = 1.0
+    boxes[1, :, 15, 15] = 1.0  # a sixteenth of a place of the coarse grid
+    where = cells(boxes, 4)
+    assert where.shape == (2, 16, 1)
+    assert where[0, :, 0].nonzero().flatten().tolist() == [0, 1, 4, 5]
+    assert where[1, :, 0].nonzero().flatten().tolist() == [15]

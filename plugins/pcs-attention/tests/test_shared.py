@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_attention.reference_rows import adain
+from pcs_attention.reference_rows import Shifted, adain
 from pcs_attention.shared_attention import SharedAttention
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Attachment, Backbone
@@ -104,3 +104,15 @@ def test_an_inverted_reference_is_shown_with_the_noun_and_a_shift(backbone: Back
 
 def backbone_selves(backbone: Backbone) -> list[Any]:
     return [s for s in backbone.sites if s.part == "denoiser" and s.kind == "self"]
+
+
+def test_logits_are_shifted_where_there_is_a_shift_alone(backbone: Backbone) -> None:
+    def shifts(**settings: Any) -> int:
+        fusion = build_fusion(
+            make_recipe([SharedAttention(**settings)]), [Subject("s", concepts=())], backbone
+        )
+        return sum(isinstance(edit, Shifted) for edit in fusion.of(AttnEdit))
+
+    sites = len([s for s in backbone.sites if s.kind == "self"])
+    assert shifts() == shifts(shift=0.0) == shifts(shift=1.0, replace=True) == 0
+    assert shifts(shift=1.0) == sites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Example, Features, Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
-from pcs_data.augment import Augment
+from pcs_data.augment import Augment, _crop, _rescale
 from pcs_testing import make_picture, make_recipe, make_subject
 
 
@@ -57,6 +58,68 @@ def test_crops_and_rescaling_stay_in_range(backbone: Backbone) -> None:
     assert images.min() >= 0
     assert images.max() <= 1
     assert len({tuple(i.flatten().tolist()) for i in images}) == len(images)
+
+
+def ramps(height: int, width: int) -> torch.Tensor:
+    """Return a picture whose channels are a pixel's place: its column and row in 0..1, and a half."""
+    rows = ((torch.arange(height) + 0.5) / height)[:, None].expand(height, width)
+    columns = ((torch.arange(width) + 0.5) / width).expand(height, width)
+    return torch.stack([columns, rows, torch.full((height, width), 0.5)])
+
+
+def seen(picture: torch.Tensor) -> tuple[float, ...]:
+    """Return what part of the ramps a picture shows: left, right, top, bottom, in 0..1 of the sides."""
+    height, width = picture.shape[-2:]
+    ends = []
+    for channel, side in ((picture[0].mean(0), width), (picture[1].mean(1), height)):
+        inner = channel[side // 4 : -(side // 4)]  # away from the edges, where resizing flattens
+        slope = float(inner[-1] - inner[0]) / (len(inner) - 1)
+        middle = float(inner.mean())
+        ends += [middle - slope * side / 2, middle + slope * side / 2]
+    return tuple(ends)
+
+
+@pytest.mark.parametrize(
+    ("keep", "corner", "part"),
+    [
+        (0.5, (0.25, 0.75), (0.375, 0.875, 0.125, 0.625)),
+        (0.75, (1.0, 0.0), (0.0, 0.75, 0.25, 1.0)),
+        (1.0, (0.3, 0.6), (0.0, 1.0, 0.0, 1.0)),
+    ],
+)
+def test_a_crop_keeps_the_part_that_is_drawn(
+    keep: float, corner: tuple[float, float], part: tuple[float, ...]
+) -> None:
+    picture = _crop(ramps(32, 64), keep, corner)
+    assert picture.shape == (3, 32, 64)
+    assert seen(picture) == pytest.approx(part, abs=0.02)
+
+
+def test_a_larger_picture_is_a_window_of_itself() -> None:
+    picture = _rescale(ramps(32, 64), 2.0, (0.25, 0.75))
+    assert picture.shape == (3, 32, 64)
+    assert seen(picture) == pytest.approx((0.375, 0.875, 0.125, 0.625), abs=0.02)
+
+
+def test_a_smaller_picture_stands_where_the_corner_says() -> None:
+    picture = _rescale(ramps(32, 64), 0.5, (0.25, 0.75), fill=torch.zeros(1, 1, 1))
+    inside = picture[2] > 0.4
+    rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
+    assert (int(rows[0]), int(rows[-1])) == (4, 19)  # a quarter of the 16 rows that are free
+    assert (int(columns[0]), int(columns[-1])) == (24, 55)
+    assert seen(picture[:, 4:20, 24:56]) == pytest.approx((0, 1, 0, 1), abs=0.04)
+
+
+def test_crops_take_up_to_the_largest_part(backbone: Backbone) -> None:
+    place = ramps(32, 32)
+    subject = replace(make_subject(images=1), images=(place,))
+    examples = pool(backbone, subject, variants=64, crop=0.4, flip=0.0)[0].examples[1:]
+    widths = [right - left for left, right, _, _ in (seen(e.image) for e in examples)]
+    assert all(0.55 < width < 1.05 for width in widths)
+    assert min(widths) < 0.7
+    assert max(widths) > 0.9
+    untouched = pool(backbone, subject, variants=4, flip=0.0)[0].examples[1:]
+    assert all(torch.equal(e.image, place) for e in untouched)
 
 
 def test_size_words_say_what_was_done(backbone: Backbone) -> None:
