@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, trainable
+from pcs_core.catalogue import catalogue
 from pcs_core.data import BranchEdit, Phase, SampleSettings
 from pcs_core.engine import fit, sample
 from pcs_core.errors import ConflictError, RecipeError
@@ -231,6 +232,7 @@ def save_and_load(case: Case) -> None:
     """A saved and loaded personalization draws the same pictures."""
     from pcs_core.storage import load, save
 
+    _installed(case)
     backbone, artifact = case.open(), case.fit()
     if case.trains():
         assert artifact.tensors, "nothing was exported"
@@ -244,6 +246,14 @@ def save_and_load(case: Case) -> None:
         assert torch.equal(tensor, loaded.tensors[name]), f"{name} changed on its way"
     first, second = (sample(p, backbone, case.prompt(), seed=1) for p in (artifact, loaded))
     assert torch.equal(first, second)
+
+
+def _installed(case: Case) -> None:
+    """Refuse a technique that no installed plugin holds: what is stored is loaded by its id."""
+    assert case.technique.id in catalogue().ids("techniques"), (
+        f"{case.technique.id!r} is in no installed plugin, and what is stored names techniques by their ids: "
+        "install the distribution that holds it, `pip install -e .`"
+    )
 
 
 def two_instances(case: Case) -> None:
@@ -281,6 +291,7 @@ def two_instances(case: Case) -> None:
 
 def deterministic(case: Case) -> None:
     """The same seed gives the same tensors, whatever torch's global generator holds."""
+    _installed(case)
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = case.fit()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 from torch.utils import _pytree as pytree
 
 from pcs_core.backbone import Attachment, tokenise
@@ -21,7 +20,6 @@ from pcs_core.data import (
     Box,
     Concept,
     Conditioning,
-    Edit,
     Features,
     Fusion,
     HeadEdit,
@@ -40,6 +38,7 @@ from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
+from pcs_testing.edit_tensors import everything_is_registered, nothing_is_hidden
 from pcs_testing.fixtures import (
     build,
     evaluate,
@@ -49,6 +48,7 @@ from pcs_testing.fixtures import (
     perturb,
 )
 from pcs_testing.probe import Probe
+from pcs_testing.stage_shapes import stages_keep_shapes
 from pcs_testing.watchers import FitEnd, StepWatch, glance, prompt_latents
 
 if TYPE_CHECKING:
@@ -62,65 +62,6 @@ PLAIN = ("a photo of a dog", "")
 """Prompts without the subject's word, as negative prompts are."""
 CLOSE = 1e-4
 """Largest difference of an output that sums in another order."""
-
-
-def edits_of(case: Case, fusion: Fusion) -> list[Edit]:
-    """Return the edits of the technique itself."""
-    return [edit for edit in fusion.edits if edit.owner == case.technique.id]
-
-
-def everything_is_registered(case: Case) -> None:
-    """What trains or must move to a device is a parameter, a submodule or a buffer, not a plain value."""
-    fusion = case.fusion()
-    base = {id(p) for part in case.open().parts.values() for p in part.parameters()}
-    registered = {id(t) for e in fusion.edits for t in (*e.parameters(), *e.buffers())}
-    registered |= {id(t) for e in fusion.edits for t in e.owned().values()}  # of a borrowed module
-    for edit in edits_of(case, fusion):
-        for path, module in edit.named_modules():
-            for name, value in vars(module).items():
-                if name in ("_parameters", "_buffers", "_modules"):
-                    continue
-                for tensor in _tensors_in(value):
-                    if id(tensor) in base or id(tensor) in registered:
-                        continue
-                    place = f"{type(edit).__name__}.{path + '.' if path else ''}{name}"
-                    trains = isinstance(tensor, nn.Parameter) or tensor.requires_grad
-                    assert not trains, (
-                        f"{place} holds a parameter in a plain {type(value).__name__}: it is neither "
-                        "trained, nor saved, nor moved to a device; use nn.ParameterList, nn.ModuleList "
-                        "or an attribute of its own"
-                    )
-                    raise AssertionError(
-                        f"{place} is a plain tensor, which stays behind when the edit moves to a "
-                        "device: self.register_buffer(name, tensor, persistent=False), or persistent "
-                        "if it must be saved"
-                    )
-
-
-def _tensors_in(value: Any, depth: int = 0) -> Iterator[Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, nn.Module):
-        yield from value.parameters()
-    elif isinstance(value, Mapping) and depth < 4:
-        for inner in value.values():
-            yield from _tensors_in(inner, depth + 1)
-    elif isinstance(value, list | tuple | set) and depth < 4:
-        for inner in value:
-            yield from _tensors_in(inner, depth + 1)
-
-
-def nothing_is_hidden(case: Case) -> None:
-    """Every parameter of an edit is owned by it or by another edit: what is not owned never trains."""
-    fusion = case.fusion()
-    base = {id(p) for part in case.open().parts.values() for p in part.parameters()}
-    owned = {id(t) for edit in fusion.edits for t in edit.owned().values()}
-    for edit in edits_of(case, fusion):
-        for name, param in edit.named_parameters():
-            assert id(param) in owned or id(param) in base, (
-                f"{type(edit).__name__}.{name} is a parameter that owned() leaves out: it does not "
-                "train and is not saved; leave owned() as it is, or make it a buffer"
-            )
 
 
 def state_is_saved(case: Case) -> None:
@@ -224,9 +165,13 @@ def no_global_randomness(case: Case) -> None:
 
 
 def losses_are_per_row(case: Case) -> None:
-    """Each loss has a value per row of the batch, and what trains can learn from it."""
+    """Each loss has a value per row of the batch, and what trains can learn from it.
+
+    Two rows of each role: of one row, a mean over the batch has the shape of a value per row.
+    """
     watch = StepWatch()
-    recipe = make_recipe([watch, *case.others(), case.make(), Probe()], _phase(case))
+    phase = replace(_phase(case), batch={role: 2 * count for role, count in case.roles.items()})
+    recipe = make_recipe([watch, *case.others(), case.make(), Probe()], phase)
     fit(recipe, case.subject(), case.open())
     for loss in watch.losses:
         if loss.weight and loss.name != "core.denoise":
@@ -664,5 +609,6 @@ PROMISES = (
     subjects_leave_no_trace,
     constants_follow_the_device,
     works_in_half_precision,
+    stages_keep_shapes,
     words_are_declared,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -67,6 +68,48 @@ class ListedEdit(Scale):
         state = super().out(state, cond)
         state.out = state.out + self.more[0]
         return state
+
+
+class TuckedAwayEdit(Scale):
+    """The parameter is known to a function alone."""
+
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        more = types.SimpleNamespace(rows=[nn.Parameter(torch.zeros(site.width))])
+        self.shift = lambda x: x + more.rows[0]
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = self.shift(state.out)
+        return state
+
+
+class NamedAsAMethodEdit(Scale):
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.key = "values"  # type: ignore[assignment,method-assign]
+
+
+class NarrowEdit(Scale):
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out.chunk(2, -1)[0]
+        return state
+
+
+class MeanEdit(Scale):
+    """Broadcasts, so that nothing stops."""
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out.mean(1, keepdim=True)
+        return state
+
+
+class UnstackedEdit(Scale):
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        self.scale = nn.Parameter(torch.zeros(site.width))
 
 
 class ConstantEdit(Scale):
@@ -405,6 +448,31 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
         {},
     ),
     (
+        with_edit(TuckedAwayEdit, "tucked_away"),
+        "everything_is_registered",
+        "TuckedAwayEdit.shift holds a parameter in a plain function",
+        {},
+    ),
+    (
+        with_edit(NamedAsAMethodEdit, "named_as_a_method"),
+        "everything_is_registered",
+        "NamedAsAMethodEdit.key is also the name of a method",
+        {},
+    ),
+    (
+        with_edit(NarrowEdit, "narrow"),
+        "stages_keep_shapes",
+        "is given out of shape [1, 256, 32] and returns [1, 256, 16]",
+        {},
+    ),
+    (with_edit(MeanEdit, "mean"), "stages_keep_shapes", "and returns [1, 1, 32]", {}),
+    (
+        with_edit(UnstackedEdit, "unstacked"),
+        "stages_keep_shapes",
+        "its scale has shape [32] for one subject",
+        {},
+    ),
+    (
         with_edit(ConstantEdit, "constant"),
         "everything_is_registered",
         "ConstantEdit.offset is a plain tensor",
@@ -433,6 +501,12 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
         losing("scalar", lambda s: Loss("far", s.error.mean())),
         "losses_are_per_row",
         "'far' is a scalar",
+        {},
+    ),
+    (
+        losing("mean_of_rows", lambda s: Loss("far", s.error.mean()[None])),
+        "losses_are_per_row",
+        "its loss 'far' has shape [1]: give one value per row",
         {},
     ),
     (
