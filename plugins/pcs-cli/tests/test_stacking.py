@@ -283,3 +283,19 @@ def test_one_identifier_for_two_is_said(
     done = pcs("sample", one, "--add", two, *words)
     assert done.code == 0, done.err
     assert "'ann' and 'ann-otherwise' share the identifier 'ann'" in caplog.text
+
+
+def test_what_a_technique_does_alone_is_read_from_its_declarations() -> None:
+    from pcs_core.catalogue import catalogue
+    from pcs_core.data import Use
+    from pcs_merging.plain_uses import is_plain, rewrites
+
+    uses = [Use(id, catalogue().get("techniques", id)()) for id in catalogue().ids("techniques")]
+    rewriting = {use.name for use in uses if rewrites(use)}
+    assert {"weights.full", "weights.peft", "weights.svd"} <= rewriting
+    assert rewriting.isdisjoint({"weights.lora", "weights.kv", "weights.bottleneck"})
+    acting = {use.name for use in uses if is_plain(use)}
+    assert {"weights.lora", "weights.kv", "tokens.learnable", "tokens.rare"} <= acting
+    assert acting.isdisjoint(
+        {"acceleration.lora_file", "guidance.branches", "attention.shared", "weights.key_locked"}
+    )

@@ -17,23 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.engine.opening import resolve_artifact
 from pcs_core.errors import ArtifactError, InputError
+from pcs_merging.plain_uses import acts, is_plain, rare_word, rewrites
 
 if TYPE_CHECKING:
     from pcs_core.data import Personalization, Use
 
 LOGGER = logging.getLogger("pcs")
-
-REWRITING = ("weights.full", "weights.peft", "weights.svd")
-"""Techniques of which a layer can have one."""
-
-RARE = "tokens.rare"
-
-PLAIN = (
-    *REWRITING,
-    *("weights.lora", "weights.kv", "weights.merge", "weights.bottleneck"),
-    *("tokens.learnable", "tokens.layerwise", RARE),
-)
-"""Techniques that read nothing of their subject in a drawing but their own tensors and tokens."""
 
 
 def stack_personalizations(
@@ -137,7 +126,7 @@ def check_layers(parts: Sequence[Personalization], labels: Sequence[str]) -> Non
 
 def rewritten(part: Personalization) -> dict[str, str]:
     """Return layer -> use of the weights that ``part`` has for itself, from the names of its tensors."""
-    uses = {u.name for u in part.recipe.uses if u.technique.id in REWRITING}
+    uses = {u.name for u in part.recipe.uses if rewrites(u)}
     layers = {}
     for name in part.tensors:
         owner, *rest = name.split("/")
@@ -169,8 +158,7 @@ def leading(parts: Sequence[Personalization], labels: Sequence[str]) -> int:
 def beyond(part: Personalization) -> Use | None:
     """Return the first use that acts in a drawing and is not plain."""
     for use in part.recipe.uses:
-        acts = any(hasattr(use.technique, hook) for hook in ("fuse", "sample"))
-        if acts and use.technique.id not in PLAIN:
+        if acts(use) and not is_plain(use):
             return use
     return None
 
@@ -180,7 +168,7 @@ def tell_shared_identifiers(parts: Sequence[Personalization], labels: Sequence[s
     owners: dict[str, str] = {}
     for label, part in zip(labels, parts, strict=True):
         for use in part.recipe.uses:
-            rare = getattr(use.technique, "identifier", "") if use.technique.id == RARE else ""
+            rare = rare_word(use)
             if rare and owners.setdefault(rare, label) != label:
                 LOGGER.warning(
                     "%r and %r share the identifier %r: what one was taught may show in the other",
