@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcs_core import cache_folder
 from pcs_core.errors import CapabilityError
 from pcs_tensorrt import building, keys
 from pcs_tensorrt.checks import check, read
@@ -30,10 +31,9 @@ class Options:
 
     @property
     def cache(self) -> Path:
-        """The folder of plans and timings: given, ``PCS_TENSORRT_CACHE``, or below ``~/.cache``."""
+        """The folder of plans and timings: given, ``PCS_TENSORRT_CACHE``, or in PCS's cache (``PCS_CACHE``)."""
         named = self.folder or os.environ.get(VARIABLE, "")
-        home = os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache"
-        return Path(named).expanduser() if named else Path(home) / "pcs-tensorrt"
+        return Path(named).expanduser() if named else cache_folder() / "tensorrt"
 
     def facts(self) -> dict[str, Any]:
         """Return what changes an engine."""

@@ -99,6 +99,15 @@ def test_the_cache_is_asked_by_key(folder: Path, tmp_path: Path) -> None:
     assert engines.engine(None, plan, "float32", options, PLATFORM) == (b"plan", key, False)
 
 
+def test_engines_lie_in_the_cache_of_pcs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("PCS_TENSORRT_CACHE", raising=False)
+    monkeypatch.setenv("PCS_CACHE", str(tmp_path))
+    assert engines.Options().cache == tmp_path / "tensorrt"
+    monkeypatch.setenv("PCS_TENSORRT_CACHE", "/elsewhere")
+    assert engines.Options().cache == Path("/elsewhere")
+    assert engines.Options(folder="/given").cache == Path("/given")
+
+
 @pytest.mark.parametrize(("target", "flag"), [("10.15", True), ("11.0", False)])
 def test_command_lines(folder: Path, target: str, flag: bool) -> None:
     facts = planned(folder, target, engines.Options(folder="/cache", refit=True))
