@@ -8,7 +8,6 @@ edits that have a layer's weight to themselves.
 from __future__ import annotations
 
 import sys
-from functools import cache
 from typing import TYPE_CHECKING
 
 from pcs_core.data import Edit, InjectEdit, ReplaceEdit, WeightEdit
@@ -52,7 +51,6 @@ def rewrites(use: Use) -> bool:
     )
 
 
-@cache
 def edits_in_sight(technique: type[Technique]) -> tuple[type[Edit], ...]:
     """Return the classes of edits that the module of a technique, or of a base of it, makes or imports."""
     modules = {cls.__module__ for cls in technique.__mro__} & set(sys.modules)
