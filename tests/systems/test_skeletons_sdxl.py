@@ -15,6 +15,8 @@ FAMILY = "sdxl"
 SLOW = {
     "anti-dreambooth",
     "colour-shift-protection",
+    "dvar",
+    "lycoris",
     "mix-of-show",
     "neti",
     "oft",

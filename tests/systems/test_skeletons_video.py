@@ -12,7 +12,7 @@ import pytest
 from pcs_testing.whole_run import systems_for
 
 FAMILY = "video"
-SLOW = {"mix-of-show", "p-plus", "perfusion"}
+SLOW = {"lycoris", "mix-of-show", "p-plus", "perfusion"}
 SYSTEMS = [
     pytest.param(id, marks=pytest.mark.slow if id in SLOW else ()) for id in systems_for(FAMILY)
 ]

@@ -26,6 +26,8 @@ NOUN = "dog"
 PROMPT = f"a photo of {TOKEN} on the beach"
 POINTS = ((0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7))
 SEED = 3
+MASKED = "mask.concept."
+"""Beginning of the names of regions that say where a concept stands."""
 VALID = "mask.valid."
 """Beginning of the names of regions that say what is picture, where a technique set it on a ground."""
 
@@ -50,7 +52,8 @@ class Step:
 
     ``error`` is the unmasked mean squared error of its rows. ``padded`` counts rows with a ground around a
     smaller picture, ``ground`` is the largest weight of the error there, ``uneven`` how far the mean weight of
-    such a row is from 1.
+    such a row is from 1. ``weights`` are, of rows with a mask of the subject, the largest weight outside of it
+    and the smallest where it covers all.
     """
 
     phase: str
@@ -62,6 +65,7 @@ class Step:
     padded: int = 0
     ground: float = 0.0
     uneven: float = 0.0
+    weights: list[tuple[float, float]] = field(default_factory=list)
 
 
 class Probe(Technique):
@@ -113,6 +117,7 @@ class Notes:
         if "evaluation" in step.__dict__:
             kept.error = float(step.error.detach().mean())
         _note_ground(kept, step)
+        _note_weights(kept, step)
         self.steps.append(kept)
 
 
@@ -131,6 +136,19 @@ def _note_ground(kept: Step, step: FitStep) -> None:
             kept.padded += 1
             kept.ground = max(kept.ground, float((cells * (shown == 0)).max()))
             kept.uneven = max(kept.uneven, abs(float(cells.mean()) - 1.0))
+
+
+def _note_weights(kept: Step, step: FitStep) -> None:
+    """Keep what the reconstruction loss makes of the places outside and inside of the subject's masks."""
+    regions = [v for k, v in step.batch.regions.items() if k.startswith(MASKED)]
+    if not regions:
+        return
+    union, weight = torch.stack(regions).amax(dim=0), step.masks.get(LOSS)
+    for row in range(len(union)):
+        outside, inside = union[row] == 0, union[row] == 1
+        if bool(outside.any()) and bool(inside.any()):
+            cells = torch.ones_like(union[row]) if weight is None else weight[row].to(union)
+            kept.weights.append((float(cells[outside].max()), float(cells[inside].min())))
 
 
 def _reached(term: Any, params: Mapping[str, Any]) -> frozenset[str]:

@@ -73,6 +73,9 @@ def claims() -> Mapping[str, str]:
     return {
         **{name: f"pcs_checks.claims.training:{name}" for name in training},
         **{name: f"pcs_checks.claims.drawing:{name}" for name in drawing},
+        "ends_in": "pcs_checks.claims.encoding:ends_in",
+        "inside_alone": "pcs_checks.claims.training:inside_alone",
+        "stops": "pcs_checks.claims.stopping:stops",
     }
 
 

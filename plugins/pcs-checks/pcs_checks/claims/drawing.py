@@ -30,6 +30,7 @@ def off_is_base(
 def starts_at_base(seen: Observation, *, text: str, most: float = 1e-6) -> Iterator[CheckRow]:
     """Before any step the picture is that of ``text`` in place of the token, by the network alone."""
     steps = [f"{phase.name}.steps=0" for phase in seen.recipe.phases]
+    steps += ["fit.caption_dropout=0"] if seen.recipe.caption_dropout else []  # no row is shown
     recipe = load_recipe(seen.recipe, overrides=steps)
     fresh = type(seen)(recipe, seen.backbone_id, seen.concepts)
     settings = seen.recipe.sample

@@ -97,6 +97,18 @@ def masked_error(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
     yield CheckRow.compare(f"{name}: |loss - mean error|", apart, ">", 1e-4)
 
 
+def inside_alone(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
+    """Outside of the subject's masks no error counts, and where they cover all each element counts once."""
+    _ = seen.artifact
+    name = phase or seen.recipe.phases[0].name
+    weights = [pair for s in seen.notes.steps if s.phase == name for pair in s.weights]
+    yield CheckRow.compare(f"{name}: rows with a mask", len(weights), ">", 0)
+    outside = max((pair[0] for pair in weights), default=float("nan"))
+    yield CheckRow.compare(f"{name}: largest weight outside of it", outside, "==", 0.0)
+    inside = min((pair[1] for pair in weights), default=float("nan"))
+    yield CheckRow.compare(f"{name}: smallest weight inside", inside, "==", 1.0)
+
+
 def ground_unlearned(seen: Observation, *, phase: str = "") -> Iterator[CheckRow]:
     """Around a picture that was made smaller no error counts, and what counts has a mean weight of 1."""
     _ = seen.artifact
