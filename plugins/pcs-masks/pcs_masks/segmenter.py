@@ -63,7 +63,7 @@ class Segmenter:
     def predict(self, features: Tensor, *, several: bool, **prompt: Any) -> tuple[Tensor, Tensor]:
         """Return logits of masks [n m m] of the square and how sure the network is of each [n].
 
-        ``prompt`` are points, labels, boxes, masks, and PerSAM's two hints, as the model's ``forward`` takes them.
+        ``prompt`` are points, labels, boxes, masks, and PerSAM's two hints, as its ``forward`` takes them.
         """
         device = next(self.model.parameters()).device
         given = {k: v.to(device) if hasattr(v, "to") else v for k, v in prompt.items()}
