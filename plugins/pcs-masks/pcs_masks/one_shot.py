@@ -36,11 +36,13 @@ class OneShotMasks(Technique):
     writes = ("region:mask.concept.*",)
     catalogue = ("subject-mask",)
     takes_clips = False
-    tiny = {"model": "tiny.sam"}
+    tiny = {"model": "tiny.sam", "required": False}
     tiny_unseen = "masks reach a fit by another technique that reads them"
 
     model: str = "sam"
     """Feature model that segments by points, boxes and masks: Segment Anything, named by PCS_SAM."""
+    required: bool = True
+    """Whether a subject without any mask is refused; else the log says that its pictures count whole."""
 
     @hookimpl
     def mask(self, run: Run, query: MaskQuery) -> Masks | None:
@@ -53,13 +55,16 @@ class OneShotMasks(Technique):
             masks = list(subject.masks.get(concept.name, (None,) * len(subject.images)))
             first = next((i for i, m in enumerate(masks) if m is not None), None)
             if first is None:
-                raise InputError(
+                text = (
                     f"subject {subject.name!r}: no picture has a mask of {concept.name!r}: {self.id} makes "
                     "those of the others from one: lay it beside one of them, white where the subject is"
                 )
-            if any(m is None for m in masks):
-                found = self._others(run, subject, masks, first)
-                made[concept.name] = torch.stack([cover(m, size) for m in found])
+                if self.required:
+                    raise InputError(text)
+                run.log(text)
+            elif any(m is None for m in masks):
+                complete = self._others(run, subject, masks, first)
+                made[concept.name] = torch.stack([cover(m, size) for m in complete])
         return Masks(made) if made else None
 
     def _others(
@@ -69,7 +74,7 @@ class OneShotMasks(Technique):
         given = masks[first]
         assert given is not None  # the caller looked
         look = appearance(segmenter, subject.images[first], given)
-        found = []
+        complete = []
         for i, picture in enumerate(subject.images):
             mask = masks[i]
             if mask is None:
@@ -79,8 +84,8 @@ class OneShotMasks(Technique):
                     run.log(
                         f"{self.id}: nothing in {name} is like {subject.name!r}: it has no mask"
                     )
-            found.append(mask)
-        return found
+            complete.append(mask)
+        return complete
 
 
 def appearance(segmenter: Segmenter, picture: Tensor, mask: Tensor) -> Tensor:

@@ -137,8 +137,8 @@ class EarlyStopping(Technique):
         row = (step.batch.subject == subject).nonzero()[:1, 0]
         (concept, *_) = run.features.concepts[subject]
         texts = [self.captions[k % len(self.captions)] for k in range(self.rows)]
-        told = [step.encode(t.replace("{token}", concept.token)).rows_at(row) for t in texts]
-        joined = pytree.tree_map(lambda *parts: torch.cat(parts), *told)
+        read = [step.encode(t.replace("{token}", concept.token)).rows_at(row) for t in texts]
+        joined = pytree.tree_map(lambda *parts: torch.cat(parts), *read)
         cond = joined.with_(time=process.fraction(level))
         output = step.evaluate(noisy, level, cond).output
         error: Tensor = process.error(output, process.target(latents, noise, level), noisy)
