@@ -70,14 +70,14 @@ class NegativeWords(Technique):
     def regularize(self, run: Run, step: FitStep) -> Loss:
         """Return the error of e- + gamma (e+ - e-), a value for each of the subject's rows."""
         positive = step.output
-        cond = self._told(run, step)
+        cond = self._conditioning(run, step)
         negative = step.evaluate(step.noisy, step.level, cond).output
         guided = negative + self.scale * (positive - negative)
         error = step.compute_error(guided, step.target)
         value = error.mean(dim=tuple(range(1, error.dim())))
         return Loss("negative.guided", value, weight=self.weight, rows=step.batch.rows("subject"))
 
-    def _told(self, run: Run, step: FitStep) -> Conditioning:
+    def _conditioning(self, run: Run, step: FitStep) -> Conditioning:
         """Return what each row is told by its caption's negative."""
         texts = [self._negative(run, *row) for row in _rows(step)]
         said = {text: step.encode(text) for text in dict.fromkeys(texts)}
