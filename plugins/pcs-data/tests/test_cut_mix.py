@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pcs_core.data import Concept, Example, Phase, Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
-from pcs_data.cut_mix import CutMix
+from pcs_data.cut_mix import CutMix, half
 from pcs_testing import make_picture, make_recipe, make_subject
 from pcs_testing.probe import Probe
 
@@ -53,6 +54,21 @@ def test_both_are_in_the_picture_where_their_masks_say(backbone: Backbone, layou
             assert caption.index(first) == min(caption.index("<cat>"), caption.index("<dog>"))
         orders.add(first)
     assert orders == {"<cat>", "<dog>"}
+
+
+def test_a_half_is_the_picture_s_middle_or_all_of_it() -> None:
+    columns = torch.arange(20.0).expand(3, 10, 20) / 20
+    middle, shown = half(columns, 8, None)
+    assert torch.equal(middle, columns[..., 6:14])
+    assert shown.shape == (1, 10, 8)
+    assert bool(shown.all())
+    whole, shown = half(columns, 10, random.Random(0))
+    assert whole.shape == (3, 10, 10)
+    rows = shown[0, :, 0] > 0
+    assert int(rows.sum()) == 5  # half as wide, half as high
+    assert bool((shown[0] > 0).eq(rows[:, None]).all())
+    assert whole[0, rows].mean(0)[[0, -1]].tolist() == pytest.approx([0.02, 0.93], abs=0.03)
+    assert whole[:, ~rows].flatten().tolist() == pytest.approx([float(columns.mean())] * 150)
 
 
 def test_share_is_of_all_rows(backbone: Backbone) -> None:

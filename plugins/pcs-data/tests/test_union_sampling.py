@@ -11,7 +11,7 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Example, Subject
 from pcs_core.engine.prepare import extract
 from pcs_core.engine.run import EngineRun
-from pcs_data.union_sampling import UnionSampling
+from pcs_data.union_sampling import UnionSampling, mirrored
 from pcs_testing import make_recipe, make_subject
 
 TOKENS = ("<a>", "<b>", "<c>", "<d>")
@@ -78,3 +78,15 @@ def test_mirrored_masks_follow_the_picture(backbone: Backbone) -> None:
 def test_one_concept_is_only_mirrored(backbone: Backbone) -> None:
     assert len(shown(backbone, scene(1))) == 2
     assert len(shown(backbone, scene(1), flip=False)) == 1
+
+
+def test_a_mask_is_mirrored_left_to_right_alone() -> None:
+    corner = torch.zeros(1, 4, 6)
+    corner[0, 0, 1] = 1.0
+    example = Example(
+        image=corner.expand(3, -1, -1), mask=corner, regions={"mask.concept.0": corner}
+    )
+    turned = mirrored(example, example.image.flip(-1))
+    assert turned.mask is not None
+    for mask in (turned.mask, turned.regions["mask.concept.0"], turned.image[:1]):
+        assert mask.nonzero().tolist() == [[0, 0, 4]]
