@@ -84,7 +84,7 @@ def test_a_mask_is_mirrored_left_to_right_alone() -> None:
     corner = torch.zeros(1, 4, 6)
     corner[0, 0, 1] = 1.0
     example = Example(
-        image=corner.expand(3, -1, -1), mask=corner, regions={"mask.concept.0": corner}
+        image=corner.expand(3, -1, -1), captions=(), mask=corner, regions={"mask.concept.0": corner}
     )
     turned = mirrored(example, example.image.flip(-1))
     assert turned.mask is not None
