@@ -135,3 +135,21 @@ def test_a_reference_with_key_points_is_aligned_and_keeps_its_length() -> None:
     assert len(said) == 1
     assert "reference 2" in said[0]
     assert float(features.tensors["face"].norm()) > 1.5, "as the recogniser gives it"
+
+
+@pytest.mark.parametrize(
+    ("points", "usable"),
+    [
+        ([[0.0, 0.0], [1.0, 0.2], [0.5, 0.5], [0.2, 1.0], [0.8, 0.9]], True),
+        ([[0.1, 0.1], [1.01, 0.2], [0.5, 0.5], [0.2, 0.8], [0.8, 0.9]], False),
+        ([[-0.01, 0.1], [0.9, 0.2], [0.5, 0.5], [0.2, 0.8], [0.8, 0.9]], False),
+        ([[0.1, 0.1], [0.9, 0.2], [0.5, 0.5], [0.2, 0.8]], False),
+        ([[0.1, 0.1], [0.9, 0.2], [0.5, 0.5], [0.2, 0.8], [0.8, 0.9], [0.5, 0.9]], False),
+    ],
+)
+def test_five_points_within_the_picture_are_a_face(points: list[list[float]], usable: bool) -> None:
+    subject = replace(make_subject(images=1), extra=({"points": points},))
+    given = FaceFeatures(align=True)._points(subject, 0, "fido")
+    assert (given is not None) is usable
+    if given is not None:
+        assert given.tolist() == points

@@ -339,3 +339,16 @@ def test_an_encoder_without_blocks_cannot_train() -> None:
         technique.fuse(run, Features())
     with pytest.raises(InputError, match="has 2 blocks: the last 3 cannot train"):
         trained(trained_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ({}, False),
+        ({"crop": True}, True),
+        ({"background": "white"}, True),
+        ({"background": "random"}, True),
+    ],
+)
+def test_masks_are_read_where_the_settings_use_them(settings: Any, reads: bool) -> None:
+    assert bool(ImageFeatures(**settings).words().may_read) is reads

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pcs_core.backbone import Backbone
+from pcs_core.catalogue import catalogue
 from pcs_core.data import Conditioning
 from pcs_fusion.token_output import FORMS, FusedWords, TokenOutput, Widths, positions
+from pcs_testing import build_fusion, make_recipe, make_subject
 
 
 def edit(form: str = "single", start: float = 0.0, last: bool = False) -> FusedWords:
@@ -92,3 +97,14 @@ def test_the_single_fusion_starts_at_nothing() -> None:
 def test_the_published_form_is_the_default_and_the_earlier_one_is_what_old_artifacts_mean() -> None:
     assert TokenOutput().form == "postfuse"
     assert TokenOutput.absent == {"form": "single"}
+
+
+@pytest.mark.parametrize(("at", "last"), [("all", False), ("last", True)])
+def test_the_setting_says_which_tokens_of_a_word_are_fused(
+    backbone: Backbone, at: Any, last: bool
+) -> None:
+    techniques = catalogue()
+    encoder = techniques.get("techniques", "encoders.image").from_settings({"model": "tiny.image"})
+    recipe = make_recipe([encoder, TokenOutput(at=at, hidden=8)])
+    (edit,) = build_fusion(recipe, [make_subject()], backbone).of(FusedWords)
+    assert edit.last is last

@@ -74,6 +74,20 @@ def test_a_picture_without_the_phrase_is_not_moved(backbone: Backbone) -> None:
     assert moved[1] < 1e-6
 
 
+def test_each_picture_is_moved_until_its_own_energy_is_low(backbone: Backbone) -> None:
+    prompts = (PROMPT, "a red car in a forest at night")
+    draw(backbone, prompts=prompts, steps=1, iterations=1)
+    energies = SEEN[0][1].tolist()
+    low, high = sorted((0, 1), key=lambda i: energies[i])
+    between = sum(energies) / 2
+    assert energies[low] < between < energies[high]
+    guided = draw(backbone, prompts=prompts, steps=1, iterations=1, threshold=between)
+    plain = draw(backbone, layout=None, prompts=prompts)
+    moved = (guided - plain).abs().flatten(1).amax(1)
+    assert moved[high] > 1e-4
+    assert moved[low] < 1e-6
+
+
 def test_shares_and_energy_are_those_of_the_paper() -> None:
     maps = torch.zeros(1, 2, 4, 3)  # two heads, a grid of 2 x 2, three tokens
     maps[0, 0, :, 1] = torch.tensor([0.4, 0.1, 0.4, 0.1])

@@ -47,6 +47,7 @@ from pcs_testing.fixtures import (
     make_subject,
     perturb,
 )
+from pcs_testing.moments import other_moments_are_left_alone
 from pcs_testing.probe import Probe
 from pcs_testing.stage_shapes import stages_keep_shapes
 from pcs_testing.watchers import FitEnd, StepWatch, glance, prompt_latents
@@ -607,6 +608,7 @@ PROMISES = (
     later_windows_are_read,
     pictures_of_any_size,
     subjects_leave_no_trace,
+    other_moments_are_left_alone,
     constants_follow_the_device,
     works_in_half_precision,
     stages_keep_shapes,
