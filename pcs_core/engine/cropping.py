@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
+from pcs_core.data.marks import boxes_in, points_in
 from pcs_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def _marked(subject: Subject, index: int) -> tuple[float, float, float, float] |
         if len(rows):
             spans.append((int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1))
     extra = subject.extra[index] if index < len(subject.extra) else {}
-    for left, top, right, bottom in _boxes(extra.get("boxes")):
+    for left, top, right, bottom in boxes_in(extra):
         spans.append((top * height, left * width, bottom * height, right * width))
-    for x, y in _points(extra.get("points")):
+    for x, y in points_in(extra):
         spans.append((y * height, x * width, y * height, x * width))
     if not spans:
         return None
@@ -220,34 +221,18 @@ def _with(
 
 
 def _placed_marks(extra: Mapping[str, Any], place: Any) -> dict[str, Any]:
-    marks = dict(extra)
-    if isinstance(marks.get("points"), list) and list(_points(marks["points"])):
-        marks["points"] = [list(place(*point)) for point in _points(marks["points"])]
-    if isinstance(marks.get("boxes"), list):
-        marks["boxes"] = [_placed_box(entry, place) for entry in marks["boxes"]]
+    marks, points = dict(extra), extra.get("points")
+    if isinstance(points, Mapping):
+        marks["points"] = {k: [list(place(*p)) for p in row] for k, row in points.items()}
+    elif points:
+        marks["points"] = [list(place(*point)) for point in points]
+    if extra.get("boxes"):
+        marks["boxes"] = [_placed_box(entry, place) for entry in extra["boxes"]]
     return marks
 
 
 def _placed_box(entry: Any, place: Any) -> Any:
-    for left, top, right, bottom in _boxes([entry]):
-        box = [min(max(n, 0.0), 1.0) for n in (*place(left, top), *place(right, bottom))]
-        return {**entry, "box": box} if isinstance(entry, dict) else box
-    return entry
-
-
-def _boxes(data: Any) -> Iterator[tuple[float, float, float, float]]:
-    """Yield left, top, right and bottom of boxes in parts of the picture; what is none is passed over."""
-    for entry in data if isinstance(data, list) else ():
-        box = entry.get("box") if isinstance(entry, dict) else entry
-        if isinstance(box, list) and len(box) == 4 and all(_part(n) for n in box):
-            yield box[0], box[1], box[2], box[3]
-
-
-def _points(data: Any) -> Iterator[tuple[float, float]]:
-    for entry in data if isinstance(data, list) else ():
-        if isinstance(entry, list) and len(entry) == 2 and all(_part(n) for n in entry):
-            yield entry[0], entry[1]
-
-
-def _part(number: Any) -> bool:
-    return isinstance(number, int | float) and 0 <= number <= 1
+    if isinstance(entry, Mapping):
+        return {**entry, "box": _placed_box(entry["box"], place)}
+    left, top, right, bottom = entry
+    return [min(max(n, 0.0), 1.0) for n in (*place(left, top), *place(right, bottom))]

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion
 
+MOST_SIDE = 2**14
+"""Pixels of a side: no memory holds a picture far beyond."""
+
 
 @contextmanager
 def drawn_at(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]:
@@ -26,11 +29,19 @@ def drawn_at(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]
         backbone's own size.
     """
     own_size = (backbone.card.size[0], backbone.card.size[1])
-    if size is None or tuple(size) == own_size:
+    if size is None:
         yield
         return
-    if len(size) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in size):
+    sides = size if isinstance(size, list | tuple) else ()
+    if len(sides) != 2 or any(
+        isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides
+    ):
         raise InputError(f"size={size!r}: give height and width in pixels, as (512, 768)")
+    if max(sides) > MOST_SIDE:
+        raise InputError(f"size={size!r}: at most {MOST_SIDE} pixels a side are drawn")
+    if tuple(size) == own_size:
+        yield
+        return
     change = getattr(backbone, "at", None)
     if change is None:
         raise CapabilityError(

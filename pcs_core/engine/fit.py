@@ -114,7 +114,6 @@ def fit(
     """
     if keep is not None and resume:
         raise InputError("a fit that chooses among its checkpoints cannot be resumed: start anew")
-    subjects = [subjects] if isinstance(subjects, Subject) else list(subjects)
     from pcs_core.assembly import load_recipe
 
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read

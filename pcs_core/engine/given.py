@@ -7,30 +7,39 @@ A picture is a tensor [3 h w] in [0, 1] (a clip [3 t h w]). Also read: uint8 ten
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
+from pcs_core.data import Subject
+from pcs_core.data.concepts import check_concepts
+from pcs_core.data.marks import check_concept, checked_marks
 from pcs_core.errors import InputError, check_utf8
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import SampleSettings, Subject
+    from pcs_core.data import SampleSettings
 
+EACH = ("captions", "files", "extra", "alternatives", "repeats")
+"""What a subject may say of each picture."""
 SLACK = 1e-3
 """By how much a value may leave [0, 1]: what rounding and resizing leave behind."""
 MOST = sys.float_info.max
+MOST_STEPS = 1000
+"""Of a drawing: as many noise levels as a backbone knows."""
 LARGE = 1000.0
 """Scales and strengths beyond are mistakes: no picture comes of them, only overflow."""
 ORIENTATION = 274
 """The EXIF tag of a photograph's orientation; 1 is upright."""
 
 
+_log = logging.getLogger("pcs.given")
 MARGIN = 2
 """Pictures are kept at this many times the size that the network is shown: what is cut out stays sharp."""
 
@@ -44,25 +53,18 @@ def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subj
     Raises
     ------
     InputError
-        A name that is not UTF-8, a picture or mask that cannot be meant so, or as many captions, masks or
-        files as there are no pictures; names the subject and the place.
+        No subject; a name that is not UTF-8, concepts that cannot be told apart, a picture, mask, box or
+        caption that cannot be meant so, or as many of them as there are no pictures; names the place.
     """
+    if not isinstance(subject, Subject):
+        raise InputError(
+            f"{subject!r} is no subject: load_subject(folder) reads one, or give Subject(...)"
+        )
+    check_concepts(subject.concepts, f"subject {subject.name!r}")
+    check_rows_of(subject)
+    names = [concept.name for concept in subject.concepts]
     words = [word for c in subject.concepts for word in (c.name, c.token, c.noun)]
     check_utf8(subject.name, *words, *subject.files, what="a subject's text")
-    count = len(subject.images)
-    for name, values in (
-        ("captions", subject.captions),
-        ("files", subject.files),
-        ("extra", subject.extra),
-        ("alternatives", subject.alternatives),
-        ("repeats", subject.repeats),
-        *((f"masks[{k!r}]", v) for k, v in subject.masks.items()),
-    ):
-        if count and len(values) not in (0, count):  # without pictures that is what is said
-            raise InputError(
-                f"subject {subject.name!r}: {name} has {len(values)} entries for {count} images: give one "
-                "for each, None where there is none"
-            )
     texts = [(f"captions[{i}]", caption) for i, caption in enumerate(subject.captions)]
     texts += [
         (f"alternatives[{i}]", t) for i, more in enumerate(subject.alternatives) for t in more
@@ -70,6 +72,10 @@ def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subj
     for place, text in texts:
         if not isinstance(text, str | None):
             raise InputError(f"subject {subject.name!r}: {place} is {text!r}: give text, or None")
+        if "\0" in (text or ""):
+            raise InputError(
+                f"subject {subject.name!r}: {place} holds a character of 0: it is no text"
+            )
     for index, repeats in enumerate(subject.repeats):
         check_count(f"subject {subject.name!r}: repeats[{index}]", repeats)
     images: list[Tensor] = []
@@ -92,7 +98,53 @@ def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subj
         for name, pictures in subject.others.items()
     }
     rows = {name: tuple(row) for name, row in masks.items()}
-    return replace(subject, images=tuple(images), others=others, masks=rows)
+    extra = tuple(
+        checked_marks(marks, names, f"subject {subject.name!r}: extra[{index}]")
+        for index, marks in enumerate(subject.extra)
+    )
+    return replace(subject, images=tuple(images), others=others, masks=rows, extra=extra)
+
+
+def check_rows_of(subject: Subject) -> None:
+    """Refuse what is given for each picture, where it is not one entry for each.
+
+    Raises
+    ------
+    InputError
+        Names the field, or the concept of masks that there is none of.
+    """
+    place = f"subject {subject.name!r}"
+    if not isinstance(subject.masks, Mapping):
+        raise InputError(
+            f"{place}: masks is {_kind(subject.masks)}: give concept -> a mask for each image"
+        )
+    for name in subject.masks:
+        check_concept(name, [c.name for c in subject.concepts], f"{place}: masks")
+    several = {
+        **{key: getattr(subject, key) for key in ("images", *EACH)},
+        **{f"masks[{k!r}]": row for k, row in subject.masks.items()},
+    }
+    for name, values in several.items():
+        if isinstance(values, str) or not hasattr(values, "__len__"):
+            raise InputError(
+                f"{place}: {name} is {_kind(values)}: give a tuple, an entry for each image"
+            )
+    count = len(subject.images)
+    for name, values in several.items():
+        if count and len(values) not in (0, count):  # without pictures that is what is said
+            raise InputError(
+                f"{place}: {name} has {len(values)} entries for {count} images: give one for each, None where "
+                "there is none"
+            )
+    for index, file in enumerate(subject.files):
+        if not isinstance(file, str):
+            raise InputError(
+                f"{place}: files[{index}] is {file!r}: give the name of a file, as text"
+            )
+
+
+def _kind(value: Any) -> str:
+    return f"{value[:20]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def reduced(image: Tensor, size: tuple[int, int] | None) -> Tensor:
@@ -137,11 +189,11 @@ def given_mask(mask: Any, image: Tensor, place: str) -> Tensor | None:
     """
     if mask is None:
         return None
-    tensor = mask if isinstance(mask, torch.Tensor) else torch.as_tensor(mask)
-    if tensor.dtype == torch.bool:
-        tensor = tensor.float()
+    tensor = _mask_tensor(mask, place)
     if tensor.dim() == 2:
         tensor = tensor[None]
+    elif tensor.dim() == 3 and tensor.shape[-1] == 1 and tensor.shape[0] != 1:
+        tensor = tensor.movedim(-1, 0)
     if tensor.dim() < 3 or tensor.shape[0] != 1 or tensor.shape[-2:] != image.shape[-2:]:
         raise InputError(
             f"{place} has shape {list(tensor.shape)}: give [1 h w] of its image's size, "
@@ -150,13 +202,58 @@ def given_mask(mask: Any, image: Tensor, place: str) -> Tensor | None:
     return _in_unit(tensor, place)
 
 
+def _mask_tensor(mask: Any, place: str) -> Tensor:
+    """Return a mask's values; those of whole numbers are 0 and 1, or 0 to 255."""
+    if hasattr(mask, "getbands"):
+        if mask.mode not in ("1", "L"):
+            raise InputError(
+                f"{place} is a PIL picture of mode {mask.mode}: convert it to L, white is the subject"
+            )
+        levels = torch.frombuffer(bytearray(mask.convert("L").tobytes()), dtype=torch.uint8)
+        tensor = levels.view(mask.height, mask.width)
+    elif isinstance(mask, torch.Tensor):
+        tensor = _dense(mask, place)
+    elif hasattr(mask, "__array_interface__"):
+        tensor = _of_array(mask, place)
+    elif isinstance(mask, list | tuple):
+        raise InputError(
+            f"{place} is a {type(mask).__name__}: give a tensor [1 h w], an array or a PIL picture"
+        )
+    else:
+        raise InputError(
+            f"{place} is {_kind(mask)}: give a tensor [1 h w], an array or a PIL picture"
+        )
+    whole = not tensor.is_floating_point() and not tensor.is_complex() and tensor.numel()
+    # 0 and 1 of whole numbers are a mask, and not 0 and 1 of 255
+    return tensor.float() if whole and int(tensor.min()) >= 0 and int(tensor.max()) <= 1 else tensor
+
+
+def _dense(tensor: Tensor, place: str) -> Tensor:
+    """Return a tensor that holds its values one by one."""
+    if tensor.is_meta:
+        raise InputError(f"{place} is a tensor without values (device meta)")
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
+def _of_array(array: Any, place: str) -> Tensor:
+    """Return the values of a numpy array, in this machine's order of bytes."""
+    if hasattr(array, "mask"):
+        raise InputError(f"{place} is an array with values masked out: fill them (array.filled(0))")
+    try:
+        return torch.from_numpy(array.astype(array.dtype.newbyteorder("="), order="C", copy=True))
+    except TypeError as error:
+        raise InputError(
+            f"{place} is an array of {array.dtype}: give uint8, or floats in [0, 1]"
+        ) from error
+
+
 def _tensor(image: Any, place: str) -> Tensor:
     if isinstance(image, torch.Tensor):
-        return image
+        return _dense(image, place)
     if hasattr(image, "getbands"):  # a picture of PIL, which the core does not need
         return _of_pil(image, place)
     if hasattr(image, "__array_interface__"):
-        array = torch.from_numpy(image.copy())
+        array = _of_array(image, place)
         if array.dim() != 3 or array.shape[-1] != 3:
             raise InputError(
                 f"{place} is an array of shape {list(array.shape)}: give RGB [h w 3], uint8 or in [0, 1]"
@@ -176,6 +273,12 @@ def _of_pil(image: Any, place: str) -> Tensor:
         )
     if image.getexif().get(ORIENTATION, 1) != 1:
         raise InputError(f"{place} lies on its side: give PIL.ImageOps.exif_transpose(image)")
+    if image.info.get("icc_profile"):  # what reads folders knows profiles
+        from pcs_core.catalogue import beside
+
+        image, note = beside("to_srgb", "pcs_folders.colour")(image)
+        if note:
+            _log.warning("%s: %s", place, note)
     width, height = image.size
     pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
     return pixels.view(height, width, 3).permute(2, 0, 1)
@@ -208,7 +311,8 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         Names the argument.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r}: give a whole number, {least} or more")
+        plain = f", as a plain int({name})" if hasattr(value, "item") else ""
+        raise InputError(f"{name}={value!r}: give a whole number, {least} or more{plain}")
 
 
 def check_drawing(
@@ -224,6 +328,10 @@ def check_drawing(
     check_count("count", count)
     check_count("seed", seed, 0)
     check_count("steps", settings.steps)
+    if settings.steps > MOST_STEPS:
+        raise InputError(f"steps={settings.steps}: give {MOST_STEPS} or fewer")
+    if not isinstance(strengths, Mapping):
+        raise InputError(f"strengths={strengths!r}: give names with numbers, as {{'lora': 0.8}}")
     check_number("scale", settings.scale, 0.0, LARGE)
     for name, text in (("scheduler", settings.scheduler), ("negative", settings.negative)):
         if not isinstance(text, str):
@@ -244,13 +352,18 @@ def check_number(name: str, value: Any, least: float = -MOST, most: float = MOST
     # nan compares as neither; an int may be too large for a float
     if not number or not -MOST <= value <= MOST or (least > -most and value < least):
         bounds = f", {least:g} or more" if least > -most else ""
+        bounds += f", as a plain float({name})" if hasattr(value, "item") else ""
         raise InputError(f"{name}={value!r}: give a finite number{bounds}")
     if not least <= value <= most:
         raise InputError(f"{name}={value!r}: give a number from {least:g} to {most:g}")
 
 
 def given_subjects(
-    subjects: Sequence[Subject], size: tuple[int, int] | None = None
+    subjects: Sequence[Subject] | Subject | None, size: tuple[int, int] | None = None
 ) -> list[Subject]:
     """Return subjects as :func:`given_subject`."""
+    if isinstance(subjects, Subject):
+        subjects = [subjects]
+    elif not isinstance(subjects, Iterable):
+        raise InputError(f"{subjects!r} is no subject: load_subject(folder) reads one")
     return [given_subject(subject, size) for subject in subjects]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token, word_in
-from pcs_core.data import RENDERED
+from pcs_core.data import RENDERED, Layout
+from pcs_core.data.marks import checked_box, checked_points
 from pcs_core.engine.known_backbones import location_of, remember
 from pcs_core.errors import (
     ArtifactError,
@@ -20,7 +21,7 @@ from pcs_core.errors import (
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Layout, Personalization, Recipe, Subject
+    from pcs_core.data import Personalization, Recipe, Subject, Use
 
 
 def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -> Backbone:
@@ -219,6 +220,8 @@ def is_of(artifact: Personalization, backbone: Backbone) -> bool:
 
 def check_prompts(prompts: Sequence[str], artifact: Personalization | None) -> None:
     """Refuse an empty list, an empty prompt, and a prompt without any of the tokens it should name."""
+    if other := [p for p in prompts if not isinstance(p, str)]:
+        raise InputError(f"the prompt {other[0]!r} is no text: give text, or a list of texts")
     if not prompts or any(not p.strip() for p in prompts):
         raise InputError("give a prompt that is not empty")
     if artifact is None or not artifact.concepts:
@@ -233,16 +236,28 @@ def check_prompts(prompts: Sequence[str], artifact: Personalization | None) -> N
 
 
 def check_layout(
-    layout: Layout | None, prompts: Sequence[str], artifact: Personalization | None
+    layout: Layout | None,
+    prompts: Sequence[str],
+    artifact: Personalization | None,
+    added: Sequence[Use] = (),
 ) -> None:
-    """Refuse a layout that nothing reads, and a box whose phrase stands in none of the prompts."""
-    uses = () if artifact is None else artifact.recipe.uses
+    """Refuse a layout that nothing reads, and a box whose phrase stands in none of the prompts.
+
+    It is read by a use of the artifact's recipe, or by one that is ``added`` for the drawing.
+    """
+    uses = (*(artifact.recipe.uses if artifact is not None else ()), *added)
+    if layout is not None and not isinstance(layout, Layout):
+        raise InputError(f"layout={layout!r}: give a Layout, of boxes and points")
     if layout is not None and not any(use.technique.reads_layout for use in uses):
         who = "the untuned backbone" if artifact is None else f"{artifact.recipe.id!r}"
         raise InputError(
-            f"{who} reads no layout: leave it out, or fit a system that does (as layout-control)"
+            f"{who} reads no layout: leave it out, add a technique that does (as guidance.layout), or fit a "
+            "system with one (as layout-control)"
         )
+    if layout is not None:
+        checked_points(layout.points, "the layout's points")
     for box in layout.boxes if layout else ():
+        checked_box(box.box, f"the layout's box of {box.phrase!r}")
         if not any(word_in(prompt, box.phrase) for prompt in prompts):
             words = {w.strip(".,;:!?") for prompt in prompts for w in prompt.split()}
             raise InputError(

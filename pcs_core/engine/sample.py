@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -106,19 +106,21 @@ def sample(
     opened = resolve_backbone(backbone, artifact)
     if engine is not None:
         opened = open_engine(opened, engine, **(options or {}))
-    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    if isinstance(prompts, str) or not isinstance(prompts, Iterable):
+        prompts = [prompts]
+    prompts = list(prompts)
     check_prompts(prompts, artifact)
-    check_layout(layout, prompts, artifact)
     added = resolve_preset(preset, opened)
+    check_layout(layout, prompts, artifact, added.uses)
     recipe = Recipe(id="base") if artifact is None else artifact.recipe
     chosen = added.over(recipe.sample)
     settings = SampleSettings(
         steps=chosen.steps if steps is None else steps,
         scale=chosen.scale if scale is None else scale,
-        scheduler=scheduler or chosen.scheduler,
+        scheduler=chosen.scheduler if scheduler is None else scheduler,
         negative=chosen.negative if negative is None else negative,
     )
-    check_drawing(count, seed, settings, strengths or {})
+    check_drawing(count, seed, settings, {} if strengths is None else strengths)
     opened.sampler(settings.scheduler, settings.steps)  # one that does not fit is refused here
     texts = [prompt for prompt in prompts for _ in range(count)]
     pictures = []

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase
+from pcs_core.data import Concept, Phase
 from pcs_core.engine import fit, sample
 from pcs_core.engine.given import given_mask, given_picture, given_subject
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, PcsError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_folders import said_colour
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 
@@ -176,3 +177,104 @@ def test_a_fit_sees_no_picture_larger_than_that() -> None:
     )
     fit(make_recipe([Looks(), Probe()], Phase("p", 1)), subject, "tiny")
     assert shapes[:2] == [(3, 64, 96), (3, 40, 40)]
+
+
+MASK = (LEVELS[..., 0] > 127).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        MASK,
+        MASK * 255,
+        MASK.astype(np.int64),
+        MASK.astype(bool),
+        MASK[..., None].astype(">f4"),
+        torch.from_numpy(MASK).to_sparse(),
+        Image.fromarray(MASK * 255),
+        Image.fromarray(MASK * 255).convert("1"),
+    ],
+    ids=["0 and 1", "0 and 255", "int64", "bool", "big-endian [h w 1]", "sparse", "PIL L", "PIL 1"],
+)
+def test_one_mask_in_every_form(mask: Any) -> None:
+    read = given_mask(mask, MEANT, "masks['dog'][0]")
+    assert read is not None
+    assert torch.equal(read, torch.from_numpy(MASK)[None].float())
+
+
+def test_a_picture_of_pil_is_converted_by_its_profile() -> None:
+    image = Image.new("RGB", (4, 6), (200, 60, 60))
+    image.info["icc_profile"] = said_colour._rgb_profile(said_colour.ADOBE, lambda v: v**2.2)
+    assert float(given_picture(image, "here")[0].mean()) > 229 / 255
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"masks": {"cat": (None,)}}, r"masks: no concept 'cat'"),
+        ({"masks": [MASK]}, "masks is a list: give concept -> a mask"),
+        ({"masks": {"s": ("x.png",)}}, r"masks\['s'\]\[0\] is 'x.png': give a tensor"),
+        (
+            {"images": Image.fromarray(LEVELS)},
+            "images is a Image: give a tuple, an entry for each image",
+        ),
+        ({"images": (LEVELS.astype(object),)}, r"images\[0\] is an array of object"),
+        ({"images": (MEANT.to("meta"),)}, "is a tensor without values"),
+        ({"images": (np.ma.masked_less(LEVELS, 9),)}, "with values masked out"),
+        ({"files": (1,)}, r"files\[0\] is 1: give the name of a file"),
+        ({"captions": ("a\0b",)}, r"captions\[0\] holds a character of 0"),
+        ({"concepts": ("dog",)}, "'dog' is no Concept"),
+        ({"concepts": (Concept("dog", "<a b>", "dog"),)}, "give one word without spaces"),
+        (
+            {"extra": ({"boxes": [[0, 0, 20, 9]]},)},
+            r"extra\[0\]: boxes\[0\] is .*: divide pixels by",
+        ),
+        ({"extra": ({"boxes": [[0.5, 0, 0.2, 1]]},)}, "left 0.5 not below right 0.2"),
+        ({"extra": ({"boxes": [[0, 0, 1]]},)}, r"give \[left, top, right, bottom\] in parts"),
+        ({"extra": ({"boxes": {"cat": [0, 0, 1, 1]}},)}, "boxes: no concept 'cat'"),
+        ({"extra": ({"boxes": [{"phrase": "x"}]},)}, "has no box"),
+        (
+            {"extra": ({"points": [[0.1, float("nan")]]},)},
+            r"points\[0\] is .*: give \[x, y\] in parts",
+        ),
+        ({"extra": ({"points": ["a"]},)}, r"points\[0\] is 'a': give \[x, y\]"),
+        ({"extra": ({"concepts": ["cat"]},)}, "concepts: no concept 'cat'"),
+        ({"extra": (3,)}, r"extra\[0\]: give an object with boxes or points"),
+    ],
+)
+def test_what_is_said_of_a_picture_is_checked(changes: dict[str, Any], words: str) -> None:
+    subject = replace(make_subject("s"), images=(MEANT,), captions=(), files=(), extra=())
+    with pytest.raises(InputError, match=words):
+        given_subject(replace(subject, **changes))
+
+
+def test_boxes_and_points_by_concept_are_lists(backbone: Backbone) -> None:
+    name = (subject := make_subject("s")).concept.name
+    marks = {"boxes": {name: [0, 0, 0.5, 1]}, "points": {name: [[0.1, 1.0005]]}}
+    read = given_subject(replace(subject, extra=(marks, *({},) * (len(subject.images) - 1))))
+    assert read.extra[0] == {"boxes": [[0, 0, 0.5, 1]], "points": [[0.1, 1]]}
+    for wrong in (None, 3, [None]):
+        with pytest.raises(InputError, match="is no subject: load_subject"):
+            fit(make_recipe([Probe()]), wrong, backbone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"steps": 5000}, "steps=5000: give 1000 or fewer"),
+        ({"scale": np.float32(3)}, r"as a plain float\(scale\)"),
+        ({"seed": np.int64(3)}, r"as a plain int\(seed\)"),
+        ({"size": 64}, "size=64: give height and width"),
+        ({"size": (10**6, 8)}, "at most 16384 pixels a side"),
+        ({"strengths": [1]}, "give names with numbers"),
+        ({"prompts": None}, "the prompt None is no text"),
+        ({"prompts": ["a", 3]}, "the prompt 3 is no text"),
+        ({"scheduler": ""}, "unknown scheduler ''"),
+        ({"layout": {"boxes": []}}, "give a Layout"),
+    ],
+)
+def test_a_drawing_refuses_what_it_cannot_mean(
+    backbone: Backbone, settings: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(PcsError, match=words):
+        sample(None, backbone, **{"prompts": "a dog", **settings})

@@ -156,8 +156,8 @@ def without_folders(
         A system that learns from pictures, or only one of noun and token.
     """
     from pcs_core.data import RENDERED, Concept, Subject
+    from pcs_core.data.concepts import check_concepts
     from pcs_core.engine.opening import needs_pictures
-    from pcs_folders.concepts import check_concepts
 
     if needs_pictures(recipe):
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")

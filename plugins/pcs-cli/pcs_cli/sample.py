@@ -96,11 +96,11 @@ def sample(
     personalization = open_together(folders)
     for line in read.stack_notes(personalization, folders, prompt):
         notice(line)
-    boxes = read.read_layout(layout, prompt, personalization)
     more, changes = read.read_weights(weights)
     chosen = read.read_preset(
         preset, [*(added or ()), *more], [*(settings_of or ()), *changes], personalization, base
     )
+    boxes = read.read_layout(layout, prompt, personalization, chosen)
     strengths = read.read_strengths(strength or (), personalization, chosen)
     numbers = read.read_numbers(
         chosen,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_cli.output import notice
 from pcs_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -90,7 +91,9 @@ def read_numbers(
     return SampleSettings(
         steps=usual.steps if steps is None else steps,
         scale=usual.scale if scale is None else scale,
-        scheduler=read_scheduler(scheduler or usual.scheduler, personalization, base),
+        scheduler=read_scheduler(
+            usual.scheduler if scheduler is None else scheduler, personalization, base
+        ),
         negative=usual.negative if negative is None else negative,
     )
 
@@ -180,16 +183,21 @@ def stack_notes(
 
 
 def read_layout(
-    file: Path | None, prompt: str, personalization: Personalization | None
+    file: Path | None, prompt: str, personalization: Personalization | None, preset: Preset
 ) -> Layout | None:
-    """Return the layout in ``file``, its phrases found in ``prompt``, if ``personalization`` reads one."""
+    """Return the layout in ``file``, its phrases found in ``prompt``, if what draws reads one."""
     from pcs_cli.layouts import load_layout
     from pcs_core.engine.opening import check_layout
 
     if file is None:
+        for use in preset.uses:
+            if use.technique.reads_layout:
+                notice(
+                    f"{use.technique.id} does nothing without --layout FILE.json: it has no boxes"
+                )
         return None
     layout = load_layout(file.expanduser())
-    check_layout(layout, [prompt], personalization)
+    check_layout(layout, [prompt], personalization, preset.uses)
     return layout
 
 

@@ -313,6 +313,24 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
     assert "'words' reads no layout" in refused.err
 
 
+def test_a_layout_is_read_by_a_technique_that_is_added(pcs: Callable, tmp_path: Path) -> None:
+    """On the untuned backbone, and said to do nothing where there is no layout."""
+    file, out = tmp_path / "layout.json", tmp_path / "pictures"
+    file.write_text('{"boxes": [{"phrase": "a dog", "box": [0, 0, 0.5, 1]}]}', "utf-8")
+    words = ["sample", "--base", "tiny", "a photo of a dog", "-n", 1, "--steps", 2]
+    refused = pcs(*words, "--layout", file, "--out", out)
+    assert refused.code == 2
+    assert "the untuned backbone reads no layout" in refused.err
+    added = [*words, "--with", "guidance.layout"]
+    plain = pcs(*added, "--out", out)
+    assert plain.code == 0, plain.err
+    assert "guidance.layout does nothing without --layout" in plain.err
+    done = pcs(*added, "--layout", file, "--out", tmp_path / "placed")
+    assert done.code == 0, done.err
+    assert "does nothing" not in done.err
+    assert (tmp_path / "placed" / "000.png").read_bytes() != (out / "000.png").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

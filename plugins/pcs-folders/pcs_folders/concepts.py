@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pcs_core.data.concepts import check_concepts
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, read_toml
@@ -46,47 +46,6 @@ def read_concepts(folder: Path, *, noun: str | None, token: str | None) -> tuple
         concepts = (replace(concept, noun=noun or concept.noun, token=token or concept.token),)
     check_concepts(concepts, str(file))
     return concepts
-
-
-def check_concepts(concepts: Sequence[Concept], place: str) -> None:
-    """Refuse tokens, nouns and names that could not be told apart; ``place`` begins the message.
-
-    Raises
-    ------
-    InputError
-        Names the concept's token or noun and what to do.
-    """
-    for concept in concepts:
-        token, noun = concept.token, concept.noun
-        if not token or any(c.isspace() or not c.isprintable() for c in token):
-            raise InputError(f"{place}: token {token!r}: give one word without spaces, as <dog>")
-        if "/" in token:
-            raise InputError(f"{place}: token {token!r}: leave out '/'")
-        if not noun.strip() or not noun.isprintable():
-            raise InputError(f"{place}: noun {noun!r}: give the class of the thing, as dog")
-        if token.casefold() == noun.casefold():
-            raise InputError(
-                f"{place}: the token {token!r} is the noun itself: give a word of its own, "
-                f"as <my-{noun.replace(' ', '-')}>"
-            )
-        if not concept.name or any(c.isspace() or c in "./\\" for c in concept.name):
-            raise InputError(
-                f"{place}: concept name {concept.name!r}: it names mask files, so leave out "
-                "spaces, dots and slashes"
-            )
-    _check_apart(concepts, place)
-
-
-def _check_apart(concepts: Sequence[Concept], place: str) -> None:
-    for index, concept in enumerate(concepts):
-        for other in concepts[:index]:
-            if concept.name == other.name:
-                raise InputError(f"{place}: two concepts are called {concept.name!r}: rename one")
-            if concept.token in other.token or other.token in concept.token:
-                raise InputError(
-                    f"{place}: the tokens {other.token!r} and {concept.token!r} contain one "
-                    "another: a prompt could not tell them apart"
-                )
 
 
 def _read(file: Path) -> tuple[Concept, ...]:

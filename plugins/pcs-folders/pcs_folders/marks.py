@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pcs_core.data.marks import checked_marks
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, read_json
@@ -29,24 +30,10 @@ def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
     data = read_json(inside(file.parent, file.name, file.parent))
     if not isinstance(data, dict):
         raise InputError(f"{file} holds no JSON object with {' or '.join(KEYS)}")
-    for key, value in data.items():
+    for key in data:
         if key not in KEYS:
             hint = nearest(key, KEYS) or f" (known: {', '.join(KEYS)})"
             if key in COLUMNS:
                 hint = f": a caption lies beside its picture as {file.stem}.txt"
             raise InputError(f"{file}: unknown key {key!r}{hint}")
-        if not isinstance(value, list | dict):
-            raise InputError(f"{file}: {key} must be a list, or lists by concept, got {value!r}")
-    _check_concepts(file, data.get("concepts"), [c.name for c in concepts])
-    return data
-
-
-def _check_concepts(file: Path, said: Any, names: Sequence[str]) -> None:
-    if said is None:
-        return
-    if not isinstance(said, list) or not said:
-        raise InputError(f"{file}: concepts must be a list of names (known: {', '.join(names)})")
-    for name in said:
-        if name not in names:
-            hint = nearest(str(name), names) or f" (known: {', '.join(names)})"
-            raise InputError(f"{file}: no concept {name!r}{hint}")
+    return checked_marks(data, [c.name for c in concepts], str(file))

@@ -41,7 +41,7 @@ def test_images_in_order_of_name_with_what_lies_beside_them(folder: Path) -> Non
     (folder / "a.txt").write_text("\ufeffa photo of   <rex>  \n", encoding="utf-8")
     (folder / "b.txt").write_text("  \n", encoding="utf-8")
     (folder / "c.1.txt").write_text("in the snow, café", encoding="utf-8")
-    (folder / "a.json").write_text('{"boxes": [[0, 0, 4, 4]], "points": []}', encoding="utf-8")
+    (folder / "a.json").write_text('{"boxes": [[0, 0, 0.5, 1]], "points": []}', encoding="utf-8")
     for ignored in (".hidden.png", "notes.md", "README.txt", ".DS_Store"):
         (folder / ignored).write_text("no image", encoding="utf-8")
     (folder / "more").mkdir()
@@ -50,7 +50,7 @@ def test_images_in_order_of_name_with_what_lies_beside_them(folder: Path) -> Non
     assert subject.files == ("a.png", "b.JPG", "c.1.webp")
     assert [tuple(image.shape) for image in subject.images] == [(3, 6, 8), (3, 7, 5), (3, 3, 3)]
     assert subject.captions == ("a photo of <rex>", None, "in the snow, café")
-    assert subject.extra == ({"boxes": [[0, 0, 4, 4]], "points": []}, {}, {})
+    assert subject.extra == ({"boxes": [[0, 0, 0.5, 1]], "points": []}, {}, {})
     assert subject.masks == {}
     (concept,) = subject.concepts
     assert (concept.name, concept.token, concept.noun, concept.kind) == (
