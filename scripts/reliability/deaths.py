@@ -1,0 +1,109 @@
+"""Placed deaths: a command dies before each change of the disk's names, and is given once more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from reliability.commands import Ended, run
+from reliability.disk_changes import DIED
+from reliability.scenarios import Scenario
+from reliability.trees import Tree, difference, tree
+
+LOOSE = ("bench run",)
+"""Scenarios whose files hold times: their pictures and weights are compared, of others the names."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A death that left a bad state."""
+
+    scenario: str
+    death: int
+    change: str
+    kind: str
+    """lost, left, refused, other result, traceback, hang."""
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.scenario}, before change {self.death} ({self.change}): {self.kind}: {self.what}"
+
+
+@dataclass
+class Trials:
+    """The placed deaths of one scenario, in ``folder``."""
+
+    scenario: Scenario
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.place = self.folder / "trial"
+        self.notes = self.folder / "notes"
+        self.scenario.set_up(self.place)
+        self.old = self._out()
+        ended = run(self.scenario.arguments, self.place, self.notes)
+        if ended.code:
+            raise RuntimeError(f"{self.scenario.name}: exit {ended.code}\n{ended.err}")
+        self.changes, self.whole, self.new = ended.changes, self._tree(), self._out()
+
+    def faults(self, deaths: Iterable[int]) -> Iterator[Fault]:
+        """Die before each of the changes ``deaths``, and yield what is bad after it."""
+        for death in deaths:
+            self.scenario.set_up(self.place)
+            ended = run(self.scenario.arguments, self.place, self.notes, death=death)
+            for kind, what in self.judge(ended):
+                yield Fault(self.scenario.name, death, self.changes[death - 1], kind, what)
+
+    def judge(self, ended: Ended) -> Iterator[tuple[str, str]]:
+        """Yield what is bad of the state that a death or a kill left, and after each way to go on."""
+        if ended.traceback:
+            yield "traceback", ended.err[-300:]
+        if ended.hung:
+            yield "hang", "the command itself"
+        state = self._out()
+        if self.scenario.overwrites and state not in (self.old, self.new):
+            yield "lost", f"out is neither old nor new: {difference(state, self.old or self.new)}"
+        kept = self.folder / "state"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(self.place, kept, symlinks=True)
+        for way in self.ways():
+            shutil.rmtree(self.place)
+            shutil.copytree(kept, self.place, symlinks=True)
+            again = run((*self.scenario.arguments, *way), self.place, self.notes)
+            for kind, what in self._after(way, again, finished=state == self.new):
+                yield kind, f"{' '.join(way) or 'the same command'}: {what}"
+
+    def ways(self) -> list[tuple[str, ...]]:
+        """Return what is put behind the command to go on."""
+        ways: list[tuple[str, ...]] = [()]
+        if self.scenario.resumes:
+            ways.append(("--resume",))
+        if self.scenario.overwrites and "--overwrite" not in self.scenario.arguments:
+            ways.append(("--overwrite",))
+        return ways
+
+    def _after(self, way: tuple[str, ...], again: Ended, *, finished: bool) -> Iterator[tuple[str, str]]:
+        if again.traceback:
+            yield "traceback", again.err[-300:]
+        if again.hung:
+            yield "hang", f"after {again.seconds:.0f} s"
+        if again.code == 0:
+            if unlike := difference(self._tree(), self.whole):
+                yield ("left" if "lacks" not in unlike and "differs" not in unlike else "other result"), unlike
+            return
+        named = self.scenario.resumes and "--resume" in again.err and "--overwrite" in again.err
+        fine = not way and again.code == 2 and (named or (finished and "not empty" in again.err))
+        if not fine:
+            yield "refused", f"exit {again.code}: {again.err.strip()[-200:]}"
+
+    def _tree(self) -> Tree:
+        names = tree(self.place)
+        if self.scenario.name not in LOOSE:
+            return names
+        exact = (".png", "weights.safetensors")
+        return {name: hash if name.endswith(exact) else "" for name, hash in names.items()}
+
+    def _out(self) -> Tree:
+        return tree(self.place / self.scenario.out)

@@ -1,0 +1,72 @@
+"""Counts the changes that a process makes to the names on a disk, and dies right before one of them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DIED = 77
+"""Exit code of a process that died where it was told to."""
+
+NAMES = {"os.rename": (0, 2), "os.remove": (0, 1), "os.mkdir": (0, 2), "os.rmdir": (0, 1)}
+"""Audit event -> where its path and the descriptor of the folder of that path stand."""
+LINKS = {"os.link": 1, "os.symlink": 1}
+"""Audit event -> where the new name stands."""
+MADE = os.O_CREAT | os.O_TRUNC
+SWAP = "pcs.swap"
+
+
+@dataclass
+class DiskChanges:
+    """The changes of names under ``root`` so far; right before number ``death`` the process ends.
+
+    A change is a rename, a removal, a new folder, or a file that is made or emptied.
+    """
+
+    root: Path
+    death: int | None = None
+    on_change: Callable[[int], None] = lambda number: None
+    seen: list[str] = field(default_factory=list)
+
+    def watch(self) -> None:
+        """Begin; there is no end, so it is called in a process of its own."""
+        sys.addaudithook(self.hook)
+
+    def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note one event of Python's audit."""
+        place = changed_name(event, arguments)
+        if place is None or not place.startswith(f"{self.root}{os.sep}"):
+            return
+        self.seen.append(f"{event} {place[len(str(self.root)) + 1 :]}")
+        if len(self.seen) == self.death:
+            os._exit(DIED)
+        self.on_change(len(self.seen))
+
+
+def changed_name(event: str, arguments: tuple[Any, ...]) -> str | None:
+    """Return the absolute name that an audit event changes, or None."""
+    if event in NAMES:
+        at, folder = NAMES[event]
+        return absolute(arguments[at], arguments[folder] if len(arguments) > folder else -1)
+    if event in LINKS:
+        return absolute(arguments[LINKS[event]], -1)
+    if event == SWAP:
+        return absolute(arguments[0], -1)
+    if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
+        flags = arguments[2] if len(arguments) > 2 and isinstance(arguments[2], int) else 0
+        if flags & MADE:
+            return absolute(arguments[0], -1)
+    return None
+
+
+def absolute(path: Any, folder: Any) -> str:
+    """Return ``path``, relative to the open folder ``folder`` where that is one, from the root on."""
+    text = os.fsdecode(path)
+    if not os.path.isabs(text):
+        inside = isinstance(folder, int) and folder >= 0
+        text = os.path.join(os.readlink(f"/proc/self/fd/{folder}") if inside else os.getcwd(), text)
+    return os.path.normpath(text)
