@@ -33,7 +33,7 @@ def write_checkpoint(
         It cannot be written, as on a full disk.
     """
     owned = own_storage(tensors)
-    text = json.dumps(state, sort_keys=True)
+    text = json.dumps(state)  # in the order given: losses are listed alike after an interruption
     metadata = {"state": text, "sha256": _digest(owned, text)}
     try:
         with replacing_file(checkpoint_path(folder, name)) as temporary:

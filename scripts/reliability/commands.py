@@ -46,17 +46,17 @@ class Running:
 
     def send(self, number: int) -> None:
         """Send a signal to it and to the processes that it started, if it is still there."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def poll(self) -> int | None:
         """Return the exit code of a command that ended; it is asked no more after that."""
         pid, status = os.waitpid(self.pid, os.WNOHANG)
         return None if pid == 0 else os.waitstatus_to_exitcode(status)
 
-    def wait(self, limit: float = LIMIT, kill_after: float | None = None, by: int = signal.SIGKILL) -> Ended:
+    def wait(
+        self, limit: float = LIMIT, kill_after: float | None = None, by: int = signal.SIGKILL
+    ) -> Ended:
         """Wait for the end, for ``limit`` seconds at most; send ``by`` after ``kill_after`` seconds."""
         hung = sent = False
         while (code := self.poll()) is None:
@@ -69,8 +69,14 @@ class Running:
                 hung = True
             time.sleep(0.002 if passed < 2 else 0.01)
         self.send(signal.SIGKILL)  # what it started and left
-        return Ended(code, self._read("out"), self._read("err"), time.monotonic() - self.began,
-                     tuple(self._read("changes").splitlines()), hung)
+        return Ended(
+            code,
+            self._read("out"),
+            self._read("err"),
+            time.monotonic() - self.began,
+            tuple(self._read("changes").splitlines()),
+            hung,
+        )
 
     def _read(self, what: str) -> str:
         path = self.notes.with_suffix(f".{what}")
@@ -84,11 +90,15 @@ def warm() -> None:
     from pcs_cli.main import main
 
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            out = str(Path(folder) / "out")
-            if main(["sample", "--base", "tiny", "a dog", "--steps", "1", "--out", out]):
-                raise RuntimeError("nothing can be drawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        out = str(Path(folder) / "out")
+        if main(["sample", "--base", "tiny", "a dog", "--steps", "1", "--out", out]):
+            raise RuntimeError("nothing can be drawn")
 
 
 def start(
@@ -113,7 +123,10 @@ def start(
     try:
         os.setpgid(0, 0)
         for number, what in ((1, "out"), (2, "err")):
-            os.dup2(os.open(notes.with_suffix(f".{what}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+            os.dup2(
+                os.open(notes.with_suffix(f".{what}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
+                number,
+            )
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
         prepare()
@@ -132,7 +145,9 @@ def start(
     raise AssertionError
 
 
-def run(arguments: Sequence[object], place: Path, notes: Path, *, death: int | None = None) -> Ended:
+def run(
+    arguments: Sequence[object], place: Path, notes: Path, *, death: int | None = None
+) -> Ended:
     """Run ``pcs`` as :func:`start` does, and wait for its end."""
     notes.with_suffix(".changes").unlink(missing_ok=True)
     return start(arguments, place, notes, death=death).wait()

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reliability.commands import Ended, run
-from reliability.disk_changes import DIED
 from reliability.scenarios import Scenario
 from reliability.trees import Tree, difference, tree
 
@@ -28,7 +27,9 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
-        return f"{self.scenario}, before change {self.death} ({self.change}): {self.kind}: {self.what}"
+        return (
+            f"{self.scenario}, before change {self.death} ({self.change}): {self.kind}: {self.what}"
+        )
 
 
 @dataclass
@@ -37,6 +38,9 @@ class Trials:
 
     scenario: Scenario
     folder: Path
+    every_way: bool = False
+    """Whether each way to go on is tried after each death; else they take turns."""
+    judged: int = 0
 
     def __post_init__(self) -> None:
         self.place = self.folder / "trial"
@@ -68,7 +72,11 @@ class Trials:
         kept = self.folder / "state"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.place, kept, symlinks=True)
-        for way in self.ways():
+        ways = self.ways()
+        if not self.every_way:
+            ways = [ways[self.judged % len(ways)]]
+        self.judged += 1
+        for way in ways:
             shutil.rmtree(self.place)
             shutil.copytree(kept, self.place, symlinks=True)
             again = run((*self.scenario.arguments, *way), self.place, self.notes)
@@ -84,14 +92,23 @@ class Trials:
             ways.append(("--overwrite",))
         return ways
 
-    def _after(self, way: tuple[str, ...], again: Ended, *, finished: bool) -> Iterator[tuple[str, str]]:
+    def _after(
+        self, way: tuple[str, ...], again: Ended, *, finished: bool
+    ) -> Iterator[tuple[str, str]]:
         if again.traceback:
             yield "traceback", again.err[-300:]
         if again.hung:
             yield "hang", f"after {again.seconds:.0f} s"
         if again.code == 0:
             if unlike := difference(self._tree(), self.whole):
-                yield ("left" if "lacks" not in unlike and "differs" not in unlike else "other result"), unlike
+                yield (
+                    (
+                        "left"
+                        if "lacks" not in unlike and "differs" not in unlike
+                        else "other result"
+                    ),
+                    unlike,
+                )
             return
         named = self.scenario.resumes and "--resume" in again.err and "--overwrite" in again.err
         fine = not way and again.code == 2 and (named or (finished and "not empty" in again.err))

@@ -41,7 +41,6 @@ scale = 2.0
 """
 
 
-
 @dataclass(frozen=True)
 class Scenario:
     """A command, and what is there before it: folders by name, copied into the place of a trial."""
@@ -81,7 +80,9 @@ def make_inputs(folder: Path) -> list[Scenario]:
     folder.mkdir(parents=True)
     recipe, layers = folder / "words.toml", folder / "layers.toml"
     recipe.write_text(WORDS, "utf-8")
-    layers.write_text(WORDS.replace("weights.lora", "weights.kv").replace('"words"', '"layers"'), "utf-8")
+    layers.write_text(
+        WORDS.replace("weights.lora", "weights.kv").replace('"words"', '"layers"'), "utf-8"
+    )
     rex, tom = picture_folder(folder / "rex", 1), picture_folder(folder / "tom", 2)
     on = ("--noun", "dog", "--backbone", "tiny", "--device", "cpu")
     made = {}
@@ -100,7 +101,9 @@ def make_inputs(folder: Path) -> list[Scenario]:
     merge = ("merge", made["c"], made["d"], "--method", "average", "--out", "out")
     export = ("export", made["a"], "--to", "diffusers", "--out", "out")
     pictures = picture_folder(folder / "records", 3, 4, captions=True)
-    few = tuple(word for setting in brief_settings(load_recipe("ip-adapter")) for word in ("--set", setting))
+    few = tuple(
+        word for setting in brief_settings(load_recipe("ip-adapter")) for word in ("--set", setting)
+    )
     train = ("pretrain", "ip-adapter", "--data", pictures, "--backbone", "tiny", "--device", "cpu")
     train = (*train, *few, "--out", "out")
     suite = folder / "suite"

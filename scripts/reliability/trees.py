@@ -12,7 +12,9 @@ Tree = dict[str, str]
 def tree(folder: Path, *, contents: bool = True) -> Tree:
     """Return all names below ``folder``; those of files with their hash, or "file" without ``contents``."""
     return {
-        str(path.relative_to(folder)): "" if path.is_dir() else (file_hash(path) if contents else "file")
+        str(path.relative_to(folder)): ""
+        if path.is_dir()
+        else (file_hash(path) if contents else "file")
         for path in sorted(folder.rglob("*"))
     }
 
@@ -27,5 +29,9 @@ def difference(have: Tree, expected: Tree) -> str:
     more = sorted(set(have) - set(expected))
     less = sorted(set(expected) - set(have))
     other = sorted(name for name in set(have) & set(expected) if have[name] != expected[name])
-    words = [(f"left {more[:4]}", more), (f"lacks {less[:4]}", less), (f"differs {other[:4]}", other)]
+    words = [
+        (f"left {more[:4]}", more),
+        (f"lacks {less[:4]}", less),
+        (f"differs {other[:4]}", other),
+    ]
     return "; ".join(text for text, names in words if names)

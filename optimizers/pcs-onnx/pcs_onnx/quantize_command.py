@@ -59,7 +59,7 @@ def quantize(
     if backbone is None:
         raise InputError(f"{source} is no deployment: `pcs export SYSTEM --to onnx --out DIR`")
     artifacts: list[Personalization | None] = [load(f.expanduser()) for f in artifact or ()]
-    with reporting("calibrating"):
+    with reporting("calibrating"), target.claimed():
         with int8.recording(backbone, every=CALLS_APART) as feeds:
             for personalization in artifacts or [None]:
                 for index, text in enumerate(prompt):

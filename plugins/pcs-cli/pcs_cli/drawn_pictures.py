@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_cli.claims import Claim, release
 from pcs_cli.output import notice
-from pcs_cli.output_folder import Destination, free_name, missing_parents, remove_empty
+from pcs_cli.output_folder import Destination, free_name
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,15 +26,14 @@ class DrawnPictures:
     """The folder ``DIR.partial`` of one drawing, which becomes ``target`` when all pictures are there."""
 
     target: Destination
+    claim: Claim
     folder: Path = field(init=False)
     count: int = 0
     """Pictures, or clips, that are written."""
     _shown: list[Tensor] = field(default_factory=list, repr=False)
-    _made: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         self.folder = free_name(self.target.folder, "partial")
-        self._made = missing_parents(self.folder)
 
     def add(self, pictures: Tensor) -> None:
         """Write the next finished pictures [n 3 h w], or clips [n 3 t h w], in [0, 1].
@@ -47,7 +47,9 @@ class DrawnPictures:
         from pcs_core import clip_files
         from pcs_folders.pictures import frame_sheet, write_png
 
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.count:
+            self.claim.note(left=[self.claim.name(self.folder)])
+            self.folder.mkdir(exist_ok=True)
         for picture in pictures:
             shown = picture
             if picture.dim() == 4:
@@ -79,8 +81,9 @@ class DrawnPictures:
         notice(f"{why}: no picture was finished, so nothing is kept")
 
     def discard(self) -> None:
-        """Remove the folder, if nothing is in it, and the parents that were made for it."""
-        remove_empty((self.folder, *self._made))
+        """Remove the folder, if nothing is in it."""
+        with suppress(OSError):  # there is none, or something is in it
+            self.folder.rmdir()
 
 
 @contextmanager
@@ -90,9 +93,10 @@ def drawing_into(target: Destination, go_on: Callable[[int], str]) -> Iterator[D
     Raises
     ------
     InputError
-        The folder cannot be written.
+        The folder cannot be written, or another command is at work there.
     """
-    drawn = DrawnPictures(target)
+    claim = target.take()
+    drawn = DrawnPictures(target, claim)
     try:
         yield drawn
     except KeyboardInterrupt:
@@ -106,3 +110,5 @@ def drawing_into(target: Destination, go_on: Callable[[int], str]) -> Iterator[D
         if isinstance(error, OSError):
             raise InputError(f"cannot write {target.folder}: {error.strerror or error}") from error
         raise
+    finally:
+        release(claim)

@@ -71,7 +71,7 @@ def export(
 
     from pcs_core import export as run
 
-    with reporting("opening"):
+    with reporting("opening"), target.claimed():
         chosen, opened = open_exported(what, backbone, device, settings or ())
         with target.filling() as ready:
             facts = run(chosen, ready, to=to, backbone=opened, adapter=adapter, **options)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pcs_cli.fit_plan import FitPlan
     from pcs_cli.fit_previews import Previews, PreviewStrips
     from pcs_cli.fit_work import Workplace
+    from pcs_cli.output_folder import Destination
     from pcs_core.data import Personalization
     from pcs_core.engine import Progress
 
@@ -210,6 +211,9 @@ def fit(
         known["crop"] = crop
     processes = join(plan.backbone.device)
     place = open_together(plan.destination, known, resume=resume, processes=processes)
+    if place.finished:
+        tell_finished(place, plan.destination, json)
+        return
     if processes.index:  # what is written and told is the first one's business
         train(plan, place, chosen)
         return
@@ -220,7 +224,7 @@ def fit(
         again = f"torchrun --nproc-per-node {processes.count} --no-python {again}"
     try:
         artifacts, failed = run(plan, place, preview, chosen, previews)
-        plan.destination.publish(place.result)
+        place.publish(plan.destination)
     except KeyboardInterrupt:
         place.close()
         notice(f"\ninterrupted; go on with:\n  {again}")
@@ -232,6 +236,19 @@ def fit(
     tell(plan, artifacts, failed, time.monotonic() - started, json)
     if failed:
         raise typer.Exit(3)
+
+
+def tell_finished(place: Workplace, destination: Destination, json: bool) -> None:
+    """Say that there is nothing to go on with: the interrupted command had written all."""
+    writes = place.claim is not None
+    place.close()
+    if not writes:
+        return
+    notice("nothing to resume: the command that was interrupted had finished")
+    if json:
+        emit_json({"out": str(destination.folder)})
+    else:
+        emit(str(destination.folder))
 
 
 def watcher(name: str) -> Callable[..., Any]:
@@ -264,7 +281,7 @@ def run(
     InputError
         Every fit diverged.
     """
-    from pcs_cli.fit_keeping import move_kept
+    from pcs_cli.fit_keeping import copy_kept
     from pcs_cli.fit_previews import Previews, PreviewStrips, final_previews
     from pcs_cli.progress import reporting
     from pcs_core.storage import save
@@ -280,7 +297,7 @@ def run(
             extra = final_previews(artifact, plan.backbone, strips, preview=preview)
             folder = place.result if alone(plan) else place.result / artifact.subject
             save(artifact, folder, extra_files=extra)
-            move_kept(place.kept if alone(plan) else place.kept / artifact.subject, folder)
+            copy_kept(place.kept if alone(plan) else place.kept / artifact.subject, folder)
     return whole, failed
 
 

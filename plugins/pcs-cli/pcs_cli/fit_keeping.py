@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,7 +74,19 @@ def keeping(folder: Path, *, alone: bool) -> Callable[[int, Sequence[Personaliza
     return write
 
 
-def move_kept(folder: Path, result: Path) -> None:
-    """Put what was kept in ``folder`` into the artifact ``result``."""
+def copy_kept(folder: Path, result: Path) -> None:
+    """Put what was kept in ``folder`` into the artifact ``result``, without taking it away.
+
+    If the command dies before the result has its name, it is made anew from what is in ``folder``.
+    """
     if folder.is_dir():
-        os.replace(folder, result / STEPS)
+        shutil.copytree(
+            folder, result / STEPS, copy_function=_link, ignore=shutil.ignore_patterns(".*")
+        )
+
+
+def _link(source: str, place: str) -> None:
+    try:
+        os.link(source, place)  # the same bytes, once on the disk
+    except OSError:  # a file system without links
+        shutil.copy2(source, place)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
+from pcs_cli.claims import Claim, release
 from pcs_cli.fingerprint import differences, summary
-from pcs_cli.output_folder import Destination, destination, missing_parents, remove_empty
+from pcs_cli.output_folder import Destination, destination
 from pcs_core.errors import InputError
 from pcs_core.small_files import read_json
 
@@ -28,9 +30,11 @@ class Workplace:
 
     folder: Path
     resumed: bool = False
-    made: tuple[Path, ...] = ()
-    """Parents that did not exist before, the innermost first."""
-    _lock: IO[str] | None = field(default=None, repr=False)
+    finished: bool = False
+    """Whether this very fit had been whole already when its command died: there is nothing to do."""
+    facts: str = ""
+    """What decides the result, as a hash."""
+    claim: Claim | None = field(default=None, repr=False)
 
     @property
     def work(self) -> Path:
@@ -57,17 +61,21 @@ class Workplace:
         """Whether a checkpoint was written: without one, no step would be saved by resuming."""
         return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))
 
+    def publish(self, destination: Destination) -> None:
+        """Give the result the destination's name; this folder has served."""
+        destination.publish(self.result, facts=self.facts, works=[self.folder])
+
     def discard(self) -> None:
         """Remove the folder and all in it, and the parents that were made for it."""
+        if self.claim is not None:
+            self.claim.remove(self.folder)
         self.close()
-        shutil.rmtree(self.folder, ignore_errors=True)
-        remove_empty(self.made)
 
     def close(self) -> None:
         """Let go of the folder, which stays."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        if self.claim is not None:
+            release(self.claim)
+            self.claim = None
 
 
 def partial_folder(destination: Destination) -> Path:
@@ -113,7 +121,7 @@ def choose_destination(
 
     if place()[0]:
         return Destination(out.expanduser().resolve(), overwrite)
-    target = destination(out, overwrite=overwrite, inputs=inputs)
+    target = destination(out, overwrite=overwrite, inputs=inputs, resume=resume)
     check_partial(target, resume=resume)
     return target
 
@@ -136,7 +144,7 @@ def open_together(
         place = open_workplace(destination, facts, resume=resume)
     else:
         place = Workplace(partial_folder(destination))
-    (place.resumed,) = processes.first(lambda: [place.resumed], 1)
+    place.resumed, place.finished = processes.first(lambda: [place.resumed, place.finished], 2)
     return place
 
 
@@ -150,30 +158,37 @@ def open_workplace(
     InputError
         It was begun with something else (named), is in use, or cannot be written.
     """
-    folder = partial_folder(destination)
-    place = Workplace(folder, made=missing_parents(folder))
-    begun = (place.folder / RUN).exists()
-    if begun and resume:
-        _compare(place.folder, facts)
+    text = json.dumps(facts, sort_keys=True)
+    place = Workplace(partial_folder(destination), facts=hashlib.sha256(text.encode()).hexdigest())
+    place.claim = claim = destination.take()
     try:
-        place.folder.mkdir(parents=True, exist_ok=True)
-        place._lock = _lock(place.folder)
-        if begun and not resume:
-            for entry in place.folder.iterdir():
-                if entry.name != LOCK:
-                    shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+        if resume and claim.finished is not None:
+            if claim.finished != place.facts:
+                raise InputError(
+                    f"{destination.folder} was finished, and begun with something else: give another --out, or "
+                    "--overwrite without --resume"
+                )
+            place.finished = True
+            return place
+        begun = (place.folder / RUN).exists()
+        if begun and resume:
+            _compare(place.folder, facts)
         place.resumed = begun and resume
         if not place.resumed:
+            claim.remove(place.folder)
+            claim.making(place.folder)
+            place.folder.mkdir()
             _write(place.folder / RUN, {"format": FORMAT, "facts": facts})
+            claim.keeping(place.folder)
         place.work.mkdir(exist_ok=True)
         shutil.rmtree(place.result, ignore_errors=True)
     except OSError as error:
         place.close()
         raise InputError(f"cannot work in {place.folder}: {error.strerror or error}") from error
+    except BaseException:
+        place.close()
+        raise
     return place
-
-
-LOCK = "lock"
 
 
 def _compare(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -201,17 +216,3 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-
-
-def _lock(folder: Path) -> IO[str] | None:
-    try:
-        import fcntl
-    except ImportError:  # Windows: two fits into one folder are the user's business
-        return None
-    file = (folder / LOCK).open("a", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise InputError(f"another fit is working in {folder}: wait for it, or end it") from error
-    return file

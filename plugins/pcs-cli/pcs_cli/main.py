@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
+from pcs_cli.locks import note_command
 from pcs_cli.output import complain, silence_pipe
 from pcs_core.errors import PcsError, PluginError, check_utf8
 
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(arguments: Sequence[str] | None) -> int:
     """Run the application; usage errors are shown by it. Raises what a command raises."""
     # in one place, for every path of every command: it would be written into manifests, and printed
-    check_utf8(*(sys.argv[1:] if arguments is None else arguments), what="the argument")
+    words = sys.argv[1:] if arguments is None else arguments
+    check_utf8(*words, what="the argument")
+    note_command(words)
     from pcs_cli.app import app
 
     try:
@@ -71,6 +74,11 @@ def run(arguments: Sequence[str] | None) -> int:
             return leaving.code
         complain(str(leaving.code))
         return FAILED
+    finally:
+        if "pcs_cli.claims" in sys.modules:  # a command that writes
+            from pcs_cli.claims import release_all
+
+            release_all()
     return DONE
 
 

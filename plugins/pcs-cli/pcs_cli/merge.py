@@ -54,11 +54,12 @@ def merge(
     from pcs_core import merge_personalizations
     from pcs_core.storage import save
 
-    opened = open_for(artifacts[0], backbone, device)
-    merged = merge_personalizations(artifacts, opened, method=method, **values)
-    extra = draw_preview(merged, opened) if preview else {}
-    with target.filling() as ready:
-        save(merged, ready, extra_files=extra)
+    with target.claimed():
+        opened = open_for(artifacts[0], backbone, device)
+        merged = merge_personalizations(artifacts, opened, method=method, **values)
+        extra = draw_preview(merged, opened) if preview else {}
+        with target.filling() as ready:
+            save(merged, ready, extra_files=extra)
     if json:
         tokens = [concept.token for concept in merged.concepts]
         emit_json({"out": str(target.folder), "method": method, "tokens": tokens})

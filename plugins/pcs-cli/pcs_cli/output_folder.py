@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pcs_cli.claims import Claim, dispose, identity, inspect, release, take
 from pcs_cli.output import notice
 from pcs_core.errors import InputError, check_utf8
+from pcs_core.storage.durable import exchange
 
 OWN_FILES = re.compile(
     r"manifest\.json|recipe\.toml|weights\.safetensors|features\.safetensors|preview\.png"
@@ -28,6 +30,34 @@ class Destination:
     folder: Path
     overwrite: bool
 
+    def take(self) -> Claim:
+        """Keep other commands out, until :func:`pcs_cli.claims.release`.
+
+        Raises
+        ------
+        InputError
+            Another command is at work there, or the folder's parents cannot be made.
+        """
+        try:
+            return take(self.folder)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    @contextmanager
+    def claimed(self) -> Iterator[Claim]:
+        """Keep other commands out for the duration.
+
+        Raises
+        ------
+        InputError
+            As :meth:`take`.
+        """
+        claim = self.take()
+        try:
+            yield claim
+        finally:
+            release(claim)
+
     @contextmanager
     def filling(self) -> Iterator[Path]:
         """Give the path of a folder to make and fill; on success it becomes the destination.
@@ -35,74 +65,111 @@ class Destination:
         Raises
         ------
         InputError
-            It cannot be written, as on a full disk.
+            It cannot be written, as on a full disk, or another command is at work there.
         """
-        parent = self.folder.parent
-        made = missing_parents(self.folder)
-        try:
-            parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name[:80]}.", dir=parent))
+        with self.claimed() as claim:
             try:
-                yield temporary / "ready"
-                self.publish(temporary / "ready")
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-                remove_empty(made)
-        except OSError as error:
-            raise InputError(f"cannot write {self.folder}: {error.strerror or error}") from error
+                temporary = claim.temporary()
+                try:
+                    yield temporary / "ready"
+                    self.publish(temporary / "ready")
+                finally:
+                    shutil.rmtree(temporary, ignore_errors=True)
+            except OSError as error:
+                raise self._unwritable(error) from error
 
-    def publish(self, ready: Path) -> None:
+    def publish(self, ready: Path, *, facts: str = "", works: Iterable[Path] = ()) -> None:
         """Give the complete folder ``ready`` the destination's name.
 
         What was there is removed if all of it was written by a command, else kept under another
-        name. What another command wrote there meanwhile stays, and ``ready`` is kept beside it.
+        name. What another program wrote there meanwhile stays, and ``ready`` is kept beside it. If the command
+        dies right after, the next is told ``facts`` and removes ``works``.
 
         Raises
         ------
         InputError
             Something is there by now, and nothing may be overwritten; says where this work is kept.
         """
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        old = None
-        if self.folder.exists():
-            if any(self.folder.iterdir()):
-                if not self.overwrite:
-                    kept = free_name(self.folder, "new")
-                    os.replace(ready, kept)
-                    raise InputError(
-                        f"{self.folder} was written by another command meanwhile: what this one made is "
-                        f"in {kept}"
-                    )
-                old = free_name(self.folder, "old")
-                os.replace(self.folder, old)
+        with self.claimed() as claim:
+            taken = self.folder.exists() and any(self.folder.iterdir())
+            if taken and not self.overwrite:
+                kept = free_name(self.folder, "new")
+                os.replace(ready, kept)
+                raise InputError(
+                    f"{self.folder} was written by another command meanwhile: what this one made is "
+                    f"in {kept}"
+                )
+            old = free_name(self.folder, "old")
+            claim.note(
+                whole=identity(ready),
+                ready=claim.name(ready),
+                old=claim.name(old),
+                facts=facts,
+                works=[claim.name(work) for work in works],
+            )
+            if not taken:
+                if self.folder.exists():
+                    self.folder.rmdir()
+                os.replace(ready, self.folder)
+            elif exchange(ready, self.folder):
+                dispose(self.folder, ready, claim.remove)
             else:
-                self.folder.rmdir()
+                self._replace(ready, old)
+                dispose(self.folder, old, claim.remove)
+            self._sort_drawn(claim)
+
+    def _replace(self, ready: Path, old: Path) -> None:
+        """Exchange the folders in two steps; the journal says what a death between them needs."""
+        os.replace(self.folder, old)
         try:
             os.replace(ready, self.folder)
         except OSError:
-            if old is not None:
-                os.replace(old, self.folder)
+            os.replace(old, self.folder)
             raise
-        if old is None:
-            return
-        if is_own(old):
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            notice(f"{self.folder} held files that pcs did not write: they are kept in {old}")
+
+    def _sort_drawn(self, claim: Claim) -> None:
+        """Remove pictures of drawings that died if the destination holds the same, else say where they are."""
+        for left in claim.left:
+            if not left.is_dir():
+                continue
+            files = [path for path in left.iterdir() if not path.name.startswith(".")]
+            if all(same_file(path, self.folder / path.name) for path in files):
+                claim.remove(left)
+            else:
+                notice(f"finished pictures of a drawing that was ended are kept in {left}")
+        claim.left = []
+
+    def _unwritable(self, error: OSError) -> InputError:
+        return InputError(f"cannot write {self.folder}: {error.strerror or error}")
 
 
-def destination(out: Path, *, overwrite: bool, inputs: Iterable[Path] = ()) -> Destination:
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two names are files of the same bytes."""
+    return other.is_file() and one.is_file() and filecmp.cmp(one, other, shallow=False)
+
+
+def destination(
+    out: Path, *, overwrite: bool, inputs: Iterable[Path] = (), resume: bool = False
+) -> Destination:
     """Check ``--out`` and return it. ``inputs`` are what must not be replaced.
+
+    What a command that died left there is removed. Where its result was whole, ``resume`` accepts that.
 
     Raises
     ------
     InputError
-        It is taken, or cannot be made; the message says what to do.
+        It is taken, in use, or cannot be made; the message says what to do.
     """
     try:
         folder = out.expanduser().resolve()
         check_utf8(folder, what="--out")
-        _check(folder, out, overwrite, [path.expanduser().resolve() for path in inputs])
+        whole = folder.name != "" and inspect(folder) is not None
+        _check(
+            folder,
+            out,
+            overwrite or (whole and resume),
+            [path.expanduser().resolve() for path in inputs],
+        )
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"--out {out}: {reason}: give another folder") from error
@@ -138,20 +205,6 @@ def _home() -> list[Path]:
         return [Path.home().resolve()]
     except RuntimeError:  # a user without one
         return []
-
-
-def missing_parents(path: Path) -> tuple[Path, ...]:
-    """Return the parents of ``path`` that do not exist, the innermost first."""
-    return tuple(parent for parent in path.parents if not parent.exists())
-
-
-def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove these folders, the innermost first, as far as they are empty."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:  # something is in it, or it is gone
-            return
 
 
 def free_name(folder: Path, ending: str) -> Path:

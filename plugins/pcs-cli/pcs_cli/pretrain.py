@@ -65,6 +65,7 @@ def pretrain(
     Checkpoints go to DIR.partial/, which is removed when DIR is whole.
     """
     from pcs_cli.fingerprint import pretrain_facts
+    from pcs_cli.fit import tell_finished
     from pcs_cli.fit_work import choose_destination, open_together
     from pcs_cli.opening import backbone_name, device_name, open_artifact
     from pcs_core.assembly import load_recipe
@@ -87,6 +88,9 @@ def pretrain(
     facts = pretrain_facts(recipe, opened.card, seed, chosen, data, len(records))
     processes = join(opened.device)
     place = open_together(target, facts, resume=resume, processes=processes)
+    if place.finished:
+        tell_finished(place, target, json)
+        return
 
     def train(*watch: Callable[[Progress], None]) -> Personalization:
         return run(
@@ -111,7 +115,7 @@ def pretrain(
         with reporting("preparing") as reporter:
             adapter = train(reporter.fitting)
             save(adapter, place.result)
-        target.publish(place.result)
+        place.publish(target)
     except KeyboardInterrupt:
         place.close()
         notice(f"\ninterrupted; the same command with --resume goes on ({place.folder})")

@@ -224,14 +224,20 @@ def test_a_folder_in_use_is_refused(
     pcs: Callable, fit_arguments: list[object], tmp_path: Path
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    partial = tmp_path / "out" / "rex.partial"
-    partial.mkdir(parents=True)
-    (partial / "run.json").write_text("{}")
-    with (partial / "lock").open("w") as file:
+    (tmp_path / "out").mkdir()
+    journal = tmp_path / "out" / ".rex.pcs"
+    who = "another command (process 4242: pcs fit \\u001b[31m)"
+    with journal.open("w") as file:
+        file.write('{"process": 4242, "command": "pcs fit \\u001b[31m"}\n')
+        file.flush()
         fcntl.flock(file, fcntl.LOCK_EX)
-        done = pcs(*fit_arguments, "--overwrite")
-    assert done.code == 2
-    assert "another fit" in done.err
+        for more in ((), ("--overwrite",), ("--resume",)):
+            done = pcs(*fit_arguments, *more)
+            assert done.code == 2
+            assert f"{who} is at work in {tmp_path / 'out' / 'rex'}" in done.err
+    assert names(tmp_path / "out") == {".rex.pcs"}
+    assert pcs(*fit_arguments).code == 0
+    assert names(tmp_path / "out") == {"rex"}
 
 
 def test_an_error_within_the_fit_leaves_nothing(
