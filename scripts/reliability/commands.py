@@ -15,6 +15,8 @@ from pathlib import Path
 
 from reliability.disk_changes import DiskChanges
 
+Program = Callable[[list[str]], int]
+"""What is given the words of a command, and returns its exit code."""
 LIMIT = 180.0
 """Seconds after which a command hangs."""
 
@@ -107,11 +109,11 @@ def start(
     notes: Path,
     *,
     death: int | None = None,
-    prepare: Callable[[], None] = lambda: None,
+    program: Program | None = None,
 ) -> Running:
     """Start ``pcs`` with ``arguments`` in the folder ``place``; dies before change ``death`` of names there.
 
-    What it prints goes to files named after ``notes``. ``prepare`` is called in the process first.
+    What it prints goes to files named after ``notes``. ``program`` stands in for ``pcs``.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -129,12 +131,11 @@ def start(
             )
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
-        prepare()
-        from pcs_cli.main import main
-
         changes = DiskChanges(place.resolve(), death)
         changes.watch()
-        code = main([str(argument) for argument in arguments])
+        if program is None:
+            from pcs_cli.main import main as program
+        code = program([str(argument) for argument in arguments])
         notes.with_suffix(".changes").write_text("\n".join(changes.seen), "utf-8")
     except BaseException:
         traceback.print_exc()
@@ -146,8 +147,13 @@ def start(
 
 
 def run(
-    arguments: Sequence[object], place: Path, notes: Path, *, death: int | None = None
+    arguments: Sequence[object],
+    place: Path,
+    notes: Path,
+    *,
+    death: int | None = None,
+    program: Program | None = None,
 ) -> Ended:
     """Run ``pcs`` as :func:`start` does, and wait for its end."""
     notes.with_suffix(".changes").unlink(missing_ok=True)
-    return start(arguments, place, notes, death=death).wait()
+    return start(arguments, place, notes, death=death, program=program).wait()

@@ -47,7 +47,7 @@ class Trials:
         self.notes = self.folder / "notes"
         self.scenario.set_up(self.place)
         self.old = self._out()
-        ended = run(self.scenario.arguments, self.place, self.notes)
+        ended = self._run()
         if ended.code:
             raise RuntimeError(f"{self.scenario.name}: exit {ended.code}\n{ended.err}")
         self.changes, self.whole, self.new = ended.changes, self._tree(), self._out()
@@ -56,7 +56,7 @@ class Trials:
         """Die before each of the changes ``deaths``, and yield what is bad after it."""
         for death in deaths:
             self.scenario.set_up(self.place)
-            ended = run(self.scenario.arguments, self.place, self.notes, death=death)
+            ended = self._run(death=death)
             for kind, what in self.judge(ended):
                 yield Fault(self.scenario.name, death, self.changes[death - 1], kind, what)
 
@@ -79,9 +79,13 @@ class Trials:
         for way in ways:
             shutil.rmtree(self.place)
             shutil.copytree(kept, self.place, symlinks=True)
-            again = run((*self.scenario.arguments, *way), self.place, self.notes)
+            again = self._run(*way)
             for kind, what in self._after(way, again, finished=state == self.new):
                 yield kind, f"{' '.join(way) or 'the same command'}: {what}"
+
+    def _run(self, *more: str, death: int | None = None) -> Ended:
+        words = (*self.scenario.arguments, *more)
+        return run(words, self.place, self.notes, death=death, program=self.scenario.program)
 
     def ways(self) -> list[tuple[str, ...]]:
         """Return what is put behind the command to go on."""

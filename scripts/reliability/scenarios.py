@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from PIL import Image
 
 from pcs_core import load_recipe
 from pcs_testing import brief_settings
-from reliability.commands import run
+from reliability.commands import Program, run
 
 WORDS = """
 [recipe]
@@ -53,7 +52,8 @@ class Scenario:
     overwrites: bool = True
     """Whether it has ``--overwrite``; a command without goes on where it was."""
     out: str = "out"
-    prepare: Callable[[Path], None] | None = None
+    program: Program | None = None
+    """What is run in place of ``pcs``."""
 
     def set_up(self, place: Path) -> None:
         """Make the folder of a trial anew, as it is before the command."""

@@ -35,6 +35,8 @@ class Claim:
     """Set where the last command died after its folder was whole: what it had been told to note."""
     left: list[Path] = field(default_factory=list)
     """Finished pictures of drawings that died."""
+    publishing: bool = False
+    """Whether the folder's name is being given away: what stood there may lie under another one."""
     users: int = 0
 
     def note(self, **facts: Any) -> None:
@@ -101,8 +103,11 @@ def release(claim: Claim) -> None:
     claim.users -= 1
     if claim.users or _CLAIMS.pop(claim.folder, None) is None:
         return
+    if claim.publishing:  # interrupted between two steps
+        settle(claim.folder, claim.lock)
     claim.lock.close(remove=not claim.left)
-    remove_empty(claim.made)
+    if not claim.folder.exists():
+        remove_empty(claim.made)
 
 
 def release_all() -> None:
@@ -164,22 +169,20 @@ def settle(folder: Path, lock: LockFile) -> tuple[str | None, list[Path]]:
         lock.note(remove=str(path.relative_to(folder.parent)))
         _remove(path)
 
-    for path in filter(None, map(beside, pending)):
-        _remove(path)
-    if not published:
-        finished = None
-    else:
-        ready, old = beside(published["ready"]), beside(published["old"])
-        if old and old.is_dir() and not folder.exists():
+    finished = None
+    if published:
+        if (old := beside(published["old"])) and old.is_dir() and not folder.exists():
             os.replace(old, folder)
         finished = published["facts"] if published["whole"] == identity(folder) else None
         if finished is not None:
-            for path in filter(None, (ready, old)):
-                if path.is_dir():
+            for name in (published["ready"], published["old"]):
+                # one that is pending is known for a command's, and may be removed in parts already
+                if (path := beside(name)) and path.is_dir() and name not in pending:
                     dispose(folder, path, remove)
             works = [name for name in published["works"] if isinstance(name, str)]
-            for path in filter(None, map(beside, works)):
-                remove(path)
+            pending |= dict.fromkeys(works)
+    for path in filter(None, map(beside, pending)):
+        _remove(path)
     left = [path for path in map(beside, drawn) if path and _has_pictures(path)]
     return finished, left
 

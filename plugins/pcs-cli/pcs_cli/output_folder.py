@@ -74,7 +74,8 @@ class Destination:
                     yield temporary / "ready"
                     self.publish(temporary / "ready")
                 finally:
-                    shutil.rmtree(temporary, ignore_errors=True)
+                    if not claim.publishing:  # else what stood there may be in it
+                        shutil.rmtree(temporary, ignore_errors=True)
             except OSError as error:
                 raise self._unwritable(error) from error
 
@@ -107,25 +108,19 @@ class Destination:
                 facts=facts,
                 works=[claim.name(work) for work in works],
             )
+            claim.publishing = True
             if not taken:
                 if self.folder.exists():
                     self.folder.rmdir()
                 os.replace(ready, self.folder)
             elif exchange(ready, self.folder):
                 dispose(self.folder, ready, claim.remove)
-            else:
-                self._replace(ready, old)
+            else:  # the journal says what a death between the two needs
+                os.replace(self.folder, old)
+                os.replace(ready, self.folder)
                 dispose(self.folder, old, claim.remove)
+            claim.publishing = False
             self._sort_drawn(claim)
-
-    def _replace(self, ready: Path, old: Path) -> None:
-        """Exchange the folders in two steps; the journal says what a death between them needs."""
-        os.replace(self.folder, old)
-        try:
-            os.replace(ready, self.folder)
-        except OSError:
-            os.replace(old, self.folder)
-            raise
 
     def _sort_drawn(self, claim: Claim) -> None:
         """Remove pictures of drawings that died if the destination holds the same, else say where they are."""

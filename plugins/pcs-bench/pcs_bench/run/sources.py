@@ -158,15 +158,21 @@ class Fitted(Source):
         folder = self.place.store.fit(self.fit)
         if folder.exists():
             try:
-                return load(folder)
+                artifact = load(folder)
             except PcsError:  # damaged: the fit is made anew
                 shutil.rmtree(folder)
+            else:
+                shutil.rmtree(self._work(folder), ignore_errors=True)  # left by a kill
+                return artifact
         return self._fit(folder)
+
+    def _work(self, folder: Path) -> Path:
+        return folder.with_name(f"{self.fit}.work")
 
     def _fit(self, folder: Path) -> Personalization:
         from pcs_core import fit, save
 
-        work = folder.with_name(f"{self.fit}.work")
+        work = self._work(folder)
         resumed = work.exists()
         protocol, done = self.place.protocol, {"step": 0}
         work.mkdir(parents=True, exist_ok=True)

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_cli import lock_file
 from pcs_core.errors import InputError
 from pcs_core.small_files import inside, read_json
+from pcs_core.storage.durable import replacing_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -104,18 +105,12 @@ class Store:
             raise InputError(f"--out {self.folder}: {why}: give another folder") from error
         if names and not names & OURS:
             raise InputError(f"--out {self.folder} holds something else: give another folder")
-        with (self.folder / LOCK).open("w") as file:
-            try:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # no such locks on Windows
-                pass
-            except OSError:
-                raise InputError(
-                    f"another run is at work in {self.folder}: wait for it, or end it"
-                ) from None
+        lock = lock_file(self.folder / LOCK, self.folder)
+        try:
+            lock.begin()
             yield
+        finally:
+            lock.close(remove=False)
 
     @contextlib.contextmanager
     def appending(self, name: str = CELLS) -> Iterator[Appender]:
@@ -179,15 +174,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     InputError
         It cannot be written, as on a full disk.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex[:12]}")
     try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
+        with replacing_file(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def file_hash(path: Path) -> str:

@@ -1,0 +1,110 @@
+"""What commands do with the disk, without a network: all deaths of it take seconds."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pcs_cli.claims import release, release_all
+from pcs_cli.fit_work import choose_destination, open_workplace
+from pcs_cli.output_folder import destination, free_name
+from pcs_core.errors import PcsError
+from reliability.commands import Program
+from reliability.deaths import Fault, Trials
+from reliability.scenarios import Scenario
+
+
+def fill(words: list[str], out: Path, overwrite: bool) -> None:
+    """Write as ``pcs export`` and ``pcs merge`` do."""
+    with destination(out, overwrite=overwrite).filling() as ready:
+        _artifact(ready, "new")
+
+
+def draw(words: list[str], out: Path, overwrite: bool) -> None:
+    """Write as ``pcs sample`` does: picture after picture."""
+    target = destination(out, overwrite=overwrite)
+    claim = target.take()
+    folder = free_name(target.folder, "partial")
+    claim.note(left=[claim.name(folder)])
+    folder.mkdir()
+    for index in range(2):
+        (folder / f"{index:03}.png").write_text(f"picture {index}")
+    (folder / "sample.json").write_text("{}")
+    target.publish(folder)
+    release(claim)
+
+
+def fit(words: list[str], out: Path, overwrite: bool) -> None:
+    """Write as ``pcs fit`` does: a checkpoint, the result, and the name."""
+    resume = "--resume" in words
+    target = choose_destination(out, overwrite=overwrite, resume=resume)
+    place = open_workplace(target, {"seed": 0}, resume=resume)
+    if place.finished:
+        place.close()
+        return
+    (place.work / "fit-0.safetensors").write_text("a step")
+    place.result.mkdir()
+    for name in ("a", "b"):
+        _artifact(place.result / name, "new")
+    place.publish(target)
+    place.discard()
+
+
+KINDS = {"fill": fill, "draw": draw, "fit": fit}
+
+
+def program(name: str) -> Program:
+    """Return what does as a command with ``--out out`` does, and its exit code."""
+
+    def run(words: list[str]) -> int:
+        try:
+            KINDS[name](words, Path("deep/er/out"), "--overwrite" in words)
+        except PcsError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        finally:
+            release_all()
+        return 0
+
+    return run
+
+
+def scenarios(folder: Path) -> Iterator[Scenario]:
+    """Yield each kind without and with something old in its place; what is old is written to ``folder``."""
+    old = folder / "old"
+    if not old.exists():
+        (old / "er").mkdir(parents=True)
+        _artifact(old / "er" / "out", "old")
+        foreign = folder / "foreign"
+        shutil.copytree(old, foreign)
+        (foreign / "er" / "out" / "letter.txt").write_text("of somebody else")
+    for name in KINDS:
+        options = {"program": program(name), "out": "deep/er/out", "resumes": name == "fit"}
+        yield Scenario(f"{name} alone", (), **options)
+        for before in ("old", "foreign"):
+            words = ("--overwrite",)
+            yield Scenario(f"{name} over {before}", words, {"deep": folder / before}, **options)
+
+
+def journal_deaths(folder: Path) -> tuple[int, list[Fault]]:
+    """Place every death of every kind, with every way to go on; return their number and what is bad."""
+    count, faults = 0, []
+    for scenario in scenarios(folder):
+        trials = Trials(scenario, folder / "trials", every_way=True)
+        faults += list(trials.faults(range(1, len(trials.changes) + 1)))
+        count += len(trials.changes)
+    return count, faults
+
+
+def _artifact(folder: Path, text: str) -> None:
+    folder.mkdir(parents=True)
+    for name in ("manifest.json", "weights.safetensors"):
+        (folder / name).write_text(text)
+
+
+if __name__ == "__main__":
+    number, bad = journal_deaths(Path(sys.argv[1]))
+    print(f"{number} deaths, {len(bad)} bad", *bad, sep="\n")
+    sys.exit(bool(bad))
