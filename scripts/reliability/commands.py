@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from reliability.disk_changes import DiskChanges
 
+PIPE = 1 << 20
+"""Bytes that a command may print."""
 Program = Callable[[list[str]], int]
 """What is given the words of a command, and returns its exit code."""
 LIMIT = 180.0
@@ -23,14 +26,18 @@ LIMIT = 180.0
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: its exit code, or minus the signal; what it printed; its changes of names."""
+    """How a command ended."""
 
     code: int
+    """Its exit code, or minus the signal."""
     out: str
     err: str
     seconds: float
     changes: tuple[str, ...] = ()
+    """Its changes of names, if it came to its end."""
     hung: bool = False
+    peak: int = 0
+    """Bytes of memory that it held at most, with what it shares with the process that started it."""
 
     @property
     def traceback(self) -> bool:
@@ -44,7 +51,9 @@ class Running:
 
     pid: int
     notes: Path
+    pipes: tuple[int, int]
     began: float
+    peak: int = 0
 
     def send(self, number: int) -> None:
         """Send a signal to it and to the processes that it started, if it is still there."""
@@ -53,8 +62,11 @@ class Running:
 
     def poll(self) -> int | None:
         """Return the exit code of a command that ended; it is asked no more after that."""
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return None if pid == 0 else os.waitstatus_to_exitcode(status)
+        pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
+        self.peak = usage.ru_maxrss * 1024
+        return os.waitstatus_to_exitcode(status)
 
     def wait(
         self, limit: float = LIMIT, kill_after: float | None = None, by: int = signal.SIGKILL
@@ -70,19 +82,17 @@ class Running:
                 self.send(signal.SIGKILL)
                 hung = True
             time.sleep(0.002 if passed < 2 else 0.01)
+        seconds = time.monotonic() - self.began
         self.send(signal.SIGKILL)  # what it started and left
-        return Ended(
-            code,
-            self._read("out"),
-            self._read("err"),
-            time.monotonic() - self.began,
-            tuple(self._read("changes").splitlines()),
-            hung,
-        )
+        path = self.notes.with_suffix(".changes")
+        changes = tuple(path.read_text("utf-8").splitlines()) if path.exists() else ()
+        out, err = map(_read, self.pipes)
+        return Ended(code, out, err, seconds, changes, hung, self.peak)
 
-    def _read(self, what: str) -> str:
-        path = self.notes.with_suffix(f".{what}")
-        return path.read_text("utf-8", "replace") if path.exists() else ""
+
+def _read(pipe: int) -> str:
+    with os.fdopen(pipe, "rb", buffering=0) as file:
+        return (file.read(PIPE) or b"").decode("utf-8", "replace")
 
 
 def warm() -> None:
@@ -113,22 +123,28 @@ def start(
 ) -> Running:
     """Start ``pcs`` with ``arguments`` in the folder ``place``; dies before change ``death`` of names there.
 
-    What it prints goes to files named after ``notes``. ``program`` stands in for ``pcs``.
+    Its changes of names go to a file named after ``notes``. ``program`` stands in for ``pcs``.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    pipes = [os.pipe(), os.pipe()]  # no files: a full disk is none for them
+    for reader, writer in pipes:
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE)
+        os.set_blocking(reader, False)
     began = time.monotonic()
     pid = os.fork()
     if pid:
-        return Running(pid, notes, began)
+        for _, writer in pipes:
+            os.close(writer)
+        return Running(pid, notes, (pipes[0][0], pipes[1][0]), began)
     code = 70
     try:
         os.setpgid(0, 0)
-        for number, what in ((1, "out"), (2, "err")):
-            os.dup2(
-                os.open(notes.with_suffix(f".{what}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC),
-                number,
-            )
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        for (_, writer), number in zip(pipes, (1, 2), strict=True):
+            os.dup2(writer, number)
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
         changes = DiskChanges(place.resolve(), death)

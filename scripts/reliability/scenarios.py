@@ -6,11 +6,6 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from pcs_core import load_recipe
-from pcs_testing import brief_settings
 from reliability.commands import Program, run
 
 WORDS = """
@@ -65,6 +60,9 @@ class Scenario:
 
 def picture_folder(folder: Path, seed: int, count: int = 2, *, captions: bool = False) -> Path:
     """Write pictures of noise."""
+    import numpy as np
+    from PIL import Image
+
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for index in range(count):
@@ -77,6 +75,9 @@ def picture_folder(folder: Path, seed: int, count: int = 2, *, captions: bool = 
 
 def make_inputs(folder: Path) -> list[Scenario]:
     """Write what the commands read to ``folder``, and return all scenarios."""
+    from pcs_core import load_recipe
+    from pcs_testing import brief_settings
+
     folder.mkdir(parents=True)
     recipe, layers = folder / "words.toml", folder / "layers.toml"
     recipe.write_text(WORDS, "utf-8")

@@ -37,6 +37,8 @@ class Claim:
     """Finished pictures of drawings that died."""
     publishing: bool = False
     """Whether the folder's name is being given away: what stood there may lie under another one."""
+    whole: bool = False
+    """Whether this command has written the folder."""
     users: int = 0
 
     def note(self, **facts: Any) -> None:

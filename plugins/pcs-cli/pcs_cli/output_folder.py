@@ -55,6 +55,10 @@ class Destination:
         claim = self.take()
         try:
             yield claim
+        except KeyboardInterrupt:
+            if claim.users == 1 and not claim.whole:
+                notice(f"interrupted before {self.folder} was written: give the same command again")
+            raise
         finally:
             release(claim)
 
@@ -119,7 +123,7 @@ class Destination:
                 os.replace(self.folder, old)
                 os.replace(ready, self.folder)
                 dispose(self.folder, old, claim.remove)
-            claim.publishing = False
+            claim.publishing, claim.whole = False, True
             self._sort_drawn(claim)
 
     def _sort_drawn(self, claim: Claim) -> None:

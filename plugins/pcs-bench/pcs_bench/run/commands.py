@@ -97,7 +97,11 @@ def run(
         settings=tuple(settings or ()),
         metrics=named_metrics(metrics, loaded, backbone),
     )
-    outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
+    try:
+        outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: what is done is in {out}; the same command goes on", err=True)
+        raise typer.Exit(130) from None
     tell(outcome, out)
 
 

@@ -1,0 +1,50 @@
+"""A command that dies before any change of the disk's names loses nothing, and the next one cleans up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+
+
+def deaths(folder: Path, *more: str, broken: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the placed deaths of the journal; ``broken`` is run first."""
+    start = f"{broken}\nimport runpy; runpy.run_module('reliability.journal', run_name='__main__')"
+    return subprocess.run(
+        [sys.executable, "-c", start, str(folder), *more],
+        cwd=SCRIPTS,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_every_fourth_death_loses_nothing(tmp_path: Path) -> None:
+    done = deaths(tmp_path, "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[0]) > 25
+
+
+@pytest.mark.slow
+def test_every_death_loses_nothing_whatever_comes_next(tmp_path: Path) -> None:
+    done = deaths(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+UNNOTED = """
+from pcs_cli.claims import Claim
+Claim.making = lambda claim, path: None
+"""
+
+
+def test_a_death_that_leaves_something_is_seen(tmp_path: Path) -> None:
+    done = deaths(tmp_path, "9", broken=UNNOTED)
+    assert done.returncode == 1
+    assert "left" in done.stdout
+    shutil.rmtree(tmp_path, ignore_errors=True)
