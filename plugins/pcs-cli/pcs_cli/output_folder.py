@@ -14,7 +14,6 @@ from pathlib import Path
 from pcs_cli.claims import Claim, dispose, identity, inspect, release, take
 from pcs_cli.output import notice
 from pcs_core.errors import InputError, check_utf8
-from pcs_core.storage.durable import exchange
 
 OWN_FILES = re.compile(
     r"manifest\.json|recipe\.toml|weights\.safetensors|features\.safetensors|preview\.png"
@@ -95,6 +94,8 @@ class Destination:
         InputError
             Something is there by now, and nothing may be overwritten; says where this work is kept.
         """
+        from pcs_core.storage.durable import exchange
+
         with self.claimed() as claim:
             taken = self.folder.exists() and any(self.folder.iterdir())
             if taken and not self.overwrite:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pcs_cli import lock_file
 from pcs_core.errors import InputError
 from pcs_core.small_files import inside, read_json
-from pcs_core.storage.durable import replacing_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,6 +173,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     InputError
         It cannot be written, as on a full disk.
     """
+    from pcs_core.storage.durable import replacing_file
+
     try:
         with replacing_file(path) as temporary:
             temporary.write_bytes(content)
