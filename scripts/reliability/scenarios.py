@@ -35,12 +35,16 @@ scale = 2.0
 """
 
 
+ON = ("--noun", "dog", "--backbone", "tiny", "--device", "cpu")
+Words = tuple[object, ...]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """A command, and what is there before it: folders by name, copied into the place of a trial."""
 
     name: str
-    arguments: tuple[object, ...]
+    arguments: Words
     before: dict[str, Path] = field(default_factory=dict)
     resumes: bool = False
     """Whether it has ``--resume``."""
@@ -73,71 +77,129 @@ def picture_folder(folder: Path, seed: int, count: int = 2, *, captions: bool = 
     return folder
 
 
-def make_inputs(folder: Path) -> list[Scenario]:
-    """Write what the commands read to ``folder``, and return all scenarios."""
-    from pcs_core import load_recipe
-    from pcs_testing import brief_settings
+@dataclass(frozen=True)
+class Inputs:
+    """What the commands read, in ``folder``."""
 
-    folder.mkdir(parents=True)
-    recipe, layers = folder / "words.toml", folder / "layers.toml"
-    recipe.write_text(WORDS, "utf-8")
-    layers.write_text(
-        WORDS.replace("weights.lora", "weights.kv").replace('"words"', '"layers"'), "utf-8"
-    )
-    rex, tom = picture_folder(folder / "rex", 1), picture_folder(folder / "tom", 2)
-    on = ("--noun", "dog", "--backbone", "tiny", "--device", "cpu")
-    made = {}
-    for name, system, subject, token, seed in (
-        ("a", recipe, rex, "<rex>", 0),
-        ("b", recipe, tom, "<tom>", 1),
-        ("c", layers, rex, "<rex>", 0),
-        ("d", layers, tom, "<tom>", 1),
-    ):
-        words = ("fit", system, subject, *on, "--token", token, "--seed", seed, "--out", name)
-        _must(words, folder, folder / f"made-{name}")
-        made[name] = folder / name
-    fit = ("fit", recipe, rex, *on, "--token", "<rex>", "--out", "out")
-    both = ("fit", recipe, rex, tom, *on, "--token", "<it>", "--out", "out", "--keep-every", 2)
-    draw = ("sample", made["a"], "a <rex> here", "-n", 3, "--out", "out")
-    merge = ("merge", made["c"], made["d"], "--method", "average", "--out", "out")
-    export = ("export", made["a"], "--to", "diffusers", "--out", "out")
-    pictures = picture_folder(folder / "records", 3, 4, captions=True)
-    few = tuple(
-        word for setting in brief_settings(load_recipe("ip-adapter")) for word in ("--set", setting)
-    )
-    train = ("pretrain", "ip-adapter", "--data", pictures, "--backbone", "tiny", "--device", "cpu")
-    train = (*train, *few, "--out", "out")
-    suite = folder / "suite"
-    picture_folder(suite / "rex", 1)
-    _must(("bench", "new", suite, "--noun", "dog"), folder, folder / "made-suite")
-    bench = ("bench", "run", suite / "suite.toml", "--systems", "lora-dreambooth", "--metrics", "")
-    bench = (*bench, "--backbone", "tiny", "--device", "cpu", "--engine", "inline", "--seeds", 2)
-    bench = (*bench, "--prompts", 2, "--set", "lora-dreambooth:tune.steps=3")
-    bench = (*bench, "--set", "sample.steps=2", "--out", "out")
-    old = {"out": made["b"]}
-    drawn = folder / "drawn"
-    _must(("sample", made["b"], "a <tom>", "-n", 2, "--out", drawn), folder, folder / "made-drawn")
-    several = folder / "several"
-    _must((*both[:-4], "--seed", 5, "--out", several), folder, folder / "made-several")
+    folder: Path
+
+    def make(self) -> None:
+        """Write it."""
+        self.folder.mkdir(parents=True)
+        kv = WORDS.replace("weights.lora", "weights.kv").replace('"words"', '"layers"')
+        (self.folder / "words.toml").write_text(WORDS, "utf-8")
+        (self.folder / "layers.toml").write_text(kv, "utf-8")
+        for seed, name in enumerate(("rex", "tom", "suite/rex")):
+            picture_folder(self.folder / name, seed)
+        picture_folder(self.folder / "records", 3, 4, captions=True)
+        for out, recipe, subject in (("a", "words", "rex"), ("b", "words", "tom")):
+            self.fitted(out, recipe, subject)
+        for out, recipe, subject in (("c", "layers", "rex"), ("d", "layers", "tom")):
+            self.fitted(out, recipe, subject)
+        self.must("sample", self.folder / "b", "a <tom>", "-n", 2, "--out", self.folder / "drawn")
+        self.must(*self.several_words()[:-1], self.folder / "several", "--seed", 5)
+        self.must("bench", "new", self.folder / "suite", "--noun", "dog")
+
+    def fitted(self, out: str, recipe: str, subject: str) -> None:
+        """Fit a subject."""
+        self.must(*self.fit_words(recipe, subject)[:-1], self.folder / out)
+
+    def fit_words(self, recipe: str = "words.toml", subject: str = "rex") -> Words:
+        """Return the command of a fit."""
+        recipe = recipe.removesuffix(".toml")
+        words = ("fit", self.folder / f"{recipe}.toml", self.folder / subject, *ON)
+        return (*words, "--token", f"<{subject}>", "--out", "out")
+
+    def several_words(self) -> Words:
+        """Return the command of a fit of two subjects."""
+        words = (
+            "fit",
+            self.folder / "words.toml",
+            self.folder / "rex",
+            self.folder / "tom",
+            *ON,
+            "--token",
+            "<it>",
+        )
+        return (*words, "--keep-every", 2, "--out", "out")
+
+    def must(self, *words: object) -> None:
+        """Run a command that works."""
+        ended = run(words, self.folder, self.folder / "notes")
+        if ended.code:
+            raise RuntimeError(f"pcs {' '.join(map(str, words))}: {ended.code}\n{ended.err}")
+
+
+def all_scenarios(inputs: Inputs) -> list[Scenario]:
+    """Return every command that is killed."""
+    return [*fits(inputs), *drawings(inputs), *writings(inputs), *trainings(inputs)]
+
+
+def fits(inputs: Inputs) -> list[Scenario]:
+    """Return fits of one subject and of several, over nothing and over something."""
+    one, both = inputs.fit_words(), inputs.several_words()
+    old, several = {"out": inputs.folder / "b"}, {"out": inputs.folder / "several"}
     return [
-        Scenario("fit", fit, resumes=True),
-        Scenario("fit over old", (*fit, "--overwrite"), old, resumes=True),
+        Scenario("fit", one, resumes=True),
+        Scenario("fit over old", (*one, "--overwrite"), old, resumes=True),
         Scenario("fit of several", both, resumes=True),
-        Scenario("fit of several over old", (*both, "--overwrite"), {"out": several}, resumes=True),
-        Scenario("fit in new parents", (*fit[:-1], "deep/er/out"), resumes=True, out="deep/er/out"),
-        Scenario("sample", draw),
-        Scenario("sample over old", (*draw, "--overwrite"), {"out": drawn}),
+        Scenario("fit of several over old", (*both, "--overwrite"), several, resumes=True),
+        Scenario("fit in new parents", (*one[:-1], "deep/er/out"), resumes=True, out="deep/er/out"),
+    ]
+
+
+def drawings(inputs: Inputs) -> list[Scenario]:
+    """Return drawings."""
+    words = ("sample", inputs.folder / "a", "a <rex> here", "-n", 3, "--out", "out")
+    return [
+        Scenario("sample", words),
+        Scenario("sample over old", (*words, "--overwrite"), {"out": inputs.folder / "drawn"}),
+    ]
+
+
+def writings(inputs: Inputs) -> list[Scenario]:
+    """Return merges and exports."""
+    merge = (
+        "merge",
+        inputs.folder / "c",
+        inputs.folder / "d",
+        "--method",
+        "average",
+        "--out",
+        "out",
+    )
+    export = ("export", inputs.folder / "a", "--to", "diffusers", "--out", "out")
+    old = {"out": inputs.folder / "b"}
+    return [
         Scenario("merge", merge),
         Scenario("merge over old", (*merge, "--overwrite"), old),
         Scenario("export", export),
         Scenario("export over old", (*export, "--overwrite"), old),
-        Scenario("pretrain", train, resumes=True),
-        Scenario("pretrain over old", (*train, "--overwrite"), old, resumes=True),
-        Scenario("bench run", bench, overwrites=False),
     ]
 
 
-def _must(words: tuple[object, ...], place: Path, notes: Path) -> None:
-    ended = run(words, place, notes)
-    if ended.code:
-        raise RuntimeError(f"pcs {' '.join(map(str, words))}: {ended.code}\n{ended.err}")
+def trainings(inputs: Inputs) -> list[Scenario]:
+    """Return pre-trainings, and a benchmark."""
+    from pcs_core import load_recipe
+    from pcs_testing import brief_settings
+
+    brief = brief_settings(load_recipe("ip-adapter"))
+    train = ("pretrain", "ip-adapter", "--data", inputs.folder / "records", *ON[2:])
+    train = (*train, *(word for setting in brief for word in ("--set", setting)), "--out", "out")
+    bench = (
+        "bench",
+        "run",
+        inputs.folder / "suite" / "suite.toml",
+        "--systems",
+        "lora-dreambooth",
+        *ON[2:],
+    )
+    bench = (*bench, "--metrics", "", "--engine", "inline", "--seeds", 2, "--prompts", 2)
+    bench = (*bench, "--set", "lora-dreambooth:tune.steps=3", "--set", "sample.steps=2")
+    return [
+        Scenario("pretrain", train, resumes=True),
+        Scenario(
+            "pretrain over old", (*train, "--overwrite"), {"out": inputs.folder / "b"}, resumes=True
+        ),
+        Scenario("bench run", (*bench, "--out", "out"), overwrites=False),
+    ]
