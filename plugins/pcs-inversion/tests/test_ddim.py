@@ -32,6 +32,14 @@ def test_the_image_and_the_prompt_decide(backbone: Backbone) -> None:
         assert (other[-1] - ways[0][-1]).abs().max() > 1e-4
 
 
+def test_beyond_the_last_reference_the_last_is_inverted(backbone: Backbone) -> None:
+    ways = [
+        fit(make_recipe([DDIMInversion(steps=2, image=i)]), make_subject(), backbone)[0].features
+        for i in (1, 2)
+    ]
+    assert torch.equal(ways[0][TRAJECTORY], ways[1][TRAJECTORY])
+
+
 def test_a_subject_without_pictures_has_none(backbone: Backbone) -> None:
     (artifact,) = fit(make_recipe([DDIMInversion()]), Subject("s", concepts=()), backbone)
     assert not artifact.features

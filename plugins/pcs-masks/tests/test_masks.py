@@ -13,8 +13,8 @@ from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Phase, Subject
 from pcs_core.errors import InputError
-from pcs_masks.given import GivenMasks
-from pcs_masks.masked_loss import MaskedLoss
+from pcs_masks.given import GivenMasks, cover
+from pcs_masks.masked_loss import MaskedLoss, elsewhere
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 
@@ -114,6 +114,32 @@ def test_given_masks_follow_the_picture(backbone: Backbone) -> None:
     assert float(mask[..., 17:].max()) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "first", "last"),
+    [
+        ((20, 40), (32, 32), (0.0, 0.25), (1.0, 0.75)),  # wide: the sides go
+        ((40, 20), (32, 32), (0.25, 0.0), (0.75, 1.0)),  # high: above and below
+        ((16, 16), (16, 48), (1 / 3, 0.0), (2 / 3, 1.0)),  # enlarged threefold
+        ((60, 80), (32, 16), (0.0, 5 / 16), (1.0, 11 / 16)),  # made smaller
+    ],
+)
+def test_a_mask_is_cut_like_its_picture(
+    shape: tuple[int, int], size: tuple[int, int], first: Any, last: Any
+) -> None:
+    """Masks whose values say a place's row or column, in 0..1: the cut one begins and ends where it should."""
+    rows = ((torch.arange(shape[0]) + 0.5) / shape[0])[:, None].expand(shape)
+    columns = ((torch.arange(shape[1]) + 0.5) / shape[1]).expand(shape)
+    for axis, ramp in enumerate((rows, columns)):
+        line = cover(ramp[None], size)[0].mean(1 - axis)
+        assert line.shape == (size[axis],)
+        inner = slice(
+            size[axis] // 4, -(size[axis] // 4)
+        )  # away from the ends, where scaling flattens
+        expected = torch.linspace(0, 1, 2 * size[axis] + 1)[1::2]
+        expected = first[axis] + (last[axis] - first[axis]) * expected
+        torch.testing.assert_close(line[inner], expected[inner], atol=0.02, rtol=0)
+
+
 def test_a_missing_mask_is_named() -> None:
     query = MaskQuery("subject", make_subject(), size=(32, 32))
     assert GivenMasks().mask(query) is None
@@ -145,6 +171,19 @@ def test_a_region_counts_where_its_word_is_said_and_a_row_without_any_has_no_err
     assert not mask[1].any()
     heard = masks_of(spans)
     assert heard.all(), "without it every region counts"
+
+
+def test_other_weights_have_a_mean_of_one_where_a_picture_stands_on_a_ground() -> None:
+    covered = torch.zeros(2, 1, 8, 8)
+    covered[0, :, :, :5] = 1.0  # with the column beside the ground left out, four of eight columns
+    batch: Any = SimpleNamespace(masks={}, regions={"mask.valid.small": covered})
+    weights = elsewhere(batch)
+    assert isinstance(weights, torch.Tensor)
+    assert weights[0, 0, 0].tolist() == [2.0] * 4 + [0.0] * 4
+    assert bool((weights[1] == 1).all()), "a row without a ground around it counts as it is"
+    batch.masks = {LOSS: torch.full((2, 1, 8, 8), 3.0)}
+    assert torch.equal(elsewhere(batch), 3 * weights)  # type: ignore[arg-type]
+    assert elsewhere(SimpleNamespace(masks={}, regions={})) == 1.0  # type: ignore[arg-type]
 
 
 def test_all_rows_of_a_step_are_masked_or_none() -> None:
