@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pcs_core.backbone.blame import edit_failure
 from pcs_core.backbone.context import Context, Restore
+from pcs_core.backbone.known_texts import KnownTexts
 from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import trainable
 from pcs_core.backbone.tokens import TokenisedPrompts
@@ -62,6 +63,7 @@ class Attachment:
     def __init__(self, backbone: Backbone, fusion: Fusion, *, fitting: bool = False) -> None:
         self.backbone, self.fusion = backbone, fusion
         self.context = Context(fitting=fitting)
+        self.known_texts = KnownTexts()
         self.open = False
         self._undo: list[Callable[[], None]] = []
         self._switches: list[tuple[Edit, Callable[[bool], None]]] = []
@@ -113,6 +115,8 @@ class Attachment:
 
     def _bind(self) -> None:
         backbone, fusion, context = self.backbone, self.fusion, self.context
+        if context.fitting:  # before the edits: they act on what is looked up, too
+            self.known_texts.bind(backbone, self.undo)
         # attention is chained even without edits: its maps can be read
         kinds: dict[type[Edit], list[Edit]] = {AttnEdit: []}
         for edit in fusion.edits:

@@ -35,8 +35,8 @@ class Averages:
             return
         self.updates += 1
         weight = 1.0 - min(self.decay, self.updates / (9.0 + self.updates))
-        for name, value in self.values.items():
-            value.lerp_(self.params[name].detach(), weight)
+        trained = [self.params[name].detach() for name in self.values]
+        torch._foreach_lerp_(list(self.values.values()), trained, weight)
 
     @torch.no_grad()
     def give(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_core.backbone import Attachment, TokenisedPrompts, tokenise
+from pcs_core.backbone.known_texts import Made
 from pcs_core.data import Conditioning, StreamEdit, TokenEdit, concatenate
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class CaptionTable:
     tokens: TokenisedPrompts | None = None
     cond: Conditioning | None = None
     concepts: Sequence[Sequence[str]] = ()
+    projected: Made = field(default_factory=dict)
+    """Keys and values of the captions, where the table holds their texts."""
 
     def add(self, subject: int, caption: str) -> int:
         """Return the row of ``caption`` for ``subject``, added if new."""
@@ -45,6 +48,7 @@ class CaptionTable:
         subjects = [s for s, _ in self.captions]
         self.tokens = self._tokenise(net, [c for _, c in self.captions], subjects)
         self.cond = None  # an earlier phase may have left what it could keep
+        self.projected = {}
         if not constant:
             return
         index = torch.tensor(subjects, device=net.backbone.device)
@@ -56,6 +60,8 @@ class CaptionTable:
                 for i in range(0, len(subjects), 64)
             ]
         self.cond = concatenate(tuple(parts))
+        if self.cond.layered is None:
+            self.projected = net.known_texts.make(self.cond.text)
 
     def _tokenise(
         self, net: Attachment, texts: Sequence[str], subjects: Sequence[int], windows: int = 1
@@ -101,7 +107,9 @@ class CaptionTable:
                 edits=edits,
             )
         else:
-            cond = self.cond.rows_at(torch.as_tensor(list(rows), device=subject.device))
+            at = torch.as_tensor(list(rows), device=subject.device)
+            cond = self.cond.rows_at(at)
+            net.known_texts.show(cond.text, (self.projected, at))
         return cond.with_(subject=subject, time=time, streams=dict(streams))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -14,21 +16,26 @@ def clip_per_subject(params: Sequence[tuple[Tensor, bool]], limit: float, subjec
 
     ``params`` are (parameter, stacked). A global norm would couple the subjects of one batch.
     """
-    squares = None
-    for param, stacked in params:
-        if param.grad is None:
-            continue
-        grad = param.grad.float().square()
-        part = (
-            grad.reshape(grad.shape[0], -1).sum(1)
-            if stacked
-            else grad.sum().reshape(1).expand(subjects)
-        )
-        squares = part if squares is None else squares + part
-    if squares is None:
+    with_gradient = [(p.grad, stacked) for p, stacked in params if p.grad is not None]
+    if not with_gradient:
         return
-    factor = (limit / (squares.sqrt() + 1e-6)).clamp(max=1.0)
-    for param, stacked in params:
-        if param.grad is not None:
-            shape = (-1, *[1] * (param.dim() - 1))
-            param.grad.mul_(factor.view(shape) if stacked else factor[0])
+    if subjects == 1:
+        clip_whole([grad for grad, _ in with_gradient], limit)
+        return
+    parts = [
+        grad.float().square().reshape(grad.shape[0], -1).sum(1)
+        if stacked
+        else grad.float().square().sum().reshape(1).expand(subjects)
+        for grad, stacked in with_gradient
+    ]
+    factor = (limit / (torch.stack(parts).sum(0).sqrt() + 1e-6)).clamp(max=1.0)
+    for grad, stacked in with_gradient:
+        grad.mul_(factor.view(-1, *[1] * (grad.dim() - 1)) if stacked else factor[0])
+
+
+def clip_whole(grads: Sequence[Tensor], limit: float) -> None:
+    """Scale gradients so that their norm is at most ``limit``, in a few calls for all of them."""
+    # norms in fp32, whatever the gradients are in
+    norms = torch._foreach_norm(list(grads), 2, dtype=torch.float32)
+    factor = (limit / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_(list(grads), factor)

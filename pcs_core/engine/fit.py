@@ -118,25 +118,13 @@ def fit(
 
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
-    check_sampler(recipe, opened)
-    if recipe.caption_dropout and not needs_pictures(recipe):
-        raise RecipeError(f"fit.caption_dropout: {recipe.id!r} shows no picture with a caption")
-    subjects = given_subjects(subjects, opened.card.size)
     check_count("checkpoints", checkpoints)
     if each is not None:
         check_count("every", every)
     if show is not None:
         check_count("show_every", show_every)
     check_count("seed", seed, 0)
-    for phase in recipe.phases:
-        check_count(f"phase {phase.name!r}: steps", phase.steps, 0)
-    check_subjects(subjects, opened, trains=needs_pictures(recipe))
-    check_rows(recipe, opened, len(subjects))
-    crops = [crop_subject(subject, opened.card.size, crop) for subject in subjects]
-    for subject, (_, lines) in zip(subjects, crops, strict=True):
-        for line in (*unread_marks(recipe, subject), *lines):
-            _log.warning("%s", line)
-    subjects = [subject for subject, _ in crops]
+    subjects = checked(recipe, subjects, opened, crop=crop)
     if start is not None:
         subjects = [continued_subject(start, recipe, opened, subjects)]
         adapter = adapter_to_keep(start, adapter)
@@ -160,6 +148,31 @@ def fit(
         with suspended(opened):
             results += fitting.run()
     return results
+
+
+def checked(
+    recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, crop: str = "auto"
+) -> list[Subject]:
+    """Return the subjects as the fit shows them, cropped; say what is not shown or not read.
+
+    Raises
+    ------
+    PcsError
+        As :func:`fit`, what can be known before anything is made.
+    """
+    check_sampler(recipe, backbone)
+    if recipe.caption_dropout and not needs_pictures(recipe):
+        raise RecipeError(f"fit.caption_dropout: {recipe.id!r} shows no picture with a caption")
+    given = given_subjects(subjects, backbone.card.size)
+    for phase in recipe.phases:
+        check_count(f"phase {phase.name!r}: steps", phase.steps, 0)
+    check_subjects(given, backbone, trains=needs_pictures(recipe))
+    check_rows(recipe, backbone, len(given))
+    crops = [crop_subject(subject, backbone.card.size, crop) for subject in given]
+    for subject, (_, lines) in zip(given, crops, strict=True):
+        for line in (*unread_marks(recipe, subject), *lines):
+            _log.warning("%s", line)
+    return [subject for subject, _ in crops]
 
 
 @dataclass
@@ -189,9 +202,21 @@ class Fitting:
     show: Callable[[int, Mapping[str, Drawing]], None] | None = None
     best: dict[str, Personalization] = field(default_factory=dict)
 
-    # long: the order of a whole fit, a call for each part
     def run(self) -> list[Personalization]:
         """Prepare, train every phase, and return the personalizations."""
+        self.prepare()
+        with Attachment(self.backbone, self.fusion, fitting=True) as net, self.precision.lower():
+            if self.checkpointing:
+                net.use_checkpointing()
+            if self.reporter.total:
+                training = self.training(net)
+                for number in range(len(self.phases)):
+                    if phase := self.enter(number):
+                        train_phase(training, number, phase)
+            return self.finish()
+
+    def prepare(self) -> None:
+        """Ask what is known of the subjects and what is plugged in, on the bare network."""
         self.run_ = EngineRun(
             self.recipe,
             self.backbone,
@@ -210,8 +235,9 @@ class Fitting:
         self.answers = ask(self.run_, self.subjects)
         features, per_subject = unite(self.answers)
         self.run_.features = features
-        fusion = self._fuse(features)
-        phases = self._phases()
+        self.per_subject = per_subject
+        self.fusion = fusion = self._fuse(features)
+        self.phases = phases = self._phases()
         self.reporter = Reporter(
             self.watch,
             sum(p.steps for p in phases),
@@ -221,39 +247,45 @@ class Fitting:
         )
         behind = 0 if self.start is None else steps_behind(self.start)
         purpose = ("fit", f"after {behind}") if behind else ("fit",)
-        rngs = [generator(self.seed, *purpose, s.name) for s in self.subjects]
-        snapshots: dict[str, dict[str, Tensor]] = {}
-        checkpoints = self._checkpoints(fusion, rngs, snapshots)
+        self.rngs = [generator(self.seed, *purpose, s.name) for s in self.subjects]
+        self.snapshots: dict[str, dict[str, Tensor]] = {}
+        self.checkpoints = checkpoints = self._checkpoints(fusion, self.rngs, self.snapshots)
         self.reporter.losses = checkpoints.losses
         self.stopped: dict[int, dict[str, int]] = {
             int(n): dict(after) for n, after in checkpoints.value("stopped", {}).items()
         }
-        with Attachment(self.backbone, fusion, fitting=True) as net, self.precision.lower():
-            self.run_.full_precision = self.precision.lifted
-            if self.checkpointing:
-                net.use_checkpointing()
-            if self.reporter.total:
-                self._start_alike(checkpoints, fusion)
-                supply = self._supply(net, per_subject, phases, rngs)
-                training = Training(
-                    self.run_,
-                    net,
-                    supply,
-                    checkpoints,
-                    self.precision,
-                    self.reporter,
-                    subjects=len(self.subjects),
-                    look=lambda averages: self._look_along_the_way(fusion, averages),
-                    snapshots=snapshots,
-                    stopped=self.stopped,
-                )
-                for number, phase in enumerate(phases):
-                    if phase.steps:
-                        self._enter(supply, phase, first=not number)
-                        train_phase(training, number, phase)
-            with self.precision.lifted():
-                finished = self._finish(fusion)
-                self._look(finished)
+
+    def training(self, net: Attachment) -> Training:
+        """Return what the phases have in common, with pictures encoded: ``net`` holds the fusion."""
+        self.run_.full_precision = self.precision.lifted
+        self._start_alike(self.checkpoints, self.fusion)
+        self.supply = self._supply(net, self.phases, self.rngs)
+        return Training(
+            self.run_,
+            net,
+            self.supply,
+            self.checkpoints,
+            self.precision,
+            self.reporter,
+            subjects=len(self.subjects),
+            look=lambda averages: self._look_along_the_way(self.fusion, averages),
+            snapshots=self.snapshots,
+            stopped=self.stopped,
+        )
+
+    def enter(self, number: int) -> Phase | None:
+        """Return phase ``number``, with what it shows encoded; None where it has no step."""
+        phase = self.phases[number]
+        if not phase.steps:
+            return None
+        self._enter(self.supply, phase, first=not number)
+        return phase
+
+    def finish(self) -> list[Personalization]:
+        """Return what was learned, the best that was seen of each."""
+        with self.precision.lifted():
+            finished = self._finish(self.fusion)
+            self._look(finished)
         return [self.best.get(artifact.subject, artifact) for artifact in finished]
 
     def _fuse(self, features: Features) -> Fusion:
@@ -311,13 +343,12 @@ class Fitting:
     def _supply(
         self,
         net: Attachment,
-        per_subject: Sequence[Features],
         phases: Sequence[Phase],
         rngs: Sequence[Generator],
     ) -> FitSupply:
         self.roles = sorted({r for p in phases for r, n in p.batch.items() if n})
         self.latents: Latents = {}
-        self.scaled, self.per_subject = SizedExamples(), per_subject
+        self.scaled = SizedExamples()
         check_sizes(phases, net.fusion, self.backbone)
         self.size = phase_size(next(p for p in phases if p.steps), self.backbone)
         pools, table = self._encode(net)

@@ -22,11 +22,28 @@ from pcs_core.engine.steps import edits_of, lawful, make_step
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from pcs_core.data import Batch, Level
+    from pcs_core.data import Batch, Conditioning, Level
     from pcs_core.engine.pools import Pool
     from pcs_core.engine.precision import Precision
     from pcs_core.engine.run import EngineRun
     from pcs_core.engine.stops import Stops
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A part of a step before its texts are read: its rows, their level, what streams say of them.
+
+    ``rows`` are what edits know of each; ``others`` stand beside them.
+    """
+
+    phase: Phase
+    index: int
+    drawn: Drawn
+    level: Level
+    streams: Mapping[str, Tensor]
+    rows: Mapping[str, Tensor]
+    others: Sequence[DrawnBeside]
+    stops: Stops
 
 
 @dataclass
@@ -66,9 +83,15 @@ class FitSupply:
 
     def step(self, phase: Phase, index: int, part: int, stops: Stops) -> FitStep | None:
         """Draw the rows of the subjects that are live, corrupt them, and read their texts."""
+        asked = self.ask(phase, index, part, stops)
+        return None if asked is None else self.make(asked, self.read(asked))
+
+    def ask(self, phase: Phase, index: int, part: int, stops: Stops) -> Asked | None:
+        """Draw all that is random in a part of a step; its texts are not read yet."""
         net, process, device = self.net, self.net.backbone.process, self.net.backbone.device
         edits, mine = edits_of(phase), self.processes.takes(phase, part)
-        seeds = step_seeds([self.rngs[s] for s in stops.live])
+        seeds = torch.zeros(len(self.rngs), dtype=torch.long)
+        seeds[list(stops.live)] = step_seeds([self.rngs[s] for s in stops.live])
         drawn, others = self._draw(phase, index / phase.steps, stops.live, mine)
         if not mine:
             return None
@@ -82,24 +105,37 @@ class FitSupply:
         features = net.read_features(self.run.features.tensors, batch.subject)
         with net.under(edits=edits):
             streams = net.streams(features)
-        fraction = process.fraction(level)
-        cond = self.table.read(net, drawn.texts, batch.subject, fraction, streams, edits)
-        strengths = net.strengths(len(batch.roles))
+        batch = replace(batch, features=features)
+        drawn = replace(drawn, batch=batch, noise=noise, times=times)
         rows = self._rows(batch, seeds.to(device))
+        return Asked(phase, index, drawn, level, streams, rows, others, stops)
+
+    def read(self, asked: Asked) -> Conditioning:
+        """Return what the texts of a part say."""
+        batch, edits = asked.drawn.batch, edits_of(asked.phase)
+        fraction = self.net.backbone.process.fraction(asked.level)
+        texts = asked.drawn.texts
+        return self.table.read(self.net, texts, batch.subject, fraction, asked.streams, edits)
+
+    def make(self, asked: Asked, cond: Conditioning) -> FitStep:
+        """Return the step of a part whose texts say ``cond``."""
+        net, phase, level, rows = self.net, asked.phase, asked.level, asked.rows
+        batch, edits = asked.drawn.batch, edits_of(asked.phase)
+        strengths = net.strengths(len(batch.roles))
         cond = cond.with_(extra={**cond.extra, **strengths, **rows, **batch.extra})
         apart = {**rows, REFERENCE: torch.full_like(rows[REFERENCE], -1)}
         alone = replace(batch, extra={**apart, **batch.extra})
-        beside = [self._beside(row, alone, level, streams, edits) for row in others]
+        beside = [self._beside(row, alone, level, asked.streams, edits) for row in asked.others]
         return make_step(
             self.run,
             net,
             phase,
-            index,
-            replace(batch, features=features),
+            asked.index,
+            batch,
             level=level,
-            noise=noise,
+            noise=asked.drawn.noise,
             cond=cond,
-            stop=stops.ask if self.processes.count == 1 else one_process,
+            stop=asked.stops.ask if self.processes.count == 1 else one_process,
             beside=beside,
             encode=lambda text: self.table.tell(net, text, cond, edits),
         )
@@ -107,8 +143,7 @@ class FitSupply:
     def _rows(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """Return what edits know of each row: the seed of its subject's step, and its reference."""
         index = batch.index or (-1,) * len(batch.roles)
-        live = batch.subject.unique(return_inverse=True)[1]
-        return {SEED: seeds[live], REFERENCE: torch.tensor(index, device=seeds.device)}
+        return {SEED: seeds[batch.subject], REFERENCE: torch.tensor(index, device=seeds.device)}
 
     def _beside(
         self,

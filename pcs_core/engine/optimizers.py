@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Phase
 
 BUILTIN = ("adamw", "adam", "sgd")
+FUSED = ("cpu", "cuda")
+"""Kinds of devices on which torch updates all parameters of a group in one call."""
 
 
 def make_optimizer(phase: Phase, params: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
@@ -41,7 +43,8 @@ def make_optimizer(phase: Phase, params: Mapping[str, nn.Parameter]) -> torch.op
     ]
     if phase.optimizer in ("adamw", "adam"):
         cls = torch.optim.AdamW if phase.optimizer == "adamw" else torch.optim.Adam
-        return cls(named, betas=phase.betas, weight_decay=phase.weight_decay)
+        fused = all(p.device.type in FUSED and p.is_floating_point() for p in params.values())
+        return cls(named, betas=phase.betas, weight_decay=phase.weight_decay, fused=fused)
     if phase.optimizer == "sgd":
         return torch.optim.SGD(named, lr=1.0, weight_decay=phase.weight_decay)
     from pcs_core.catalogue import catalogue
@@ -82,6 +85,8 @@ def restore_optimizer(
             if key.startswith(prefix) and "/" not in key.removeprefix(prefix)
         }
         if state:
+            # a fused optimizer counts its steps where the parameter is, the others on the CPU
+            aside = () if optimizer.defaults.get("fused") else ("step",)
             optimizer.state[param] = {
-                k: v if k == "step" else v.to(param.device) for k, v in state.items()
+                k: v if k in aside else v.to(param.device) for k, v in state.items()
             }

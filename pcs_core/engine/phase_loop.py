@@ -88,12 +88,24 @@ def train_phase(training: Training, number: int, phase: Phase) -> None:
     RecipeError
         The phase trains nothing, or has no loss that depends on what it trains.
     """
-    everything = trainable(training.net.fusion)
-    state = begin(training, phase, everything)
-    start = restore_state(training, number, state)
-    if start is None:  # a later phase was reached before
-        training.reporter.done += phase.steps
+    entered = enter_phase(training, number, phase)
+    if entered is None:
         return
+    state, start = entered
+    for index in range(start, phase.steps):
+        terms = learn(training, phase, index, state)
+        if end_step(training, number, phase, index, state, terms):
+            break
+    leave_phase(training, phase)
+
+
+def enter_phase(training: Training, number: int, phase: Phase) -> tuple[PhaseState, int] | None:
+    """Return the state of a phase and the step it begins with; None where a later phase was reached before."""
+    state = begin(training, phase, trainable(training.net.fusion))
+    start = restore_state(training, number, state)
+    if start is None:
+        training.reporter.done += phase.steps
+        return None
     training.reporter.done += start
     with training.precision.autocast():
         training.supply.prepare(phase, state.params)
@@ -102,14 +114,13 @@ def train_phase(training: Training, number: int, phase: Phase) -> None:
             n: p.detach().clone() for n, p in state.params.items()
         }
     state.optimizer.zero_grad(set_to_none=True)
-    for index in range(start, phase.steps):
-        terms = learn(training, phase, index, state)
-        last = index + 1 == phase.steps or not state.stops.live
-        end_step(training, number, phase, index, state, terms, last)
-        if last:
-            break
+    return state, start
+
+
+def leave_phase(training: Training, phase: Phase) -> None:
+    """Bring back what the phase restores at its end."""
     if phase.restore:
-        restore_snapshot(training, phase, everything)
+        restore_snapshot(training, phase, trainable(training.net.fusion))
 
 
 def begin(training: Training, phase: Phase, everything: dict[str, nn.Parameter]) -> PhaseState:
@@ -166,6 +177,13 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
                 continue
             terms = loss_terms(training.run, phase, step)
         take_gradients(precision, phase, terms, params)
+    update(training, phase, index, state)
+    return terms
+
+
+def update(training: Training, phase: Phase, index: int, state: PhaseState) -> None:
+    """Step by the gradients that all parts of step ``index`` left."""
+    precision, params = training.precision, state.params
     # the order matters: what overflowed in one process overflows in all, and a norm is of the true gradient
     training.supply.share_gradients(phase, params.values())
     precision.unscale(state.optimizer)
@@ -175,7 +193,6 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
     state.optimizer.zero_grad(set_to_none=True)
     state.averages.update()
     state.stops.settle(index + 1, state.stacked)
-    return terms
 
 
 def take_gradients(
@@ -227,9 +244,9 @@ def end_step(
     index: int,
     state: PhaseState,
     terms: Mapping[str, Tensor],
-    last: bool,
-) -> None:
-    """Report, look and write a checkpoint, as each is due."""
+) -> bool:
+    """Report, look and write a checkpoint, as each is due; return whether the phase is over."""
+    last = index + 1 == phase.steps or not state.stops.live
     reporter, checkpoints = training.reporter, training.checkpoints
     reporter.done += phase.steps - index if last else 1
     if reporter.due(index, last):
@@ -256,6 +273,7 @@ def end_step(
         tensors=dict if last else state.averages.tensors,  # given already at the end
         state=extra,
     )
+    return last
 
 
 @torch.no_grad()

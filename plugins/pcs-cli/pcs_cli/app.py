@@ -12,6 +12,7 @@ from pcs_cli.doctor import doctor
 from pcs_cli.explain import explain
 from pcs_cli.export import export
 from pcs_cli.fit import fit
+from pcs_cli.fit_many import fit_many
 from pcs_cli.listings import plugins, systems, techniques
 from pcs_cli.merge import merge
 from pcs_cli.options import Json
@@ -67,6 +68,7 @@ def version(json: Json = False) -> None:
 
 for command in (
     fit,
+    fit_many,
     sample,
     merge,
     export,

@@ -65,8 +65,11 @@ def plan_fit(
     keep_every: int | None = None,
     class_pictures: Path | None = None,
     masked_loss: bool = False,
+    opened: Backbone | None = None,
 ) -> FitPlan:
     """Check every argument of a fit and return what it works with. Makes nothing.
+
+    ``opened`` is the backbone of ``start`` where it is open already, on ``device``.
 
     Raises
     ------
@@ -112,7 +115,7 @@ def plan_fit(
         () if folders else without_folders(recipe, target, noun=noun or said, token=token or called)
     )
     chosen = device_name(device)
-    opened = open_backbone(name, device=chosen)
+    opened = opened or open_backbone(name, device=chosen)
     height, width = opened.card.size
     readings = [read_listing(listing, (height, width)) for listing in listed]
     subjects = bare or tuple(reading.subject for reading in readings)

@@ -1,0 +1,1 @@
+"""Many fits and many subjects in one forward of the network."""

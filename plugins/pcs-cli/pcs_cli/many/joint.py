@@ -1,0 +1,193 @@
+"""One fusion for several fits: what each trains stands side by side along the subject axis.
+
+The fits keep their own parameters, optimizers and draws. Each technique plugs itself in once for all subjects,
+as in a fit of several, and its stacked parameters are then those of the fits, one behind the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+
+from pcs_core.data import RENDERED, Fusion, TokenEdit
+from pcs_core.engine.run import EngineRun
+from pcs_core.errors import PcsError
+from pcs_core.merge import merge_fusions
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Edit, Features, Recipe
+
+RANKS = frozenset({"rank"})
+"""Settings that may differ between fits of one forward: what they make is filled up with zeros."""
+
+
+class Apart(PcsError):
+    """Why some fits cannot share a forward."""
+
+
+class Made(Protocol):
+    """What is put together: a fit, or a personalization that draws."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """Its recipe."""
+
+    @property
+    def fusion(self) -> Fusion:
+        """What it plugs in, for its one subject."""
+
+
+def kind_of(recipe: Recipe) -> tuple[Any, ...]:
+    """Return what must be alike for two fits to share a forward: what acts inside the network, and how."""
+    uses = []
+    for use in recipe.uses:
+        settings = use.technique.settings() if hasattr(use.technique, "fuse") else {}
+        alike = {name: value for name, value in settings.items() if name not in RANKS}
+        uses.append((use.name, use.technique.id, repr(sorted(alike.items()))))
+    return tuple(uses)
+
+
+def why_apart(recipe: Recipe) -> str:
+    """Return why fits of this recipe train one after the other, or an empty string."""
+    for use in recipe.uses:
+        if not use.technique.stacks_subjects:
+            return f"{use.technique.id!r} has no subject axis"
+    for phase in recipe.phases:
+        if RENDERED in phase.batch:
+            return f"phase {phase.name!r} learns from what it renders"
+        if phase.reach:
+            return f"phase {phase.name!r} gives each loss what it may move"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A tensor of the joint fusion, and those of the fits that stand there."""
+
+    module: nn.Module
+    name: str
+    parts: tuple[Tensor, ...]
+    axis: int | None
+    size: int
+
+    def put(self) -> None:
+        """Let the parts stand there, one behind the other, filled up with zeros along ``axis``."""
+        parts = [self._filled(part) for part in self.parts]
+        # beside the parameter, which stays registered: an attribute of the object itself is read first
+        self.module.__dict__[self.name] = torch.cat(parts)
+
+    def _filled(self, part: Tensor) -> Tensor:
+        if self.axis is None or part.shape[self.axis] == self.size:
+            return part
+        behind = part.dim() - 1 - self.axis
+        return F.pad(part, (*(0, 0) * behind, 0, self.size - part.shape[self.axis]))
+
+
+class Joint:
+    """The fusion of several, and how it comes to their tensors."""
+
+    def __init__(
+        self, made: Sequence[Made], backbone: Backbone, features: Features, names: Sequence[str]
+    ) -> None:
+        self.places: list[Place] = []
+        if len(made) == 1:  # alone a fit is what it always was
+            self.fusion = made[0].fusion
+            return
+        largest = max(made, key=lambda one: _numbers(one.fusion))
+        self.run = EngineRun(largest.recipe, backbone, names=names, concepts=features.concepts)
+        self.run.features = features
+        self.fusion = merge_fusions(self.run.call("fuse", features=features))
+        for edit in self.fusion.edits:
+            edit.to(backbone.device)
+        fusions = [one.fusion for one in made]
+        if len({len(fusion.edits) for fusion in (self.fusion, *fusions)}) > 1:
+            raise Apart("their techniques plug in different numbers of edits")
+        for number, edit in enumerate(self.fusion.edits):
+            self._pair(edit, [fusion.edits[number] for fusion in fusions])
+
+    def put(self) -> None:
+        """Let the tensors of all stand where they act, inside autograd."""
+        with torch.enable_grad():
+            for place in self.places:
+                place.put()
+
+    def _pair(self, edit: Edit, theirs: Sequence[Edit]) -> None:
+        """Note where the tensors of one edit come from.
+
+        Raises
+        ------
+        Apart
+            The fits' edits differ in more than their subject.
+        """
+        where = f"{edit.owner!r} at {edit.key(0)!r}"
+        for other in theirs:
+            if _plain(other) != _plain(edit) or other.owned().keys() != edit.owned().keys():
+                raise Apart(f"{where} is not the same in all")
+        owned = edit.owned()
+        for key, tensor in owned.items():
+            parts = [other.owned()[key] for other in theirs]
+            if not edit.stacked:
+                if any(not torch.equal(part, tensor) for part in parts):
+                    raise Apart(f"{where} has one {key!r} for all subjects")
+                continue
+            self.places.append(_place(edit, key, tensor, parts, where))
+        _check_buffers(edit, theirs, {id(t) for t in owned.values()}, where)
+
+
+def _numbers(fusion: Fusion) -> int:
+    return sum(t.numel() for edit in fusion.edits for t in edit.owned().values())
+
+
+def _plain(edit: Edit) -> tuple[Any, ...]:
+    """Return what an edit says of itself in plain values; a token's names are its subject's own."""
+    apart = {"name"} if isinstance(edit, TokenEdit) else set()
+    plain = {
+        k: v for k, v in vars(edit).items() if isinstance(v, int | float | str) and k not in apart
+    }
+    plain.pop("training", None)
+    return (type(edit), edit.stage() if edit.STAGES else "", sorted(plain.items()))
+
+
+def _place(edit: Edit, key: str, tensor: Tensor, parts: Sequence[Tensor], where: str) -> Place:
+    path, _, name = key.replace("/", ".").rpartition(".")
+    try:
+        module = edit.get_submodule(path)
+    except AttributeError:
+        module = edit
+    if getattr(module, name, None) is not tensor:
+        raise Apart(f"{where} keeps its {key!r} in a way of its own")
+    axis = edit.PADDED.get(key)
+    for part in parts:
+        fits = [
+            mine == whole or (dim == axis and mine < whole)
+            for dim, (mine, whole) in enumerate(zip(part.shape, tensor.shape, strict=True))
+        ]
+        if part.shape[0] != 1 or not all(fits[1:]):
+            raise Apart(f"{where} has {key!r} in different sizes")
+    return Place(module, name, tuple(parts), axis, tensor.shape[axis] if axis is not None else 0)
+
+
+def _check_buffers(edit: Edit, theirs: Sequence[Edit], owned: set[int], where: str) -> None:
+    """Refuse factors that differ: they are one for all rows, or hold a slice of each subject."""
+    buffers = [dict(other.named_buffers()) for other in theirs]
+    for name, buffer in edit.named_buffers():
+        if id(buffer) in owned:
+            continue
+        parts = [one[name] for one in buffers]
+        stacked = edit.stacked and buffer.dim() > 0 and buffer.shape[0] == len(theirs)
+        whole: Mapping[int, Tensor] = (
+            {i: buffer[i : i + 1] for i in range(len(theirs))}
+            if stacked
+            else dict.fromkeys(range(len(theirs)), buffer)
+        )
+        if not all(
+            p.shape == whole[i].shape and torch.equal(p, whole[i]) for i, p in enumerate(parts)
+        ):
+            raise Apart(f"{where} has another {name!r} in each")

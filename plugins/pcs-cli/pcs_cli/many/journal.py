@@ -1,0 +1,60 @@
+"""What became of each fit of a queue, a line each as it happens: a kill loses no line that was written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pcs_core.storage.durable import sync
+
+FILE = "fit-many.jsonl"
+BEGUN, DONE, FAILED = "begun", "done", "failed"
+
+
+def digest(facts: Mapping[str, Any]) -> str:
+    """Return the sha256 (hex) of all that decides the result of a fit."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """The journal in the folder of the results: the last word on each fit, by its name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        self.last: dict[str, dict[str, Any]] = {}
+        if self.path.exists():
+            self._read()
+
+    def _read(self) -> None:
+        """Read what was written whole. A line that a kill cut off says nothing, and is ended."""
+        data = self.path.read_bytes()
+        for row in data.splitlines():
+            try:
+                said = json.loads(row)
+                self.last[said["name"]] = said
+            except (ValueError, KeyError, TypeError):
+                continue
+        if data and not data.endswith(b"\n"):
+            with self.path.open("ab") as file:
+                file.write(b"\n")
+
+    def note(self, name: str, state: str, facts: str, **more: Any) -> None:
+        """Write what became of a fit; when this returns it is on the disk."""
+        said = {"name": name, "state": state, "facts": facts, **more}
+        fresh = not self.path.exists()
+        with self.path.open("ab") as file:
+            file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        if fresh:
+            sync(self.path.parent)
+        self.last[name] = said
+
+    def finished(self, name: str, facts: str, artifact: Path) -> bool:
+        """Return whether this very fit is over: its artifact, which appears whole, is there."""
+        said = self.last.get(name)
+        return bool(said and said.get("facts") == facts and (artifact / "manifest.json").is_file())
