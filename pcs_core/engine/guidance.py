@@ -36,7 +36,8 @@ class Guidance:
     """Branches of the guidance terms, each evaluated at most once per step, in one batch.
 
     ``texts`` has a prompt per picture and, behind them, one per row that techniques added
-    (``roles``); every branch holds all of them.
+    (``roles``); every branch holds all of them. ``subjects`` says whose each picture is, where there are
+    several subjects: an index for each text.
     """
 
     def __init__(
@@ -47,7 +48,9 @@ class Guidance:
         settings: SampleSettings,
         *,
         roles: Sequence[str] = (),
+        subjects: Sequence[int] = (),
     ) -> None:
+        self.subjects = list(subjects) or [0] * len(texts)
         self.run, self.net, self.texts, self.settings = run, net, list(texts), settings
         self.roles = tuple(roles)
         self.terms: tuple[GuidanceTerm, ...] = net.fusion.guidance
@@ -83,7 +86,7 @@ class Guidance:
 
     def _encode(self, branch: Branch, time: Tensor | None, progress: float) -> Conditioning:
         net, count = self.net, len(self.texts)
-        subject = torch.zeros(count, dtype=torch.long, device=net.backbone.device)
+        subject = torch.tensor(self.subjects, device=net.backbone.device)
         features = net.read_features(self.run.features.tensors, subject)
         base = branch.model == "base"
         with net.under(edits=branch.edits, progress=progress, off=base):
@@ -140,6 +143,7 @@ class Guidance:
             self.net.backbone.tokenizer,
             words=fusion.words,
             tokens=fusion.of(TokenEdit),
+            subjects=[*self.subjects, *[0] * (len(prompts) - len(self.subjects))],
             concepts=[[c.token for c in concepts] for concepts in self.run.features.concepts],
             phrases=() if layout is None else layout.phrases,
             windows=windows,

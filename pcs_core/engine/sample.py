@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -162,13 +162,28 @@ def draw_attached(
     run: EngineRun, net: Attachment, prompts: Sequence[str], settings: SampleSettings, seed: int
 ) -> Tensor:
     """Return pictures [n 3 h w], one per prompt, with what is attached."""
-    pictures = []
+    seeds = [seed + i for i in range(len(prompts))]
+    return torch.cat(list(draw_rows(run, net, prompts, seeds, settings)))
+
+
+def draw_rows(
+    run: EngineRun,
+    net: Attachment,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    settings: SampleSettings,
+    subjects: Sequence[int] = (),
+    watch: Sequence[Callable[[SampleProgress], None]] = (),
+) -> Iterator[Tensor]:
+    """Yield pictures [n 3 h w] with what is attached, a batch at a time: one per prompt, from its own seed.
+
+    ``subjects`` says of each whose it is, where what is attached holds several.
+    """
     batch = batch_size(net.backbone)
     for start in range(0, len(prompts), batch):
-        chunk = list(prompts[start : start + batch])
-        seeds = [seed + i for i in range(start, start + len(chunk))]
-        pictures.append(_draw(run, net, chunk, seeds, settings, (), 0, len(prompts)))
-    return torch.cat(pictures)
+        here = slice(start, start + batch)
+        chunk, mine, owners = prompts[here], seeds[here], subjects[here]
+        yield _draw(run, net, chunk, mine, settings, watch, start, len(prompts), owners)
 
 
 def batch_size(backbone: Backbone) -> int:
@@ -198,6 +213,7 @@ def _draw(
     watch: Sequence[Callable[[SampleProgress], None]],
     done: int,
     total: int,
+    subjects: Sequence[int] = (),
 ) -> Tensor:
     backbone, rows = net.backbone, net.fusion.rows
     rngs = [generator(s, "noise") for s in seeds]
@@ -209,7 +225,8 @@ def _draw(
     prompts = [*texts, *(r.prompt.replace("{prompt}", texts[0]) for r in rows)]
     sampler = backbone.sampler(settings.scheduler, settings.steps)
     latents = sampler.start(torch.stack(noise).to(backbone.device))
-    guide = Guidance(run, net, prompts, settings, roles=[r.role for r in rows])
+    roles = [r.role for r in rows]
+    guide = Guidance(run, net, prompts, settings, roles=roles, subjects=subjects)
     scratch: dict[str, Any] = {}
     times = list(sampler.times)
     for index, time in enumerate(times):

@@ -20,6 +20,7 @@ from pcs_cli.output import emit, emit_json
 from pcs_cli.plugin_commands import PluginGroup
 from pcs_cli.pretrain import pretrain
 from pcs_cli.sample import sample
+from pcs_cli.sample_many import sample_many
 from pcs_cli.show import show
 
 app = typer.Typer(
@@ -70,6 +71,7 @@ for command in (
     fit,
     fit_many,
     sample,
+    sample_many,
     merge,
     export,
     pretrain,

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError, nearest
+from pcs_core.small_files import read_text
 
 KEYS = ("system", "folder", "name", "noun", "token", "set", "seed")
 NAME = re.compile(r"[^/\\\x00-\x1f]+")
-LARGEST = 2**24
-"""Bytes of a queue: one that is larger is no queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +40,7 @@ def read_queue(path: Path) -> tuple[list[Line], list[str]]:
     InputError
         It cannot be read, or holds no fit.
     """
-    try:
-        if path.stat().st_size > LARGEST:
-            raise InputError(f"{path} is no queue: it is larger than {LARGEST >> 20} MB")
-        text = path.read_text("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 (byte {error.start}): save it as text") from error
+    text = read_text(path)
     lines: list[Line] = []
     wrong: list[str] = []
     for number, row in enumerate(text.splitlines(), start=1):
@@ -81,6 +73,8 @@ def read_line(row: str, place: str, beside: Path) -> Line:
         raise InputError(f"no JSON object: {error.msg} at column {error.colno}") from error
     except RecursionError as error:
         raise InputError("no JSON object: it is nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise InputError(f"no JSON object: {error}") from error
     if not isinstance(said, dict):
         raise InputError('no JSON object: write {"system": ..., "folder": ...}')
     for key in said:
