@@ -126,12 +126,13 @@ def test_fits_of_one_forward_are_those_of_separate_runs(
 def test_what_has_no_subject_axis_trains_one_after_the_other(
     pcs: Callable, queue: Callable, tmp_path: Path
 ) -> None:
-    (tmp_path / "svd.toml").write_text(PACKED.replace('"weights.lora"\nrank = 2', '"weights.svd"'))
-    svd = str(tmp_path / "svd.toml")
-    path = queue({"folder": "subjects/a", "system": svd}, {"folder": "subjects/bb", "system": svd})
+    whole = PACKED.replace('"weights.lora"\nrank = 2', '"weights.full"\npattern = "mid_block*"')
+    (tmp_path / "whole.toml").write_text(whole)
+    system = {"system": str(tmp_path / "whole.toml")}
+    path = queue({"folder": "subjects/a", **system}, {"folder": "subjects/bb", **system})
     done = pcs("fit-many", path, *options(tmp_path / "many", "--json"))
     assert done.code == 0, done.err
-    assert "2 fits train one after the other: 'weights.svd' has no subject axis" in done.err
+    assert "fits train one after the other: 'weights.full' has no subject axis" in done.err
     assert json.loads(done.out)["forwards"] == 8
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_cli.many.joint import Apart, Joint, kind_of, why_apart
+from pcs_cli.many.joint import Apart, Joint, check_packs, kind_of, why_apart
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Features, SampleSettings
 from pcs_core.engine.opening import check_prompts, resolve_backbone
@@ -107,7 +107,10 @@ class Drawing:
 
     def _together(self, members: Sequence[int]) -> None:
         with suspended(self.backbone):
-            made = [self._restored(self.subjects[number].artifact) for number in members]
+            made = []
+            for number in members:
+                made.append(self._restored(self.subjects[number].artifact))
+                check_packs(made[0].recipe, made[0].fusion)
             features = side_by_side([one.features for one in made])
             names = [self.subjects[number].artifact.subject for number in members]
             try:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 import torch.nn.functional as F
 
-from pcs_core.data import RENDERED, Fusion, TokenEdit
+from pcs_cli.many.each_weight import EachWeight, Runs
+from pcs_core.data import RENDERED, Fusion, TokenEdit, WeightEdit
 from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
@@ -56,15 +57,32 @@ def kind_of(recipe: Recipe) -> tuple[Any, ...]:
 
 def why_apart(recipe: Recipe) -> str:
     """Return why fits of this recipe train one after the other, or an empty string."""
-    for use in recipe.uses:
-        if not use.technique.stacks_subjects:
-            return f"{use.technique.id!r} has no subject axis"
     for phase in recipe.phases:
         if RENDERED in phase.batch:
             return f"phase {phase.name!r} learns from what it renders"
         if phase.reach:
             return f"phase {phase.name!r} gives each loss what it may move"
     return ""
+
+
+def check_packs(recipe: Recipe, fusion: Fusion) -> None:
+    """Refuse what one alone says can never stand beside another of its kind.
+
+    Raises
+    ------
+    Apart
+        Names a technique without subject axis that does more than rewrite weights.
+    """
+    for use in recipe.uses:
+        if use.technique.stacks_subjects:
+            continue
+        mine = [edit for edit in fusion.edits if edit.owner == use.name]
+        if not mine or not all(_rewrites(edit) for edit in mine):
+            raise Apart(f"{use.technique.id!r} has no subject axis")
+
+
+def _rewrites(edit: Edit) -> bool:
+    return isinstance(edit, WeightEdit) and not edit.stacked and edit.stage() == "weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +118,37 @@ class Joint:
         if len(made) == 1:  # alone a fit is what it always was
             self.fusion = made[0].fusion
             return
+        for one in made:
+            check_packs(one.recipe, one.fusion)
+            for edit in one.fusion.edits:  # what is bound is not theirs
+                edit.to(backbone.device)
         largest = max(made, key=lambda one: _numbers(one.fusion))
-        self.run = EngineRun(largest.recipe, backbone, names=names, concepts=features.concepts)
+        recipe = largest.recipe
+        self.run = EngineRun(recipe, backbone, names=names, concepts=features.concepts)
         self.run.features = features
-        self.fusion = merge_fusions(self.run.call("fuse", features=features))
+        answers = self.run.call_at(
+            "fuse", lambda technique, _: technique.stacks_subjects, features=features
+        )
+        theirs: dict[str, list[tuple[Edit, ...]]] = {}
+        for edits in _side_by_side([one.fusion for one in made]):
+            theirs.setdefault(edits[0].owner, []).append(edits)
+        runs = Runs()
+        stacking = {use.name for use in recipe.uses if use.technique.stacks_subjects}
+        answers += [
+            (name, Fusion(edits=tuple(_each(row, backbone, runs) for row in rows)))
+            for name, rows in theirs.items()
+            if name not in stacking
+        ]
+        order = [use.name for use in recipe.uses]
+        self.fusion = merge_fusions(sorted(answers, key=lambda pair: order.index(pair[0])))
         for edit in self.fusion.edits:
             edit.to(backbone.device)
-        fusions = [one.fusion for one in made]
-        if len({len(fusion.edits) for fusion in (self.fusion, *fusions)}) > 1:
-            raise Apart("their techniques plug in different numbers of edits")
-        for number, edit in enumerate(self.fusion.edits):
-            self._pair(edit, [fusion.edits[number] for fusion in fusions])
+        for name in stacking & theirs.keys():
+            mine = [edit for edit in self.fusion.edits if edit.owner == name]
+            if len(mine) != len(theirs[name]):
+                raise Apart(f"{name!r} plugs in different numbers of edits")
+            for edit, row in zip(mine, theirs[name], strict=True):
+                self._pair(edit, row)
 
     def put(self) -> None:
         """Let the tensors of all stand where they act, inside autograd."""
@@ -134,11 +172,35 @@ class Joint:
         for key, tensor in owned.items():
             parts = [other.owned()[key] for other in theirs]
             if not edit.stacked:
-                if any(not torch.equal(part, tensor) for part in parts):
+                trained = any(isinstance(part, torch.nn.Parameter) for part in parts)
+                if trained or any(not torch.equal(part, tensor) for part in parts):
                     raise Apart(f"{where} has one {key!r} for all subjects")
                 continue
             self.places.append(_place(edit, key, tensor, parts, where))
         _check_buffers(edit, theirs, {id(t) for t in owned.values()}, where)
+
+
+def _side_by_side(fusions: Sequence[Fusion]) -> list[tuple[Edit, ...]]:
+    """Return the edits of all, those of one place together."""
+    if len({len(fusion.edits) for fusion in fusions}) > 1:
+        raise Apart("their techniques plug in different numbers of edits")
+    rows = list(zip(*(fusion.edits for fusion in fusions), strict=True))
+    for row in rows:
+        if len({edit.owner for edit in row}) > 1:
+            raise Apart("their techniques plug in different edits")
+    return rows
+
+
+def _each(edits: tuple[Edit, ...], backbone: Backbone, runs: Runs) -> EachWeight:
+    """Return one edit for those of several fits, each of which rewrites the same weight."""
+    rewriting = [edit for edit in edits if isinstance(edit, WeightEdit)]
+    first = rewriting[0]
+    if len({str(edit.site) for edit in rewriting}) > 1 or any(
+        _plain(edit) != _plain(first) for edit in rewriting
+    ):
+        raise Apart(f"{first.owner!r} at {first.key(0)!r} is not the same in all")
+    module = backbone.parts[first.site.part].get_submodule(first.site.name)
+    return EachWeight(rewriting, module, runs)
 
 
 def _numbers(fusion: Fusion) -> int:

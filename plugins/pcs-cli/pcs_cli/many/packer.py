@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_cli.many.joint import Apart, Joint
+from pcs_cli.many.joint import Apart, Joint, check_packs
 from pcs_cli.many.lane import Lane
 from pcs_cli.many.together import evaluate, read_texts
 from pcs_core.backbone import Attachment, suspended
@@ -81,7 +81,17 @@ class Packer:
             with self._blaming(job):
                 lane = self.waiting.pop(job, None)
                 self.lanes[job] = lane or Lane(self.begin(job), self.precision)
+                if self.together > 1 and self.ready:
+                    self._see(self.lanes[job])
         return bool(self.lanes)
+
+    def _see(self, lane: Lane) -> None:
+        """Make no second fit beside one that can have none."""
+        try:
+            check_packs(lane.recipe, lane.fusion)
+        except Apart as error:
+            self.together = 1
+            self.say(f"fits train one after the other: {error}")
 
     def _join(self) -> Joint:
         """Return one fusion for the fits that train; where they have none together, for the first of them."""
