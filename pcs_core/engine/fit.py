@@ -151,7 +151,11 @@ def fit(
 
 
 def checked(
-    recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone, *, crop: str = "auto"
+    recipe: Recipe,
+    subjects: Sequence[Subject] | Subject,
+    backbone: Backbone,
+    *,
+    crop: str = "auto",
 ) -> list[Subject]:
     """Return the subjects as the fit shows them, cropped; say what is not shown or not read.
 
