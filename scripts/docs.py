@@ -27,6 +27,7 @@ from pages.commands import commands_page
 from pages.cost import cost_page
 from pages.coverage import coverage_page
 from pages.fidelity import fidelity_page
+from pages.formats import formats_part
 from pages.index import decisions_part, pages_part, plugins_page
 from pages.matrix import matrix_part, reasons_part
 from pages.memory import memory_part
@@ -144,6 +145,7 @@ PARTS: dict[str, dict[str, Callable[[Rows], str]]] = {
         "scopes": scopes_part,
     },
     "docs/families.md": {"matrix": lambda _: matrix_part(), "reasons": lambda _: reasons_part()},
+    "docs/formats.md": {"formats": lambda _: formats_part()},
     "docs/mini.md": {"knows": knows_part, "gate": gate_part},
 }
 

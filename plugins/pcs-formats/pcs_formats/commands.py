@@ -69,6 +69,12 @@ def import_(
     if json:
         typer.echo(to_json.dumps(facts, indent=2, ensure_ascii=False))
         return
+    if any(phase.pretrain for phase in artifact.recipe.phases):
+        typer.echo(
+            f"it is of no subject yet: pcs fit {target.folder}/recipe.toml PICTURES --adapter {target.folder} "
+            "--out DIR",
+            err=True,
+        )
     typer.echo(str(target.folder))
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.errors import InputError
+from pcs_formats.other_forms import TECHNIQUE, other_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,8 +28,8 @@ class Form:
     tensors: Mapping[str, Tensor]
 
 
-def form_of(site: Site, name: str, layer: LayerParts, alpha: float | None) -> Form:
-    """Return what the update of ``site``, called ``name`` in the file, becomes.
+def form_of(site: Site, layer: LayerParts, alpha: float | None) -> Form:
+    """Return what the update of ``site`` becomes.
 
     Raises
     ------
@@ -45,7 +46,8 @@ def form_of(site: Site, name: str, layer: LayerParts, alpha: float | None) -> Fo
         form = low_rank(site, layer, alpha)
         if form is not None:
             return form
-    return imported(site, name, layer, alpha)
+    settings, tensors = other_form(site, layer, alpha)
+    return Form(TECHNIQUE, settings, tensors)
 
 
 def low_rank(site: Site, layer: LayerParts, alpha: float | None) -> Form | None:
@@ -74,17 +76,6 @@ def low_rank(site: Site, layer: LayerParts, alpha: float | None) -> Form | None:
         raise InputError(f"{layer.keys['alpha']!r} is negative: {alpha:g}")
     tensors = {"A": down.reshape(rank, fan_in), "B": up.reshape(site.shape[0], rank)}
     return Form("weights.lora", settings, tensors)
-
-
-def imported(site: Site, name: str, layer: LayerParts, alpha: float | None) -> Form:
-    """Return the update as ``weights.imported`` holds it.
-
-    Raises
-    ------
-    InputError
-        There is no such update.
-    """
-    raise InputError(f"{name!r} holds {', '.join(sorted(layer.parts))}: no update of a layer is so")
 
 
 def without_ones(shape: torch.Size | tuple[int, ...]) -> tuple[int, ...]:

@@ -7,13 +7,15 @@ called ``lora:...``, so that ``--strength lora=0.7`` weighs the file as a whole.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.data import Concept
 from pcs_core.errors import InputError
 from pcs_formats.alphas import configurations
+from pcs_formats.joined_names import joined_names, split_rows
 from pcs_formats.layer_forms import Form, form_of
 from pcs_formats.layer_names import BEGINNINGS, names_of_layers, nearest_name, selector
 from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
@@ -56,38 +58,50 @@ def read_layers(contents: Contents, backbone: Backbone | None, given: Given) -> 
         return reading
     if words:
         read_bundled(words, backbone, given, reading)
-    chosen = placed(layers, names_of_layers(backbone), reading)
+    names, joined = names_of_layers(backbone), joined_names(backbone)
+    chosen = placed(layers, names, joined, reading)
     add_uses(forms_of(chosen, contents, backbone, reading), backbone, reading)
     add_concepts(contents, given, reading)
     return reading
 
 
 def placed(
-    layers: Mapping[str, LayerParts], names: Mapping[str, Site], reading: Reading
-) -> dict[Site, tuple[str, LayerParts]]:
-    """Return site -> (name in the file, its parts); what has no site is a problem of the reading."""
-    chosen: dict[Site, tuple[str, LayerParts]] = {}
+    layers: Mapping[str, LayerParts],
+    names: Mapping[str, Site],
+    joined: Mapping[str, Sequence[Site]],
+    reading: Reading,
+) -> dict[Site, LayerParts]:
+    """Return site -> its parts; what has no site is a problem of the reading.
+
+    ``joined`` are names of layers that are several sites here, each with rows of its own.
+    """
+    chosen: dict[Site, LayerParts] = {}
     for name, layer in layers.items():
-        site = names.get(name)
         key = next(iter(layer.keys.values()))
-        if site is None:
-            near = nearest_name(name, names)
+        sites = [names[name]] if name in names else joined.get(name, ())
+        if not sites:
+            near = nearest_name(name, [*names, *joined])
             ending = key.removeprefix(name)
             reading.problems.append(
                 f"{key!r} is of no layer of this network"
                 + (f", the nearest is {near + ending!r}" if near else "")
             )
-        elif site in chosen:
-            reading.problems.append(
-                f"{key!r} and {next(iter(chosen[site][1].keys.values()))!r} are of one layer"
-            )
-        else:
-            chosen[site] = (name, layer)
+            continue
+        try:
+            parts = split_rows(layer, sites)
+        except InputError as error:
+            reading.problems.append(str(error))
+            continue
+        for site, part in zip(sites, parts, strict=True):
+            if site in chosen:
+                other = next(iter(chosen[site].keys.values()))
+                reading.problems.append(f"{key!r} and {other!r} are of one layer")
+            chosen.setdefault(site, part)
     return chosen
 
 
 def forms_of(
-    chosen: Mapping[Site, tuple[str, LayerParts]],
+    chosen: Mapping[Site, LayerParts],
     contents: Contents,
     backbone: Backbone,
     reading: Reading,
@@ -95,10 +109,10 @@ def forms_of(
     """Return what each layer's update is; what is incomplete or of another shape is a problem."""
     tables = configurations(contents)
     forms = {}
-    for site, (name, layer) in chosen.items():
+    for site, layer in chosen.items():
         try:
             alpha = said_alpha(site, layer, tables, backbone)
-            forms[site] = form_of(site, name, layer, alpha)
+            forms[site] = form_of(site, layer, alpha)
         except InputError as error:
             reading.problems.append(str(error))
         else:
@@ -132,7 +146,7 @@ def add_uses(forms: Mapping[Site, Form], backbone: Backbone, reading: Reading) -
     """Add a use for each group of layers whose settings are alike, and their tensors."""
     groups: dict[tuple[Any, ...], list[Site]] = {}
     for site, form in forms.items():
-        key = (site.part, site.kind, form.technique, tuple(sorted(form.settings.items())))
+        key = (site.part, site.kind, form.technique, json.dumps(form.settings, sort_keys=True))
         groups.setdefault(key, []).append(site)
     among: dict[tuple[str, str], list[Site]] = {}
     for site in backbone.sites:
@@ -145,7 +159,7 @@ def add_uses(forms: Mapping[Site, Form], backbone: Backbone, reading: Reading) -
         where = {"part": part, "sites": selector(sites, among[part, kind]), "kind": kind}
         if technique != "weights.lora":
             where["layers"] = where.pop("kind")
-        reading.uses.append(Use(name, technique, {**dict(settings), **where}))
+        reading.uses.append(Use(name, technique, {**json.loads(settings), **where}))
         for site in sites:
             for parameter, tensor in forms[site].tensors.items():
                 reading.tensors[f"{name}/{site.name}/{parameter}"] = tensor
@@ -241,8 +255,6 @@ def facts_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> d
 
 def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """Return the words that a file's metadata says to write, the most telling first."""
-    import json
-
     said = [w.strip() for w in metadata.get("modelspec.trigger_phrase", "").split(",") if w.strip()]
     try:
         counts = json.loads(metadata.get("ss_tag_frequency", "{}"))

@@ -26,6 +26,8 @@ def commands() -> Mapping[str, str]:
 def importers() -> Mapping[str, str]:
     """Files of other tools as artifacts."""
     return {
+        "adapter": "pcs_formats.adapter_files:read_adapter",
+        "custom": "pcs_formats.custom_files:read_custom",
         "layers": "pcs_formats.lora_files:read_layers",
         "word": "pcs_formats.word_files:read_words",
     }

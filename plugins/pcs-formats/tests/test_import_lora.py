@@ -29,8 +29,11 @@ def moved(module: Any) -> None:
     """Give every factor of a peft adapter other values than it starts with."""
     rng = torch.Generator().manual_seed(3)
     for name, parameter in module.named_parameters():
-        if "lora_" in name:
-            parameter.data = 0.1 * torch.randn(parameter.shape, generator=rng)
+        noise = 0.1 * torch.randn(parameter.shape, generator=rng)
+        if "lora_magnitude" in name:
+            parameter.data *= 1 + noise
+        elif "lora_" in name:
+            parameter.data = noise
 
 
 UNET = LoraConfig(
@@ -41,6 +44,9 @@ UNET = LoraConfig(
     alpha_pattern={r"up_blocks.*.to_v": 1.5},
 )
 TEXT = LoraConfig(r=3, lora_alpha=4, target_modules=["q_proj", "fc1"])
+
+
+DORA = LoraConfig(r=2, lora_alpha=3, target_modules=["to_q", "conv2", "proj_out"], use_dora=True)
 
 
 def written(backbone: Any, folder: Path, **configurations: LoraConfig) -> None:
@@ -80,7 +86,9 @@ def test_a_diffusers_lora_with_patterns_draws_as_peft_and_diffusers_do(
     assert (by_peft - evaluate_artifact(None, backbone)).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("configuration", [UNET, DORA], ids=["lora", "dora"])
 def test_strengths_are_those_of_diffusers(
+    configuration: LoraConfig,
     opened: Any,
     release: Any,
     pipeline_of: Any,
@@ -88,7 +96,7 @@ def test_strengths_are_those_of_diffusers(
     evaluate_artifact: Any,
     tmp_path: Path,
 ) -> None:
-    written(open_backbone(str(release)), tmp_path, unet=UNET)
+    written(open_backbone(str(release)), tmp_path, unet=configuration)
     backbone = opened("sd")
     artifact = import_file(tmp_path, backbone)
     pipe = pipeline_of(backbone)

@@ -1,0 +1,128 @@
+"""IP-Adapters as they were released: their projectors, and what they say to no picture (arXiv:2308.06721).
+
+Beside the plain one and Plus these are full-face and FaceID, whose projectors are written from diffusers'
+``IPAdapterFullImageProjection`` and ``IPAdapterFaceIDImageProjection``. Those that read a picture's tokens were
+trained against the tokens of an empty picture, not against zeros: so diffusers' ``encode_image``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from pcs_attention.parallel_adapter import ParallelAdapter
+from pcs_core import hookimpl
+from pcs_core.data import Features, StreamEdit, Words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.data import Fusion, Run, Subject
+
+EMPTY = (0.48145466, 0.4578275, 0.40821073)
+"""A picture's colour that CLIP's preprocessing makes zero (the mean of its training, arXiv:2103.00020)."""
+
+
+class FullTokens(StreamEdit):
+    """Each token of the picture by two linear maps and a LayerNorm (IP-Adapter full-face)."""
+
+    def __init__(self, key: str, feature: int, width: int) -> None:
+        super().__init__(key, (key,))
+        self.inward, self.outward = nn.Linear(feature, feature), nn.Linear(feature, width)
+        self.norm = nn.LayerNorm(width)
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens [b n width] of [b slots d] or [b slots t d] features."""
+        (feature,) = features
+        flat = feature.flatten(1, -2)
+        tokens: Tensor = self.norm(self.outward(F.gelu(self.inward(flat))))
+        return tokens
+
+
+class FaceTokens(StreamEdit):
+    """A face's vector as ``tokens`` tokens by two linear maps and a LayerNorm (IP-Adapter FaceID)."""
+
+    def __init__(self, key: str, feature: int, width: int, tokens: int, inner: int) -> None:
+        super().__init__(key, (key,))
+        self.inward = nn.Linear(feature, inner)
+        self.outward = nn.Linear(inner, tokens * width)
+        self.norm = nn.LayerNorm(width)
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the tokens [b slots*tokens width] of [b slots d] features."""
+        (feature,) = features
+        hidden = self.outward(F.gelu(self.inward(feature.flatten(1, -2))))
+        tokens: Tensor = self.norm(hidden.view(len(hidden), -1, self.norm.normalized_shape[0]))
+        return tokens
+
+
+class Answered(StreamEdit):
+    """A projector that is shown ``empty`` [t d] where a row's features are dropped, that is zeros."""
+
+    empty: Tensor
+
+    def __init__(self, inner: StreamEdit, empty: Tensor) -> None:
+        super().__init__(inner.name, inner.reads)
+        self.inner = inner
+        self.register_buffer("empty", empty, persistent=False)  # a feature of the artifact
+
+    def stream(self, *features: Tensor) -> Tensor:
+        """Return the inner one's tokens."""
+        (feature,) = features
+        dropped = (feature == 0).flatten(1).all(dim=1).view(-1, *[1] * (feature.dim() - 1))
+        return self.inner.stream(torch.where(dropped, self.empty.to(feature), feature))
+
+
+class ImportedAdapter(ParallelAdapter):
+    """A released IP-Adapter: the projector of its kind, and what an empty picture says beside."""
+
+    id = "attention.imported_adapter"
+    catalogue = ("image-adapter",)
+    tiny = {"tokens": 2, "projector": "full", "empty": ""}
+
+    projector: Literal["linear", "perceiver", "resampler", "full", "face"] = "linear"  # type: ignore[assignment]
+    """How features become tokens: as in the plain IP-Adapter, in Plus ("perceiver"), in full-face ("full") or
+    in FaceID ("face")."""
+    inner: Annotated[int, Field(ge=1)] = 768
+    """Channels of the perceiver's queries, or between the two maps of "face"."""
+    empty: str = ""
+    """Feature model whose tokens of an empty picture stand where the picture is dropped; "": zeros do."""
+
+    def words(self) -> Words:
+        """Return what it reads and writes."""
+        words = super().words()
+        more = (f"feature:{self.key}.empty",) if self.empty else ()
+        return replace(words, writes=(*words.writes, *more))
+
+    @hookimpl
+    def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
+        """Encode an empty picture; the artifact keeps its tokens."""
+        if moment != "start" or not self.empty or not subject.images:
+            return None
+        encoder = run.feature_model(self.empty)
+        side = int(getattr(encoder, "size", 224))
+        picture = torch.tensor(EMPTY).view(1, 3, 1, 1).expand(1, 3, side, side)
+        name = f"{self.key}.empty"
+        return Features(tensors={name: encoder.patches(picture.to(run.device))[0]}, keep=(name,))
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion | None:
+        """Make the projector and one attention of its own per site."""
+        fusion = super().fuse(run=run, features=features)
+        if fusion is None or not self.empty:
+            return fusion
+        empty = features.get(f"{self.key}.empty", self.id)[0]
+        edits = (Answered(e, empty) if isinstance(e, StreamEdit) else e for e in fusion.edits)
+        return replace(fusion, edits=tuple(edits))
+
+    def _projector(self, feature: int, width: int) -> StreamEdit:
+        if self.projector == "full":
+            return FullTokens(self.key, feature, width)
+        if self.projector == "face":
+            return FaceTokens(self.key, feature, width, self.tokens, self.inner)
+        return super()._projector(feature, width)

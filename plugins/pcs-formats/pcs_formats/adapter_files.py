@@ -1,0 +1,258 @@
+"""IP-Adapters in files: plain, Plus, full-face and FaceID, for SD and SDXL.
+
+Two groups of keys, in diffusers' layout and the authors': ``image_proj`` and ``ip_adapter``. The first says
+which kind it is; the second counts the attention layers of the UNet: keys and values at the odd numbers,
+FaceID's low-rank updates at all of them. Such an adapter is of no subject: the artifact is what
+``pcs pretrain`` would write, and ``pcs fit`` shows it pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pcs_formats.layer_forms import size
+from pcs_formats.layer_names import selector
+from pcs_formats.reading import Given, Reading, Use
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pcs_core.backbone import Backbone
+    from pcs_core.data import Site
+    from pcs_formats.contents import Contents
+
+GROUPS = ("image_proj.", "ip_adapter.")
+TECHNIQUE = "attention.imported_adapter"
+HEAD = 64
+"""Channels of a head of the released perceivers."""
+HUGE = (1024, 1280)
+"""Widths of ViT-H/14's class token and patches."""
+NAMES: Mapping[str, Mapping[str, str]] = {
+    "linear": {"proj.": "project.", "norm.": "norm."},
+    "perceiver": {
+        "latents": "queries",
+        "proj_in.": "inward.",
+        "proj_out.": "outward.",
+        "norm_out.": "norm.",
+        "layers.": "layers.",
+    },
+    "full": {"proj.0.": "inward.", "proj.2.": "outward.", "proj.3.": "norm."},
+    "face": {"proj.0.": "inward.", "proj.2.": "outward.", "norm.": "norm."},
+}
+"""Projector -> how the file's names of its parts begin, and what stands there here."""
+SYSTEMS = {
+    "linear": ("ip-adapter-imported", "IP-Adapter"),
+    "perceiver": ("ip-adapter-plus", "IP-Adapter Plus"),
+    "full": ("ip-adapter-full-face", "IP-Adapter full-face"),
+    "face": ("ip-adapter-faceid", "IP-Adapter FaceID"),
+}
+"""Projector -> the id of the artifact's system, and the release's name."""
+
+
+def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) -> Reading | None:
+    """Return what a file of an IP-Adapter becomes, or None where it is none."""
+    tensors = contents.tensors
+    if not all(any(key.startswith(group) for key in tensors) for group in GROUPS):
+        return None
+    parts = {k.removeprefix(GROUPS[0]): t for k, t in tensors.items() if k.startswith(GROUPS[0])}
+    projector = projector_of(parts)
+    if projector is None:
+        reading = Reading("an adapter of a kind that is not known here")
+        reading.problems.append(
+            f"the keys of {GROUPS[0]!r} begin {min(parts)!r}: those of IP-Adapter (plain, Plus, full-face, "
+            "FaceID) are read"
+        )
+        return reading
+    system, title = SYSTEMS[projector]
+    reading = Reading(title, base_of(tensors), system=system)
+    settings, feature = settings_of(projector, parts)
+    reading.facts = {
+        "tokens": settings.get("tokens", "one for each of the picture's"),
+        "reads": feature,
+    }
+    add_projector(projector, parts, reading)
+    if backbone is None:
+        reading.used = {k for k in tensors if k.startswith(GROUPS)}
+        return reading
+    add_attention(contents, backbone, reading)
+    add_recipe(projector, settings, feature, reading)
+    return reading
+
+
+def projector_of(parts: Mapping[str, Tensor]) -> str | None:
+    """Return which projector these keys are of, as diffusers tells them apart."""
+    if "proj.weight" in parts:
+        return "linear"
+    if "proj.3.weight" in parts:
+        return "full"
+    if any(key.startswith("perceiver_resampler.") for key in parts):
+        return None  # FaceID Plus reads two features
+    if "proj.0.weight" in parts and "norm.weight" in parts:
+        return "face"
+    return "perceiver" if "latents" in parts else None
+
+
+def settings_of(projector: str, parts: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
+    """Return the settings of the projector, and the width of the features that it reads."""
+    if projector == "linear":
+        weight, norm = parts["proj.weight"], parts["norm.weight"]
+        return {"tokens": weight.shape[0] // norm.shape[0]}, weight.shape[1]
+    if projector == "full":
+        return {}, parts["proj.0.weight"].shape[1]
+    if projector == "face":
+        last, norm = parts["proj.2.weight"], parts["norm.weight"]
+        tokens = last.shape[0] // norm.shape[0]
+        return {"tokens": tokens, "inner": last.shape[1]}, parts["proj.0.weight"].shape[1]
+    latents = parts["latents"]
+    depth = 1 + max(int(k.split(".")[1]) for k in parts if k.startswith("layers."))
+    settings = {
+        "tokens": latents.shape[1],
+        "inner": latents.shape[2],
+        "depth": depth,
+        "heads": parts["layers.0.0.to_q.weight"].shape[0] // HEAD,
+        "head_width": HEAD,
+    }
+    return settings, parts["proj_in.weight"].shape[1]
+
+
+def add_projector(projector: str, parts: Mapping[str, Tensor], reading: Reading) -> None:
+    """Add the projector's tensors under the names that the artifact has for them."""
+    # what reads tokens is told what an empty picture says, and lies inside of that
+    stem = f"{TECHNIQUE}/image/" + ("inner/" if projector in ("perceiver", "full") else "")
+    for key, tensor in parts.items():
+        name = name_of_part(projector, key)
+        if not name:
+            reading.problems.append(f"{GROUPS[0] + key!r} is no part of {reading.kind}'s projector")
+            continue
+        value = tensor[0] if key == "latents" else tensor
+        if key.endswith(".0.to_kv.weight"):
+            for which, half in zip(("to_k", "to_v"), value.chunk(2, dim=0), strict=True):
+                reading.tensors[stem + name.replace("to_kv", which).replace(".", "/")] = half
+        else:
+            reading.tensors[stem + name.replace(".", "/")] = value
+        reading.used.add(GROUPS[0] + key)
+
+
+def name_of_part(projector: str, key: str) -> str:
+    """Return what a projector's tensor is called here, or "" of one that it does not have."""
+    if match := re.fullmatch(r"layers\.(\d+)\.([01])\.(.+)", key):
+        layer, half, rest = match.groups()
+        rest = rest.replace("norm1.", "norm_features.").replace("norm2.", "norm_queries.")
+        return f"layers.{layer}.{rest if half == '0' else f'feed.{rest}'}"
+    for theirs, ours in NAMES[projector].items():
+        if key.startswith(theirs):
+            return ours + key.removeprefix(theirs)
+    return ""
+
+
+def add_attention(contents: Contents, backbone: Backbone, reading: Reading) -> None:
+    """Add keys and values of each cross-attention, and FaceID's low-rank updates, by their numbers."""
+    sites = [s for s in backbone.sites if s.part == "denoiser" and s.kind in ("self", "cross")]
+    layers = {site.name: site for site in backbone.sites if site.kind == "linear"}
+    updates: dict[str, dict[str, Tensor]] = {}
+    expected = set()
+    for number, site in enumerate(sites):
+        if site.kind == "cross":
+            for which in ("k", "v"):
+                key = f"ip_adapter.{number}.to_{which}_ip.weight"
+                expected.add(key)
+                add_weight(key, site, which, contents, reading)
+    for key, tensor in contents.tensors.items():
+        if not key.startswith(GROUPS[1]) or key in expected:
+            continue
+        count, _, rest = key.removeprefix(GROUPS[1]).partition(".")
+        layer, _, which = rest.removesuffix(".weight").partition("_lora.")
+        path = ""
+        if count.isdigit() and int(count) < len(sites) and which in ("down", "up"):
+            path = f"{sites[int(count)].name}.{layer}" + (".0" if layer == "to_out" else "")
+        if path in layers:
+            updates.setdefault(path, {})[which] = tensor
+            reading.used.add(key)
+        else:
+            near = (
+                min(expected, key=lambda name: (name[-10:] != key[-10:], len(name)))
+                if expected
+                else ""
+            )
+            reading.problems.append(
+                f"{key!r} is of no attention of this network, which counts {len(sites)}, e.g. {near!r}"
+            )
+    add_updates(updates, layers, reading)
+
+
+def add_weight(key: str, site: Site, which: str, contents: Contents, reading: Reading) -> None:
+    """Add one projection of keys or values, if it is there and of this layer's shape."""
+    tensor = contents.tensors.get(key)
+    if tensor is None:
+        reading.missing.append(key)
+        return
+    reading.used.add(key)
+    if tuple(tensor.shape) != (site.width, site.context):
+        reading.problems.append(
+            f"{key!r} is {size(tensor.shape)}, and this network's attention there takes "
+            f"{site.width} x {site.context}: it is made for another base"
+        )
+        return
+    reading.tensors[f"{TECHNIQUE}/{site.name}/to_{which}/weight"] = tensor
+
+
+def add_updates(
+    updates: Mapping[str, Mapping[str, Tensor]], layers: Mapping[str, Site], reading: Reading
+) -> None:
+    """Add FaceID's low-rank updates as a use of their own for each rank."""
+    by_rank: dict[int, list[str]] = {}
+    for path, parts in updates.items():
+        if set(parts) == {"down", "up"}:
+            by_rank.setdefault(parts["down"].shape[0], []).append(path)
+        else:
+            reading.problems.append(f"the low-rank update of {path!r} lacks a half")
+    linear = [site for site in layers.values() if site.part == "denoiser"]
+    for rank, paths in by_rank.items():
+        name = "lora:face" if len(by_rank) == 1 else f"lora:face-{rank}"
+        where = selector([layers[path] for path in paths], linear)
+        reading.uses.append(
+            Use(name, "weights.lora", {"rank": rank, "alpha": float(rank), "sites": where})
+        )
+        for path in paths:
+            reading.tensors[f"{name}/{path}/A"] = updates[path]["down"]
+            reading.tensors[f"{name}/{path}/B"] = updates[path]["up"]
+
+
+def add_recipe(projector: str, settings: Mapping[str, Any], feature: int, reading: Reading) -> None:
+    """Add the uses that show the adapter a subject's pictures, and the phase that it stands for."""
+    tokens = projector in ("perceiver", "full")
+    model = "clip.image.h14" if feature in HUGE else "clip.image"
+    encoder: dict[str, Any] = {
+        "model": model,
+        "square": "centre",
+        "output": "patches" if tokens else "pooled",
+    }
+    kind = "encoders.image"
+    if projector == "face":
+        kind, model, encoder = (
+            "encoders.face",
+            "face.id",
+            {"model": "face.id", "key": "image", "align": True},
+        )
+    reading.facts["image encoder"] = model
+    shown = [
+        Use("tokens.rare", "tokens.rare", {"identifier": "", "templates": ["a photo of {token}"]}),
+        Use(kind, kind, encoder),
+        Use(
+            TECHNIQUE,
+            TECHNIQUE,
+            {"projector": projector, **settings, **({"empty": model} if tokens else {})},
+        ),
+    ]
+    reading.uses = [*shown, *reading.uses]
+    names = [f"{use.name}/*" for use in reading.uses[2:]]
+    reading.phases = [{"name": "released", "source": "imported", "steps": 1, "train": names}]
+
+
+def base_of(tensors: Mapping[str, Tensor]) -> str:
+    """Return the family whose text is as wide as the adapter's tokens."""
+    key = next((k for k in tensors if k.endswith("to_k_ip.weight")), "")
+    width = tensors[key].shape[1] if key else 0
+    return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl"}.get(width, "")

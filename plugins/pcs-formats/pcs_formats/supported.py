@@ -1,0 +1,90 @@
+"""Which files of other tools are read and written, and what is refused: the table of docs/formats.md."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Format(NamedTuple):
+    """A layout of files. ``importer`` and ``exporter`` are ids of the catalogue, "" where there is none."""
+
+    name: str
+    marks: str
+    importer: str
+    exporter: str
+    becomes: str
+    refused: str = ""
+
+
+FORMATS = (
+    Format(
+        "LoRA of diffusers and peft",
+        "`unet....lora_A.weight`, `...lora.down.weight`, `...processor.to_q_lora.down.weight`, "
+        "`base_model.model....`; ranks and alphas by pattern from `lora_adapter_metadata` or "
+        "`adapter_config.json`",
+        "layers",
+        "diffusers",
+        "`weights.lora`, a use for each network, rank and alpha; DoRA: `weights.imported`",
+        "biases of `lora_B`",
+    ),
+    Format(
+        "LoRA and LoCon of kohya",
+        "`lora_unet_...`, `lora_te_...`, `lora_te1_...`, `lora_te2_...` with `.alpha`; SDXL's and SD 3's "
+        "layers by the original release's names",
+        "layers",
+        "kohya",
+        "`weights.lora`; a core (`.lora_mid`), `.dora_scale` or a rank above the layer's: `weights.imported`",
+        "names of FLUX; of SD 3's joined projections all but low-rank updates",
+    ),
+    Format(
+        "LyCORIS",
+        "`hada_...` (LoHa), `lokr_...` (LoKr), `oft_blocks` (OFT), `diff`, `w_norm`, each with `dora_scale` "
+        "where it has one; kohya's prefixes or `lycoris_`",
+        "layers",
+        "",
+        "`weights.imported`",
+        "(IA)3, GLoRA, BOFT",
+    ),
+    Format(
+        "Native names of ComfyUI and OneTrainer",
+        "`diffusion_model....`, `text_encoders.clip_l.transformer....`; bundled words: `bundle_emb....`",
+        "layers",
+        "",
+        "as above; each bundled word: `tokens.learnable`",
+        "words of several lengths in one bundle",
+    ),
+    Format(
+        "ai-toolkit",
+        "`lora_unet_...`, `lora_transformer_...`, `transformer....`",
+        "layers",
+        "",
+        "as above",
+        "layers of families that are not opened here",
+    ),
+    Format(
+        "Learned words",
+        "diffusers' `<token>`, kohya's `emb_params`, A1111's `string_to_param`, SDXL's and SD 3's `clip_l`, "
+        "`clip_g`, `t5xxl`",
+        "word",
+        "diffusers",
+        "`tokens.learnable`",
+        "more than 64 rows; words of other encoders",
+    ),
+    Format(
+        "Custom Diffusion",
+        "`....processor.to_k_custom_diffusion.weight`; words in files beside, called `<word>.safetensors`",
+        "custom",
+        "",
+        "`weights.kv` (differences, so that they merge), `tokens.learnable`",
+        "projections of other attention",
+    ),
+    Format(
+        "IP-Adapter",
+        "`image_proj....` and `ip_adapter....`: plain, Plus, full-face, FaceID with its low-rank updates; "
+        "SD and SDXL",
+        "adapter",
+        "",
+        "an adapter that `pcs fit DIR/recipe.toml PICTURES --adapter DIR` shows pictures",
+        "FaceID Plus, adapters of FLUX",
+    ),
+)

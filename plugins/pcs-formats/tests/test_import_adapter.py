@@ -1,0 +1,246 @@
+"""IP-Adapters written by hand in their published layout: we draw what diffusers draws with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPImageProcessor
+
+from pcs_core import sample
+from pcs_core.data import Concept
+from pcs_core.engine.randomness import generator
+from pcs_core.errors import InputError
+from pcs_core.storage import load
+from pcs_diffusers import vision
+from pcs_diffusers.skeletons import vision_tower
+from pcs_diffusers.tiny import tiny, tiny_sdxl
+from pcs_formats.importing import import_file, inspect_file
+
+CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
+DRAWING: Any = {"steps": 2, "scale": 3.0}
+RANK = 2
+
+
+def released(kind: str, unet: Any, feature: int, inner: int = 128) -> dict[str, dict[str, Any]]:
+    """Return the two groups of a release's file for ``unet``, by the authors' layout."""
+    rng, width = torch.Generator().manual_seed(4), int(unet.config.cross_attention_dim)
+
+    def drawn(*shape: int, by: float = 0.2) -> torch.Tensor:
+        return by * torch.randn(*shape, generator=rng)
+
+    def linear(name: str, out: int, into: int, *, bias: bool = True) -> dict[str, Any]:
+        weight = {f"{name}.weight": drawn(out, into, by=into**-0.5)}
+        return weight | ({f"{name}.bias": drawn(out)} if bias else {})
+
+    def norm(name: str, size: int) -> dict[str, Any]:
+        return {f"{name}.weight": 1 + drawn(size), f"{name}.bias": drawn(size)}
+
+    if kind == "plain":
+        proj = linear("proj", 4 * width, feature) | norm("norm", width)
+    elif kind == "full":
+        proj = linear("proj.0", feature, feature) | linear("proj.2", width, feature)
+        proj |= norm("proj.3", width)
+    elif kind == "face":
+        proj = linear("proj.0", 2 * feature, feature) | linear("proj.2", 4 * width, 2 * feature)
+        proj |= norm("norm", width)
+    else:
+        proj = {"latents": drawn(1, 5, inner), **linear("proj_in", inner, feature)}
+        proj |= linear("proj_out", width, inner) | norm("norm_out", width)
+        for layer in range(4):  # as many as diffusers takes for granted
+            at, ff = f"layers.{layer}.0", f"layers.{layer}.1"
+            proj |= norm(f"{at}.norm1", inner) | norm(f"{at}.norm2", inner) | norm(f"{ff}.0", inner)
+            proj |= linear(f"{at}.to_q", 128, inner, bias=False)
+            proj |= linear(f"{at}.to_kv", 256, inner, bias=False)
+            proj |= linear(f"{at}.to_out", inner, 128, bias=False)
+            proj |= linear(f"{ff}.1", 4 * inner, inner, bias=False)
+            proj |= linear(f"{ff}.3", inner, 4 * inner, bias=False)
+    attention: dict[str, Any] = {}
+    for number, name in enumerate(unet.attn_processors):
+        layer = unet.get_submodule(name.removesuffix(".processor"))
+        if ".attn2." in name:
+            for which in ("k", "v"):
+                size = layer.to_k.weight.shape
+                attention |= linear(f"{number}.to_{which}_ip", *size, bias=False)
+        if kind == "face":
+            for which, module in (
+                ("q", layer.to_q),
+                ("k", layer.to_k),
+                ("v", layer.to_v),
+                ("out", layer.to_out[0]),
+            ):
+                out, into = module.weight.shape
+                attention[f"{number}.to_{which}_lora.down.weight"] = drawn(RANK, into)
+                attention[f"{number}.to_{which}_lora.up.weight"] = drawn(out, RANK)
+    return {"image_proj": proj, "ip_adapter": attention}
+
+
+def write(groups: dict[str, dict[str, Any]], file: Path) -> Path:
+    if file.suffix == ".bin":
+        torch.save(groups, file)
+    else:
+        flat = {f"{group}.{k}": t for group, parts in groups.items() for k, t in parts.items()}
+        save_file(flat, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The image encoder of SD 1.5's releases: ViT-H/14 with two layers, as users name it."""
+    folder = tmp_path_factory.mktemp("tower")
+    vision_tower(width=1280, projected=1024).save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PCS_CLIP_IMAGE_H14", str(folder))
+        vision.clip_image_huge.cache_clear()
+        yield vision.clip_image_huge()
+    vision.clip_image_huge.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of the encoder's own size: nothing is resized."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = torch.randint(0, 255, (8, 8, 3), generator=torch.Generator().manual_seed(0))
+    whole = pixels.repeat_interleave(28, 0).repeat_interleave(28, 1)
+    Image.fromarray(whole.byte().numpy()).save(folder / "dog.png")
+    return folder
+
+
+def drawn_by_diffusers(
+    pipe: Any, backbone: Any, file: Path, encoder: Any, strength: float, **given: Any
+) -> torch.Tensor:
+    """Draw with the pipeline, from our noise."""
+    scheduler = backbone.sampler(sampler(backbone), 2).scheduler
+    pipe.scheduler = type(scheduler).from_config(scheduler.config)
+    if encoder is not None:
+        pipe.register_modules(
+            image_encoder=encoder.model,
+            feature_extractor=CLIPImageProcessor(size=encoder.size, crop_size=encoder.size),
+        )
+    pipe.load_ip_adapter(
+        str(file.parent), subfolder="", weight_name=file.name, image_encoder_folder=None
+    )
+    pipe.set_ip_adapter_scale(strength)
+    pipe.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, *backbone.latent_shape, generator=generator(0, "noise"))
+    side = backbone.card.size[0]
+    return pipe(
+        "a photo of a dog",
+        latents=noise,
+        num_inference_steps=DRAWING["steps"],
+        guidance_scale=DRAWING["scale"],
+        height=side,
+        width=side,
+        output_type="pt",
+        **given,
+    ).images
+
+
+def sampler(backbone: Any) -> str:
+    return "euler" if backbone.card.family == "sdxl" else "ddim"
+
+
+@pytest.mark.parametrize("ending", [".bin", pytest.param(".safetensors", marks=pytest.mark.slow)])
+def test_an_ip_adapter_plus_draws_as_diffusers_does(
+    ending: str,
+    opened: Any,
+    release: Path,
+    tower: Any,
+    picture: Path,
+    pipeline_of: Any,
+    run_pcs: Any,
+    tmp_path: Path,
+) -> None:
+    backbone = opened("sd")
+    file = write(released("plus", backbone.denoiser, 1280), tmp_path / f"plus{ending}")
+    adapter, out = tmp_path / "adapter", tmp_path / "dog"
+    base = ("--backbone", release)
+    assert run_pcs("import", file, "--out", adapter, *base) == 0
+    fit = ("fit", adapter / "recipe.toml", picture, "--noun", "dog", "--token", "<fido>")
+    assert (
+        run_pcs(*fit, "--adapter", adapter, "--out", out, "--no-preview", "--device", "cpu", *base)
+        == 0
+    )
+    artifact = load(out)
+    for strength in (1.0, 0.5):
+        ours = sample(
+            artifact,
+            backbone,
+            "a photo of a <fido>",
+            strengths={"image.scale": strength},
+            scheduler="ddim",
+            **DRAWING,
+        )
+        pipe = pipeline_of(backbone)
+        theirs = drawn_by_diffusers(
+            pipe, backbone, file, tower, strength, ip_adapter_image=Image.open(picture / "dog.png")
+        )
+        pipe.unload_ip_adapter()
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    plain = sample(None, backbone, "a photo of a dog", scheduler="ddim", **DRAWING)
+    assert (ours - plain).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("family", "kind"),
+    [("sd", "plain"), ("sd", "full"), ("sd", "face"), ("sdxl", "plain"), ("sdxl", "plus")],
+)
+def test_every_kind_draws_as_diffusers_does(
+    family: str, kind: str, pipeline_of: Any, picture: Path, tmp_path: Path
+) -> None:
+    backbone: Any = tiny() if family == "sd" else tiny_sdxl()
+    encoder = vision.tiny_image()
+    feature = {"plain": encoder.width, "face": 16}.get(kind, encoder.patch_width)
+    file = write(released(kind, backbone.denoiser, feature), tmp_path / "x.safetensors")
+    adapter = import_file(file, backbone)
+    shown = Image.open(picture / "dog.png").resize((encoder.size, encoder.size))
+    pixels = torch.tensor(list(shown.getdata())).view(encoder.size, encoder.size, 3)
+    image = pixels.permute(2, 0, 1)[None] / 255
+    given: dict[str, Any] = {"ip_adapter_image": shown}
+    if kind == "face":
+        vector = torch.randn(1, feature, generator=torch.Generator().manual_seed(8))
+        features = {"image": vector}
+        pair = torch.stack([torch.zeros_like(vector), vector])
+        given = {"ip_adapter_image_embeds": [pair]}
+    elif kind == "plain":
+        features = {"image": encoder.pooled(image)}
+    else:
+        empty = torch.tensor(vision.MEAN).view(1, 3, 1, 1).expand_as(image)
+        features = {"image": encoder.patches(image), "image.empty": encoder.patches(empty)[0]}
+    artifact = replace(
+        adapter, features=features, concepts=(Concept("fido", "<fido>", "dog"),), subject="fido"
+    )
+    drawing = {"scheduler": sampler(backbone), **DRAWING}
+    ours = sample(
+        artifact, backbone, "a photo of a <fido>", strengths={"image.scale": 0.7}, **drawing
+    )
+    plain = sample(None, backbone, "a photo of a dog", **drawing)
+    theirs = drawn_by_diffusers(
+        pipeline_of(backbone), backbone, file, None if kind == "face" else encoder, 0.7, **given
+    )
+    torch.testing.assert_close(ours, theirs, **CLOSE)
+    assert (ours - plain).abs().max() > 1e-3
+
+
+def test_no_key_of_an_adapter_goes_unused(tmp_path: Path) -> None:
+    backbone: Any = tiny()
+    groups = released("plain", backbone.denoiser, 24)
+    last = max(int(k.split(".")[0]) for k in groups["ip_adapter"])
+    groups["ip_adapter"]["99.to_k_ip.weight"] = groups["ip_adapter"].pop(f"{last}.to_k_ip.weight")
+    file = write(groups, tmp_path / "x.safetensors")
+    with pytest.raises(
+        InputError, match=rf"99\.to_k_ip.*no attention.*{last}\.to_k_ip.weight' is missing"
+    ):
+        import_file(file, backbone)
+    (loader,) = inspect_file(file, backbone)["loaders"]
+    assert loader["missing"] == [f"ip_adapter.{last}.to_k_ip.weight"]
+    assert loader["matched"] == loader["keys"] - 1
+    wide = write(released("plain", tiny_sdxl().denoiser, 24), tmp_path / "xl.safetensors")
+    with pytest.raises(InputError, match="made for another base|no attention of this network"):
+        import_file(wide, backbone)
