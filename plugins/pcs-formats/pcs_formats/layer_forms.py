@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.errors import InputError
-from pcs_formats.other_forms import TECHNIQUE, other_form
+from pcs_formats.other_forms import other_form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,8 +46,7 @@ def form_of(site: Site, layer: LayerParts, alpha: float | None) -> Form:
         form = low_rank(site, layer, alpha)
         if form is not None:
             return form
-    settings, tensors = other_form(site, layer, alpha)
-    return Form(TECHNIQUE, settings, tensors)
+    return Form(*other_form(site, layer, alpha))
 
 
 def low_rank(site: Site, layer: LayerParts, alpha: float | None) -> Form | None:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Site
     from pcs_formats.layer_parts import LayerParts
 
-TECHNIQUE = "weights.imported"
+ADDED, WHOLE = "weights.imported", "weights.imported_weight"
+"""Techniques of updates that are added to a layer, and of those that have its weight to themselves."""
 Shape = tuple[int, ...]
 Described = tuple[dict[str, Any], Shape, int, tuple[str, ...]]
 LENGTHS = ("dora_scale", "magnitude")
@@ -25,8 +26,8 @@ OPTIONAL = {"alpha", *LENGTHS}
 
 def other_form(
     site: Site, layer: LayerParts, alpha: float | None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the settings of ``weights.imported`` for one layer's update, and its tensors by parameter.
+) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
+    """Return the technique of one layer's update, its settings, and its tensors by parameter.
 
     Raises
     ------
@@ -48,7 +49,8 @@ def other_form(
         if lengths := [part for part in LENGTHS if part in parts]:
             settings["magnitude"], tensors["magnitude"] = magnitude(site, layer, lengths[0])
         tensors |= {"scale": torch.tensor(scale), "strength": torch.tensor(1.0)}
-        return settings, tensors
+        whole_weight = "magnitude" in settings or settings["kind"] in ("norm", "oft")
+        return WHOLE if whole_weight else ADDED, settings, tensors
     raise InputError(
         f"the layer of {next(iter(layer.keys.values()))!r} holds {', '.join(sorted(layer.parts))}: no update "
         "of a layer that is known here is so"

@@ -24,7 +24,7 @@ FORMATS = (
         "`adapter_config.json`",
         "layers",
         "diffusers",
-        "`weights.lora`, a use for each network, rank and alpha; DoRA: `weights.imported`",
+        "`weights.lora`, a use for each network, rank and alpha; DoRA: `weights.imported_weight`",
         "biases of `lora_B`",
     ),
     Format(
@@ -33,7 +33,7 @@ FORMATS = (
         "layers by the original release's names",
         "layers",
         "kohya",
-        "`weights.lora`; a core (`.lora_mid`), `.dora_scale` or a rank above the layer's: `weights.imported`",
+        "`weights.lora`; a core (`.lora_mid`), or a rank above the layer's: `weights.imported`",
         "names of FLUX; of SD 3's joined projections all but low-rank updates",
     ),
     Format(
@@ -42,7 +42,7 @@ FORMATS = (
         "where it has one; kohya's prefixes or `lycoris_`",
         "layers",
         "",
-        "`weights.imported`",
+        "`weights.imported`; with magnitudes, of OFT and norms: `weights.imported_weight`",
         "(IA)3, GLoRA, BOFT",
     ),
     Format(

@@ -8,7 +8,7 @@ and XL). Learned words are files of their own, a tensor for each text encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_formats.layer_names import text_path
+from pcs_formats.lycoris_keys import is_update, lycoris_tensors
 from pcs_formats.original_names import original_path
 from pcs_formats.usage import README, metadata, readme, usage
 
@@ -74,24 +75,34 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
     xl = backbone.card.family == "sdxl"
     tensors: dict[str, Tensor] = {}
     ranks = []
-    for site, down, up, scale in _low_rank(net, "kohya"):
-        if site.part == "denoiser":
-            path = original_path(site.name, backbone.denoiser) if xl else site.name
-            name = f"lora_unet_{path}"
-        else:
-            encoder, _, path = text_path(net.backbone.card.family, site).partition(".")
-            number = encoder.removeprefix("text_encoder").removeprefix("_") or "1"
-            name = f"lora_te{number if xl else ''}_{path}"
-        name = name.replace(".", "_")
+    for site, down, up, scale in _low_rank(net, "kohya", besides=is_update):
+        name = kohya_name(site, backbone)
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
         tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
         ranks.append(down.shape[0])
+    updates = [edit for edit in net.fusion.of(WeightEdit) if is_update(edit)]
+    for edit in updates:
+        name = kohya_name(edit.site, backbone)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in lycoris_tensors(edit).items()}
     about = {
-        "ss_network_module": "networks.lora",
+        "ss_network_module": "lycoris.kohya" if updates else "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_base_model_version": "sdxl_base_v1-0" if xl else "sd_v1",
     }
     return _write(net, folder, recipe, tensors, "lora.safetensors", about, named_by_file=True)
+
+
+def kohya_name(site: Site, backbone: Any) -> str:
+    """Return what kohya's files call a layer."""
+    xl = backbone.card.family == "sdxl"
+    if site.part == "denoiser":
+        path = original_path(site.name, backbone.denoiser) if xl else site.name
+        name = f"lora_unet_{path}"
+    else:
+        encoder, _, path = text_path(backbone.card.family, site).partition(".")
+        number = encoder.removeprefix("text_encoder").removeprefix("_") or "1"
+        name = f"lora_te{number if xl else ''}_{path}"
+    return name.replace(".", "_")
 
 
 def _denoiser(net: Attachment, to: str) -> str:
@@ -104,8 +115,13 @@ def _denoiser(net: Attachment, to: str) -> str:
     return DENOISERS[card.family]
 
 
-def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, float]]:
-    """Yield site, down [r in (k k)], up [out r (1 1)] and scale of each update; refuse anything else."""
+def _low_rank(
+    net: Attachment, to: str, besides: Callable[[WeightEdit], bool] = lambda edit: False
+) -> Iterator[tuple[Site, Tensor, Tensor, float]]:
+    """Yield site, down [r in (k k)], up [out r (1 1)] and scale of each update.
+
+    What is none is refused, but edits that are written ``besides``.
+    """
     fusion = net.fusion
     others: dict[str, str] = {
         edit.owner: type(edit).__name__
@@ -115,7 +131,7 @@ def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, 
     others |= {e.owner: e.stage() for e in fusion.of(TokenEdit) if e.stage() != "vocabulary"}
     for edit in fusion.of(WeightEdit):
         owned: Any = edit.owned()
-        if edit.mode == "fit":  # not there when pictures are drawn
+        if edit.mode == "fit" or besides(edit):  # the former is not there when pictures are drawn
             continue
         if set(owned) != {"A", "B"} or not hasattr(edit, "scale"):
             others[edit.owner] = type(edit).__name__
@@ -126,7 +142,7 @@ def _low_rank(net: Attachment, to: str) -> Iterator[tuple[Site, Tensor, Tensor, 
             f"and its {what} is neither"
         )
     for edit in fusion.of(WeightEdit):
-        if edit.mode == "fit":
+        if edit.mode == "fit" or besides(edit):
             continue
         owned = edit.owned()
         down, up = (owned[k][0].detach().float().cpu().contiguous() for k in ("A", "B"))

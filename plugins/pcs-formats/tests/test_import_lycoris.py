@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import torch
 from lycoris import LycorisNetwork, create_lycoris
+from safetensors.torch import load_file
 
+from pcs_core import export
 from pcs_core.engine.strengths import part_strengths
 from pcs_diffusers.tiny import tiny
 from pcs_formats.importing import import_file, inspect_file
@@ -86,5 +88,10 @@ def test_a_file_draws_as_the_network_that_wrote_it(
             evaluate_artifact(artifact, backbone, weights), expected, **CLOSE
         )
         assert (expected - plain).abs().max() > 1e-2
+    (name,) = export(artifact, tmp_path / "out", to="kohya", backbone=backbone)["files"]
+    again, given = (load_file(path) for path in (tmp_path / "out" / name, file))
+    assert again.keys() == given.keys()
+    unread = ".alpha" if kind == "lokr-full" else None  # of two whole factors alpha says nothing
+    assert all(torch.equal(again[k], given[k]) for k in given if k[-6:] != unread)
     (loader,) = inspect_file(file, backbone)["loaders"]
     assert loader["matched"] == loader["keys"] > 50
