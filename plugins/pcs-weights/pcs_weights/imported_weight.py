@@ -70,7 +70,7 @@ class ImportedWeight(Imported):
 
     id = "weights.imported_weight"
     catalogue: ClassVar[tuple[str, ...]] = ("lora", "lokr-loha", "oft")
-    tiny = {"magnitude": "rows"}
+    tiny = {"kind": "oft", "rank": 4}
 
     kind: Literal["lora", "loha", "lokr", "full", "norm", "oft"] = "lora"  # type: ignore[assignment]
     """Which form: one that is added, with a ``magnitude``; the difference of a norm, or OFT's rotation."""
