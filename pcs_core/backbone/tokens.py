@@ -237,7 +237,8 @@ class _Given:
             return f"{_KEPT}{(match.lastindex or 1) - 1}{_KEPT}"
 
         def named(text: str) -> str:
-            return re.sub(f"{_KEPT}(\\d+){_KEPT}", lambda match: names[int(match[1])], text)
+            mark = f"(?:{_KEPT}|{re.escape(ascii(_KEPT)[1:-1])})"  # as it is, and as a message writes it out
+            return re.sub(f"{mark}(\\d+){mark}", lambda match: names[int(match[1])], text)
 
         try:
             parts = self.reader.parts(re.sub(pattern, kept, text) if names else text)

@@ -22,6 +22,8 @@ LOGGER = logging.getLogger("pcs")
 
 WEIGHTED = re.compile(r"(?<!\\)\([^()]*[^()\\]:\s*\d*\.?\d+\s*\)")
 """What looks like a weight in a text that is read as it is written: ``(word:1.3)``."""
+FILE = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
+"""What other programs read as the name of a file: ``<lora:style:0.8>``."""
 
 
 def weigh(net: Attachment, prompts: TokenisedPrompts, text: Tensor) -> Tensor:
@@ -67,18 +69,32 @@ def _empty(net: Attachment, prompts: TokenisedPrompts) -> Tensor:
 
 
 def tell_weighted(texts: Sequence[str]) -> None:
-    """Say which texts look as if their words had weights, where nobody reads them."""
+    """Say which texts look as if their words had weights, or named files, where nobody reads them."""
     for text in texts:
+        if match := FILE.search(text):
+            _tell_file(text, match[0])
         if match := WEIGHTED.search(text):
             _tell(text, match[0])
 
 
 @lru_cache(maxsize=1024)  # one text is read again and again in a drawing or a fit: say it once
+def _tell_file(text: str, name: str) -> None:
+    LOGGER.warning(
+        "the text %r: %r is read as words, and no file is loaded: import it as an artifact, and draw with that",
+        _beginning(text),
+        name,
+    )
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:40].rstrip()}..."
+
+
+@lru_cache(maxsize=1024)
 def _tell(text: str, weight: str) -> None:
-    beginning = text if len(text) <= 40 else f"{text[:40].rstrip()}..."
     LOGGER.warning(
         "the text %r: %r is read as it is written, brackets, number and all. In prompts a reader of weights "
         "reads it: --weights a1111",
-        beginning,
+        _beginning(text),
         weight,
     )

@@ -20,6 +20,7 @@ from pcs_cli.sample_options import (
     Changes,
     Count,
     Deployment,
+    DryRun,
     EngineName,
     EngineOptions,
     LayoutFile,
@@ -37,6 +38,7 @@ from pcs_cli.sample_options import (
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pcs_cli.output_folder import Destination
     from pcs_cli.sample_plan import Engine, SamplePlan
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
@@ -69,6 +71,7 @@ def sample(
     option: EngineOptions = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Draw PROMPT with the artifact in DIR, and those of --add beside it.
@@ -115,6 +118,10 @@ def sample(
         folders, personalization, prompt, count, seed, numbers, chosen, boxes, strengths
     )
 
+    if dry_run:
+        show_plan(plan, runs, target, base, backbone, device, asked, ratio, json)
+        return
+
     def go_on(done: int) -> str:
         left = ("--seed", str(seed + done), "--count", str(count - done))
         return command_line(context, *left)
@@ -130,6 +137,28 @@ def sample(
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     tell(target.folder, facts, json)
+
+
+def show_plan(
+    plan: SamplePlan,
+    engine: Engine,
+    target: Destination,
+    base: str | None,
+    backbone: str | None,
+    device: str,
+    asked: tuple[int, int] | None,
+    ratio: float | None,
+    as_json: bool,
+) -> None:
+    """Open what would draw, and print the plan."""
+    from pcs_cli.progress import reporting
+    from pcs_cli.sample_dry_run import print_drawing
+    from pcs_cli.sizes import chosen_size
+
+    with reporting("opening"):
+        opened = open_networks(engine, plan.personalization, base, backbone, device)
+    plan = replace(plan, size=chosen_size(opened, asked, ratio))
+    print_drawing(plan, engine, opened, target, json=as_json)
 
 
 def open_networks(

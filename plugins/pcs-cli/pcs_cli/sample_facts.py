@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def describe(
-    plan: SamplePlan, engine: Engine, backbone: Backbone, pictures: Tensor
+    plan: SamplePlan, engine: Engine, backbone: Backbone, pictures: Tensor | None
 ) -> dict[str, Any]:
-    """Return what ``sample.json`` holds: all that is needed to draw these pictures again."""
+    """Return what ``sample.json`` holds: all that is needed to draw these pictures again.
+
+    ``pictures`` are None where nothing is drawn yet.
+    """
     facts = facts_of_drawing(plan, backbone) | facts_of_conditions(plan.layout, plan.strengths)
     if plan.preset.uses or plan.preset.sample:
         facts["preset"] = facts_of_preset(plan.preset, backbone, plan.personalization)
@@ -25,7 +28,7 @@ def describe(
         facts["size"] = list(plan.size)
     if engine.name is not None or engine.deployed:
         facts["engine"] = dict(getattr(backbone, "engine", {}))
-    if pictures.dim() == 5:
+    if pictures is not None and pictures.dim() == 5:
         facts["clips"] = facts_of_clips(plan.count, pictures.shape[2])
     return facts
 

@@ -139,3 +139,7 @@ EngineOptions = Annotated[
     list[str] | None,
     typer.Option("--option", metavar="KEY=VALUE", help="An option of the engine. Repeatable."),
 ]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be drawn and written; draw nothing."),
+]

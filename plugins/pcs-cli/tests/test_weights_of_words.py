@@ -78,6 +78,13 @@ def test_brackets_mean_nothing_where_nobody_asked(drawn: Callable, off: list[str
     assert picture
 
 
+def test_a_file_named_in_a_prompt_is_said_to_be_read_as_words(drawn: Callable) -> None:
+    assert (
+        "'<lora:style:0.8>' is read as words, and no file is loaded"
+        in drawn("a <rex> <lora:style:0.8>")[1]
+    )
+
+
 def test_a_caption_that_looks_weighted_is_said(pcs: Callable, fit_arguments: list[object]) -> None:
     (Path(str(fit_arguments[2])) / "0.txt").write_text("a <rex>, (red:1.3) toy", "utf-8")
     done = pcs(*fit_arguments, "--no-preview")
@@ -93,6 +100,7 @@ def test_a_caption_that_looks_weighted_is_said(pcs: Callable, fit_arguments: lis
             ["a <rex> [red:blue:0.5]", "--weights", "a1111"],
             "the prompt 'a <rex> [red:blue:0.5]': '[red:",
         ),
+        (["a [cat:<rex>:0.5]", "--weights", "a1111"], "'[cat:<rex>:0.5]' is of a1111's syntax"),
         (
             ["a (<rex>", "--weights", "compel"],
             "the prompt 'a (<rex>': a bracket '(' has no other one",
