@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean
+.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -46,6 +46,32 @@ test: lint ## lint, then every test but the slow ones
 test-all: lint ## lint, then every test, and 200 drawn inputs of each kind in place of 20
 	PCS_EXAMPLES=200 $(PYTEST)
 
+TOOLS := .venv-tools
+TOOL_STAMP := $(TOOLS)/.pcs-tools
+
+tools: $(TOOL_STAMP) ## what releases and audits need, into .venv-tools
+
+$(TOOL_STAMP):
+	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip --disable-pip-version-check --quiet install \
+		"cyclonedx-bom>=7,<8" "pip-audit>=2.10,<3" "uv>=0.9"
+	@touch $@
+
+hashes: setup tools ## write requirements/hashes.txt: constraints.txt with the hashes of every file
+	@$(PY) scripts/requirements.py > $(VENV)/third-party.txt
+	@head -2 requirements/hashes.txt > $(VENV)/hashes.txt
+	@$(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+		--no-emit-index-url -c $(CONSTRAINTS) $(VENV)/third-party.txt >> $(VENV)/hashes.txt
+	@mv $(VENV)/hashes.txt requirements/hashes.txt
+
+sbom: setup tools ## write build/sbom.cdx.json: what is installed here, as CycloneDX
+	@mkdir -p build
+	$(TOOLS)/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON \
+		-o build/sbom.cdx.json $(PY)
+
+audit: setup tools ## fail if a vulnerability is known of a version that is installed
+	$(PY) scripts/audit.py --strict
+
 LOWEST := .venv-lowest
 LOWEST_TESTS := plugins/pcs-folders tests/storage tests/backbone tests/contract/test_every_technique.py \
 	plugins/pcs-diffusers plugins/pcs-weights plugins/pcs-tokens plugins/pcs-formats
@@ -57,7 +83,7 @@ test-lowest: ## the core, the families and two groups of techniques on the lowes
 		-e . $(foreach p,$(filter-out pyproject.toml optimizers/%,$(PROJECTS)),-e ./$(patsubst %/pyproject.toml,%,$(p)))
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" $(LOWEST_TESTS)
 
-lint: setup ## ruff, formatting, what may be imported, types, declared dependencies
+lint: setup ## ruff, formatting, what may be imported, types, declared dependencies, known vulnerabilities
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports
@@ -65,6 +91,7 @@ lint: setup ## ruff, formatting, what may be imported, types, declared dependenc
 	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" lint-imports build/import-contracts.toml
 	$(PY) -m mypy
 	$(PY) scripts/declared.py
+	$(PY) scripts/audit.py
 
 format: setup ## let ruff mend and format
 	$(PY) -m ruff check --fix .

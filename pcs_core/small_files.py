@@ -163,6 +163,27 @@ def is_plain_name(name: str) -> bool:
     )
 
 
+def is_plain_path(path: str) -> bool:
+    """Return whether ``path``, from a file, leads downwards alone: plain names between slashes."""
+    return 0 < len(path) <= 4096 and all(is_plain_name(part) for part in path.split("/"))
+
+
+def beneath(folder: Path, path: str, place: object) -> Path:
+    """Return what lies at ``path``, names between slashes, anywhere below ``folder``.
+
+    Raises
+    ------
+    InputError
+        A part is no plain name (:func:`is_plain_name`), or a link out of it; ``place`` says whose it is.
+    """
+    if not is_plain_path(path):
+        raise InputError(f"{place} names a file outside its folder: {path[:80]!r}")
+    entry = folder / path
+    if not entry.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{entry} is a link out of {folder}: copy what it leads to there")
+    return entry
+
+
 def inside(folder: Path, name: str, place: object, *, links: bool = False) -> Path:
     """Return the entry ``name`` of ``folder``; a name from a file never leads out of it.
 

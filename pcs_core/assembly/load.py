@@ -41,6 +41,7 @@ from pcs_core.catalogue import catalogue as installed
 from pcs_core.catalogue.holdings import TUNING
 from pcs_core.data.recipe import Recipe
 from pcs_core.errors import CapabilityError, InputError, RecipeError, UnknownNameError, nearest
+from pcs_core.small_files import read_bytes
 
 CLIPS = "video"
 """Family of the backbones that draw clips."""
@@ -199,7 +200,7 @@ def _read(file: Path | Traversable, name: str) -> str:
         what = "is a folder, not a recipe" if file.is_dir() else f"no recipe file here{near}"
         raise InputError(f"{name}: {what}")
     try:
-        return file.read_bytes().decode("utf-8")
+        return (read_bytes(file) if isinstance(file, Path) else file.read_bytes()).decode("utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(
             f"{name}: not UTF-8 text (byte {error.start}): save it as UTF-8"

@@ -19,7 +19,7 @@ from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
 from pcs_core.data.preset import Preset
 from pcs_core.errors import InputError, RecipeError, nearest
-from pcs_core.small_files import parse_toml
+from pcs_core.small_files import parse_toml, read_text
 
 TABLES = ("preset", "use", "sample", "gate", "backbone")
 OWN = "own"
@@ -100,10 +100,9 @@ def _read(source: str | Path, catalogue: Catalogue) -> tuple[str, str]:
     named = isinstance(source, str) and not source.endswith(".toml") and "/" not in source
     path = Path(catalogue.get("presets", str(source)) if named else source).expanduser()
     try:
-        return path.read_text("utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise InputError(f"preset {str(source)!r}: {path} cannot be read: {reason}") from error
+        return read_text(path), str(path)
+    except InputError as error:
+        raise InputError(f"preset {str(source)!r}: {error}") from error
 
 
 def _tables(text: str, file: str) -> tuple[PresetTable, Mapping[str, float], Layer]:

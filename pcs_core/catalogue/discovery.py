@@ -7,11 +7,12 @@ import io
 import re
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
+from pcs_core.catalogue.probing import FINE, GUARDED, guarded, probe
 from pcs_core.errors import nearest
 from pcs_core.hookspecs import ENTRY_POINT_GROUP
 
@@ -38,6 +39,8 @@ class FoundPlugin:
     plugin: Any
     remarks: tuple[str, ...] = ()
     """What it printed or warned about while it was imported."""
+    guarded: bool = False
+    """It reaches past ``sys.stdout`` to the output itself."""
 
 
 def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin]]:
@@ -59,20 +62,31 @@ def find_plugins(only: str | None) -> tuple[list[FoundPlugin], list[BrokenPlugin
                 broken.append(BrokenPlugin(name, "", message))
         points = [p for p in points if _is_named(p, names)]
     plugins = []
-    for point in points:
+    for point, verdict in zip(points, probe(points), strict=True):
         remarks: list[str] = []
+        if verdict not in (FINE, GUARDED):
+            broken.append(BrokenPlugin(point.name, _distribution(point), verdict))
+            continue
         try:
-            with overheard(remarks):
+            with overheard(remarks), guarded() if verdict == GUARDED else nullcontext():
                 plugin = point.load()
         except BaseException as error:
             if is_users_interrupt(error):
                 raise
             broken.append(BrokenPlugin(point.name, _distribution(point), one_line(error)))
             continue
+        if verdict == GUARDED:
+            remarks.append("writes to the standard output, or closes it, past Python")
         version = point.dist.version if point.dist else ""
         plugins.append(
             FoundPlugin(
-                point.name, _distribution(point), version, point.module, plugin, tuple(remarks)
+                point.name,
+                _distribution(point),
+                version,
+                point.module,
+                plugin,
+                tuple(remarks),
+                guarded=verdict == GUARDED,
             )
         )
     return plugins, broken

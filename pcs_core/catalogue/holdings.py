@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.resources
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -16,6 +17,7 @@ from pcs_core.catalogue.discovery import (
     one_line,
     overheard,
 )
+from pcs_core.catalogue.probing import guarded
 from pcs_core.catalogue.scan import ScannedTechnique, techniques_in
 from pcs_core.hookspecs import catalogue_manager
 
@@ -78,7 +80,7 @@ def read_holdings(plugins: list[FoundPlugin]) -> tuple[list[Holdings], list[Brok
     for plugin in plugins:
         try:
             remarks: list[str] = []
-            with overheard(remarks):
+            with overheard(remarks), guarded() if plugin.guarded else nullcontext():
                 name = manager.register(plugin.plugin, f"{plugin.distribution}:{plugin.name}")
                 manager.check_pending()
                 contents = _read(manager, plugin, str(name))

@@ -9,30 +9,20 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pcs_core.caches import cache_folder, write_cached
 from pcs_core.errors import ArtifactError, InputError
 from pcs_core.small_files import read_json
 
 if TYPE_CHECKING:
     from pcs_core.data import BackboneCard
 
-VARIABLE = "PCS_CACHE"
-"""Environment variable: the folder for what can be made again, in place of the user's cache folder."""
 FILE = "backbones.json"
 MOST = 500
 """Of entries; the oldest go."""
 _log = logging.getLogger("pcs.backbones")
-
-
-def cache_folder() -> Path:
-    """Return the folder in which this user's facts lie that can be made again."""
-    if given := os.environ.get(VARIABLE):
-        return Path(given)
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "pcs"
 
 
 def remember(card: BackboneCard, location: str | Path) -> None:
@@ -49,11 +39,8 @@ def remember(card: BackboneCard, location: str | Path) -> None:
     known[card.hash] = name
     kept = dict(list(known.items())[-MOST:])
     file = cache_folder() / FILE
-    partial = file.with_name(f"{FILE}.{os.getpid()}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(kept, indent=1, ensure_ascii=False), "utf-8")
-        partial.replace(file)
+        write_cached(file, json.dumps(kept, indent=1, ensure_ascii=False))
     except OSError as error:
         _log.debug("%s cannot be written: %s", file, error)
 

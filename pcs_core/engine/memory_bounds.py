@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING
 
 from pcs_core.data.recipe import ALL
 from pcs_core.errors import InputError
+from pcs_core.tensor_headers import machine_memory
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -39,11 +39,3 @@ def check_rows(recipe: Recipe, backbone: Backbone, subjects: int) -> None:
                 f"{recipe.id}: {phase.name}.batch: {rows} rows of {width} x {height} take {taken:.0f} GB "
                 f"alone, and this machine has {there:.0f}: give fewer, or raise {phase.name}.accumulate"
             )
-
-
-def machine_memory() -> int | None:
-    """Return the bytes of this machine's memory, None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return None

@@ -187,7 +187,7 @@ def _tensors(folder: Path, name: str, manifest: Manifest) -> dict[str, Tensor]:
             raise ArtifactError(f"{folder / MANIFEST} names no {WEIGHTS}: it is incomplete")
         return {}
     try:
-        return read_tensors(folder / name)[0]
+        return read_tensors(folder / name, floats=name == WEIGHTS)[0]
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{folder / name} cannot be read: {error}") from error
 

@@ -10,6 +10,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pcs_core.tensor_headers import read_header
+
 
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
@@ -33,16 +35,19 @@ def write_tensors(
         raise OSError(str(error)) from error
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path, *, floats: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors (on the CPU, in memory of their own) and the metadata of ``path``.
+
+    With ``floats`` all of them must be fractions.
 
     Raises
     ------
     ValueError
-        Not a complete safetensors file.
+        Not a complete safetensors file, or one that says what cannot be.
     OSError
         It cannot be read.
     """
+    read_header(path, floats=floats)
     try:
         with safe_open(path, framework="pt") as file:
             # cloned: the file's pages must not stay mapped when it is replaced or cut short

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pcs_cli.main import main
-from pcs_core.catalogue import Catalogue, catalogue
+from pcs_core.catalogue import Catalogue, catalogue, trial
 from pcs_core.catalogue.discovery import is_users_interrupt
 
 GOOD = """
@@ -108,3 +108,69 @@ except KeyboardInterrupt as error:
         raise KeyboardInterrupt
     except KeyboardInterrupt as error:
         assert not is_users_interrupt(error)
+
+
+FATAL = {
+    "exits": ("import os; os._exit(3)", "with exit code 3"),
+    "exits in silence": ("import os; os._exit(0)", "with exit code 0"),
+    "kills": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "SIGKILL"),
+    "crashes": ("import ctypes; ctypes.string_at(1)", "SIGSEGV"),
+    "hangs": ("import threading; threading.Event().wait()", "still being imported after"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(FATAL))
+@pytest.mark.parametrize("place", ["import", "hook"])
+def test_what_no_process_survives_is_a_line(
+    kind: str, place: str, install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "LONGEST", 1.5)
+    text, said = FATAL[kind]
+    if place == "hook":
+        text = IN_A_HOOK.format(text)
+    install("x-fatal", text)
+    install("x-good", GOOD)
+    for _ in range(2):  # the second time it is known
+        known = Catalogue.load("x-fatal,x-good")
+        assert [p.distribution for p in known.plugins()] == ["x-good"]
+        (broken,) = known.broken
+        assert broken.distribution == "x-fatal"
+        assert said in broken.error
+
+
+def test_what_was_seen_is_kept_until_a_file_changes(
+    install: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = install("x-fatal", "import os; os._exit(3)")
+    assert Catalogue.load("x-fatal").broken
+
+    def never(points: object) -> dict[str, str]:
+        raise AssertionError("it is known already")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "tried", never)
+        assert Catalogue.load("x-fatal").broken
+    (root / "x_fatal" / "plugin.py").write_text(GOOD)
+    assert not Catalogue.load("x-fatal").broken
+
+
+@pytest.mark.parametrize("reach", ["os.close(1)", "os.write(1, b'{}')", "os.system('echo {}')"])
+def test_what_reaches_the_output_itself_is_kept_from_it(
+    reach: str, install: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    install("x-reaches", f"import os\n{reach}\n{GOOD}")
+    known = Catalogue.load("x-reaches")
+    assert known.broken == []
+    (plugin,) = known.plugins()
+    assert any("past Python" in remark for remark in plugin.remarks)
+    print("heard", flush=True)
+    assert capfd.readouterr().out == "heard\n"
+
+
+def test_a_module_in_the_folder_of_the_command_is_not_imported(
+    install: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("import os; os._exit(9)")
+    monkeypatch.chdir(tmp_path)
+    install("x-good", GOOD)
+    assert Catalogue.load("x-good").broken == []

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from pcs_core.data import BackboneCard, Fusion, Site
@@ -108,7 +107,8 @@ class OnnxBackbone(Holdings):
     def _table(self) -> nn.Module:
         if "table" in self.graphs:
             return GraphTable(self.graphs["table"], self.tokenizer)
-        rows = load_file(self.folder / "embedding.safetensors")["table"].to(self.device)
+        rows = manifest.read_tensors(self.folder / "embedding.safetensors")["table"]
+        rows = rows.to(self.device)
         return nn.Embedding.from_pretrained(rows, freeze=True)
 
     @property

@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import load_file
-
 from pcs_core.data import BackboneCard, Personalization
 from pcs_core.errors import CapabilityError
 from pcs_onnx import manifest
@@ -63,7 +61,9 @@ class Holdings:
             return None
         recipe = recipe_from_document(self.manifest["recipe"])
         extra = {"sha256": self.manifest["adapter"]}
-        return Personalization(recipe, self.card, concepts=(), tensors=load_file(file), extra=extra)
+        return Personalization(
+            recipe, self.card, concepts=(), tensors=manifest.read_tensors(file), extra=extra
+        )
 
     def light_decoder(self, location: str = "") -> Callable[[Tensor], Tensor]:
         """Return the exported light decoder; ``location`` was said at the export.

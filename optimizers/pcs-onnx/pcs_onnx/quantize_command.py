@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pcs_cli import emit
+
 if TYPE_CHECKING:
     from pcs_core.data import Personalization
 
@@ -69,7 +71,7 @@ def quantize(
         with target.filling() as ready:
             facts = int8.quantize(source, ready, feeds)
     denoiser = facts["graphs"]["denoiser"]
-    typer.echo(
+    emit(
         f"{target.folder}: {denoiser['quantization']['layers']} layers in INT8, error "
         f"{denoiser['quantization']['rms_error']:.3f} (RMS), {denoiser['max_error']:.3f} at most"
     )

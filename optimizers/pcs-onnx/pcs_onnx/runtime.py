@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pcs_core.errors import InputError
+from pcs_core.errors import ArtifactError, InputError
 from pcs_onnx import manifest
 from pcs_onnx.backbone import OnnxBackbone
 
@@ -40,14 +40,21 @@ def load(
     folder = Path(location)
     if not folder.is_dir() or not manifest.is_deployment(folder):
         return None
-    opened = OnnxBackbone(
-        folder,
-        device=device,
-        preferred=providers,
-        disabled=disabled_optimizers,
-        precision=precision,
-    )
-    if dtype not in (None, getattr(torch, opened.manifest["dtype"])):
+    try:
+        opened = OnnxBackbone(
+            folder,
+            device=device,
+            preferred=providers,
+            disabled=disabled_optimizers,
+            precision=precision,
+        )
+        exported = getattr(torch, opened.manifest["dtype"])
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        # what the manifest says is of another kind than what an export writes
+        raise ArtifactError(
+            f"{folder / manifest.FILE} is damaged ({type(error).__name__}: {error}): export it again"
+        ) from error
+    if dtype not in (None, exported):
         raise InputError(
             f"{folder}: the deployment is in {opened.manifest['dtype']}, not in {dtype}"
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcs_cli import emit
+
 if TYPE_CHECKING:
     from pcs_tensorrt.engines import Options
 
@@ -72,7 +74,7 @@ def build(
     platform = keys.platform(trt)
     for name, one in plans.items():
         _, key, fresh = engines.engine(trt, one, read.dtype, options, platform)
-        typer.echo(f"{name} {key} {'built' if fresh else 'was there'}")
+        emit(f"{name} {key} {'built' if fresh else 'was there'}")
 
 
 @app.command()
@@ -108,5 +110,5 @@ def _print(facts: dict[str, Any]) -> str:
     import json
 
     text = json.dumps(facts, indent=1, ensure_ascii=False)
-    typer.echo(text)
+    emit(text)
     return text

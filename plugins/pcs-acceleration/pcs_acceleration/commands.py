@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcs_cli import emit, notice
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ def listing(as_json: Json = False) -> None:
 
     titles = {id: load_preset(id).title for id in installed().ids("presets")}
     if as_json:
-        typer.echo(json.dumps(titles, indent=2))
+        emit(json.dumps(titles, indent=2))
     else:
         width = max((len(id) for id in titles), default=0)
-        typer.echo("\n".join(f"{id:<{width}}  {title}" for id, title in titles.items()))
+        emit("\n".join(f"{id:<{width}}  {title}" for id, title in titles.items()))
 
 
 @app.command()
@@ -50,7 +51,7 @@ def show(
 
     preset = load_preset(name, backbone=backbone)
     facts = {**preset.facts(), "gate": dict(preset.bounds), "notes": preset.notes.strip()}
-    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+    emit(json.dumps(facts, indent=2, ensure_ascii=False))
 
 
 @app.command()
@@ -134,16 +135,16 @@ def check(
             alignment=eyes[1],
             prompts=places(backbone)[:prompts],
             seeds=seeds,
-            watch=lambda member: typer.echo(f"drawn: {member.name}", err=True),
+            watch=lambda member: notice(f"drawn: {member.name}"),
         )
         write_verdict(preset, backbone.card, system, verdict.plain(), out)
         verdicts[system] = verdict
     if as_json:
-        typer.echo(json.dumps({s: v.plain() for s, v in verdicts.items()}, indent=2))
+        emit(json.dumps({s: v.plain() for s, v in verdicts.items()}, indent=2))
     else:
         for system, verdict in verdicts.items():
             word = "passed" if verdict.passed else "FAILED"
-            typer.echo(f"{preset.id} for {system} on {card.id}: {word}: {verdict.summary}")
+            emit(f"{preset.id} for {system} on {card.id}: {word}: {verdict.summary}")
     if not all(v.passed for v in verdicts.values()):
         raise typer.Exit(1)
 

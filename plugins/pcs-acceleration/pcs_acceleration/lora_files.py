@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pcs_acceleration.lora_scales import read_scales
 from pcs_core.errors import InputError
+from pcs_core.tensor_headers import read_header
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,11 +89,12 @@ def read_residuals(path: Path, sites: Iterable[Site]) -> list[Residual]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        read_header(path)
         with safe_open(path, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             scales = read_scales(path, opened.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: no safetensors file ({error})") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{path} is no safetensors file: {error}") from error
     grouped: dict[str, dict[str, Tensor]] = {}
     strange = []
     for key, tensor in tensors.items():

@@ -7,7 +7,6 @@ into ``adapter_config.json`` beside the file. Without any of them readers take a
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import parse_json, read_text
 
 METADATA = "lora_adapter_metadata"
 CONFIGURATION = "adapter_config.json"
+LONGEST_PATTERN, MOST_REPEATS = 300, 4
+"""Of an expression for layers in a file: its length, and how often something repeats in it."""
 PREFIXES: Mapping[str, tuple[str, ...]] = {
     "denoiser": ("unet.", "transformer.", ""),
     "text": ("text_encoder.", ""),
@@ -63,11 +65,13 @@ class Scales:
     def _number(self, prefix: str, key: str, patterns: str, layer: str) -> float:
         value = self.values[prefix + key]
         table = self.values.get(prefix + patterns) or {}
+        if not isinstance(table, Mapping):
+            raise InputError(f"{self.place}: {prefix}{patterns} is no table")
         for (
             pattern,
             matched,
         ) in table.items():  # as peft: an expression for the end of a layer's path
-            if re.match(rf"(?:.*\.)?(?:{pattern})$", layer):
+            if self._compiled(pattern).match(layer):
                 value = matched
                 break
         if (
@@ -77,6 +81,26 @@ class Scales:
         ):
             raise InputError(f"{self.place}: {prefix}{key} of {layer!r} is no number: {value!r}")
         return float(value)
+
+    def _compiled(self, pattern: str) -> re.Pattern[str]:
+        """Return a file's expression for layers, if it is one that ends: no repetition in another.
+
+        Raises
+        ------
+        InputError
+            It is none, or may take for ever.
+        """
+        repeats = len(re.findall(r"[*+?{]", pattern))
+        if (
+            len(pattern) > LONGEST_PATTERN
+            or repeats > MOST_REPEATS
+            or re.search(r"\)[*+?{]", pattern)
+        ):
+            raise InputError(f"{self.place}: the expression {pattern[:80]!r} may match for ever")
+        try:
+            return re.compile(rf"(?:.*\.)?(?:{pattern})$")
+        except re.error as error:
+            raise InputError(f"{self.place}: {pattern[:80]!r} is no expression: {error}") from error
 
 
 def read_scales(path: Path, metadata: Mapping[str, str]) -> Scales:
@@ -91,13 +115,10 @@ def read_scales(path: Path, metadata: Mapping[str, str]) -> Scales:
     if METADATA in metadata:
         place, text = f"{path}: metadata {METADATA!r}", metadata[METADATA]
     elif path.name.startswith("adapter_model") and beside.is_file():
-        place, text = str(beside), beside.read_text("utf-8", errors="replace")
+        place, text = str(beside), read_text(beside)
     else:
         return Scales(str(path), {})
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{place} is no JSON: {error}") from error
+    values = parse_json(text, place)
     if not isinstance(values, dict):
         raise InputError(f"{place} is no JSON object")
     return Scales(place, values)

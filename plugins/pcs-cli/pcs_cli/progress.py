@@ -44,6 +44,7 @@ class Reporter:
 
     def _show(self, done: int, total: int, phase: str, losses: str) -> None:
         if self.bar is not None:
+            phase, losses = printable(phase), printable(losses)
             self.bar.update(
                 self.task, completed=done, total=total, description=phase, losses=losses
             )
@@ -89,10 +90,10 @@ def _bar(console: Console) -> Bar:
     )
 
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[losses]}"),
+        TextColumn("{task.fields[losses]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -24,7 +24,7 @@ SCHEMA = "pcs-verdict/1"
 
 def verdict_folder() -> Path:
     """Return where this user's verdicts lie."""
-    from pcs_core.engine.known_backbones import cache_folder
+    from pcs_core.caches import cache_folder
 
     given = os.environ.get(FOLDER)
     return Path(given) if given else cache_folder() / "verdicts"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcs_cli import emit
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def protect(
         ready.mkdir()
         pictures = write(artifact, folder, subject, delta, bound, ready)
     write_report(report, {**facts, "pictures": pictures})
-    typer.echo(str(target.folder))
+    emit(str(target.folder))
 
 
 def read_recipe(

@@ -30,15 +30,20 @@ LIBRARIES = ("diffusers", "stable_diffusion", "transformers")
 """Who may hold a component of ``model_index.json``."""
 MOST_BYTES = 2**20
 """Of a configuration."""
-MOST_NUMBER, MOST_LAYERS, MOST_ENTRIES = 2**24, 512, 4096
+MOST_NUMBER, MOST_LAYERS, MOST_ENTRIES = 2**24, 128, 4096
 """The largest whole number, the most layers or blocks of one kind, the most entries of a list or table."""
-MOST_TOKENIZER = 2**26
-"""Bytes of a tokenizer's file; the vocabulary of a T5 takes 2.4 million, of a Gemma 34 million."""
+MOST_TOKENIZER, MOST_WORDS = 2**24, 2**18
+"""Of a tokenizer: bytes of a file (a T5's take 2.4 million), entries of a vocabulary (a T5's has 32,000)."""
+_NUMBERS = re.compile(
+    r"(?:.*_)?(?:size|dim|heads|channels|layers|depth|factor|eps|steps|length|labels|groups|timesteps|"
+    r"offset|betas|start|end)|(?:freq_|flow_|base_|max_)?shift"
+)
+"""Names of keys whose values are numbers, or nothing."""
 _CLASS = re.compile(r"[A-Z]\w{0,79}")
 
 
-def check_part(folder: Path, kind: str) -> None:
-    """Refuse the configuration of a part that asks for anything beyond the class ``library.name`` of ``kind``.
+def check_part(folder: Path, name: str) -> None:
+    """Refuse the configuration of a part that asks for anything beyond the class ``name``.
 
     Raises
     ------
@@ -49,7 +54,7 @@ def check_part(folder: Path, kind: str) -> None:
     if not file.is_file():
         return  # the library says what is missing
     config = read_config(file)
-    said, name = config.get("_class_name"), kind.rpartition(".")[2]
+    said = config.get("_class_name")
     if said is not None and said != name:
         raise InputError(f"{file}: _class_name is {said!r}, and this part is a {name}")
 
@@ -67,11 +72,27 @@ def check_tokenizer(folder: Path) -> None:
             raise InputError(
                 f"{path} is larger than {MOST_TOKENIZER / 2**20:g} MiB: it is no tokenizer's"
             )
+    _check_words(folder / "tokenizer.json")
     file = folder / "tokenizer_config.json"
     if file.is_file():
         for key, value in read_config(file).items():
             if key.endswith("_file") and isinstance(value, str) and value:
                 inside(folder, value, f"{file}: {key}", links=True)
+
+
+def _check_words(file: Path) -> None:
+    if not file.is_file():
+        return
+    data = read_json(file, most=MOST_TOKENIZER)
+    if not isinstance(data, dict) or not isinstance(data.get("model"), dict):
+        raise InputError(f"{file} is no tokenizer's: it holds no model")
+    for name, table, most in (
+        ("vocab", data["model"].get("vocab", ()), MOST_WORDS),
+        ("merges", data["model"].get("merges", ()), MOST_WORDS),
+        ("added_tokens", data.get("added_tokens", ()), MOST_ENTRIES),
+    ):
+        if not isinstance(table, list | dict | tuple) or len(table) > most:
+            raise InputError(f"{file}: {name} is no list of at most {most} entries")
 
 
 def check_index(folder: Path) -> None:
@@ -134,13 +155,22 @@ def read_config(file: Path) -> Mapping[str, Any]:
             raise InputError(
                 f"{file}: {key} has {len(value)} entries, at most {MOST_ENTRIES} are read"
             )
-        if isinstance(value, int) and not isinstance(value, bool):
-            counts = "layers" in name or "blocks" in name or name.endswith("depth")
-            most = MOST_LAYERS if counts else MOST_NUMBER
-            # lengths that mean "no bound" are written as numbers that no memory holds
-            if abs(value) > most and not name.startswith(("model_max_length", "max_")):
-                raise InputError(f"{file}: {key} = {str(value)[:40]}, at most {most} is read")
+        _check_number(file, key, name, value)
     return config
+
+
+def _check_number(file: Path, key: str, name: str, value: Any) -> None:
+    if isinstance(value, str | bool) and _NUMBERS.fullmatch(name):
+        raise InputError(f"{file}: {key} = {str(value)[:40]!r} is no number")
+    if not isinstance(value, int) or isinstance(value, bool):
+        return
+    counts = "layers" in name or "blocks" in name or name.endswith("depth")
+    most = MOST_LAYERS if counts else MOST_ENTRIES if name == "num_labels" else MOST_NUMBER
+    # lengths that mean "no bound" are written as numbers that no memory holds
+    if abs(value) > most and not name.startswith(("model_max_length", "max_")):
+        raise InputError(f"{file}: {key} = {str(value)[:40]}, at most {most} is read")
+    if value < 0 and name.endswith(("_dim", "_size", "heads", "channels")):
+        raise InputError(f"{file}: {key} = {value}: nothing has fewer than none")
 
 
 def entries(data: Any, place: str = "") -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 
 from pcs_core.data import BackboneCard, Site
-from pcs_core.errors import CapabilityError, InputError
+from pcs_core.errors import CapabilityError, InputError, PcsError
 from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import ChainProcessor, JointChainProcessor, bind
 from pcs_diffusers.checked import read_config
@@ -154,7 +154,9 @@ class DiffusersBackbone:
 
     def text_misfits(self) -> Iterator[str]:
         """Yield what says that text encoder and tokenizer are not of one model."""
-        words, rows = len(self.tokenizer.inner), self.text_encoder.config.vocab_size
+        # by the largest id: a vocabulary may leave some out
+        words = max(self.tokenizer.inner.get_vocab().values(), default=0) + 1
+        rows = self.text_encoder.config.vocab_size
         if words > rows:
             yield f"the tokenizer has {words} entries, the text encoder {rows} rows"
 
@@ -376,5 +378,7 @@ class DiffusersBackbone:
             )
             opened.former_hash = lambda: former_digest(folder, libraries)
             return opened
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+        except PcsError:
+            raise
+        except Exception as error:  # libraries raise whatever a folder led them to
             raise damaged(location, error) from error

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.errors import InputError
-from pcs_diffusers.checked import read_config
+from pcs_core.tensor_headers import read_header
+from pcs_diffusers.checked import check_part, read_config
 from pcs_diffusers.weight_files import weight_files
 
 if TYPE_CHECKING:
@@ -87,10 +88,24 @@ def damaged(location: str | Path, error: Exception) -> InputError:
 
 
 def whole(cls: Any, folder: Path, **options: Any) -> Any:
-    """Load a model class from a folder; a tensor that the file lacks is an error, not a random one."""
+    """Load a model class from a folder; a tensor that the file lacks is an error, not a random one.
+
+    Raises
+    ------
+    OSError
+        A file is missing or lies about what it holds, or the weights are not those of the class.
+    InputError
+        Its configuration asks for more than the class.
+    """
     from safetensors import SafetensorError
     from transformers.utils.logging import disable_progress_bar
 
+    check_part(folder, cls.__name__)
+    for file in weight_files(folder, cls.__module__.partition(".")[0]).files:
+        try:
+            read_header(file)
+        except ValueError as error:
+            raise OSError(f"{folder.name}/{file.name}: {error}") from error
     disable_progress_bar()  # the caller has a progress display of its own
     try:
         model, report = cls.from_pretrained(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pcs_diffusers.checked import check_part, check_tokenizer
+from pcs_diffusers.checked import check_tokenizer
 from pcs_diffusers.folders import whole
 from pcs_diffusers.tokenizers import read_t5_tokenizer, read_tokenizer
 from pcs_diffusers.weight_files import weight_files
@@ -88,7 +88,6 @@ class FolderLayout:
         if kind in TOKENIZERS:
             check_tokenizer(folder)
             return TOKENIZERS[kind](folder)
-        check_part(folder, kind)
         library, _, name = kind.rpartition(".")
         # transformers calls the weights' type `dtype`, diffusers `torch_dtype`
         option = "torch_dtype" if library == "diffusers" else "dtype"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.errors import CapabilityError, InputError
+from pcs_core.errors import CapabilityError, InputError, PcsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,9 @@ def _load(folder: Path) -> Any:
 
     try:
         return whole(AutoencoderTiny, folder)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except PcsError:
+        raise
+    except Exception as error:  # libraries raise whatever a folder led them to
         reason = str(damaged(folder, error)).partition("does not load: ")[2]
         raise InputError(f"light decoder {str(folder)!r} does not load: {reason}") from error
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError
-from pcs_core.small_files import parse_json
+from pcs_core.tensor_headers import read_header
 from pcs_diffusers.checked import read_config
 
 OF_CLASS = {
@@ -20,8 +19,6 @@ OF_CLASS = {
 """Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
 MARKERS = {"sd3": "joint_blocks.", "sdxl": "label_emb.", "sd": "input_blocks."}
 """What a single file's denoiser holds; the first that is there counts: SDXL's have input blocks too."""
-LARGEST_HEADER = 100_000_000
-"""Bytes: what the safetensors library itself accepts."""
 
 
 def family_of_location(location: str | Path) -> str | None:
@@ -49,7 +46,10 @@ def _config(folder: Path, location: str, part: str) -> dict[str, Any] | None:
             return None
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(location, f"{part}/config.json")
+        try:
+            cached = try_to_load_from_cache(location, f"{part}/config.json")
+        except ValueError:  # no name that a hub gives
+            return None
         if not isinstance(cached, str):
             return None
         file = Path(cached)
@@ -63,16 +63,10 @@ def _of_file(path: Path) -> str | None:
     """Return the family of a single safetensors file, by the names in its header."""
     if path.suffix != ".safetensors":
         return None
-    with path.open("rb") as file:
-        start = file.read(8)
-        size = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < size < LARGEST_HEADER:
-            return None
-        try:
-            names = parse_json(file.read(size).decode(), path)
-        except (InputError, UnicodeDecodeError):
-            return None
-    return of_names(names) if isinstance(names, dict) else None
+    try:
+        return of_names(read_header(path))
+    except (OSError, ValueError):  # the loader that opens it says what is wrong
+        return None
 
 
 def of_names(keys: Iterable[str]) -> str | None:

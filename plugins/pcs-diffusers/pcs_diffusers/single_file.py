@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, PcsError
+from pcs_core.tensor_headers import read_header
 from pcs_diffusers.checked import check_folder
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.folders import damaged, file_digest, schedule_digest
@@ -24,7 +25,9 @@ from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
+
+    from pcs_core.tensor_headers import Entry
 
 
 def load(
@@ -44,7 +47,8 @@ def load(
     file = Path(location)
     if file.suffix != ".safetensors" or not file.is_file():
         return None
-    names = tensor_names(file)
+    tensors = tensors_of(file)
+    names = tuple(tensors)
     original = original_of(names)
     if original is None:
         raise InputError(
@@ -52,7 +56,7 @@ def load(
         )
     family, weights_type = original.family, dtype or torch.float32
     given = missing_parts(file.with_suffix(""), family, names, weights_type)
-    pipeline = read_pipeline(file, original.pipeline, given, weights_type, names)
+    pipeline = read_pipeline(file, original.pipeline, given, weights_type, tensors)
     config = dict(pipeline.scheduler.config)
     return family(
         **{name: getattr(pipeline, name) for name in family.layout.parts},
@@ -83,31 +87,24 @@ PICTURES = ("first_stage_model.", "vae.")
 """What the names of a file's autoencoder begin with."""
 
 
-def tensor_names(file: Path) -> tuple[str, ...]:
-    """Return the names of the tensors in a file.
+def tensors_of(file: Path) -> dict[str, Entry]:
+    """Return the tensors in a file by name, from its header alone.
 
     Raises
     ------
     InputError
         It is no safetensors file.
     """
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(file, "pt") as opened:
-            return tuple(opened.keys())
-    except SafetensorError as error:
+        return read_header(file)
+    except (OSError, ValueError) as error:
         raise InputError(f"backbone {str(file)!r} is no safetensors file: {error}") from error
 
 
-def channels_read(file: Path, names: Collection[str]) -> int:
+def channels_read(tensors: Mapping[str, Entry]) -> int:
     """Return how many channels the denoiser's first layer reads, 0 where there is none of that name."""
-    from safetensors import safe_open
-
-    if FIRST not in names:
-        return 0
-    with safe_open(file, "pt") as opened:
-        return int(opened.get_slice(FIRST).get_shape()[1])
+    first = tensors.get(FIRST)
+    return first.shape[1] if first is not None and len(first.shape) > 1 else 0
 
 
 def original_of(names: Collection[str]) -> Original | None:
@@ -117,9 +114,9 @@ def original_of(names: Collection[str]) -> Original | None:
 
 
 def read_pipeline(
-    file: Path, name: str, given: dict[str, Any], dtype: torch.dtype, names: Collection[str]
+    file: Path, name: str, given: dict[str, Any], dtype: torch.dtype, tensors: Mapping[str, Entry]
 ) -> Any:
-    """Return diffusers' pipeline of a file of tensors ``names``; ``given`` are parts that are at hand.
+    """Return diffusers' pipeline of a file of ``tensors``; ``given`` are parts that are at hand.
 
     Raises
     ------
@@ -132,14 +129,15 @@ def read_pipeline(
     given = given | {"local_files_only": True}
     if name == "StableDiffusionPipeline":
         given = given | {"safety_checker": None, "feature_extractor": None}
+    diffusers.utils.logging.disable_progress_bar()  # the caller has a progress display of its own
     pipeline = getattr(diffusers, name)
     try:
         with ExitStack() as stack:
             if beside.is_dir():
                 check_folder(beside)
                 given["config"] = str(beside)
-            elif release_of(names, channels_read(file, names)) == name:
-                given["config"] = str(stack.enter_context(release_folder(name, names)))
+            elif release_of(tensors, channels_read(tensors)) == name:
+                given["config"] = str(stack.enter_context(release_folder(name, tensors)))
             return pipeline.from_single_file(str(file), torch_dtype=dtype, **given)
     except InputError:
         raise
@@ -183,5 +181,7 @@ def part_of(folder: Path, part: str, family: type[DiffusersBackbone], dtype: tor
     """
     try:
         return family.layout.read_part(part, folder / part, dtype)
-    except (OSError, ValueError) as error:
+    except PcsError:
+        raise
+    except Exception as error:  # libraries raise whatever a folder led them to
         raise damaged(folder, error) from error

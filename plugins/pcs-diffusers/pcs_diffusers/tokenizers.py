@@ -9,6 +9,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+LONGEST = 4096
+"""Tokens of one window of a text encoder; CLIP's has 77."""
+
+
 class ClipTokenizer:
     """A transformers CLIP tokenizer. ``beside``: tokenizers of further encoders, ids behind its own.
 
@@ -20,6 +24,10 @@ class ClipTokenizer:
     ) -> None:
         self.inner, self.beside, self.windows = tokenizer, tuple(beside), windows
         self.length = int(tokenizer.model_max_length)
+        if not 2 <= self.length <= LONGEST:
+            raise ValueError(
+                f"model_max_length of its tokenizer is {self.length:.3g}, 2 to {LONGEST} is read"
+            )
         self.start = int(tokenizer.bos_token_id)
         self.end = int(tokenizer.eos_token_id)
         self.pad = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end)

@@ -88,6 +88,15 @@ def read_picture(path: Path, size: tuple[int, int] | None = None) -> Picture:
     return Picture(colour * alpha + (1 - alpha), alpha, decoded.size, decoded.notes)
 
 
+def stored_pixels(path: Path) -> int:
+    """Return how many pixels a file says it holds, nothing decoded; 0 where it cannot be told."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.width * image.height
+    except Exception:  # whatever is wrong with it, reading it as a picture says so
+        return 0
+
+
 def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
     """Return colour [3 h w], not on white, and alpha [1 h w] or None, both in [0, 1], upright, sRGB.
 

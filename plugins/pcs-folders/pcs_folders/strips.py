@@ -44,7 +44,7 @@ def rows_before(
     """Return step -> row of ``size`` (width, height) in ``path`` before ``step``; none of other prompts."""
     if not path.exists():
         return {}
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:
         image.load()
         texts = getattr(image, "text", {})
         steps = json.loads(texts.get(STEPS, "[]"))

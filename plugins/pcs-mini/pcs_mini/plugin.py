@@ -16,6 +16,20 @@ def folder() -> Path:
     return _HERE / "weights"
 
 
+def backbone() -> Path:
+    """The same folder, its files compared with those that were shipped.
+
+    Raises
+    ------
+    InputError
+        One of them is missing or another.
+    """
+    from pcs_mini.digest import check_shipped
+
+    check_shipped(folder())
+    return folder()
+
+
 def subjects_folder() -> Path:
     """Where the shipped reference subjects lie, one folder each."""
     return _HERE / "subjects"
@@ -46,7 +60,7 @@ def places() -> dict[str, str]:
 @catalogue_hookimpl
 def backbones() -> Mapping[str, str]:
     """``mini``, the embedded backbone."""
-    return {"mini": "pcs_mini.plugin:folder"}
+    return {"mini": "pcs_mini.plugin:backbone"}
 
 
 @catalogue_hookimpl

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pcs_cli import emit
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def render(
         for index, picture in enumerate(pictures):
             write_png(picture, ready / f"{index:03d}.png")
         write_png(sheet(pictures, 8), ready / "sheet.png")
-    typer.echo(str(target.folder))
+    emit(str(target.folder))
 
 
 def read_field(artifact: Personalization, place: Path) -> tuple[Any, Field]:

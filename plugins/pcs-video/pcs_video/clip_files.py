@@ -19,7 +19,7 @@ from torch import Tensor
 from pcs_core.errors import InputError
 from pcs_core.storage.durable import replacing_file
 from pcs_folders.clips import frame_files
-from pcs_folders.images import MOST_PIXELS, read_picture
+from pcs_folders.images import MOST_PIXELS, read_picture, stored_pixels
 
 FRAMES_PER_SECOND = 8
 """Of the clips that are written: that of MotionDirector's."""
@@ -34,10 +34,12 @@ def read_clip(path: Path) -> Tensor:
         It cannot be decoded, its frames differ in size, it is too large, or no decoder is installed.
     """
     if path.is_dir():
-        frames = [read_picture(p).rgb for p in frame_files(path)]
+        files = frame_files(path)
+        # before the first is decoded: together they may not fit into memory
+        _check_pixels(path, sum(stored_pixels(p) for p in files))
+        frames = [read_picture(p).rgb for p in files]
         if len({f.shape for f in frames}) > 1:
             raise InputError(f"{path}: the frames differ in size: give them one size")
-        _check_size(path, len(frames), *frames[0].shape[1:])
         return torch.stack(frames, dim=1)
     if path.suffix.lower() == ".gif":
         return _tensor(_gif(path), path)
@@ -169,7 +171,11 @@ def _tensor(frames: Sequence[np.ndarray], path: Path) -> Tensor:
 
 
 def _check_size(path: Path, frames: int, height: int, width: int) -> None:
-    if frames * height * width > MOST_PIXELS:
+    _check_pixels(path, frames * height * width)
+
+
+def _check_pixels(path: Path, pixels: int) -> None:
+    if pixels > MOST_PIXELS:
         raise InputError(
             f"{path} has more than {MOST_PIXELS // 1_000_000} megapixels over its frames: cut it or "
             "scale it down"

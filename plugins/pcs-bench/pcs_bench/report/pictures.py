@@ -106,5 +106,5 @@ def _cell(line: Mapping[str, Any] | None, store: Store, damaged: Sequence[str] |
         return {"uri": "", "why": "not done"}
     if line["state"] != "done":
         return {"uri": "", "why": line["error"]}
-    uri = "" if line["key"] in damaged else data_uri(store.folder / line["picture"])
+    uri = "" if line["key"] in damaged else data_uri(store.picture(line["hash"]))
     return {"uri": uri, "why": "" if uri else "the picture is damaged: run again"}

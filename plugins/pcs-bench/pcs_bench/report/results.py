@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from pcs_bench.report.statistics import Interval, holm, interval, pareto_front, sign_flip
+from pcs_bench.run.documents import read_sets
 from pcs_bench.run.plan import BASELINES
 from pcs_bench.run.sources import read_fits
 from pcs_bench.run.store import SETS, Store
@@ -90,7 +89,7 @@ class Results:
     rows: list[Row]
     pairs: list[Pair]
     lines: list[dict[str, Any]]
-    fits: dict[str, dict[str, Any]]
+    fits: dict[str, Mapping[str, Any]]
     unit: str
     alignment: str = ""
     fidelity: str = ""
@@ -136,7 +135,7 @@ def gather(folder: Path, *, alignment: str = "", fidelity: str = "") -> Results:
     subjects = len({line["subject"] for line in lines if line["state"] == "done"})
     unit = "subject" if subjects >= FEW_SUBJECTS else "prompt"
     fits = read_fits(store)
-    sets = _sets(store)
+    sets = read_sets(store.folder / SETS)
     facts = _system_facts()
     rows = [_row(s, protocol, metrics, lines, fits, sets, unit, facts) for s in protocol["systems"]]
     results = Results(
@@ -215,13 +214,6 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 def _first(ids: Sequence[str], words: Sequence[str]) -> str:
     return next((id for word in words for id in ids if word in id.lower()), "")
-
-
-def _sets(store: Store) -> list[dict[str, Any]]:
-    with contextlib.suppress(OSError, ValueError):
-        sets: list[dict[str, Any]] = json.loads((store.folder / SETS).read_text("utf-8"))
-        return sets
-    return []
 
 
 def _system_facts() -> Mapping[str, Mapping[str, Any]]:

@@ -19,6 +19,7 @@ from pcs_bench.report.results import Results, Row, gather
 from pcs_bench.report.statistics import EXACT, FLIPS
 from pcs_bench.run.plan import BASELINES
 from pcs_bench.run.store import write_bytes, write_json
+from pcs_cli import printable
 
 HIDDEN = ("cells", "subject_facts")
 """Keys of the protocol that the page shows elsewhere."""
@@ -69,7 +70,7 @@ def page(results: Results, title: str = "") -> str:
     plot = _plot(results)
     shown = {k: v for k, v in protocol.items() if k not in HIDDEN}
     done = sum(row.done for row in results.rows)
-    return template.render(
+    html = template.render(
         title=title or f"{protocol['suite']} on {protocol['backbone']}",
         counts=(
             f"{done} of {len(protocol['cells'])} pictures: {len(results.rows)} rows, "
@@ -93,13 +94,15 @@ def page(results: Results, title: str = "") -> str:
         published=published(),
         protocol_text=json.dumps(shown, indent=1, ensure_ascii=False),
     )
+    return printable(html)
 
 
 def table(results: Results) -> str:
     """Return every cell as CSV: what it is, its scores, its picture, or why there is none."""
     buffer = io.StringIO()
     ids = [m.id for m in results.metrics if m.per == "picture"]
-    head = ["system", "subject", "prompt", "kind", "index", "seed", "state", *ids, "seconds"]
+    names = [_cell(id) for id in ids]
+    head = ["system", "subject", "prompt", "kind", "index", "seed", "state", *names, "seconds"]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*head, "picture", "sha256", "error"])
     for line in results.lines:
@@ -107,14 +110,21 @@ def table(results: Results) -> str:
         why = "; ".join([line.get("error", ""), *(f"{k}: {v}" for k, v in errors.items())])
         writer.writerow(
             [
-                *(line["system"], line["subject"], line.get("prompt", line["template"])),
-                *(line["kind"], line["index"], line["seed"], line["state"]),
+                *map(
+                    _cell, (line["system"], line["subject"], line.get("prompt", line["template"]))
+                ),
+                *(_cell(line["kind"]), line["index"], line["seed"], line["state"]),
                 *("" if scores.get(id) is None else f"{scores[id]:.6g}" for id in ids),
                 "" if line.get("seconds") is None else line["seconds"],
-                *(line.get("picture", ""), line.get("sha256", ""), why.strip("; ")),
+                *map(_cell, (line.get("picture", ""), line.get("sha256", ""), why.strip("; "))),
             ]
         )
     return buffer.getvalue()
+
+
+def _cell(text: str) -> str:
+    """Return a text as a spreadsheet shows it, and never reckons with it."""
+    return printable(f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text)
 
 
 def data(results: Results) -> dict[str, Any]:
@@ -156,7 +166,7 @@ def tex(results: Results) -> str:
         ]
         words = [_tex(str(shown[k])) for k in ("type", "name", "framework", "backbone")]
         lines.append(" & ".join([*words, *cells]) + r" \\")
-    return "\n".join([*lines, "\\hline", "\\end{tabular}", ""])
+    return printable("\n".join([*lines, "\\hline", "\\end{tabular}", ""]))
 
 
 def _tex(text: str) -> str:

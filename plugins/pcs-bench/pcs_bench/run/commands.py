@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pcs_cli import emit, notice
 from pcs_core.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -107,13 +108,12 @@ def run(
 
 def tell(outcome: Outcome, out: Path) -> None:
     """Say how a run ended, and leave with its exit code."""
-    typer.echo(
-        f"{outcome.cells - outcome.failed} of {outcome.cells} cells done, {outcome.kept} of them before",
-        err=True,
+    notice(
+        f"{outcome.cells - outcome.failed} of {outcome.cells} cells done, {outcome.kept} of them before"
     )
     for why, count in sorted(outcome.errors.items(), key=lambda e: -e[1])[:10]:
-        typer.echo(f"  {count} x {why}", err=True)
-    typer.echo(str(out))
+        notice(f"  {count} x {why}")
+    emit(str(out))
     if outcome.exit_code:
         raise typer.Exit(outcome.exit_code)
 
@@ -122,7 +122,7 @@ def tell_errors(errors: Sequence[str]) -> None:
     """Say what failed and how often, and leave with 3 if something did."""
     counts = {why: errors.count(why) for why in dict.fromkeys(errors)}
     for why, count in sorted(counts.items(), key=lambda e: -e[1])[:10]:
-        typer.echo(f"  {count} x {why}", err=True)
+        notice(f"  {count} x {why}")
     if counts:
         raise typer.Exit(3)
 
@@ -151,7 +151,7 @@ def report(
         title=title,
         to=None if to is None else to.expanduser(),
     ):
-        typer.echo(str(path))
+        emit(str(path))
 
 
 ELSEWHERE = frozenset({"video", "3d", "attack-and-defense", "extra-conditions"})

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_bench.run.commands import Backbone, Settings, named_systems
+from pcs_cli import emit
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe
@@ -136,28 +137,26 @@ def estimate(
     whole = sum(c.minutes for c in costs) / workers
     if as_json:
         rows = [asdict(c) for c in costs]
-        typer.echo(
-            json.dumps({"units": asdict(units), "systems": rows, "minutes": whole}, indent=1)
-        )
+        emit(json.dumps({"units": asdict(units), "systems": rows, "minutes": whole}, indent=1))
         return
-    typer.echo(
+    emit(
         f"{units.train * 1000:.1f} ms a row of a fit, {units.draw * 1000:.1f} ms a row of a sampling step; "
         f"{len(subjects)} subjects, {each} pictures each"
     )
     _tell(costs)
-    typer.echo(f"{whole:.0f} minutes on {workers} workers, of {minutes:g}")
+    emit(f"{whole:.0f} minutes on {workers} workers, of {minutes:g}")
     if whole > minutes:
         drawing = sum(c.picture for c in costs) * len(subjects) * each / 60 / workers
         left = max(0.0, minutes - drawing) / max(1e-9, whole - drawing)
-        typer.echo(f"too long: drawing takes {drawing:.0f} of it; fits must shrink to {left:.0%}")
+        emit(f"too long: drawing takes {drawing:.0f} of it; fits must shrink to {left:.0%}")
 
 
 def _tell(costs: Sequence[Cost]) -> None:
     head = ("rows a fit", "fit, s", "picture, s", "minutes")
-    typer.echo(f"{'':22}" + "".join(f"{word:>12}" for word in head))
+    emit(f"{'':22}" + "".join(f"{word:>12}" for word in head))
     for c in sorted(costs, key=lambda c: -c.minutes):
         if c.why:
-            typer.echo(f"{c.system:22} {c.why}")
+            emit(f"{c.system:22} {c.why}")
             continue
         numbers = f"{c.rows:>12}{c.fit:>12.1f}{c.picture:>12.2f}{c.minutes:>12.1f}"
-        typer.echo(f"{c.system:22}{numbers}")
+        emit(f"{c.system:22}{numbers}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 
 from pcs_bench.run.plan import BASELINES, Job
+from pcs_cli import notice
 
 EVERY = 10.0
 """Seconds between two lines while nothing ends."""
@@ -67,7 +67,7 @@ class Meter:
             parts.append(f"about {span(left)} left")
         if what:
             parts.append(what)
-        print(", ".join(parts), file=sys.stderr, flush=True)
+        notice(", ".join(parts))
 
 
 def span(seconds: float) -> str:

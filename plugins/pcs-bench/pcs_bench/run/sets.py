@@ -57,15 +57,10 @@ def score_sets(
 
 
 def _earlier(place: Workplace) -> list[dict[str, Any]]:
-    import json
-
+    from pcs_bench.run.documents import read_sets
     from pcs_bench.run.store import SETS
 
-    try:
-        rows: list[dict[str, Any]] = json.loads((place.store.folder / SETS).read_text("utf-8"))
-    except (OSError, ValueError):
-        return []
-    return rows
+    return read_sets(place.store.folder / SETS)
 
 
 def _groups(of: Mapping[Job, Sequence[Cell]], *, whole: bool) -> list[tuple[str, list[str]]]:

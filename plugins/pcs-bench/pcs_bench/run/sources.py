@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_bench.run.documents import read_fit
 from pcs_bench.run.keys import fit_key, picture_key, subject_hash
 from pcs_bench.run.memory import peak_memory
 from pcs_bench.run.plan import COPY, UNTUNED, Cell, Job
@@ -236,11 +236,10 @@ def open_source(place: Workplace, job: Job) -> Source:
     return kinds.get(job.system, Fitted)(place, job)
 
 
-def read_fits(store: Store) -> dict[str, dict[str, Any]]:
+def read_fits(store: Store) -> dict[str, Mapping[str, Any]]:
     """Return what is known of each fit, by its key."""
     fits = {}
     for path in sorted((store.folder / "fits").glob("*.json")):
-        if not path.name.endswith(".recipe.json"):
-            with contextlib.suppress(ValueError, OSError):
-                fits[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        if not path.name.endswith(".recipe.json") and (facts := read_fit(path)) is not None:
+            fits[path.stem] = facts
     return fits

@@ -6,14 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_bench.run.documents import read_cell, read_line, read_protocol
 from pcs_cli import lock_file
 from pcs_core.errors import InputError
-from pcs_core.small_files import inside, read_json
+from pcs_core.small_files import inside, read_bytes, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 PROTOCOL, CELLS, SETS, LOCK = "run.json", "cells.jsonl", "sets.json", ".lock"
 OURS = {PROTOCOL, CELLS, LOCK, "suite.toml"}
 """Files of which one lies in every folder that is not empty and a benchmark's."""
+MOST_LINES = 2**28
+"""Bytes of the protocol and of the lines: a kilobyte for each of 100,000 cells, and more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Store:
 
     def cells(self) -> dict[str, dict[str, Any]]:
         """Return the last line of each cell by its key. A line that a kill cut off is passed over."""
-        return read_lines(self.folder / CELLS)
+        return read_lines(inside(self.folder, CELLS, self.folder), read_cell)
 
     def protocol(self) -> dict[str, Any]:
         """Return the protocol of the last run.
@@ -75,17 +78,15 @@ class Store:
         Raises
         ------
         InputError
-            The folder holds no benchmark.
+            The folder holds no benchmark, or its protocol is damaged.
         """
         path = self.folder / PROTOCOL
         if not path.exists():
             raise InputError(
                 f"{self.folder} holds no benchmark: give a folder made by `pcs bench run`"
             )
-        document = read_json(inside(self.folder, PROTOCOL, self.folder))
-        if not isinstance(document, dict):
-            raise InputError(f"{path} holds no JSON object: run the benchmark again")
-        return document
+        document = read_json(inside(self.folder, PROTOCOL, self.folder), most=MOST_LINES)
+        return read_protocol(document, path)
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,15 +138,23 @@ class Appender:
         os.fsync(self.handle)
 
 
-def read_lines(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the last whole line of each ``key`` in a file of JSON lines, in order of first sight."""
+def read_lines(
+    path: Path, read: Callable[[bytes], dict[str, Any] | None] = read_line
+) -> dict[str, dict[str, Any]]:
+    """Return the last line of each ``key`` in a file of JSON lines, in order of first sight.
+
+    ``read`` returns a line's data, or None for one to pass over.
+
+    Raises
+    ------
+    InputError
+        It is no regular file, or larger than any that a run writes.
+    """
     lines: dict[str, dict[str, Any]] = {}
-    if not path.exists():
-        return lines
-    for raw in path.read_bytes().split(b"\n"):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            line = json.loads(raw)
-            lines[line["key"]] = line
+    if path.exists():
+        for text in read_bytes(path, most=MOST_LINES).split(b"\n"):
+            if text and (line := read(text)) is not None:
+                lines[line["key"]] = line
     return lines
 
 
@@ -153,7 +162,7 @@ def cut_half_line(path: Path) -> None:
     """Remove what a kill left of a line at the end of ``path``."""
     if not path.exists():
         return
-    content = path.read_bytes()
+    content = read_bytes(path, most=MOST_LINES)
     whole = content[: content.rfind(b"\n") + 1]
     if whole != content:
         with path.open("r+b") as file:

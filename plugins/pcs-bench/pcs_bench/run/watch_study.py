@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_bench.run.commands import Backbone, Device, Out, Settings, tell_errors
+from pcs_cli import emit, notice
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ def watch(
             "summary": result,
         },
     )
-    typer.echo(result["answer"])
-    typer.echo(str(store.folder / RESULT))
+    emit(result["answer"])
+    emit(str(store.folder / RESULT))
     tell_errors([row["error"] for row in rows if row.get("error")])
 
 
@@ -142,7 +143,7 @@ def study(protocol: Protocol, suite: Any, store: Any, checkpoints: int) -> list[
                         row = {"error": one_line(error)}
                     line = {"key": key, "protocol": facts, **row}
                     appender.add(line)
-                typer.echo(_row_line(line), err=True)
+                notice(_row_line(line))
                 rows.append(dict(line))
     return rows
 

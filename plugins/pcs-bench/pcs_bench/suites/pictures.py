@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import beneath, read_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +38,22 @@ def missing(suite: str, images: Mapping[str, Any], path: Path) -> InputError:
 
 
 def manifest(file: Path) -> dict[str, str]:
-    """Return path -> sha256 (hex) of a manifest as ``sha256sum`` writes it."""
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return {path: sha for sha, path in (line.split("  ", 1) for line in lines if line)}
+    """Return path -> sha256 (hex) of a manifest as ``sha256sum`` writes it.
+
+    Raises
+    ------
+    InputError
+        A line is none of one: names it.
+    """
+    sums = {}
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        sha, gap, path = line.rstrip("\r").partition("  ")
+        if not line.strip():
+            continue
+        if not gap or not re.fullmatch("[0-9a-f]{64}", sha):
+            raise InputError(f"{file}:{number}: no sha256 and path, as `sha256sum` writes them")
+        sums[path] = sha
+    return sums
 
 
 def verify(suite: str, folder: Path, base: Path, sums: Mapping[str, str]) -> None:
@@ -53,16 +68,21 @@ def verify(suite: str, folder: Path, base: Path, sums: Mapping[str, str]) -> Non
     for path, expected in sums.items():
         if not path.startswith(start):
             continue
-        file = base / path
-        if not file.exists():
+        file = beneath(base, path, f"suite {suite!r}")
+        if not file.is_file():
             raise InputError(f"suite {suite!r}: {file} is missing: take the whole set of originals")
-        actual = hashlib.sha256(file.read_bytes()).hexdigest()
+        actual = _digest(file)
         if actual != expected:
             raise InputError(
                 f"suite {suite!r}: {file} differs from the manifest (sha256 {actual[:12]}..., wanted "
                 f"{expected[:12]}...). Scores of changed pictures are not comparable: take the original, "
                 "or make a suite of your own with `pcs bench new` (--like SUITE keeps its subjects)"
             )
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def photographs(folders: Sequence[Path], nouns: Sequence[str], tokens: Sequence[str]) -> Subject:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_bench.suites import pictures, prompts
+from pcs_bench.suites import pictures, prompts, tables
 from pcs_bench.suites.suite import BenchPrompt, BenchSubject, Suite
 from pcs_core.errors import InputError, nearest
-from pcs_core.small_files import is_plain_name, read_json, read_toml
+from pcs_core.small_files import beneath, is_plain_name, read_json, read_toml
 
 if TYPE_CHECKING:
     from pcs_core.data import Subject
@@ -70,6 +70,7 @@ def declared(id: str) -> dict[str, Any]:
 
 
 def _suite(document: Mapping[str, Any], path: Path) -> Suite:
+    tables.check(document, path)
     about, images = document["suite"], document.get("images", {})
     if about["kind"] not in KINDS:
         raise InputError(f"{path}: kind {about['kind']!r}: one of {', '.join(KINDS)}")
@@ -87,7 +88,7 @@ def _suite(document: Mapping[str, Any], path: Path) -> Suite:
     kind, id = about["kind"], about["id"]
     subjects = tuple(_subject(id, kind, row, images, base) for row in rows)
     by_subject = {
-        row["name"]: partial(_file, id, images, base / (row.get("prompts") or file), row)
+        row["name"]: partial(_file, id, images, base, row.get("prompts") or file, row)
         for row in rows
         if row.get("prompts") or file
     }
@@ -112,10 +113,6 @@ def _subject(
     suite: str, kind: str, row: Mapping[str, Any], images: Mapping[str, Any], base: Path
 ) -> BenchSubject:
     name = row["name"]
-    if not is_plain_name(name):
-        raise InputError(
-            f"suite {suite!r}: the subject {name!r} names a folder: leave out slashes and dots"
-        )
     nouns = row.get("nouns") or [row["noun"]]
     members = row.get("members") or ([row["member"]] if "member" in row else [])
     tokens = row.get("tokens") or ([row["token"]] if "token" in row else None)
@@ -135,7 +132,10 @@ def _subject(
         )
         paths: tuple[Path, ...] = ()
     else:
-        paths = tuple(base / each for each in row.get("folders") or [row.get("folder", name)])
+        paths = tuple(
+            beneath(base, each, f"suite {suite!r}")
+            for each in row.get("folders") or [row.get("folder", name)]
+        )
         folder = partial(_photographs, suite, images, base, paths, nouns, tokens, name)
     return BenchSubject(name, folder, nouns[0], tokens[0], row.get("class", kind), paths)
 
@@ -164,13 +164,13 @@ def _photographs(
 
 def _manifest(images: Mapping[str, Any], base: Path) -> Path:
     shipped = DATA / images["checksums"]
-    return shipped if shipped.exists() else base / images["checksums"]
+    return shipped if shipped.exists() else beneath(base, images["checksums"], "the suite")
 
 
 def _file(
-    suite: str, images: Mapping[str, Any], path: Path, row: Mapping[str, Any]
+    suite: str, images: Mapping[str, Any], base: Path, path: str, row: Mapping[str, Any]
 ) -> tuple[BenchPrompt, ...]:
-    file = Path(str(path).replace("{name}", row["name"]))
+    file = beneath(base, path.replace("{name}", row["name"]), f"suite {suite!r}")
     if not file.exists():
         raise pictures.missing(suite, images, file)
     return prompts.custom_diffusion(file, row.get("nouns") or [row["noun"]])
@@ -207,6 +207,8 @@ def _survey(
                 }
                 for name, noun in sorted(info["subject_with_cls"].items())
             ]
+        if not all(is_plain_name(r["name"]) and isinstance(r["noun"], str) for r in rows):
+            raise ValueError("a subject whose name is a path, or without a noun")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{file} is not as the survey's code reads it: {error!r}") from error
     if len(rows) != about["count"]:

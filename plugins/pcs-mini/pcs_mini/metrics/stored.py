@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pcs_core.errors import InputError
+from pcs_mini.digest import check_shipped
 
 TOKENIZER = "tokenizer"
 """Folder of a metric that reads text. A shipped one reads with the backbone's."""
@@ -70,6 +71,8 @@ def read(
     ------
     RulerError
         If the folder has no such metric.
+    InputError
+        A shipped one is not as it was shipped.
     """
     root = (shipped() if folder is None else Path(folder)) / name
     if not (root / "config.json").exists():
@@ -77,6 +80,8 @@ def read(
             f"no metric in {root}: reinstall pcs-mini, or train it with `pcs mini metric {name}` "
             f"and name the folder of metrics in {ELSEWHERE}"
         )
+    if root.parent == FOLDER:
+        check_shipped(root)
     config = json.loads((root / "config.json").read_text(encoding="utf-8"))
     net = build(config)
     net.load_state_dict(load_file(root / "model.safetensors"))
