@@ -4,13 +4,13 @@ from pcs_core.assembly import load_preset as load_preset
 from pcs_core.assembly import load_recipe as load_recipe
 from pcs_core.assembly import recipe_from_document as recipe_from_document
 from pcs_core.backbone import Backbone as Backbone
+from pcs_core.caches import cache_folder as cache_folder
 from pcs_core.catalogue import installed as installed
 from pcs_core.engine import fit as fit
 from pcs_core.engine import open_backbone as open_backbone
 from pcs_core.engine import open_engine as open_engine
 from pcs_core.engine import sample as sample
 from pcs_core.engine import text_features as text_features
-from pcs_core.engine.known_backbones import cache_folder as cache_folder
 from pcs_core.engine.prepare import fit_image as fit_image
 from pcs_core.engine.shown import how_to_name_concepts as how_to_name_concepts
 from pcs_core.engine.shown import said_concepts as said_concepts

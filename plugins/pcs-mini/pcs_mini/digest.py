@@ -33,9 +33,9 @@ def check_shipped(folder: Path) -> None:
         One is missing or another: names it.
     """
     root = SUMS.parent
-    listed = dict(reversed(line.split("  ", 1)) for line in read_text(SUMS).split("\n") if line)
     here = folder.relative_to(root).as_posix()
-    for name, expected in listed.items():
+    for line in read_text(SUMS).splitlines():
+        expected, _, name = line.partition("  ")
         if not name.startswith(f"{here}/"):
             continue
         file = root / name
