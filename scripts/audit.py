@@ -63,9 +63,9 @@ def main(arguments: list[str]) -> int:
     if isinstance(said, str):
         print(f"audit: not done: {said}")
         return 0
-    found = lines(said)
-    print("\n".join(found) or f"audit: nothing known of {len(said['dependencies'])} packages")
-    return 1 if found and "--strict" in arguments else 0
+    flaws = lines(said)
+    print("\n".join(flaws) or f"audit: nothing known of {len(said['dependencies'])} packages")
+    return 1 if flaws and "--strict" in arguments else 0
 
 
 if __name__ == "__main__":

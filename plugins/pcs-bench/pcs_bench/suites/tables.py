@@ -105,7 +105,7 @@ class SuiteTable(_Table):
     prompt: dict[str, list[Word | Prompt]] = {}
     subject: list[SubjectRow] = []
     survey: Survey | None = None
-    found: Folders | None = None
+    every_folder: Folders | None = Field(default=None, alias="found")
 
 
 def check(document: Mapping[str, Any], path: Path) -> None:
@@ -129,7 +129,7 @@ def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = [name.rstrip("_") for name in SuiteTable.model_fields]
+        known = [field.alias or name for name, field in SuiteTable.model_fields.items()]
         return f"unknown key {place!r}{nearest(place, known)}"
     said = first["msg"].removeprefix("Value error, ")
     return f"{place}: {said}, got {json.dumps(first['input'], default=str)[:80]}"
