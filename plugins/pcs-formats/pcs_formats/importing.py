@@ -10,7 +10,7 @@ from pcs_core import installed
 from pcs_core.engine.opening import resolve_backbone
 from pcs_core.errors import InputError
 from pcs_formats.contents import read_contents
-from pcs_formats.reading import Given, artifact_of
+from pcs_formats.reading import Given, artifact_of, shortened
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pcs_formats.contents import Contents
     from pcs_formats.reading import Reading
 
+WHOLE = ("model.diffusion_model.", "first_stage_model.", "model_ema.", "cond_stage_model.")
+"""How keys of whole models begin."""
 EXAMPLES = 10
 """Keys that are listed of many."""
 
@@ -103,15 +105,15 @@ def described(id: str, reading: Reading, contents: Contents) -> dict[str, Any]:
     }
 
 
-def shortened(text: str, most: int = 300) -> str:
-    """Return a value of metadata, cut where it is long, and saying so."""
-    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
-
-
 def unknown(contents: Contents) -> str:
     """Return the message for a file that no importer takes."""
     ids = ", ".join(installed().ids("importers"))
     keys = sorted(contents.tensors)
+    if any(key.startswith(WHOLE) for key in keys):
+        return (
+            f"{contents.path} is a whole model, not an update of one: open it with --backbone, as safetensors "
+            "(what converts a pickled one is the tool that wrote it)"
+        )
     listing = ", ".join(map(repr, keys[:3])) + (
         f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     )

@@ -115,7 +115,7 @@ def artifact_of(
                 "file": contents.path.name,
                 "sha256": contents.sha256,
                 "kind": reading.kind,
-                "metadata": dict(contents.metadata),
+                "metadata": {k: shortened(v) for k, v in contents.metadata.items()},
             },
             **({"words": reading.words} if reading.words else {}),
         },
@@ -123,6 +123,11 @@ def artifact_of(
     if not any(phase.pretrain for phase in recipe.phases):
         restore(artifact, backbone, 0)  # every tensor has its place, or this says which has not
     return artifact
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Return a value of metadata, cut where it is long, and saying so: tags of a training can fill pages."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text)} characters)"
 
 
 def recipe_of(reading: Reading, contents: Contents, backbone: Backbone) -> Recipe:

@@ -41,7 +41,7 @@ FORMATS = (
         "`hada_...` (LoHa), `lokr_...` (LoKr), `oft_blocks` (OFT), `diff`, `w_norm`, each with `dora_scale` "
         "where it has one; kohya's prefixes or `lycoris_`",
         "layers",
-        "",
+        "kohya",
         "`weights.imported`; with magnitudes, of OFT and norms: `weights.imported_weight`",
         "(IA)3, GLoRA, BOFT",
     ),
