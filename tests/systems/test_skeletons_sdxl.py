@@ -22,6 +22,7 @@ SLOW = {
     "oft",
     "p-plus",
     "perfusion",
+    "prospect",
 }
 SYSTEMS = [
     pytest.param(id, marks=pytest.mark.slow if id in SLOW else ()) for id in systems_for(FAMILY)

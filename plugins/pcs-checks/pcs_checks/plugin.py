@@ -73,6 +73,7 @@ def claims() -> Mapping[str, str]:
     return {
         **{name: f"pcs_checks.claims.training:{name}" for name in training},
         **{name: f"pcs_checks.claims.drawing:{name}" for name in drawing},
+        "by_stage": "pcs_checks.claims.encoding:by_stage",
         "ends_in": "pcs_checks.claims.encoding:ends_in",
         "inside_alone": "pcs_checks.claims.training:inside_alone",
         "stops": "pcs_checks.claims.stopping:stops",

@@ -47,6 +47,7 @@ class NegativeWords(Technique):
     rowwise = True
     catalogue = ("learnable-token", "branch-guidance")
     weighs = ("*/rows",)
+    tiny_beside = {"tokens.rare": {"identifier": "<negative>"}}  # a prompt that names its word
 
     token: str = "<negative>"
     """The word of negative prompts."""

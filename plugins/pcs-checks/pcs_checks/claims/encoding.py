@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from pcs_checks.observe import NOUN, PROMPT, TOKEN
-from pcs_core.backbone import Attachment, tokenise
-from pcs_core.data import Fusion
+from pcs_core.backbone import Attachment, import_tensors, tokenise
+from pcs_core.data import Fusion, TokenEdit
 from pcs_core.data.check import CheckRow
-from pcs_testing import conditioning
+from pcs_testing import build_fusion, conditioning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +46,31 @@ def ends_in(
     began = next((t for n, t in first.items() if n.endswith("/rows")), unknown)
     away = plain(seen, start.replace("{noun}", NOUN))[-rows:] - began.reshape(-1, width)
     yield CheckRow.compare("largest difference of their start", float(away.abs().max()), "<=", 1e-6)
+
+
+@torch.no_grad()
+def by_stage(seen: Observation, *, use: str, stages: int) -> Iterator[CheckRow]:
+    """A word of ``use`` stays within each of ``stages`` stretches of the noise level, and in all layers.
+
+    No two stretches have the same word.
+    """
+    tensors = dict(seen.artifact.tensors)
+    fusion = build_fusion(seen.recipe, [seen.subject(1)], seen.backbone)
+    import_tensors(fusion, tensors)
+    edits = [e for e in fusion.edits if isinstance(e, TokenEdit) and e.owner == use]
+    yield CheckRow.compare(f"words of {use}", len(edits), "==", 1)
+    if len(edits) != 1:
+        return
+    edit = edits[0].eval()
+    times = (torch.arange(3 * stages) + 0.5) / (3 * stages)  # three levels in each stretch
+    words = edit.layer(times, 2, torch.zeros(len(times), dtype=torch.long)).flatten(2)
+    layers = float((words[:, 0] - words[:, 1]).abs().max())
+    yield CheckRow.compare("largest difference between layers", layers, "==", 0.0)
+    of = words[:, 0].reshape(stages, 3, -1)
+    within = float((of - of[:, :1]).abs().max())
+    yield CheckRow.compare("largest difference within a stretch", within, "<=", 1e-6)
+    apart = torch.cdist(of[:, 0], of[:, 0]) + torch.eye(stages)
+    yield CheckRow.compare("least distance between stretches", float(apart.min()), ">", 1e-3)
 
 
 @torch.no_grad()

@@ -1,0 +1,94 @@
+"""DreamArtist: both prompts' words learn from the guided prediction, and drawings read the negative ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import read_image
+from torchvision.utils import save_image
+
+from pcs_cli.main import main
+from pcs_core import fit, load_recipe
+from pcs_core.backbone import Backbone
+from pcs_core.hookspecs import hookimpl
+from pcs_core.technique import Technique
+from pcs_testing import make_picture, make_subject
+
+SEEN: list[tuple[float, float]] = []
+TEMPLATE = "tokens.learnable.templates=['a photo of a {token}']"
+
+
+class Formula(Technique):
+    """Keeps the loss beside that of the published formula, from two evaluations of its own."""
+
+    id = "test.formula"
+
+    @hookimpl(wrapper=True)
+    def regularize(self, run: object, step: object) -> object:
+        answers = yield
+        terms = [t for a in answers for t in (a if isinstance(a, list | tuple) else [a]) if t]
+        loss = next(t for t in terms if t.name == "negative.guided")
+        with torch.no_grad():
+            texts = ("a photo of a <fido>", "a photo of a <negative>")
+            conds = [step.encode(t) for t in texts]  # type: ignore[attr-defined]
+            plus, minus = (
+                step.evaluate(step.noisy, step.level, cond).output  # type: ignore[attr-defined]
+                for cond in conds
+            )
+            error = (minus + 5.0 * (plus - minus) - step.noise).square().mean()  # type: ignore[attr-defined]
+        SEEN.append((float(loss.value.detach().mean()), float(error)))
+        return answers
+
+
+def test_the_loss_is_that_of_the_guided_prediction(backbone: Backbone) -> None:
+    SEEN.clear()
+    recipe = load_recipe("dreamartist", overrides=["words.steps=2", TEMPLATE])
+    uses = (*recipe.uses, replace(recipe.uses[-1], name=Formula.id, technique=Formula()))
+    subject = make_subject()
+    assert subject.concept.token == "<fido>"
+    fit(replace(recipe, uses=uses), subject, backbone)
+    assert len(SEEN) == 2
+    for loss, expected in SEEN:
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_guidance_the_negative_words_stay(backbone: Backbone) -> None:
+    """At gamma 1 the negative prompt cancels out of the loss: decay alone would move its words."""
+    few = ["words.steps=3", "words.weight_decay=0.0", "words.lr={'*'=1e-2}"]
+    stored = [
+        fit(
+            load_recipe("dreamartist", overrides=[*few, f"tokens.negative.scale={scale}"]),
+            make_subject(),
+            backbone,
+        )[0].tensors
+        for scale in (1.0, 5.0)
+    ]
+    start = fit(load_recipe("dreamartist", overrides=["words.steps=0"]), make_subject(), backbone)[
+        0
+    ].tensors
+    name = "tokens.negative/<negative>/rows"
+    assert torch.equal(stored[0][name], start[name])
+    assert not torch.equal(stored[1][name], start[name])
+
+
+def test_the_command_draws_against_the_learned_words_and_the_users(tmp_path: Path) -> None:
+    folder, out = tmp_path / "rex", tmp_path / "out"
+    folder.mkdir()
+    save_image(make_picture(1), folder / "a.png")
+    where = ["--noun", "dog", "--token", "<rex>", "--backbone", "tiny", "--no-preview"]
+    few = ["--set", "words.steps=1"]
+    assert main(["fit", "dreamartist", str(folder), "--out", str(out), *where, *few]) == 0
+    pictures = []
+    for i, negative in enumerate((None, "", "<negative>", "blurry <negative>")):
+        drawn = tmp_path / f"drawn-{i}"
+        said = [] if negative is None else ["--negative", negative]
+        options = ["--out", str(drawn), "-n", "1", "--steps", "2", "--seed", "3", *said]
+        assert main(["sample", str(out), "a photo of <rex>", *options]) == 0
+        pictures.append(torch.stack([read_image(str(f)) for f in sorted(drawn.glob("*.png"))]))
+    own, empty, named, more = pictures
+    assert torch.equal(own, named)
+    assert not torch.equal(own, empty)
+    assert not torch.equal(own, more)
