@@ -88,7 +88,7 @@ def test_the_command_draws_against_the_learned_words_and_the_users(tmp_path: Pat
         options = ["--out", str(drawn), "-n", "1", "--steps", "2", "--seed", "3", *said]
         assert main(["sample", str(out), "a photo of <rex>", *options]) == 0
         pictures.append(torch.stack([read_image(str(f)) for f in sorted(drawn.glob("*.png"))]))
-    own, empty, named, more = pictures
-    assert torch.equal(own, named)
-    assert not torch.equal(own, empty)
-    assert not torch.equal(own, more)
+    plain, empty, named, more = pictures
+    assert torch.equal(plain, named)
+    assert not torch.equal(plain, empty)
+    assert not torch.equal(plain, more)
