@@ -21,6 +21,8 @@ MOST_DEPTH = 48
 """Of brackets in one another, and parts of one dotted key."""
 MOST_DIGITS = 400
 """Of one number: a double has no more than 309 before its point."""
+LONGEST_PATTERN, MOST_REPEATS = 300, 4
+"""Of a regular expression: its length, and how often something repeats in it."""
 _STRING = re.compile(
     r'"""(?:[^\\]|\\.)*?"""|' + r"'''.*?'''|" + r'"(?:[^"\\\n]|\\.)*"|' + r"'[^'\n]*'|#[^\n]*",
     re.DOTALL,
@@ -148,6 +150,23 @@ def check_bounds(text: str, place: object, *, error: type[PcsError] = InputError
     if at >= 0:
         line = bare.count("\n", 0, at) + 1
         raise error(f"{place}: line {line}: nested more than {MOST_DEPTH} deep")
+
+
+def parse_pattern(text: str, place: object) -> re.Pattern[str]:
+    """Return a file's regular expression, if it is one that ends: no repetition of a group, few in all.
+
+    Raises
+    ------
+    InputError
+        It is none, or may match for ever; ``place`` says whose it is.
+    """
+    repeats = len(re.findall(r"[*+?{]", text))
+    if len(text) > LONGEST_PATTERN or repeats > MOST_REPEATS or re.search(r"\)[*+?{]", text):
+        raise InputError(f"{place}: the expression {text[:80]!r} may match for ever")
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise InputError(f"{place}: {text[:80]!r} is no expression: {error}") from error
 
 
 def is_plain_name(name: str) -> bool:

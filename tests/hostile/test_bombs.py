@@ -236,6 +236,7 @@ def test_twelve_large_pictures(kind: str, attack: Callable[..., Any], subject: P
     assert outcome.harmless().code == 0, outcome
 
 
+@pytest.mark.slow
 def test_twelve_large_masks(attack: Callable[..., Any], subject: Path) -> None:
     large, mask = written("RGB", (8000, 7999), "PNG"), written("L", (8000, 7999), "PNG")
     (subject / "masks").mkdir()
@@ -258,6 +259,7 @@ def test_twelve_large_frames(attack: Callable[..., Any], subject: Path) -> None:
     assert outcome.seconds < 20, outcome
 
 
+@pytest.mark.slow
 def test_a_folder_of_very_many_files(attack: Callable[..., Any], subject: Path) -> None:
     for number in range(20_000):
         (subject / f"{number}.txt").touch()
@@ -315,6 +317,7 @@ def test_a_layout_of_very_many_boxes(
     assert outcome.seconds < 30, outcome
 
 
+@pytest.mark.slow
 def test_a_strip_of_previews_that_is_a_bomb(attack: Callable[..., Any], subject: Path) -> None:
     """The strip of an earlier fit is read to be grown."""
     argv = [a for a in FIT if a != "--no-preview"]

@@ -99,6 +99,55 @@ def test_a_lora_of_another_tool(lie: bytes, attack: Callable[..., Any], tmp_path
     ).refused("l.safetensors")
 
 
+def test_what_another_tool_wrote(lie: bytes, attack: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "l.safetensors").write_bytes(lie)
+    attack("inspect", "l.safetensors").refused("l.safetensors")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x80\x04cos\nsystem\n(S'touch x'\ntR.",
+        b"PK\x03\x04" + b"\0" * 100,
+        b"",
+        b"\x80\x02" + b"(" * 100_000,
+    ],
+)
+def test_a_pickle(content: bytes, attack: Callable[..., Any], tmp_path: Path) -> None:
+    """Read in a process of its own, which imports nothing from the folder of the command."""
+    (tmp_path / "l.ckpt").write_bytes(content)
+    (tmp_path / "json.py").write_text("open('x', 'w')")
+    outcome = attack("inspect", "l.ckpt", seconds=120)
+    assert [e for e in outcome.events if "Popen" not in e] == []
+    outcome.events.clear()
+    outcome.refused("l.ckpt")
+    assert not (tmp_path / "x").exists()
+
+
+ENDLESS = ("(a+)+$", "(?:.*.*)*x", "(((", "x" * 1000, ".*.*.*.*.*x", "[", "(?P<a>", "\\1")
+
+
+@pytest.mark.parametrize("pattern", ENDLESS)
+def test_an_expression_that_may_match_for_ever(
+    pattern: str, attack: Callable[..., Any], raw: Callable[..., bytes], tmp_path: Path
+) -> None:
+    name = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.lora_{}.weight"
+    shapes = {"A": [2, 32], "B": [32, 2]}
+    header: dict[str, Any] = {
+        name.format(k): {"dtype": "F32", "shape": s, "data_offsets": [256 * i, 256 * (i + 1)]}
+        for i, (k, s) in enumerate(shapes.items())
+    }
+    said = {"unet.lora_alpha": 4, "unet.r": 2, "unet.alpha_pattern": {pattern: 8}}
+    header["__metadata__"] = {"lora_adapter_metadata": json.dumps(said)}
+    (tmp_path / "l.safetensors").write_bytes(raw(header, b"\0" * 512))
+    outcome = attack(
+        *("sample", "--base", "tiny", "a dog", "-o", "out", "-n", 1, "--steps", 1),
+        *("--with", "acceleration.lora_file", "--set", "acceleration.lora_file.file=l.safetensors"),
+    )
+    outcome.refused()
+    assert outcome.seconds < 15, outcome
+
+
 def test_a_checkpoint(lie: bytes, attack: Callable[..., Any], subject: Path) -> None:
     fit = ("fit", "textual-inversion", subject, "-o", "out", "--backbone", "tiny", "--no-preview")
     fit += ("--noun", "dog", "--token", "<x>")

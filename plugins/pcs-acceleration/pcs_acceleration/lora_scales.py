@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pcs_core.errors import InputError
-from pcs_core.small_files import parse_json, read_text
+from pcs_core.small_files import parse_json, parse_pattern, read_text
 
 METADATA = "lora_adapter_metadata"
 CONFIGURATION = "adapter_config.json"
-LONGEST_PATTERN, MOST_REPEATS = 300, 4
-"""Of an expression for layers in a file: its length, and how often something repeats in it."""
 PREFIXES: Mapping[str, tuple[str, ...]] = {
     "denoiser": ("unet.", "transformer.", ""),
     "text": ("text_encoder.", ""),
@@ -71,7 +69,8 @@ class Scales:
             pattern,
             matched,
         ) in table.items():  # as peft: an expression for the end of a layer's path
-            if self._compiled(pattern).match(layer):
+            ends = parse_pattern(pattern, self.place).pattern
+            if re.match(rf"(?:.*\.)?(?:{ends})$", layer):
                 value = matched
                 break
         if (
@@ -81,26 +80,6 @@ class Scales:
         ):
             raise InputError(f"{self.place}: {prefix}{key} of {layer!r} is no number: {value!r}")
         return float(value)
-
-    def _compiled(self, pattern: str) -> re.Pattern[str]:
-        """Return a file's expression for layers, if it is one that ends: no repetition in another.
-
-        Raises
-        ------
-        InputError
-            It is none, or may take for ever.
-        """
-        repeats = len(re.findall(r"[*+?{]", pattern))
-        if (
-            len(pattern) > LONGEST_PATTERN
-            or repeats > MOST_REPEATS
-            or re.search(r"\)[*+?{]", pattern)
-        ):
-            raise InputError(f"{self.place}: the expression {pattern[:80]!r} may match for ever")
-        try:
-            return re.compile(rf"(?:.*\.)?(?:{pattern})$")
-        except re.error as error:
-            raise InputError(f"{self.place}: {pattern[:80]!r} is no expression: {error}") from error
 
 
 def read_scales(path: Path, metadata: Mapping[str, str]) -> Scales:

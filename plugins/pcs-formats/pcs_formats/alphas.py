@@ -6,7 +6,6 @@ of the network; peft itself into ``adapter_config.json``. Without either a layer
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import parse_json, parse_pattern
 
 if TYPE_CHECKING:
     from pcs_formats.contents import Contents
@@ -52,8 +52,11 @@ class Configuration:
     def _number(self, key: str, patterns: str, path: str, default: float) -> float:
         value = self.values.get(key, default)
         table = self.values.get(patterns) or {}
+        if not isinstance(table, Mapping):
+            raise InputError(f"{self.place}: {patterns} is no table")
         for pattern, matched in table.items():  # as peft: an expression for the end of a path
-            if re.match(rf"(.*\.)?({pattern})$", path):
+            ends = parse_pattern(pattern, self.place).pattern
+            if re.match(rf"(.*\.)?({ends})$", path):
                 value = matched
                 break
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -74,10 +77,7 @@ def configurations(contents: Contents) -> dict[str, Configuration]:
         place = str(contents.path.with_name("adapter_config.json"))
         return {"": Configuration(place, contents.beside)} if contents.beside else {}
     place = f"{contents.path}: metadata {METADATA!r}"
-    try:
-        values = json.loads(contents.metadata[METADATA])
-    except ValueError as error:
-        raise InputError(f"{place} is no JSON: {error}") from error
+    values = parse_json(contents.metadata[METADATA], place)
     if not isinstance(values, dict):
         raise InputError(f"{place} is no JSON object")
     by_network: dict[str, dict[str, Any]] = {}

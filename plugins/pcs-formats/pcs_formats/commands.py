@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from pcs_cli import emit, notice
+
 import_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 inspect_app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -67,15 +69,14 @@ def import_(
         "tensors": len(artifact.tensors),
     }
     if json:
-        typer.echo(to_json.dumps(facts, indent=2, ensure_ascii=False))
+        emit(to_json.dumps(facts, indent=2, ensure_ascii=False))
         return
     if any(phase.pretrain for phase in artifact.recipe.phases):
-        typer.echo(
+        notice(
             f"it is of no subject yet: pcs fit {target.folder}/recipe.toml PICTURES --adapter {target.folder} "
-            "--out DIR",
-            err=True,
+            "--out DIR"
         )
-    typer.echo(str(target.folder))
+    emit(str(target.folder))
 
 
 def backbone_name(backbone: str) -> str:
@@ -103,10 +104,10 @@ def inspect(
 
     facts = inspect_file(file, None if backbone is None else backbone_name(backbone))
     if json:
-        typer.echo(to_json.dumps(facts, indent=2, ensure_ascii=False))
+        emit(to_json.dumps(facts, indent=2, ensure_ascii=False))
         return
     for line in lines_of(facts):
-        typer.echo(line)
+        emit(line)
 
 
 def lines_of(facts: dict[str, Any]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError
+from pcs_core.small_files import parse_json, read_text
+from pcs_core.tensor_headers import read_header
 from pcs_formats.unpickling import PLAIN, SECONDS
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def _tensors(file: Path, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]
     from safetensors import SafetensorError, safe_open
 
     try:
+        read_header(file)
         with safe_open(file, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
             return tensors, dict(opened.metadata() or {})
@@ -102,7 +104,15 @@ def _tensors(file: Path, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]
 def _unpickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with tempfile.TemporaryDirectory() as place:
         out = Path(place) / "tensors.safetensors"
-        command = [sys.executable, "-m", "pcs_formats.unpickling", str(path.resolve()), str(out)]
+        # -P: what lies in the folder of the command is not imported
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "pcs_formats.unpickling",
+            str(path.resolve()),
+            str(out),
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT)
         except subprocess.TimeoutExpired as error:
@@ -122,14 +132,11 @@ def _beside(path: Path) -> dict[str, Any]:
     file = path.with_name(CONFIGURATION)
     if not path.name.startswith("adapter_model") or not file.is_file():
         return {}
-    return _table(file.read_text("utf-8", errors="replace"), str(file))
+    return _table(read_text(file), str(file))
 
 
 def _table(text: str, place: str) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{place} is no JSON: {error}") from error
+    values = parse_json(text, place)
     if not isinstance(values, dict):
         raise InputError(f"{place} is no JSON object")
     return values

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.data import Concept
 from pcs_core.errors import InputError
+from pcs_core.small_files import parse_json
 from pcs_formats.alphas import configurations
 from pcs_formats.joined_names import joined_names, split_rows
 from pcs_formats.layer_forms import Form, form_of
@@ -257,12 +258,12 @@ def trigger_words(metadata: Mapping[str, str]) -> list[str]:
     """Return the words that a file's metadata says to write, the most telling first."""
     said = [w.strip() for w in metadata.get("modelspec.trigger_phrase", "").split(",") if w.strip()]
     try:
-        counts = json.loads(metadata.get("ss_tag_frequency", "{}"))
+        counts = parse_json(metadata.get("ss_tag_frequency", "{}"), "its tags")
         tags: dict[str, int] = {}
         for folder in counts.values() if isinstance(counts, dict) else ():
             for tag, count in folder.items():
                 tags[tag.strip()] = tags.get(tag.strip(), 0) + int(count)
-    except (ValueError, TypeError, AttributeError):
+    except (InputError, ValueError, TypeError, AttributeError):
         return said
     often = sorted(tags, key=lambda tag: -tags[tag])[:5]
     return list(dict.fromkeys([*said, *often]))

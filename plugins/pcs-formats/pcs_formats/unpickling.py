@@ -7,6 +7,7 @@ of memory and time, and writes its tensors to ``OUT``; numbers and words beside 
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -64,6 +65,8 @@ def convert(file: str, out: str) -> None:
     for name, value in leaves(loaded if isinstance(loaded, dict) else {"": loaded}):
         if isinstance(value, torch.Tensor):
             tensors[name] = value.detach().clone().contiguous()
+        elif isinstance(value, float) and not math.isfinite(value):
+            plain[name] = str(value)  # JSON has no such number
         elif isinstance(value, str | int | float | bool | None):
             plain[name] = value
         else:

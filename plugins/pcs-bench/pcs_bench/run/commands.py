@@ -101,7 +101,7 @@ def run(
     try:
         outcome = run_bench(protocol, out.expanduser(), workers=workers, engine=engine)
     except KeyboardInterrupt:
-        typer.echo(f"interrupted: what is done is in {out}; the same command goes on", err=True)
+        notice(f"interrupted: what is done is in {out}; the same command goes on")
         raise typer.Exit(130) from None
     tell(outcome, out)
 
