@@ -61,7 +61,8 @@ def convert(file: str, out: str) -> None:
     from safetensors.torch import save_file
 
     loaded = torch.load(file, map_location="cpu", weights_only=True)
-    tensors, plain = {}, {}
+    tensors: dict[str, Any] = {}
+    plain: dict[str, Any] = {}
     for name, value in leaves(loaded if isinstance(loaded, dict) else {"": loaded}):
         if isinstance(value, torch.Tensor):
             tensors[name] = value.detach().clone().contiguous()
