@@ -68,7 +68,9 @@ def load_preset(
         )
     layer = override(for_backbone(layer, *_targets(backbone, catalogue)), overrides, catalogue)
     if layer.phases or layer.fit.values:
-        raise RecipeError(f"{file}: a preset draws: phases and [fit] belong into a recipe")
+        raise RecipeError(
+            f"{file}: a preset changes how pictures are drawn: phases and [fit] belong in a recipe"
+        )
     uses = tuple(make_use(table, catalogue) for table in layer.uses)
     check_keys(layer.sample, tuple(SampleTable.model_fields), "[sample]")
     place = layer.sample.place

@@ -241,7 +241,9 @@ class PhaseTable(Table):
     @model_validator(mode="after")
     def _readable(self) -> Self:
         if self.pretrain and "all" in self.batch.values():
-            raise ValueError("a pre-training reads its records in turn: give `batch` a number")
+            raise ValueError(
+                "a pre-training reads its records one after another: give `batch` a number"
+            )
         return self
 
 

@@ -38,7 +38,7 @@ def continued_subject(
         )
         raise InputError(f"{said} has another list of uses than this recipe: {other[0]!r} differs")
     if start.extra.get("words"):
-        raise InputError(f"{said} was merged of several: go on with one of those")
+        raise InputError(f"{said} was merged from several artifacts: continue from one of them")
     if not is_of(start, backbone):
         raise InputError(
             f"{said} was fitted on backbone {start.backbone.id!r} (sha256 {start.backbone.hash[:12]}), "

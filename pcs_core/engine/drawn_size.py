@@ -72,5 +72,5 @@ def check_hosts(fusion: Fusion, size: tuple[int, int] | None) -> None:
         if size is not None and row.latents == "trajectory":
             raise CapabilityError(
                 f"the {row.role} beside the pictures is an inverted picture of the backbone's own size, which "
-                f"{size[1]}x{size[0]} cannot host: leave the size out"
+                f"{size[1]}x{size[0]} has no room for: leave the size out"
             )

@@ -261,8 +261,8 @@ def check_layout(
         if not any(word_in(prompt, box.phrase) for prompt in prompts):
             words = {w.strip(".,;:!?") for prompt in prompts for w in prompt.split()}
             raise InputError(
-                f"the layout's phrase {box.phrase!r} does not stand in the prompt "
-                f"{prompts[0]!r}{nearest(box.phrase, words)}: write it as it stands there"
+                f"the layout's phrase {box.phrase!r} is not in the prompt "
+                f"{prompts[0]!r}{nearest(box.phrase, words)}: write it as it is written there"
             )
 
 
@@ -325,7 +325,7 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: b
                 )
             if concept.token.strip().lower() in concept.noun.lower():
                 raise InputError(
-                    f"the token {concept.token!r} stands inside the noun {concept.noun!r}: choose "
+                    f"the token {concept.token!r} is part of the noun {concept.noun!r}: choose "
                     f"another, e.g. '<{concept.token.strip('<>')}>'"
                 )
             if backbone.tokenizer.is_entry(concept.token):

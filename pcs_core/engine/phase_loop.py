@@ -135,8 +135,8 @@ def begin(training: Training, phase: Phase, everything: dict[str, nn.Parameter])
     for loss, globs in phase.reach.items():
         if not any(fnmatchcase(n, g) for n in params for g in globs):
             raise RecipeError(
-                f"phase {phase.name!r}: {loss!r} shall reach {', '.join(globs)}, which names nothing of what "
-                f"the phase trains ({', '.join(phase.train)})"
+                f"phase {phase.name!r}: {loss!r} should train {', '.join(globs)}, and nothing of that name "
+                f"trains in it ({', '.join(phase.train)})"
             )
     for name, param in everything.items():
         param.requires_grad_(name in params)

@@ -193,7 +193,11 @@ def shared(phase: Phase, count: int) -> str:
     rows = {role: n for role, n in phase.batch.items() if n}
     if not {RENDERED, ALL} & {*rows, *rows.values()} and not any(n % count for n in rows.values()):
         return "rows"
-    raise _uneven(phase, count, "neither its parts nor the rows of each role go evenly among them")
+    raise _uneven(
+        phase,
+        count,
+        "neither its accumulation steps nor the rows of each role divide evenly among them",
+    )
 
 
 def check_shared(phases: Iterable[Phase], uses: Iterable[Use], count: int) -> None:
@@ -215,7 +219,7 @@ def check_shared(phases: Iterable[Phase], uses: Iterable[Use], count: int) -> No
                 raise _uneven(
                     phase,
                     count,
-                    f"its parts do not go evenly among them, and the rows of the use {use.name!r} may "
+                    f"its accumulation steps do not divide evenly, and the rows of the use {use.name!r} may "
                     f"depend on each other ({use.technique.id} does not say `rowwise`)",
                 )
 

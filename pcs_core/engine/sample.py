@@ -100,7 +100,7 @@ def sample(
     """
     artifact = resolve_artifact(artifact)
     if options and engine is None:
-        raise InputError("options are an engine's: say which engine")
+        raise InputError("options are for an engine: name it with `engine`")
     if deployment is not None or (engine is not None and runs_deployments(engine)):
         backbone, engine = open_deployment(deployment, engine, **(options or {})), None
     opened = resolve_backbone(backbone, artifact)

@@ -75,5 +75,5 @@ def test_a_file_says_all_and_a_pre_training_may_not() -> None:
     assert recipe.phases[0].batch == {"subject": ALL}
     assert recipe.document["phase"][0]["batch"] == {"subject": "all"}
     assert "reach" not in recipe.document["phase"][0]
-    with pytest.raises(RecipeError, match="a pre-training reads its records in turn"):
+    with pytest.raises(RecipeError, match="a pre-training reads its records one after another"):
         load_recipe("ip-adapter", overrides=['adapter.batch="all"'])

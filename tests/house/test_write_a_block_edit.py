@@ -8,15 +8,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from pcs_core import fit, open_backbone, sample
+from pcs_cli.main import main
+from pcs_core import fit, open_backbone, sample, write_png
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase
 from pcs_core.errors import CapabilityError
-from pcs_testing import CHECKS, Case, make_recipe, make_subject
+from pcs_testing import CHECKS, Case, make_picture, make_recipe, make_subject
 
+ON, SAID = ["--backbone", "tiny"], ["--noun", "dog", "--token", "<one>"]
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "write-a-technique.md"
 
 
@@ -68,3 +72,39 @@ def test_a_network_without_the_place_refuses_it_by_name(written: Any) -> None:
     recipe = make_recipe({"block": written(sites="after_self")})
     with pytest.raises(CapabilityError, match=r"after_self|cross"):
         fit(recipe, make_subject("one"), backbone)
+
+
+RECIPE = """
+[recipe]
+id = "block-of-the-page"
+backbones = ["sd"]
+[[use]]
+technique = "tokens.learnable"
+[[use]]
+technique = "scale.gated_block"
+[[phase]]
+name = "all"
+steps = 2
+lr = 0.05
+[sample]
+steps = 2
+"""
+
+
+@pytest.mark.slow
+def test_it_draws_the_same_from_onnx(written: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    recipe, out = tmp_path / "block.toml", tmp_path / "onnx"
+    recipe.write_text(RECIPE, "utf-8")
+    (tmp_path / "one").mkdir()
+    write_png(make_picture(0, (64, 64)), tmp_path / "one" / "0.png")
+    fitted = str(tmp_path / "fitted")
+    assert main(["fit", str(recipe), str(tmp_path / "one"), *ON, "--out", fitted, *SAID]) == 0
+    assert main(["export", fitted, "--to", "onnx", *ON, "--out", str(out)]) == 0
+    drawn = []
+    for name, engine in (("eager", []), ("graph", ["--engine", "onnx", "--deployment", str(out)])):
+        folder = tmp_path / name
+        arguments = ["sample", fitted, "a photo of <one>", "--seed", "1", "--out", str(folder)]
+        assert main([*arguments, *(engine or ON)]) == 0
+        drawn.append(np.asarray(Image.open(folder / "000.png")).astype(int))
+    assert abs(drawn[0] - drawn[1]).max() <= 1

@@ -67,7 +67,7 @@ def test_any_text_is_toml_as_python_reads_it_or_refused(text: str) -> None:
         ("\n\n" + "[" * 60 + "]" * 60, "line 3"),
         ("9" * 5000, "digits"),
         ('{"a": NaN}', "NaN"),
-        ('{"a": 1, "a": 2}', "'a' stands there twice"),
+        ('{"a": 1, "a": 2}', "'a' is there twice"),
         (r'{"a": "\ud800"}', "U\\+D800"),
     ],
 )

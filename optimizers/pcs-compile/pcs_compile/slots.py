@@ -59,8 +59,8 @@ class Slots:
             return value.shape
         if value.shape[axis] > self.rank:
             raise CapabilityError(
-                f"{edit.owner!r} has rank {value.shape[axis]}, more than the {self.rank} that was "
-                f"stated: --option rank={value.shape[axis]}"
+                f"{edit.owner!r} has rank {value.shape[axis]}, more than the {self.rank} that the "
+                f"network is compiled for: --option rank={value.shape[axis]}"
             )
         return torch.Size([*value.shape[:axis], self.rank, *value.shape[axis + 1 :]])
 

@@ -27,7 +27,7 @@ def bind(backbone: OnnxBackbone, fusion: Fusion) -> Callable[[], None]:
     graphs = backbone.graphs
     for injection in fusion.of(InjectEdit):
         raise graphs["denoiser"].other(
-            f"{injection.owner!r} lets another library change its layers"
+            f"{injection.owner!r} changes its layers through another library"
         )
     _check_swaps(backbone, fusion)
     by_graph: dict[str, list[Edit]] = {

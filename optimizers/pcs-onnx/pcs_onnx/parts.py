@@ -51,7 +51,7 @@ class Parts:
         cond, latents, time = self.cond(kinds), kinds["latents"], kinds["time"]
         if self.writer.size.step and "pooled" in read_by_denoiser(self.net, latents, time, cond):
             raise CapabilityError(
-                f"backbone {self.net.backbone.card.id!r} is told more of a picture than its latents: "
+                f"backbone {self.net.backbone.card.id!r} is conditioned on the size of the picture: "
                 "its graphs take one size, leave out size=dynamic"
             )
         for branch in self.net.fusion.of(BranchEdit):

@@ -41,7 +41,7 @@ def reasons(net: Attachment, baked: Collection[str] = ()) -> Iterator[str]:
             "subject holds as constants: weights.lora trains what can be an input"
         )
     for injection in fusion.of(InjectEdit):
-        yield f"{injection.owner!r} lets another library change the layers of the {injection.part}"
+        yield f"{injection.owner!r} changes layers of the {injection.part} through another library"
     for token in fusion.of(TokenEdit):
         if token.timed:
             yield f"{token.owner!r} says another word at each noise level (a timed token)"

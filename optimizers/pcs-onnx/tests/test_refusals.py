@@ -25,7 +25,7 @@ def without_losses(system: str, *settings: str) -> Recipe:
     ("system", "reason"),
     [
         ("dreambooth", r"'weights\.full' replaces weights of the denoiser"),
-        ("oft", r"'weights\.peft' lets another library change the layers"),
+        ("oft", r"'weights\.peft' changes layers of the"),
         ("neti", r"'tokens\.mapper' says another word at each noise level"),
         ("perfusion", r"'weights\.key_locked' has the base read each prompt a second time"),
     ],

@@ -166,7 +166,7 @@ def without_folders(
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
     if any(RENDERED in phase.batch for phase in recipe.phases):
         if noun is None:
-            raise InputError(f"{recipe.id!r} must know what to make: give --noun, or a FOLDER")
+            raise InputError(f"{recipe.id!r} needs to know what to make: give --noun, or a FOLDER")
         token = token or f"<{'-'.join(noun.split())}>"
     if noun is None and token is None:
         return (Subject(name=target.folder.name, concepts=()),)

@@ -28,7 +28,7 @@ Settings = Annotated[
     ),
 ]
 
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is drawn.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 
 Device = Annotated[
     str,

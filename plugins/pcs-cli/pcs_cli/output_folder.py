@@ -178,7 +178,9 @@ def destination(
 
 def _check(folder: Path, out: Path, overwrite: bool, inputs: list[Path]) -> None:
     if not folder.name:
-        raise InputError(f"--out {out} is no folder of its own: give the name of a new one")
+        raise InputError(
+            f"--out {out} is not a folder that can be replaced: give the name of a new one"
+        )
     if folder.exists():
         if not folder.is_dir():
             raise InputError(f"--out {out} is a file: give the name of a folder")

@@ -109,7 +109,9 @@ def test_where_there_is_no_caption(pcs: Callable, fit_arguments: list[object]) -
     plan = pcs(*fit_arguments, "--set", "fit.caption_dropout=0.1", "--dry-run")
     assert "0.1 of the rows are shown without their caption" in plan.out
     recipe = load_recipe("dreamfusion", backbone="tiny", overrides=["fit.caption_dropout=0.1"])
-    with pytest.raises(RecipeError, match="'dreamfusion' shows no picture with a caption"):
+    with pytest.raises(
+        RecipeError, match="'dreamfusion' has no phase that shows pictures with captions"
+    ):
         fit(recipe, make_subject(images=0), "tiny")
 
 

@@ -306,7 +306,7 @@ def test_a_layout_is_read_and_told(pcs: Callable, fitted: Path, tmp_path: Path) 
     file.write_text(json.dumps({"boxes": [{**box, "phrase": "phota"}]}), "utf-8")
     refused = pcs(*arguments, "--out", tmp_path / "no")
     assert refused.code == 2
-    assert "'phota' does not stand in the prompt" in refused.err
+    assert "'phota' is not in the prompt" in refused.err
     assert "did you mean 'photo'?" in refused.err
     refused = pcs("sample", fitted, "a <rex>", "--layout", file, "--out", tmp_path / "no")
     assert refused.code == 2

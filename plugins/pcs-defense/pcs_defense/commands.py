@@ -55,7 +55,7 @@ def protect(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of all that is drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
     backbone: Annotated[
         str,
         typer.Option("--backbone", metavar="ID|PATH|HUB_ID", help="The image generator."),

@@ -50,7 +50,7 @@ def join(artifacts: Sequence[Personalization], backbone: Backbone) -> Personaliz
         key, slots = settings["key"], settings["slots"]
         if count > slots:
             raise InputError(
-                f"{first.recipe.id!r} has room for {slots} subject{'s' if slots > 1 else ''}, these "
+                f"{first.recipe.id!r} takes at most {slots} subject{'s' if slots > 1 else ''}, these "
                 f"are {count}"
             )
         for name in (key, f"{key}.states"):

@@ -195,7 +195,7 @@ def test_a_pretrained_fit_trains_nothing_and_joins(backbone: Backbone) -> None:
     with pytest.raises(ArtifactError, match="x"):
         sample(joined, backbone, "a photo of <fido> and <tom>")
     few = [replace(p, recipe=recipe(1)) for p in kept]
-    with pytest.raises(InputError, match="room for 1 subject, these are 2"):
+    with pytest.raises(InputError, match="takes at most 1 subject, these are 2"):
         merge_personalizations(few, backbone, method="join")
     picture = sample(artifacts[0], backbone, "a photo of <fido>")
     other = sample(

@@ -91,7 +91,7 @@ def source(module: str) -> str:
     """Return the text of ``module``, which is not imported. Raises ImportError where it has no source file."""
     path = _file(module)
     if path is None:
-        raise ImportError(f"{module} has no source file, so its code cannot be told from another")
+        raise ImportError(f"{module} has no source file, so changes of its code cannot be noticed")
     return path.read_text("utf-8")
 
 

@@ -133,7 +133,7 @@ def _csv_rows(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
         rows: list[tuple[int, Mapping[str, Any]]] = []
         heads = list(reader.fieldnames or ())
         if twice := [head for head in dict.fromkeys(heads) if heads.count(head) > 1]:
-            raise InputError(f"{file}:1: the column {twice[0]!r} stands there twice: keep one")
+            raise InputError(f"{file}:1: the column {twice[0]!r} appears twice: keep one")
         for row in reader:
             if None in row:
                 raise InputError(f"{file}:{reader.line_num}: more cells than columns: quote commas")

@@ -218,7 +218,7 @@ def test_what_speaks_of_a_stem_speaks_of_all_its_pictures(good: Path) -> None:
         (
             "metadata.csv",
             b"file_name,text,text\na.png,x,y\n",
-            "the column 'text' stands there twice",
+            "the column 'text' appears twice",
         ),
     ],
 )

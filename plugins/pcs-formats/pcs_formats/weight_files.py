@@ -68,8 +68,8 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
     """
     if _denoiser(net, "kohya") != "unet":
         raise CapabilityError(
-            f"backbone {net.backbone.card.id!r}: kohya's files join its queries, keys and values; "
-            "export to diffusers"
+            f"backbone {net.backbone.card.id!r}: kohya's format stores queries, keys and values of this "
+            "family as one matrix: export to diffusers instead"
         )
     backbone: Any = net.backbone
     xl = backbone.card.family == "sdxl"

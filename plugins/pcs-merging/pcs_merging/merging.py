@@ -96,7 +96,7 @@ def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[s
                 and shared.setdefault(rare, (word.token, artifact.subject))[1] != artifact.subject
             ):
                 LOGGER.warning(
-                    "%r and %r share the identifier %r: what one was taught may show in the other",
+                    "%r and %r share the identifier %r: features of one subject may appear in the other",
                     shared[rare][0],
                     word.token,
                     rare,

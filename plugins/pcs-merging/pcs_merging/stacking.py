@@ -171,7 +171,7 @@ def tell_shared_identifiers(parts: Sequence[Personalization], labels: Sequence[s
             rare = rare_word(use)
             if rare and owners.setdefault(rare, label) != label:
                 LOGGER.warning(
-                    "%r and %r share the identifier %r: what one was taught may show in the other",
+                    "%r and %r share the identifier %r: features of one subject may appear in the other",
                     *(owners[rare], label, rare),
                 )
 

@@ -102,7 +102,9 @@ def train(
     ] = None,
     decay_share: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of the run, at its end, that lets the rate fall."),
+        typer.Option(
+            min=0, max=1, help="Share of the run, at its end, over which the learning rate falls."
+        ),
     ] = 0.5,
 ) -> None:
     """Train one part of the backbone on the world, or all of them in their order."""

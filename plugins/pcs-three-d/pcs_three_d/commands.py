@@ -30,7 +30,12 @@ def render(
     ] = 8,
     size: Annotated[
         int | None,
-        typer.Option("--size", min=8, max=1024, help="Pixels of a side; the fit's own otherwise."),
+        typer.Option(
+            "--size",
+            min=8,
+            max=1024,
+            help="Pixels of a side; those of the fit where it is not given.",
+        ),
     ] = None,
     elevation: Annotated[
         float, typer.Option("--elevation", min=-90, max=90, help="Degrees above the ground.")

@@ -103,7 +103,7 @@ class Judge:
             return self.names[what].index(name)
         except ValueError:
             hint = nearest(name, self.names[what])
-            raise MetricError(f"the judge knows no {what} {name!r}{hint}") from None
+            raise MetricError(f"the evaluation model knows no {what} {name!r}{hint}") from None
 
     def concepts_match(self, reading: Reading, concepts: Sequence[Sequence[str]]) -> list[bool]:
         """Whether the surest concepts of each picture are exactly the wanted ones."""
