@@ -87,8 +87,8 @@ def read_record(folder: Path) -> dict[str, Any]:
             raise KeyError("concepts, styles and people")
     except (ValueError, KeyError, TypeError) as broken:
         raise InputError(
-            f"{path} does not say which curriculum stage the weights were trained to ({broken}): write it again "
-            "with `pcs mini assemble --curriculum`"
+            f"{path} does not say which curriculum stage the weights were trained to ({broken}): write it "
+            "again with `pcs mini assemble --curriculum`"
         ) from broken
     return record
 
