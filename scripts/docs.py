@@ -174,7 +174,7 @@ def evidence_texts() -> dict[Path, str]:
     read = read_evidence(known)
     texts: dict[Path, str] = {}
     for (backbone, system), file in known.evidence_files().items():
-        now, evidence = written(system, known), read[system][backbone]
+        now, evidence = written(system, backbone, known), read[system][backbone]
         path = Path(str(file))
         # empty stays empty while the evidence is outdated
         if path.is_relative_to(ROOT) and (now is None or now.sources != evidence.sources):

@@ -37,8 +37,8 @@ class Written:
     sources: str
 
 
-def written(system: str, catalogue: Catalogue) -> Written | None:
-    """Return a system as it is written, or None where resolving it must say what is wrong.
+def written(system: str, backbone: str, catalogue: Catalogue) -> Written | None:
+    """Return a system as it is written for ``backbone``, or None where resolving it must say what is wrong.
 
     That is where its files are no tables, a technique is not installed, or a library that one imports is not.
     """
@@ -50,7 +50,7 @@ def written(system: str, catalogue: Catalogue) -> Written | None:
             return None
         facts = {
             "tables": _plain(layer),
-            "profiles": _profiles(catalogue),
+            "profiles": _profiles(backbone, catalogue),
             "defaults": _defaults(),
             "code": modules_hash(modules),
         }
@@ -85,8 +85,11 @@ def _plain(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _profiles(catalogue: Catalogue) -> dict[str, Any]:
-    return {id: asdict(catalogue.get("profiles", id)) for id in catalogue.ids("profiles")}
+def _profiles(backbone: str, catalogue: Catalogue) -> dict[str, Any]:
+    """Return the profile of ``backbone``; where it has none of its own, all, of which one is its family's."""
+    known = catalogue.ids("profiles")
+    ids = [backbone] if backbone in known else known
+    return {id: asdict(catalogue.get("profiles", id)) for id in ids}
 
 
 @cache

@@ -23,7 +23,7 @@ from pcs_evidence.evidence import (
     judge_unchanged,
     read_evidence,
 )
-from pcs_evidence.sources import written
+from pcs_evidence.sources import Written, written
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def with_sources(evidence: Evidence, catalogue: Catalogue) -> Evidence:
     """
     standing = standings(evidence.system, catalogue, {evidence.backbone: evidence})
     current = standing.get(evidence.backbone)
-    now = written(evidence.system, catalogue)
+    now = written(evidence.system, evidence.backbone, catalogue)
     if current is None or current.outdated or now is None:
         return evidence.model_copy(update={"sources": "", "replaced": ()})
     return evidence.model_copy(update={"sources": now.sources, "replaced": current.replaced})
@@ -130,8 +130,12 @@ def _built(id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]) -> _
 
 def _unchanged(id: str, catalogue: Catalogue, evidence: Mapping[str, Evidence]) -> _Built | None:
     """Return what is known where nothing that the evidence follows from changed: no technique is imported."""
-    now = written(id, catalogue)
-    if now is None or any(observed.sources != now.sources for observed in evidence.values()):
+    now: Written | None = None
+    for backbone, observed in evidence.items():
+        now = written(id, backbone, catalogue)
+        if now is None or observed.sources != now.sources:
+            return None
+    if now is None:
         return None
     words = (word for use in now.uses for word in catalogue.implements(use))
     on = {

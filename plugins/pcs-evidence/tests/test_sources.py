@@ -64,7 +64,7 @@ def sources(folder: Path, *, tuned: bool = False) -> str | None:
         {"toy": folder / "toy.toml"},
         tuning=tuning,
     )
-    now = written("toy", Catalogue([holdings]))
+    now = written("toy", "mini", Catalogue([holdings]))
     return now.sources if now else None
 
 
