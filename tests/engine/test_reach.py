@@ -59,7 +59,7 @@ def test_a_loss_moves_only_what_it_may(backbone: Backbone) -> None:
 
 
 def test_a_reach_that_names_nothing_is_refused(backbone: Backbone) -> None:
-    with pytest.raises(RecipeError, match="names nothing of what the phase trains"):
+    with pytest.raises(RecipeError, match="nothing of that name trains in it"):
         step(backbone, {"core.denoise": ("spatail/*",)})
 
 

@@ -108,7 +108,7 @@ def test_words_that_do_not_go_together(
         open_engine(backbone, "compile", graphs=True)
     with pytest.raises(InputError, match="rank=-1"):
         open_engine(backbone, "compile", rank=-1)
-    with pytest.raises(InputError, match="say which engine"):
+    with pytest.raises(InputError, match="name it with `engine`"):
         sample(None, backbone, "a dog", options={"rank": 4})
     words = ["sample", "--base", "tiny", "a dog", "--out", str(tmp_path / "out")]
     assert main([*words, "--engine", "compile", "--option", "rnk=4"]) == 2
