@@ -166,7 +166,9 @@ def checked(
     """
     check_sampler(recipe, backbone)
     if recipe.caption_dropout and not needs_pictures(recipe):
-        raise RecipeError(f"fit.caption_dropout: {recipe.id!r} has no phase that shows pictures with captions")
+        raise RecipeError(
+            f"fit.caption_dropout: {recipe.id!r} has no phase that shows pictures with captions"
+        )
     given = given_subjects(subjects, backbone.card.size)
     for phase in recipe.phases:
         check_count(f"phase {phase.name!r}: steps", phase.steps, 0)

@@ -116,9 +116,9 @@ def test_what_is_of_one_size_cannot_host_another(
     assert done.code == 0, done.err
     done = pcs("sample", tmp_path / "style", "a <rex>", "--size", "48x32", "--out", tmp_path / "no")
     assert done.code == 2
-    assert "which 48x32 cannot host" in done.err
+    assert "which 48x32 has no room for" in done.err
     backbone = open_backbone("tiny")
-    with pytest.raises(CapabilityError, match="cannot host"):
+    with pytest.raises(CapabilityError, match="has no room for"):
         sample(load(tmp_path / "style"), backbone, "a <rex>", size=(32, 48))
     # and the backbone is as before
     assert tuple(backbone.card.size) == (32, 32)
