@@ -31,7 +31,7 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 from mutation.report import Tried, report
 from mutation.sample import candidates, draw, shares
 from pages.cost import technique_files
-from pages.tree import ROOT
+from pages.tree import DOCS, ROOT
 
 from pcs_core.catalogue import catalogue
 
@@ -235,6 +235,9 @@ def main() -> int:
     parser.add_argument(
         "--again", action="store_true", help="try the survivors again, by the tests as they are now"
     )
+    parser.add_argument(
+        "--page", action="store_true", help="write the report into docs/mutants.md too"
+    )
     options = parser.parse_args()
     ids = list(options.techniques)
     plan(ids, options.count, options.least, options.seed)
@@ -242,6 +245,8 @@ def main() -> int:
         try_survivors_again(ids)
     broken = run(ids, options.jobs, options.limit)
     share = write(ids, broken)
+    if options.page:
+        shutil.copyfile(PLACE / "report.md", DOCS / "mutants.md")
     print(f"{100 * share:.1f} % killed: {(PLACE / 'report.md').relative_to(ROOT)}")
     return 0 if share >= GOAL and not broken else 1
 

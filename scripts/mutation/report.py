@@ -1,4 +1,4 @@
-"""build/mutants/report.md: the share of mutants that the tests kill, and every one that survives."""
+"""build/mutants/report.md and docs/mutants.md: the share of mutants that the tests kill, and every one that survives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ def report(tried: Sequence[Tried], waiting: int, broken: Iterable[str], goal: fl
     """
     killed = [t for t in tried if t.stage]
     share = len(killed) / len(tried) if tried else 0.0
-    text = "# Mutants of the techniques\n\n"
+    text = (
+        "# Mutants of the techniques\n\n"
+        "How many small changes of the techniques' code their tests and checks notice, and which they do not. "
+        "`make mutants` draws a seeded sample from every technique's file and tries each change; a change that "
+        "breaks a test, a documented setting, the contract or a system's check is killed.\n\n"
+    )
     text += f"{len(killed)} of {len(tried)} mutants are killed, {100 * share:.1f} %; "
     text += f"the goal is {100 * goal:g} %. "
     text += (
