@@ -1,4 +1,4 @@
-"""build/mutants/report.md and docs/mutants.md: the share of mutants that the tests kill, and every one that survives."""
+"""The page of a run (docs/mutants.md): the share of mutants that the tests kill, and each that survives."""
 
 from __future__ import annotations
 

@@ -28,6 +28,12 @@ def technique_section(id: str) -> str:
     if technique.neutral is not None:
         zero = ", ".join(f"{k} = {json.dumps(v)}" for k, v in technique.neutral.items())
         text += f" Changes nothing at: `{zero}`."
+    if technique.rowwise:
+        text += " Rows of a fit step are apart: several processes may share them out."
+    words = {"Reads": technique.reads, "Writes": technique.writes}
+    for verb, names in words.items():
+        if names:
+            text += f" {verb} {', '.join(f'`{name}`' for name in names)}."
     return text + "\n\n" + _settings(technique)
 
 

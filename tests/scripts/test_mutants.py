@@ -94,7 +94,7 @@ def test_the_report_counts_and_lists_survivors() -> None:
     page = report(tried, 7, ["a.d"], 0.85)
     assert "2 of 3 mutants are killed, 66.7 %" in page
     assert "7 of the sample" in page
-    assert "| `a.b` | 2 | 2 | 1 | 0 | 1 | 0 |" in page
+    assert "| `a.b` | 2 | 2 | 1 | 0 | 0 | 1 | 0 |" in page
     assert "`a/c.py:5`" in page
     assert "-p\n+q" in page
     assert "-u\n+v" not in page

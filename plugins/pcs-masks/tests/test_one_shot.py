@@ -15,7 +15,7 @@ from pcs_core.data import MaskQuery
 from pcs_core.errors import InputError
 from pcs_masks.claims import Services
 from pcs_masks.one_shot import OneShotMasks, appearance, segment, similarity
-from pcs_masks.segmenter import segment_anything, tiny
+from pcs_masks.segmenter import Segmenter, segment_anything, tiny
 from pcs_testing import make_picture, make_subject
 
 MASK = torch.zeros(1, 40, 56)
@@ -54,6 +54,51 @@ def test_what_lies_under_the_mask_is_most_like_it() -> None:
     mask = segment(sam, picture, look)
     assert mask.shape == (1, 40, 56)
     assert set(mask.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_three_predictions_follow_each_other_and_the_surest_mask_is_kept() -> None:
+    """PerSAM's order: one mask by points and hints, three by the mask, three by the mask and its box."""
+    picture = torch.where(MASK.bool(), torch.tensor(0.9), torch.tensor(0.1)).expand(3, -1, -1)
+
+    class Watched(Segmenter):
+        """SAM whose answers are laid down: left, middle or right of its square, and how sure it is."""
+
+        asked: list[dict[str, Any]] = []
+
+        def predict(
+            self, features: torch.Tensor, *, several: bool, **prompt: Any
+        ) -> tuple[torch.Tensor, torch.Tensor]:
+            self.asked.append({"several": several, **prompt})
+            masks = -torch.ones(3, 16, 16)
+            for k in range(3):
+                masks[k, 2:8, 4 * k : 4 * k + 4] = 1.0
+            sure = torch.tensor([0.2, 0.9, 0.1] if len(self.asked) < 3 else [0.1, 0.2, 0.9])
+            return (masks, sure) if several else (masks[:1], sure[:1])
+
+    sam = Watched(tiny().model)
+    look = appearance(sam, picture, MASK)
+    mask = segment(sam, picture, look)[0]
+    first, second, third = sam.asked
+    assert [call["several"] for call in sam.asked] == [False, True, True]
+    # the hint is what is like the look, by how far it stands out: half of the grid above one half
+    hint = first["attention_similarity"].flatten()
+    assert hint.shape == (64,)
+    assert float(hint.min()) < 0.4 < 0.6 < float(hint.max())
+    spread = (hint / (1 - hint)).log()
+    assert float(spread.std()) == pytest.approx(1.0, abs=0.35)
+    # the second call is told the first's mask, the third the surest of the second and its box
+    assert second["input_masks"].shape == third["input_masks"].shape == (1, 1, 16, 16)
+    assert bool((second["input_masks"][0, 0, 2:8, 0:4] > 0).all())
+    assert bool((third["input_masks"][0, 0, 2:8, 4:8] > 0).all())
+    left, top, right, bottom = third["input_boxes"].flatten().tolist()
+    assert (left, right) == pytest.approx(
+        (16, 32), abs=2.5
+    )  # columns 4 to 7 of 16 in a square of 64
+    assert (top, bottom) == pytest.approx((8, 32), abs=2.5)
+    # and the last one's surest mask is the answer, at the places of the picture
+    columns = mask.any(0).nonzero().flatten() * 64 / 56
+    assert (float(columns[0]), float(columns[-1])) == pytest.approx((32, 48), abs=2.5)
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
 def test_masks_that_are_there_stay_and_only_missing_ones_are_made() -> None:

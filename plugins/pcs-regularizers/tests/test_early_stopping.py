@@ -17,8 +17,9 @@ from pcs_core import fit, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
-from pcs_regularizers.early_stopping import EarlyStopping, Losses
-from pcs_testing import make_picture, make_subject
+from pcs_regularizers.early_stopping import LEVELS, EarlyStopping, Losses
+from pcs_testing import make_picture, make_recipe, make_subject
+from pcs_testing.fixtures import extracted
 
 SEEN: list[float] = []
 
@@ -56,6 +57,16 @@ def test_losses_that_never_vary_stop_at_once() -> None:
     kept = Losses(1, 2)
     assert kept.ratio(0, torch.tensor(1.0)) is None
     assert kept.ratio(0, torch.tensor(1.0)) == 0.0
+
+
+def test_the_frozen_levels_are_of_the_whole_range_and_all_differ(backbone: Backbone) -> None:
+    technique = EarlyStopping(rows=64, alpha=0.0)
+    _, features, _ = extracted(make_recipe([technique]), [make_subject()], backbone)
+    levels = features.tensors[LEVELS][0]
+    assert len(set(levels.tolist())) == 64
+    assert 0.0 < float(levels.min()) < 0.1
+    assert 0.9 < float(levels.max()) < 1.0
+    assert float(levels.mean()) == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_frozen_batch_is_the_same_in_every_step(backbone: Backbone) -> None:

@@ -49,6 +49,14 @@ def test_each_side_shows_its_own_colour() -> None:
     assert (side[0, 18, 22] > 0.5) == (rays([Camera(90, 0)], 33)[1][0, 18, 22, 0] > 0)
 
 
+def test_a_field_starts_grey_with_colours_slightly_mixed() -> None:
+    technique = Renderable(cells=16)
+    mixed, grey = technique.field(torch.Generator().manual_seed(0)), technique.field()
+    assert not grey.colour.any()
+    assert float(mixed.colour.mean()) == pytest.approx(0.0, abs=0.01)
+    assert float(mixed.colour.std()) == pytest.approx(0.1, abs=0.01)
+
+
 def test_rays_look_at_the_middle() -> None:
     for camera in (Camera(30, 20), Camera(-100, -10), Camera(0, 90)):
         origin, direction = rays([camera], 5)
