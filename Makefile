@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean
+.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean bench-training
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -126,6 +126,10 @@ bench-inference: MODEL ?= mini
 bench-inference: OUT ?= docs/benchmarks/inference.json
 bench-inference: setup ## time the engines side by side (MODEL=mini|sd15, OUT=FILE; eight minutes)
 	$(PY) scripts/bench_inference.py --model $(MODEL) --out $(OUT)
+
+bench-training: TRAINING ?=
+bench-training: setup ## time fits beside diffusers' scripts (TRAINING="--peer-scripts PATH --model mini"; an hour)
+	$(PY) scripts/bench_training.py $(TRAINING)
 
 mutants: MUTANTS ?=
 mutants: setup ## mutate the techniques and see whether their tests notice (hours; goes on where it was; MUTANTS="--limit 2")
