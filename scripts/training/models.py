@@ -95,7 +95,7 @@ def forward_gflop(folder: Path) -> float:
 
     backbone: Any = open_backbone(folder)
     latents = torch.zeros(1, *backbone.latent_shape)
-    text = torch.zeros(1, backbone.tokenizer.length, backbone.text_width)
+    text = torch.zeros(1, backbone.tokenizer.length, backbone.denoiser.config.cross_attention_dim)
     time = torch.zeros(1, dtype=torch.long)
 
     def forward() -> object:
