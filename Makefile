@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference results evidence adapters mutants clean bench-training
+.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference bench-training results evidence adapters mutants clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14

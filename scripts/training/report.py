@@ -15,6 +15,7 @@ from inference.report import rounded
 ABOUT = {
     "seconds": "a step of all subjects, median over rounds; of a script that trains one subject, as often",
     "spread": "of one command's step: interquartile range in seconds (lowest to highest below four rounds)",
+    "processor_seconds": "as seconds, of processor time: what else runs on the machine counts less in it",
     "ratio": "seconds of the row named in versus over own seconds: above 1 is faster",
     "job_seconds": "the whole command of twice the steps, starting and loading too; of a peer, for one subject",
     "gflop": "the least of a step of all subjects: 2 forwards with adapters or words, 3 with whole weights",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,8 @@ class Ran:
     """What the commands of one side took besides time."""
 
     job: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    """Processor seconds of a step, a value per round: other processes on the machine do not count."""
     memory: float = 0.0
     loss: float | None = None
 
@@ -107,14 +110,15 @@ def step_seconds(
     command: Callable[[int], tuple[Sequence[str], Path]], steps: int, ran: Ran
 ) -> float:
     """Return what a step takes: starting, loading and encoding are in both runs, and cancel."""
-    short = seconds(*command(steps), ran)
-    long = seconds(*command(2 * steps), ran)
+    short, busy = seconds(*command(steps), ran)
+    long, busier = seconds(*command(2 * steps), ran)
     ran.job.append(long)
+    ran.processor.append((busier - busy) / steps)
     return (long - short) / steps
 
 
-def seconds(command: Sequence[str], out: Path, ran: Ran) -> float:
-    """Run a command to its end, into a folder that is not there; return what it took.
+def seconds(command: Sequence[str], out: Path, ran: Ran) -> tuple[float, float]:
+    """Run a command to its end, into a folder that is not there; return seconds, and those of processors.
 
     Raises
     ------
@@ -137,7 +141,7 @@ def seconds(command: Sequence[str], out: Path, ran: Ran) -> float:
     ran.memory = max(ran.memory, used.ru_maxrss / 1024)
     if losses := re.findall(r"loss=([0-9.e+-]+)", said):
         ran.loss = float(losses[-1].rstrip(","))
-    return taken
+    return taken, used.ru_utime + used.ru_stime
 
 
 def table(
@@ -149,10 +153,8 @@ def table(
     gflop: float,
 ) -> list[dict[str, Any]]:
     """Return a row for each side. The script of a peer trains one subject: of more it is run as often."""
-    whole = {
-        side: timing.seconds * (subjects if side == "diffusers" else 1)
-        for side, timing in times.items()
-    }
+    times_of = {side: subjects if side == "diffusers" else 1 for side in times}
+    whole = {side: timing.seconds * times_of[side] for side, timing in times.items()}
     base = next(iter(whole))
     head = f"{task.name}, {subjects}"
     return [
@@ -166,6 +168,7 @@ def table(
             "rounds": len(times[side].values),
             "versus": f"{head}: {base}",
             "ratio": whole[base] / whole[side] if whole[side] > 0 else None,
+            "processor_seconds": statistics.median(ran[side].processor) * times_of[side],
             "job_seconds": min(ran[side].job),
             "memory_mib": round(ran[side].memory, 1),
             "final_loss": ran[side].loss,

@@ -41,10 +41,11 @@ def test_both_sides_of_a_task_are_given_the_same(name: str, tmp_path: Path) -> N
 
 def test_a_script_of_one_subject_counts_as_often_as_there_are_subjects() -> None:
     times = {"diffusers": Timing((0.2,)), "one by one": Timing((1.2,)), "together": Timing((0.4,))}
-    ran = {side: Ran(job=[9.0], memory=100.0) for side in times}
+    ran = {side: Ran(job=[9.0], processor=[0.1], memory=100.0) for side in times}
     rows = table(TASKS["dreambooth-lora"], "mini", 8, times, ran, 1.0)
     assert [row["seconds"] for row in rows] == pytest.approx([1.6, 1.2, 0.4])
     assert [row["ratio"] for row in rows] == pytest.approx([1.0, 1.6 / 1.2, 4.0])
+    assert [row["processor_seconds"] for row in rows] == pytest.approx([0.8, 0.1, 0.1])
     assert {row["versus"] for row in rows} == {"dreambooth-lora, 8: diffusers"}
 
 
