@@ -38,5 +38,6 @@ def exporters() -> Mapping[str, str]:
     """Files that other tools load."""
     return {
         "diffusers": "pcs_formats.weight_files:write_diffusers",
+        "ip-adapter": "pcs_formats.adapter_export:write_ip_adapter",
         "kohya": "pcs_formats.weight_files:write_kohya",
     }

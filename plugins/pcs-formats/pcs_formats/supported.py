@@ -83,7 +83,7 @@ FORMATS = (
         "`image_proj....` and `ip_adapter....`: plain, Plus, full-face, FaceID with its low-rank updates; "
         "SD and SDXL",
         "adapter",
-        "",
+        "ip-adapter",
         "an adapter that `pcs fit DIR/recipe.toml PICTURES --adapter DIR` shows pictures",
         "FaceID Plus, adapters of FLUX",
     ),

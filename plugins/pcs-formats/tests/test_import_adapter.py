@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
 from pcs_core import sample
+from pcs_core.backbone import Attachment
 from pcs_core.data import Concept
 from pcs_core.engine.randomness import generator
+from pcs_core.engine.restoring import restore
 from pcs_core.errors import InputError
 from pcs_core.storage import load
 from pcs_diffusers import vision
 from pcs_diffusers.skeletons import vision_tower
 from pcs_diffusers.tiny import tiny, tiny_sdxl
+from pcs_formats.adapter_export import write_ip_adapter
 from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
@@ -142,6 +145,14 @@ def drawn_by_diffusers(
     ).images
 
 
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def tiny_of(family: str) -> Any:
+    return tiny() if family == "sd" else tiny_sdxl()
+
+
 def sampler(backbone: Any) -> str:
     return "euler" if backbone.card.family == "sdxl" else "ddim"
 
@@ -185,6 +196,9 @@ def test_an_ip_adapter_plus_draws_as_diffusers_does(
         torch.testing.assert_close(ours, theirs, **CLOSE)
     plain = sample(None, backbone, "a photo of a dog", scheduler="ddim", **DRAWING)
     assert (ours - plain).abs().max() > 1e-2
+    assert run_pcs("export", out, "--to", "ip-adapter", "--out", tmp_path / "out", *base) == 0
+    flat = write(released("plus", backbone.denoiser, 1280), tmp_path / "flat.safetensors")
+    assert same(load_file(tmp_path / "out" / "ip-adapter.safetensors"), load_file(flat))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +208,7 @@ def test_an_ip_adapter_plus_draws_as_diffusers_does(
 def test_every_kind_draws_as_diffusers_does(
     family: str, kind: str, pipeline_of: Any, picture: Path, tmp_path: Path
 ) -> None:
-    backbone: Any = tiny() if family == "sd" else tiny_sdxl()
+    backbone = tiny_of(family)
     encoder = vision.tiny_image()
     feature = {"plain": encoder.width, "face": 16}.get(kind, encoder.patch_width)
     file = write(released(kind, backbone.denoiser, feature), tmp_path / "x.safetensors")
@@ -226,6 +240,10 @@ def test_every_kind_draws_as_diffusers_does(
     )
     torch.testing.assert_close(ours, theirs, **CLOSE)
     assert (ours - plain).abs().max() > 1e-3
+    fresh = tiny_of(family)
+    with Attachment(fresh, restore(artifact, fresh, 0)[1]) as net:
+        (name,) = write_ip_adapter(net, tmp_path / "out", artifact.recipe)["files"]
+    assert same(load_file(tmp_path / "out" / name), load_file(file))
 
 
 def test_no_key_of_an_adapter_goes_unused(tmp_path: Path) -> None:
