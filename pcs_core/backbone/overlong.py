@@ -32,7 +32,7 @@ def behind(prompt: str, fits: Callable[[str], bool]) -> str:
     return prompt[low:].strip()
 
 
-def told_cuts(cuts: Sequence[Mapping[int, Cut]]) -> None:
+def warn_of_cuts(cuts: Sequence[Mapping[int, Cut]]) -> None:
     """Say what is cut off: for each text encoder, by row, the texts that it does not read whole."""
     for row in dict.fromkeys(row for by_row in cuts for row in by_row):
         cut = next(by_row[row] for by_row in cuts if row in by_row)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_core.backbone.overlong import Cut, behind, told_cuts
+from pcs_core.backbone.overlong import Cut, behind, warn_of_cuts
 from pcs_core.backbone.weighed import tell_weighted
 from pcs_core.backbone.windows import Reading, reads_windows, tell_windows, windows_of
 from pcs_core.backbone.written import UNSPACED, alike, composed, token_pattern
@@ -186,7 +186,7 @@ def tokenise(
         parts.append(
             _laid_out(prompts, readings, one, given, windows, max(map(len, named), default=0))
         )
-    told_cuts(cuts)
+    warn_of_cuts(cuts)
     return reduce(TokenisedPrompts.beside, parts)
 
 

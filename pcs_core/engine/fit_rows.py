@@ -17,7 +17,7 @@ from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.phase_loop import stacked_names
 from pcs_core.engine.processes import Processes, one_process
 from pcs_core.engine.randomness import step_seeds
-from pcs_core.engine.steps import edits_of, lawful, make_step
+from pcs_core.engine.steps import edits_of, make_step, sample_timesteps
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
@@ -183,7 +183,7 @@ class FitSupply:
             )
         rngs = [self.rngs[s] for s in live]
         noise, times = drawn.noise.to(device), drawn.times.to(device)
-        noise, times = lawful(net, phase, rngs, noise, times, progress)
+        noise, times = sample_timesteps(net, phase, rngs, noise, times, progress)
         drawn = replace(drawn, noise=noise, times=times)
         owners = drawn.batch.subject.tolist() if net.fusion.fit_rows else []
         others = [draw_beside(row, self.pools, owners, self.rngs) for row in net.fusion.fit_rows]

@@ -75,7 +75,7 @@ def edits_of(phase: Phase) -> str:
     return ",".join(phase.edits)
 
 
-def lawful(
+def sample_timesteps(
     net: Attachment,
     phase: Phase,
     rngs: Sequence[Generator],
@@ -83,19 +83,19 @@ def lawful(
     times: Tensor,
     progress: float,
 ) -> tuple[Tensor, Tensor]:
-    """Return noise and times as the fusion's law wants them, each subject's from its own generator.
+    """Return noise and times of the fusion's timestep sampler, each subject's from its own generator.
 
-    The law acts where the edits of its use do.
+    The sampler acts where the edits of its use do.
     """
-    law = net.fusion.timestep_sampler
+    sampler = net.fusion.timestep_sampler
     owner = net.fusion.origin.get("timestep_sampler", "")
-    if law is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
+    if sampler is None or not any(fnmatchcase(owner, glob) for glob in phase.edits):
         return noise, times
     each = len(noise) // len(rngs)
     levels, noises = [], []
     for i, rng in enumerate(rngs):
         rows = slice(i * each, (i + 1) * each)
-        fraction, drawn = law(rng, tuple(noise[rows].shape), progress)
+        fraction, drawn = sampler(rng, tuple(noise[rows].shape), progress)
         process = net.backbone.process
         levels.append(times[rows] if fraction is None else process.at(fraction).to(times))
         noises.append(noise[rows] if drawn is None else drawn.to(noise))

@@ -19,7 +19,7 @@ from pcs_core.data.subject import Concept
 from pcs_core.errors import ArtifactError, InputError, PcsError, check_utf8
 from pcs_core.small_files import inside, is_plain_name
 from pcs_core.storage.durable import replacing_folder
-from pcs_core.storage.facts import ArtifactFacts, missing_techniques, told_missing
+from pcs_core.storage.facts import ArtifactFacts, describe_missing, missing_techniques
 from pcs_core.storage.manifest import (
     MANIFEST,
     SCHEMA,
@@ -159,7 +159,7 @@ def _recipe(folder: Path, manifest: Manifest, catalogue: Catalogue | None) -> Re
     except PcsError as error:
         if missing := missing_techniques(manifest, catalogue):
             raise ArtifactError(
-                f"{folder} cannot be drawn here: it uses {told_missing(missing)}, which is not installed "
+                f"{folder} cannot be drawn here: it uses {describe_missing(missing)}, which is not installed "
                 f"(pip install it; `pcs show {folder}` shows what the artifact says)"
             ) from error
         raise ArtifactError(str(error)) from error

@@ -66,7 +66,7 @@ def missing_techniques(
     return missing
 
 
-def told_missing(missing: Mapping[str, tuple[str, ...]]) -> str:
+def describe_missing(missing: Mapping[str, tuple[str, ...]]) -> str:
     """Return in words what is not installed, and what to install."""
     phrases = []
     for id, distributions in missing.items():

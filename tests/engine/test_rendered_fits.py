@@ -1,4 +1,4 @@
-"""Fits that render their pictures: without references, under a noise law, with a text of their own."""
+"""Fits that render their pictures: without references, with a timestep sampler, with a text of their own."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Drawing(Technique):
     @hookimpl
     def fuse(self) -> Fusion:
         sheet = Sheet()
-        law = lambda rng, shape, progress: (torch.full((shape[0],), 0.5), None)  # noqa: E731
-        return Fusion(edits=(sheet,), source=sheet, timestep_sampler=law)
+        drawn = lambda rng, shape, progress: (torch.full((shape[0],), 0.5), None)  # noqa: E731
+        return Fusion(edits=(sheet,), source=sheet, timestep_sampler=drawn)
 
     @hookimpl
     def regularize(self, step: Any) -> Loss:
@@ -80,7 +80,7 @@ def test_without_pictures_only_the_canvas_trains(backbone: Backbone) -> None:
         fit(make_recipe([Probe()], PICTURES), subject, backbone)
 
 
-def test_a_noise_law_acts_where_its_use_does(backbone: Backbone) -> None:
+def test_a_timestep_sampler_acts_where_its_use_does(backbone: Backbone) -> None:
     fit(make_recipe([Probe(), Drawing()], PICTURES, RENDERED), make_subject(), backbone)
     half = backbone.process.at(torch.tensor([0.5]))
     assert all(bool((s.level.time == half).all()) for s in SEEN if s.phase == "render")

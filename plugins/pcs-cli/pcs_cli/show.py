@@ -21,7 +21,7 @@ def show(
     """Show an artifact's facts, every byte of it checked, also where its plugins are not installed."""
     from pcs_cli.opening import refuse_several
     from pcs_core.storage import read_facts
-    from pcs_core.storage.facts import told_missing
+    from pcs_core.storage.facts import describe_missing
 
     folder = artifact.expanduser()
     with refuse_several(folder):
@@ -50,7 +50,7 @@ def show(
     if facts["extra"]:
         rows.append(("more", ", ".join(f"{k}: {v}" for k, v in facts["extra"].items())))
     if known.missing:
-        rows.append(("missing", f"{told_missing(known.missing)}: install it to draw"))
+        rows.append(("missing", f"{describe_missing(known.missing)}: install it to draw"))
     emit(columns((), rows))
 
 

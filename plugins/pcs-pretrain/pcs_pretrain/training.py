@@ -47,7 +47,7 @@ from pcs_core.engine.processes import one_process
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator, step_seeds
 from pcs_core.engine.run import EngineRun
-from pcs_core.engine.steps import edits_of, lawful, make_step
+from pcs_core.engine.steps import edits_of, make_step, sample_timesteps
 from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_core.merge import merge_features, merge_fusions
 from pcs_pretrain.reading import EncodedRecord, Reading
@@ -285,7 +285,7 @@ class _Pretraining:
         latents = torch.stack([row.latents.float() for row in rows]).to(device)
         noise = torch.stack([torch.randn(latents.shape[1:], generator=self.rng) for _ in rows])
         times = process.draw_times(share, self.rng)
-        noise, times = lawful(net, phase, [self.rng], noise, times, index / phase.steps)
+        noise, times = sample_timesteps(net, phase, [self.rng], noise, times, index / phase.steps)
         noise, times = noise.to(device), times.to(device)
         level = process.level(times)
         no_text, no_stream = drop_rows(net.fusion.dropout, share, self.rng)
