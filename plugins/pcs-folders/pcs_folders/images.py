@@ -210,11 +210,11 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
         return Picture(reduced(_grey(values), whole, size), None, whole, notes)
     kept, _ = held_size(whole, size)
-    if {level for _, level in image.convert("L").getcolors(2) or ()} == {0, 255}:
-        notes = (*notes, "it is black and white alone, as masks are: read as a picture")
     image, note = to_srgb(image)
     clear = image.has_transparency_data
     image = image.convert("RGBA" if clear else "RGB")
+    if {level for _, level in image.convert("L").getcolors(2) or ()} == {0, 255}:
+        notes = (*notes, "it is black and white alone, as masks are: read as a picture")
     if image.size != (kept[1], kept[0]):
         image = image.resize((kept[1], kept[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     planes, notes = _planes(image), (*notes, *([note] if note else []))

@@ -376,3 +376,12 @@ def test_a_turned_photograph_is_reduced_upright(tmp_path: Path) -> None:
     picture = read_picture(path, (32, 32))
     assert picture.size == (1200, 400)
     assert tuple(picture.rgb.shape) == (3, 192, 64)
+
+
+def test_a_picture_of_lab_is_read_as_it_looks(tmp_path: Path) -> None:
+    spaces = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+    colour = (128, 64, 200)
+    lab = ImageCms.profileToProfile(Image.new("RGB", (4, 4), colour), *spaces, outputMode="LAB")
+    assert lab is not None
+    lab.save(tmp_path / "x.tif")
+    assert np.abs(levels(tmp_path / "x.tif") - colour).max() < 3
