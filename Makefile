@@ -17,7 +17,7 @@ JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
 	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile -q
 
-.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference bench-training results evidence adapters mutants clean
+.PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference bench-training results evidence adapters mutants reliability soak clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -135,6 +135,13 @@ mutants: MUTANTS ?=
 mutants: setup ## mutate the techniques and see whether their tests notice (hours; goes on where it was; MUTANTS="--limit 2")
 	@$(PIP) install -c $(CONSTRAINTS) "cosmic-ray>=8.7,<9"
 	nice -n 15 $(PY) scripts/mutants.py $(MUTANTS)
+
+reliability: SHARE ?= 1/1
+reliability: setup ## deaths, kills, full disks, hostile and fuzzed inputs, a soak of ten minutes (40 minutes; SHARE=1/10: a part)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) scripts/nothing_lost.py --share $(SHARE)
+
+soak: setup ## one process at work for an hour: its memory and its files stay what they are
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) scripts/nothing_lost.py --stages soak --minutes 60
 
 clean: ## remove caches and what was built; keeps .venv and .venv-lowest
 	rm -rf build dist demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -60,6 +60,10 @@ class Running:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
+    def rest(self, seconds: float) -> None:
+        """Wait until it has run for so long."""
+        time.sleep(max(0.0, seconds - (time.monotonic() - self.began)))
+
     def poll(self) -> int | None:
         """Return the exit code of a command that ended; it is asked no more after that."""
         pid, status, usage = os.wait4(self.pid, os.WNOHANG)
@@ -145,6 +149,7 @@ def start(
             signal.signal(number, signal.SIG_DFL)
         for (_, writer), number in zip(pipes, (1, 2), strict=True):
             os.dup2(writer, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
         changes = DiskChanges(place.resolve(), death)

@@ -41,6 +41,8 @@ class Trials:
     every_way: bool = False
     """Whether each way to go on is tried after each death; else they take turns."""
     judged: int = 0
+    peak: int = 0
+    """Bytes of memory that a command held at most."""
 
     def __post_init__(self) -> None:
         self.place = self.folder / "trial"
@@ -50,7 +52,8 @@ class Trials:
         ended = self._run()
         if ended.code:
             raise RuntimeError(f"{self.scenario.name}: exit {ended.code}\n{ended.err}")
-        self.changes, self.whole, self.new = ended.changes, self._tree(), self._out()
+        self.changes, self.whole, self.new = ended.changes, self.tree(), self._out()
+        self.seconds = ended.seconds
 
     def faults(self, deaths: Iterable[int]) -> Iterator[Fault]:
         """Die before each of the changes ``deaths``, and yield what is bad after it."""
@@ -85,7 +88,9 @@ class Trials:
 
     def _run(self, *more: str, death: int | None = None) -> Ended:
         words = (*self.scenario.arguments, *more)
-        return run(words, self.place, self.notes, death=death, program=self.scenario.program)
+        ended = run(words, self.place, self.notes, death=death, program=self.scenario.program)
+        self.peak = max(self.peak, ended.peak)
+        return ended
 
     def ways(self) -> list[tuple[str, ...]]:
         """Return what is put behind the command to go on."""
@@ -104,7 +109,7 @@ class Trials:
         if again.hung:
             yield "hang", f"after {again.seconds:.0f} s"
         if again.code == 0:
-            if unlike := difference(self._tree(), self.whole):
+            if unlike := difference(self.tree(), self.whole):
                 yield (
                     (
                         "left"
@@ -119,7 +124,8 @@ class Trials:
         if not fine:
             yield "refused", f"exit {again.code}: {again.err.strip()[-200:]}"
 
-    def _tree(self) -> Tree:
+    def tree(self) -> Tree:
+        """Return what lies in the place of the trial, as it is compared."""
         names = tree(self.place)
         if self.scenario.name not in LOOSE:
             return names

@@ -112,16 +112,8 @@ class Inputs:
 
     def several_words(self) -> Words:
         """Return the command of a fit of two subjects."""
-        words = (
-            "fit",
-            self.folder / "words.toml",
-            self.folder / "rex",
-            self.folder / "tom",
-            *ON,
-            "--token",
-            "<it>",
-        )
-        return (*words, "--keep-every", 2, "--out", "out")
+        read = (self.folder / name for name in ("words.toml", "rex", "tom"))
+        return ("fit", *read, *ON, "--token", "<it>", "--keep-every", 2, "--out", "out")
 
     def must(self, *words: object) -> None:
         """Run a command that works."""
