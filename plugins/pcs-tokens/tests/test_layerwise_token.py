@@ -12,7 +12,7 @@ from pcs_core.backbone import Attachment, Backbone, select_sites, tokenise
 from pcs_core.data import Phase, Subject, TokenEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
-from pcs_tokens.layerwise import LayerwiseToken
+from pcs_tokens.layerwise import LayerwiseToken, StagedRows
 from pcs_tokens.learnable import LearnableToken
 
 PROMPT = "a photo of <fido> on the beach"
@@ -68,6 +68,15 @@ def test_stages_of_the_noise_level(backbone: Backbone) -> None:
     assert torch.equal(read[0.0], read[0.1])
     assert not torch.equal(read[0.1], read[0.3])
     assert not torch.equal(read[0.3], read[1.0])
+
+
+def test_without_a_noise_level_the_middle_stage_speaks() -> None:
+    rows = torch.arange(5.0).view(1, 5, 1, 1, 1)
+    edit = StagedRows(rows, ["<x>"], ["dog"])
+    assert edit.layer(None, 2).flatten().tolist() == [2.0, 2.0]
+    times = torch.tensor([0.0, 0.19, 0.21, 0.99, 1.0])
+    subject = torch.zeros(5, dtype=torch.long)
+    assert edit.layer(times, 1, subject).flatten().tolist() == [0.0, 0.0, 1.0, 4.0, 4.0]
 
 
 def test_mixed_starts_half_from_noise(backbone: Backbone) -> None:

@@ -10,10 +10,11 @@ import torch
 
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
-from pcs_core.data import Concept, Phase, Subject
+from pcs_core.data import Concept, Features, Phase, Subject
+from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
-from pcs_tokens.learnable import LearnableToken
+from pcs_tokens.learnable import LearnableToken, LearnedRows
 
 
 def start_of(
@@ -59,6 +60,42 @@ def test_noise_makes_vectors_differ(backbone: Backbone) -> None:
     noun = embedding(backbone, "dog")
     torch.testing.assert_close((rows - noun).norm(dim=-1), 0.1 * noun.norm().expand(2))
     assert not torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("vectors", [2, 3, 5])
+def test_mixed_starts_with_half_of_it_noise(backbone: Backbone, vectors: int) -> None:
+    rows = start_of(backbone, vectors=vectors, init="mixed", sigma=0.1)[0]
+    assert rows.shape == (vectors, 32)
+    noun = embedding(backbone, "dog")
+    nouns = [torch.allclose(row, noun) for row in rows]
+    assert nouns == [False] * (vectors // 2) + [True] * (vectors - vectors // 2)
+
+
+def test_a_strength_goes_from_the_noun_to_what_was_learned(backbone: Backbone) -> None:
+    concepts = (Concept("cat", "<a>", "cat"), Concept("dog", "<b>", "dog"))
+    run = EngineRun(make_recipe([LearnableToken()]), backbone, names=["pair"], concepts=[concepts])
+    run.features = Features(concepts=(concepts,))
+    learned = torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    for token, noun in (("<a>", "cat"), ("<b>", "dog")):
+        row = embedding(backbone, noun)
+        for strength in (0.0, 0.25, 1.0, 1.5):
+            value = LearnableToken().at_strength(run, f"{token}/rows", learned, strength)
+            torch.testing.assert_close(value, (1 - strength) * row + strength * learned)
+
+
+def test_subjects_of_one_and_of_two_concepts_train_side_by_side(backbone: Backbone) -> None:
+    pair = replace(
+        make_subject("pair", token="<a>", noun="cat"),
+        concepts=(Concept("cat", "<a>", "cat"), Concept("dog", "<b>", "dog")),
+    )
+    recipe = make_recipe([LearnableToken(with_noun=True)])
+    fusion = build_fusion(recipe, [pair, make_subject("solo", token="<c>", noun="bird")], backbone)
+    first, second = fusion.of(LearnedRows)
+    assert [e.tokens for e in (first, second)] == [("<a>", "<c>"), ("<b>", "<c>")]
+    torch.testing.assert_close(second.rows[1, 0], embedding(backbone, "bird"))
+    assert [(w.token, w.subject) for w in fusion.words] == [("<a>", 0), ("<b>", 0), ("<c>", 1)]
+    alone = build_fusion(recipe, [pair], backbone)
+    assert {w.subject for w in alone.words} == {None}
 
 
 def test_only_the_rows_train_and_the_pictures_change(backbone: Any) -> None:
