@@ -46,7 +46,7 @@ def backbone() -> Backbone:
 def recipe_of(techniques: list[tuple[str, dict[str, Any]]], steps: int) -> Recipe:
     known = catalogue()
     made = [known.get("techniques", id).from_settings(settings) for id, settings in techniques]
-    return make_recipe(made, Phase("p", steps, lr={"*": 1e-2}, optimizer="sgd", clip=0.5))
+    return make_recipe(made, Phase("p", steps, lr={"*": 0.5}, optimizer="sgd", clip=0.5))
 
 
 class Queue:
