@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import CapabilityError
@@ -69,7 +71,8 @@ def _of_text(site: Site, backbone: Any) -> Iterator[str]:
         yield f"{encoder}.{spelled}"
         yield from (prefix + spelled.replace(".", "_") for prefix in kohya)
         yield f"text_encoders.{CLIPS[number - 1]}.transformer.{spelled}"
-        yield f"base_model.model.{spelled}"
+        if family == "sd":  # of several encoders such a name does not say which
+            yield f"base_model.model.{spelled}"
 
 
 def text_path(family: str, site: Site) -> str:
@@ -95,9 +98,6 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 
 def selector(sites: Iterable[Site], among: Iterable[Site]) -> str:
     """Return globs over module names that choose exactly ``sites`` of those ``among`` (one part, one kind)."""
-    import re
-    from fnmatch import fnmatchcase
-
     chosen = {site.name for site in sites}
     names = [site.name for site in among]
     by_pattern: dict[str, list[str]] = {}
@@ -108,11 +108,3 @@ def selector(sites: Iterable[Site], among: Iterable[Site]) -> str:
         exact = all(name in chosen for name in names if fnmatchcase(name, pattern))
         globs += [pattern] if exact else members
     return "|".join(globs)
-
-
-def by_part_and_kind(sites: Iterable[Site]) -> Mapping[tuple[str, str], list[Site]]:
-    """Return the sites grouped by part and kind."""
-    groups: dict[tuple[str, str], list[Site]] = {}
-    for site in sites:
-        groups.setdefault((site.part, site.kind), []).append(site)
-    return groups

@@ -18,7 +18,13 @@ from pcs_core.small_files import parse_json
 from pcs_formats.alphas import configurations
 from pcs_formats.joined_names import joined_names, split_rows
 from pcs_formats.layer_forms import Form, form_of
-from pcs_formats.layer_names import BEGINNINGS, names_of_layers, nearest_name, selector
+from pcs_formats.layer_names import (
+    BEGINNINGS,
+    names_of_layers,
+    nearest_name,
+    selector,
+    text_path,
+)
 from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
 from pcs_formats.reading import Given, Reading, Use
 from pcs_formats.word_files import BUNDLED, read_bundled
@@ -134,8 +140,6 @@ def said_alpha(
         return None
     network, path = "unet", site.name
     if site.part == "text":
-        from pcs_formats.layer_names import text_path
-
         network, _, path = text_path(backbone.card.family, site).partition(".")
     elif "transformer" in tables:
         network = "transformer"

@@ -196,6 +196,8 @@ def test_an_ip_adapter_plus_draws_as_diffusers_does(
         torch.testing.assert_close(ours, theirs, **CLOSE)
     plain = sample(None, backbone, "a photo of a dog", scheduler="ddim", **DRAWING)
     assert (ours - plain).abs().max() > 1e-2
+    if ending == ".bin":  # an export opens the network twice more: the slow one tries it
+        return
     assert run_pcs("export", out, "--to", "ip-adapter", "--out", tmp_path / "out", *base) == 0
     flat = write(released("plus", backbone.denoiser, 1280), tmp_path / "flat.safetensors")
     assert same(load_file(tmp_path / "out" / "ip-adapter.safetensors"), load_file(flat))

@@ -86,7 +86,9 @@ def test_a_diffusers_lora_with_patterns_draws_as_peft_and_diffusers_do(
     assert (by_peft - evaluate_artifact(None, backbone)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("configuration", [UNET, DORA], ids=["lora", "dora"])
+@pytest.mark.parametrize(
+    "configuration", [pytest.param(UNET, marks=pytest.mark.slow), DORA], ids=["lora", "dora"]
+)
 def test_strengths_are_those_of_diffusers(
     configuration: LoraConfig,
     opened: Any,
@@ -214,6 +216,7 @@ def test_a_kohya_file_for_sdxl_draws_as_diffusers_does(
     assert loader["facts"]["trigger words"] == ["sks dog", "grass"]
 
 
+@pytest.mark.slow
 def test_what_kohya_s_export_wrote_comes_back_to_the_bit(opened: Any, tmp_path: Path) -> None:
     backbone = opened("sdxl")
     save_file(kohya_tensors(backbone), tmp_path / "a.safetensors")

@@ -54,7 +54,12 @@ def written(layout: str, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "layout", ["a1111", "kohya", "diffusers", pytest.param("diffusers-bin", marks=pytest.mark.slow)]
+    "layout",
+    [
+        "a1111",
+        "kohya",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("diffusers", "diffusers-bin")),
+    ],
 )
 def test_a_word_draws_as_diffusers_loading_it(
     layout: str,
@@ -150,12 +155,19 @@ def test_a_pickle_that_calls_something_is_refused(
     assert not (tmp_path / "o").exists()
 
 
-def test_inspect_says_what_a_pickled_word_is(tmp_path: Path, run_pcs: Any, capsys: Any) -> None:
-    file = a1111(tmp_path / "toy.pt", row(768))
-    assert run_pcs("inspect", file) == 0
+def test_inspect_says_what_a_word_is(tmp_path: Path, run_pcs: Any, capsys: Any) -> None:
+    save_file({"emb_params": row(768)}, tmp_path / "toy.safetensors", {"note": "of mine"})
+    assert run_pcs("inspect", tmp_path / "toy.safetensors") == 0
     said = capsys.readouterr().out
-    for words in ("importer word", "A1111", "base: sd (1.x)", "1 of 1 keys match", "step: 900"):
+    for words in ("importer word", "A1111", "base: sd (1.x)", "1 of 1 keys match", "note: of mine"):
         assert words in said
+
+
+@pytest.mark.slow
+def test_inspect_says_what_a_pickled_word_is(tmp_path: Path) -> None:
+    (loader,) = inspect_file(a1111(tmp_path / "toy.pt", row(768)))["loaders"]
+    assert loader["facts"]["step"] == 900
+    assert "A1111" in loader["kind"]
 
 
 def test_the_word_of_a_lora_s_bundle_comes_along(tmp_path: Path) -> None:
