@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
+from unicodedata import normalize
 
+import pytest
 from PIL import Image
 
 
@@ -116,3 +120,50 @@ def test_the_memory_is_said_and_a_step_keeps_as_much_of_any_folder(
         "fit", recipe, tmp_path / "subjects" / "few", *words, "--set", "words.batch=6", "--dry-run"
     )
     assert "what a step keeps of 6 rows at a time" in more.out
+
+
+def test_names_of_other_tools_and_forms_are_read(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "subjects" / "rex"
+    two, one = normalize("NFD", "é"), normalize("NFC", "é")
+    (folder / "0.png").rename(folder / f"{two}.png")
+    (folder / f"{one}.txt").write_text("a <rex> on sand", encoding="utf-8")
+    mask = Image.new("L", (36, 40), 0)
+    mask.paste(255, (4, 4, 20, 20))
+    mask.save(folder / "1_matte.png")
+    (row,) = json.loads(pcs(*fit_arguments, "--dry-run", "--json").out)["subjects"]
+    uses = {f["file"]: f["use"] for f in row["files"]}
+    assert uses["1_matte.png"] == "mask of 'dog' in 1.png"
+    assert uses[f"{one}.txt"] == f"caption of {two}.png"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("0.json", b'{"boxes": [[0, 0, 30, 40]]}', "divide pixels by the picture's width"),
+        ("0.json", b'{"points": [[0.1]]}', "give [x, y] in parts of the picture"),
+        ("0.txt", "a dog".encode("utf-16-le"), "is no text, or UTF-16"),
+        ("2.exr", b"x", ".exr pictures are not read"),
+        ("2.jpg", b"____ftypavif", "holds AVIF, which is not read"),
+        ("2.png", None, "is HDR (its cICP chunk says PQ)"),
+    ],
+)
+def test_what_is_not_read_is_refused_by_its_true_cause(
+    pcs: Callable,
+    fit_arguments: list[object],
+    tmp_path: Path,
+    name: str,
+    content: bytes | None,
+    said: str,
+) -> None:
+    folder = tmp_path / "subjects" / "rex"
+    if content is None:  # a picture with what it says of its colour behind its head of 33 bytes
+        plain, chunk = (folder / "0.png").read_bytes(), b"cICP" + bytes((9, 16, 0, 1))
+        coded = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+        content = plain[:33] + coded + plain[33:]
+    (folder / name).write_bytes(content)
+    done = pcs(*fit_arguments, "--dry-run")
+    assert done.code == 2
+    assert said in done.err
+    assert name in done.err

@@ -117,7 +117,8 @@ def deltas_of(artifact: Personalization) -> dict[str, Tensor]:
             deltas[key] = deltas[key] + strength * value if key in deltas else strength * value
     if not deltas:
         raise InputError(
-            f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no key/value deltas: only systems "
-            "with weights.kv, such as custom-diffusion, merge in closed form"
+            f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no key/value deltas: these are what "
+            "merges in closed form or as an average, of weights.kv, as in custom-diffusion; `pcs sample A "
+            "--add B PROMPT` draws with two artifacts as they are"
         )
     return deltas
