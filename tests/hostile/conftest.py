@@ -24,7 +24,7 @@ from pcs_core.storage.manifest import MANIFEST, file_hash
 HERE = Path(__file__).parent
 GOLDEN = HERE.parent / "golden" / "artifacts"
 SECONDS, GIGABYTES = 40, 3.0
-"""Bounds of one command: its time, and how much more it may map than a command that has begun."""
+"""Bounds of one command: its processor time, and how much more it may map than a command that has begun."""
 PEAK = 1.5e9
 """Bytes that a refused command may take beyond that."""
 
