@@ -24,13 +24,16 @@ MOST_DIGITS = 400
 LONGEST_PATTERN, MOST_REPEATS = 300, 4
 """Of a regular expression: its length, and how often something repeats in it."""
 _STRING = re.compile(
-    r'"""(?:[^\\]|\\.)*?"""|' + r"'''.*?'''|" + r'"(?:[^"\\\n]|\\.)*"|' + r"'[^'\n]*'|#[^\n]*",
+    r'"""(?:[^"\\]|\\.|"(?!""))*+(?:""")?|'
+    + r"'''(?:[^']|'(?!''))*+(?:''')?|"
+    + r'"(?:[^"\\\n]|\\.)*+"?|'
+    + r"'[^'\n]*+'?|#[^\n]*+",
     re.DOTALL,
 )
-"""A string of TOML or JSON, or a comment of TOML."""
+"""A string of TOML or JSON, also one that is not closed, or a comment of TOML: found in one pass."""
 _BRACKET = re.compile(r"[\[\]{}]")
-_NUMBER = re.compile(rf"\d(?:_?\d){{{MOST_DIGITS}}}")
-_DOTTED = re.compile(rf"(?:[\w-]+[ \t]*\.[ \t]*){{{MOST_DEPTH}}}")
+_NUMBER = re.compile(rf"(?<![\d_])\d(?:_?\d){{{MOST_DIGITS}}}")
+_DOTTED = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MOST_DEPTH}}}")
 
 
 def read_bytes(file: Path, *, most: int = MOST_BYTES) -> bytes:

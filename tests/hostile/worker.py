@@ -82,7 +82,7 @@ def child(order: dict[str, Any], answer: int) -> None:
 
 
 def run(order: dict[str, Any]) -> dict[str, Any]:
-    """Fork, run, wait; return what the child said with its processor seconds and its peak of memory in bytes."""
+    """Fork, run, wait; return what the child said, its processor seconds and its peak of memory in bytes."""
     reads, writes = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_core.small_files import (
     MOST_DEPTH,
     MOST_DIGITS,
+    check_bounds,
     inside,
     is_plain_name,
     parse_json,
@@ -32,7 +35,7 @@ PLAIN = st.recursive(
 
 
 @given(data=PLAIN)
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_plain_json_is_read_to_the_letter(data: object) -> None:
     assert parse_json(json.dumps(data, ensure_ascii=False), "x.json") == data
     assert parse_json(json.dumps(data, indent=1), "x.json") == data
@@ -157,3 +160,25 @@ def test_an_artifact_whose_weights_are_a_link_is_refused(tmp_path: Path) -> None
     weights.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ArtifactError, match="link out of its folder"):
         load(tmp_path / "made")
+
+
+LONG = {
+    "quotes": '"',
+    "apostrophes": "'",
+    "a word": "a",
+    "escapes": '"\\"',
+    "open strings": '"""\\"x',
+    "digits": "9" * 399 + " ",
+    "a key in parts": "a . ",
+    "marks of a comment": '#"',
+}
+
+
+@pytest.mark.parametrize("kind", sorted(LONG))
+def test_what_is_long_takes_no_longer_than_its_length(kind: str) -> None:
+    """Megabytes of one sign were once looked through from each of its places."""
+    text = LONG[kind] * (2**20 // len(LONG[kind]))
+    started = time.process_time()
+    with contextlib.suppress(InputError):
+        check_bounds(text, "place")
+    assert time.process_time() - started < 5
