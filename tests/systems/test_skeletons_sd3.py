@@ -12,7 +12,7 @@ import pytest
 from pcs_testing.whole_run import systems_for
 
 FAMILY = "sd3"
-SLOW = {"colour-shift-protection", "dvar", "lycoris"}
+SLOW = {"colour-shift-protection", "dreamartist", "dvar", "lycoris", "persam"}
 SYSTEMS = [
     pytest.param(id, marks=pytest.mark.slow if id in SLOW else ()) for id in systems_for(FAMILY)
 ]

@@ -15,6 +15,7 @@ FAMILY = "sdxl"
 SLOW = {
     "anti-dreambooth",
     "colour-shift-protection",
+    "dreamartist",
     "dvar",
     "lycoris",
     "mix-of-show",
@@ -22,6 +23,7 @@ SLOW = {
     "oft",
     "p-plus",
     "perfusion",
+    "persam",
     "prospect",
 }
 SYSTEMS = [

@@ -101,6 +101,37 @@ def test_three_predictions_follow_each_other_and_the_surest_mask_is_kept() -> No
     assert set(mask.unique().tolist()) == {0.0, 1.0}
 
 
+class Watched(Segmenter):
+    """SAM's class, which keeps what it was asked."""
+
+    asked: list[dict[str, Any]]
+
+    def predict(self, features: torch.Tensor, **prompt: Any) -> Any:
+        """Answer as ever."""
+        self.asked.append(prompt)
+        return super().predict(features, **prompt)
+
+
+def test_it_is_asked_by_the_most_and_the_least_similar_place_and_then_refined() -> None:
+    """As `persam.py`: both points each time; hints at first, then the mask, then the mask and its box."""
+    sam = Watched(tiny().model)
+    sam.asked = []
+    look = appearance(sam, PICTURE, MASK)
+    segment(sam, PICTURE, look)
+    alike = similarity(sam, sam.features(PICTURE), PICTURE, look)
+    to_picture = 56 / 64  # the longer side fills the square
+    for prompt in sam.asked:
+        assert prompt["input_labels"].tolist() == [[[1, 0]]]
+        on, beside = (prompt["input_points"][0, 0] * to_picture).round().long().tolist()
+        assert float(alike[on[1], on[0]]) == pytest.approx(float(alike.max()), abs=1e-3)
+        assert float(alike[beside[1], beside[0]]) == pytest.approx(float(alike.min()), abs=1e-3)
+    hints = ("attention_similarity", "target_embedding")
+    assert [all(h in p for h in hints) for p in sam.asked] == [True, False, False][: len(sam.asked)]
+    assert ["input_masks" in p for p in sam.asked] == [False, True, True][: len(sam.asked)]
+    assert ["input_boxes" in p for p in sam.asked] == [False, False, True][: len(sam.asked)]
+    assert len(sam.asked) >= 2
+
+
 def test_masks_that_are_there_stay_and_only_missing_ones_are_made() -> None:
     assert made((MASK, torch.ones(1, 64, 40))) is None
     (answer,) = made((MASK, None)).by_name.values()
