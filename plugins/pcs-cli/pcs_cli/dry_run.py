@@ -62,6 +62,7 @@ def print_dry_run(plan: FitPlan, *, json: bool) -> None:
 def described(plan: FitPlan) -> dict[str, Any]:
     """Return the plan as JSON-able data."""
     from pcs_cli.fit_memory import memory_line
+    from pcs_cli.fit_time import time_lines
     from pcs_core.engine.cropping import crop_subject
     from pcs_core.engine.unread import unread_marks
 
@@ -76,6 +77,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
             *dropped_lines(plan),
             *technique_lines(plan),
             memory_line(plan),
+            *time_lines(plan),
         ],
         "subjects": [
             {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -167,3 +168,18 @@ def test_what_is_not_read_is_refused_by_its_true_cause(
     assert done.code == 2
     assert said in done.err
     assert name in done.err
+
+
+def test_how_long_it_takes_is_measured_and_printed(
+    pcs: Callable, fit_arguments: list[object]
+) -> None:
+    """Ten thousand times the steps take longer: in minutes, or hours, of which both are said."""
+    lines = []
+    for steps in (6, 60_000):
+        done = pcs(*fit_arguments, "--set", f"words.steps={steps}", "--dry-run", "--json")
+        assert done.code == 0, done.err
+        (line,) = [one for one in json.loads(done.out)["plan"] if one.startswith("time: about")]
+        assert f"for {steps} steps of 'words'" in line
+        lines.append(line)
+    assert re.search(r"about \d+ s for", lines[0])
+    assert re.search(r"about [\d.]+ (min|h) for", lines[1])
