@@ -70,6 +70,9 @@ class Trials:
         if ended.hung:
             yield "hang", "the command itself"
         state = self._out()
+        bare = {name: hash for name, hash in self.new.items() if not name.endswith("preview.png")}
+        if ended.code == 0 and set(state) == set(bare):
+            return  # an interrupted preview is left out, and that is said
         if self.scenario.overwrites and state not in (self.old, self.new):
             yield "lost", f"out is neither old nor new: {difference(state, self.old or self.new)}"
         kept = self.folder / "state"
@@ -109,6 +112,8 @@ class Trials:
         if again.hung:
             yield "hang", f"after {again.seconds:.0f} s"
         if again.code == 0:
+            if finished and self.scenario.keeps:
+                shutil.rmtree(self.place / f"{self.scenario.out}.old", ignore_errors=True)
             if unlike := difference(self.tree(), self.whole):
                 yield (
                     (
@@ -120,7 +125,8 @@ class Trials:
                 )
             return
         named = self.scenario.resumes and "--resume" in again.err and "--overwrite" in again.err
-        fine = not way and again.code == 2 and (named or (finished and "not empty" in again.err))
+        done = finished and "not empty" in again.err and (not way or self.tree() == self.whole)
+        fine = again.code == 2 and (done or (named and not way))
         if not fine:
             yield "refused", f"exit {again.code}: {again.err.strip()[-200:]}"
 

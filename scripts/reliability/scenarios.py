@@ -50,6 +50,8 @@ class Scenario:
     """Whether it has ``--resume``."""
     overwrites: bool = True
     """Whether it has ``--overwrite``; a command without goes on where it was."""
+    keeps: bool = False
+    """Whether what it overwrites of its own is kept as ``out.old``: its files are not known for a command's."""
     out: str = "out"
     program: Program | None = None
     """What is run in place of ``pcs``."""
@@ -166,7 +168,7 @@ def writings(inputs: Inputs) -> list[Scenario]:
         Scenario("merge", merge),
         Scenario("merge over old", (*merge, "--overwrite"), old),
         Scenario("export", export),
-        Scenario("export over old", (*export, "--overwrite"), old),
+        Scenario("export over old", (*export, "--overwrite"), old, keeps=True),
     ]
 
 

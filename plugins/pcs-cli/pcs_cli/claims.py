@@ -105,7 +105,9 @@ def release(claim: Claim) -> None:
     claim.users -= 1
     if claim.users or _CLAIMS.pop(claim.folder, None) is None:
         return
-    if claim.publishing:  # interrupted between two steps
+    if (
+        claim.publishing or claim.whole
+    ):  # interrupted between two steps, or before its work was removed
         settle(claim.folder, claim.lock)
     claim.lock.close(remove=not claim.left)
     if not claim.folder.exists():

@@ -72,6 +72,7 @@ class DrawnPictures:
     def leave(self, why: str, go_on: Callable[[int], str]) -> None:
         """Say what is kept of a drawing that ended early, and with ``go_on`` how to draw the others."""
         if self.count:
+            self.claim.left.append(self.folder)  # removed when the same is drawn whole
             notice(
                 f"{why}: {self.count} finished picture{'s are' if self.count > 1 else ' is'} kept in "
                 f"{self.folder}; draw the others with:\n  {go_on(self.count)}"

@@ -226,6 +226,10 @@ def fit(
         artifacts, failed = run(plan, place, preview, chosen, previews)
         place.publish(plan.destination)
     except KeyboardInterrupt:
+        if place.whole:
+            place.discard()
+            notice(f"\ninterrupted when all was done: {plan.destination.folder} is whole")
+            raise typer.Exit(130) from None
         place.close()
         notice(f"\ninterrupted; go on with:\n  {again}")
         raise typer.Exit(130) from None

@@ -57,6 +57,11 @@ class Workplace:
         return self.folder / "steps"
 
     @property
+    def whole(self) -> bool:
+        """Whether the result has the destination's name."""
+        return self.claim is not None and self.claim.whole
+
+    @property
     def trained(self) -> bool:
         """Whether a checkpoint was written: without one, no step would be saved by resuming."""
         return any(self.work.glob("fit-*")) or any(self.work.glob("pretrain-*"))
@@ -69,6 +74,8 @@ class Workplace:
         """Remove the folder and all in it, and the parents that were made for it."""
         if self.claim is not None:
             self.claim.remove(self.folder)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
         self.close()
 
     def close(self) -> None:

@@ -68,6 +68,9 @@ def run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="pcs")
     except SystemExit as leaving:
+        early = getattr(leaving.__context__, "__cause__", None)
+        if isinstance(early, KeyboardInterrupt):  # none that a command has spoken of
+            complain("interrupted")
         if leaving.code is None:
             return DONE
         if isinstance(leaving.code, int):

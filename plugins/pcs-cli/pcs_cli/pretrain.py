@@ -117,6 +117,10 @@ def pretrain(
             save(adapter, place.result)
         place.publish(target)
     except KeyboardInterrupt:
+        if place.whole:
+            place.discard()
+            notice(f"\ninterrupted when all was done: {target.folder} is whole")
+            raise typer.Exit(130) from None
         place.close()
         notice(f"\ninterrupted; the same command with --resume goes on ({place.folder})")
         raise typer.Exit(130) from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_cli.claims import release, take
 from pcs_cli.fingerprint import facts
 from pcs_cli.fit import diverged
 from pcs_cli.fit_plan import FitPlan, plan_fit
@@ -134,7 +135,7 @@ class Fits:
             self._note_failure(job, why)
             return
         save(artifact, place.result)
-        plan.destination.publish(place.result)
+        place.publish(plan.destination)
         self.journal.note(job.line.name, DONE, job.digest, losses=dict(artifact.losses))
         place.discard()
         self.made.append(plan.destination.folder)
@@ -216,6 +217,7 @@ def plan_queue(
             elif journal.finished(line.name, job.digest, out):
                 there.append(out)
                 # a kill between the artifact and the end of its work left that behind
+                release(take(out))
                 Workplace(partial_folder(Destination(out, overwrite=False))).discard()
             else:
                 raise InputError(
