@@ -101,7 +101,7 @@ def test_the_plan_says_how_much_of_the_disk(
     pcs: Callable, fit_arguments: list[object], tmp_path: Path
 ) -> None:
     done = pcs(*fit_arguments, "--keep-every", 2, "--dry-run", "--json")
-    line, memory = json.loads(done.out)["plan"]
+    line, memory, *_ = json.loads(done.out)["plan"]
     assert memory.startswith("memory: weights ")
     assert line == "keeps 2 artifacts along the way, in steps/: 0.0 MB each, 0.0 MB in all"
     refused = pcs(*fit_arguments, "--keep-every", 6)
