@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
 from pcs_core import fit, sample
 from pcs_core.backbone import Backbone
-from pcs_core.data import Subject
+from pcs_core.data import Example, Features, Subject
 from pcs_testing import make_recipe
 from pcs_video.noise_prior import NOISE, NoisePrior, correlated
 
@@ -27,6 +30,28 @@ def test_the_inverted_noise_is_kept_and_mixed(backbone: Backbone, subject: Subje
     assert not torch.equal(*drawn)
     plain = [sample(None, backbone, "a photo of dog", seed=s, steps=4) for s in (0, 1)]
     assert (drawn[0] - drawn[1]).abs().mean() < (plain[0] - plain[1]).abs().mean()
+
+
+@pytest.mark.parametrize(("over", "over_distance"), [("all", False), ("distance", True)])
+def test_what_is_mixed_is_where_the_inversion_ends(
+    backbone: Backbone, over: Any, over_distance: bool
+) -> None:
+    """sqrt(s) of the reference's last latents and sqrt(1 - s) of noise, correlated as the setting says."""
+    rng = torch.Generator().manual_seed(0)
+    way = torch.randn(5, 3, 4, 8, 8, generator=rng)  # from the clip to its noise
+    run: Any = SimpleNamespace(
+        features=Features(examples=(Example(image=way[0], captions=()),)),
+        invert=lambda *_, **__: way,
+        log=lambda _: None,
+    )
+    prior = NoisePrior(inverted=0.25, correlation=0.6, over=over)
+    kept = prior.extract(run, Subject("s", concepts=()), "start")
+    assert kept is not None
+    torch.testing.assert_close(kept.tensors[NOISE], way[-1])
+    run.features = Features(tensors={NOISE: kept.tensors[NOISE][None]})
+    noise = torch.randn(2, 3, 4, 8, 8, generator=rng)
+    expected = 0.5 * way[-1] + 0.75**0.5 * correlated(noise, 0.6, over_distance=over_distance)
+    torch.testing.assert_close(prior._mixed(run, noise), expected)
 
 
 def test_without_it_nothing_is_inverted(backbone: Backbone, subject: Subject) -> None:
