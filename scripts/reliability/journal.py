@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import pcs_core.storage.durable  # noqa: F401  (once, not in every process that is forked)
 from pcs_cli.claims import release, release_all
 from pcs_cli.fit_work import choose_destination, open_workplace
 from pcs_cli.output_folder import destination, free_name
