@@ -7,10 +7,10 @@ import torch
 
 from pcs_core import fit
 from pcs_core.backbone import Backbone
-from pcs_core.data import Phase, WeightEdit
+from pcs_core.data import Conditioning, Phase, WeightEdit
 from pcs_core.errors import RecipeError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
-from pcs_weights.bottleneck import BottleneckAdapter
+from pcs_weights.bottleneck import Bottleneck, BottleneckAdapter
 
 
 def test_a_fresh_adapter_is_the_base_bit_for_bit(backbone: Backbone) -> None:
@@ -41,3 +41,33 @@ def test_only_attention_and_feed_forward_outputs_by_default(backbone: Backbone) 
 def test_sites_that_match_nothing_are_refused(backbone: Backbone) -> None:
     with pytest.raises(RecipeError, match="no linear layer of part 'denoiser' matches"):
         build_fusion(make_recipe([BottleneckAdapter(sites="*.nope")]), [make_subject()], backbone)
+
+
+@pytest.mark.parametrize("shape", [(2, 8), (2, 5, 8), (2, 3, 4, 8)])
+def test_each_place_is_adapted_by_its_row_s_subject(
+    backbone: Backbone, shape: tuple[int, ...]
+) -> None:
+    rng = torch.Generator().manual_seed(0)
+    site = (
+        build_fusion(make_recipe([BottleneckAdapter()]), [make_subject()], backbone)
+        .of(Bottleneck)[0]
+        .site
+    )
+    edit = Bottleneck(site, torch.randn(2, 3, 8, generator=rng), 0.5, "relu")
+    with torch.no_grad():
+        edit.up.normal_(generator=rng)
+    y = torch.randn(shape, generator=rng)
+    cond = Conditioning(text=torch.zeros(2, 1, 1), subject=torch.tensor([1, 0]))
+    expected = torch.stack(
+        [
+            0.5 * torch.relu(row @ edit.down[k].T) @ edit.up[k].T
+            for row, k in zip(y, (1, 0), strict=True)
+        ]
+    )
+    torch.testing.assert_close(edit.residual(y, y, cond), expected)
+
+
+def test_the_down_projection_starts_at_unit_gain(backbone: Backbone) -> None:
+    fusion = build_fusion(make_recipe([BottleneckAdapter(hidden=64)]), [make_subject()], backbone)
+    for edit in fusion.of(Bottleneck):
+        assert float(edit.down.std()) == pytest.approx(edit.down.shape[-1] ** -0.5, rel=0.1)

@@ -54,6 +54,9 @@ def test_the_search_finds_the_closed_form() -> None:
     grams = [x.T @ x for x in xs]
     exact = (ds[0] @ grams[0] + ds[1] @ grams[1]) @ torch.linalg.inv(grams[0] + grams[1])
     torch.testing.assert_close(solve(grams, ds, 200), exact, rtol=1e-4, atol=1e-5)
+    for size in (1e-8, 1e8):  # how much was recorded changes nothing
+        scaled = [g * size for g in grams]
+        torch.testing.assert_close(solve(scaled, ds, 200), exact, rtol=1e-4, atol=1e-5)
     rough = solve(grams, ds, 2)
     assert (rough - exact).abs().max() > 1e-4
 
