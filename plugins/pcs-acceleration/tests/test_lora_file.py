@@ -220,7 +220,7 @@ def test_which_alpha_was_used_is_said(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not valid JSON"),
         ("[1]", "no JSON object"),
         ({"unet.lora_alpha": "big"}, "is no number: 'big'"),
         ({"unet.lora_alpha": 4, "unet.r": 16}, "unet.r is 16 .* tensors have rank 2"),
