@@ -50,12 +50,15 @@ class KnownTexts:
     def make(self, text: Tensor) -> Made:
         """Return what each layer makes of ``text`` [n l d], of those whose weight is the network's and frozen.
 
-        Nothing, where that takes more than :data:`BYTES`.
+        Nothing, where that takes more than :data:`BYTES`. A layer of another width reads what the network
+        makes of the text first, and is left alone.
         """
         frozen = [
             (name, layer)
             for name, (layer, weight) in self._layers.items()
-            if layer.weight is weight and not weight.requires_grad
+            if layer.weight is weight
+            and not weight.requires_grad
+            and layer.in_features == text.shape[-1]
         ]
         wide = sum(layer.out_features for _, layer in frozen)
         if wide * text.shape[0] * text.shape[1] * text.element_size() > BYTES:

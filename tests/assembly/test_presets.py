@@ -82,7 +82,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, message: str
 
 
 def test_a_phase_belongs_into_a_recipe(file: Path) -> None:
-    with pytest.raises(RecipeError, match="a preset draws"):
+    with pytest.raises(RecipeError, match="a preset changes how pictures are drawn"):
         load_preset(file, overrides=["fit.cycles=2"])
 
 

@@ -77,7 +77,7 @@ def test_a_loss_that_does_not_depend_on_what_trains(backbone: Backbone) -> None:
     [
         ({"images": ()}, ["no image"]),
         ({"token": "dog"}, ["'dog'", "noun"]),
-        ({"token": "og"}, ["'og'", "inside the noun 'dog'", "'<og>'"]),
+        ({"token": "og"}, ["'og'", "part of the noun 'dog'", "'<og>'"]),
         ({"token": "car"}, ["'car'", "already knows", "'<car>'"]),
     ],
 )

@@ -264,7 +264,7 @@ def test_bad_input_is_refused_before_anything_is_made(
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with Store(tmp_path).locked(), pytest.raises(InputError, match="another run"):
+    with Store(tmp_path).locked(), pytest.raises(InputError, match="another command"):
         run(tmp_path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from unicodedata import category
 
@@ -33,7 +34,8 @@ def test_show_writes_out_what_would_move_the_cursor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = load_recipe("textual-inversion", backbone="tiny", overrides=["token.steps=1"])
-    save(fit(recipe, make_subject(HOSTILE), open_backbone("tiny"))[0], tmp_path / "artifact")
+    artifact = fit(recipe, make_subject("rex"), open_backbone("tiny"))[0]
+    save(replace(artifact, subject=HOSTILE), tmp_path / "artifact")  # as somebody else may
     assert main(["show", str(tmp_path / "artifact")]) == 0
     printed = capsys.readouterr().out
     assert r"rex\u001b]0;owned" in printed

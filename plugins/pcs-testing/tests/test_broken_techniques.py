@@ -440,6 +440,17 @@ class Unasked(Technique):
         features.tensors.get("face")
 
 
+class AlwaysAnswers(Scaling):
+    """Gives captions at every moment but two, whatever later ones there may be."""
+
+    id = "test.always_answers"
+
+    @hookimpl
+    def extract(self, moment: str) -> Features | None:
+        """Give captions."""
+        return None if moment in ("phase", "finish") else Features(captions=("a {token}",))
+
+
 BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
     (
         with_edit(ListedEdit, "listed"),
@@ -565,6 +576,7 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
     ),
     (Unsaid, "words_are_declared", "it gives feature:mean without saying so", {}),
     (Unasked, "words_are_declared", "it reads the feature 'face' without saying so", {}),
+    (AlwaysAnswers, "other_moments_are_left_alone", "a moment of no version", {}),
     (DoubledLayers, "works_in_half_precision", "in half precision", {}),
 ]
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -99,6 +103,8 @@ def write_suite(
 ) -> Path:
     """Write the suite of one subject to ``out/suite.toml`` and return its path.
 
+    Its pictures are copied to ``out/subject/NAME``: a suite's file names no place outside of its folder.
+
     Raises
     ------
     InputError
@@ -115,11 +121,31 @@ def write_suite(
     if out.exists() and any(out.iterdir()) and not (path.exists() or (out / PROTOCOL).exists()):
         raise InputError(f"--out {out} is not empty: give another folder")
     name = folder.resolve().name
+    copy_pictures(folder.resolve(), out / "subject" / name)
     lines = [
         f'[suite]\nid = {json.dumps(name)}\nkind = "object"',
         f"[prompt]\nobject = {json.dumps(list(prompts))}",
-        f"[[subject]]\nname = {json.dumps(name)}\nfolder = {json.dumps(str(folder.resolve()))}",
+        f"[[subject]]\nname = {json.dumps(name)}\nfolder = {json.dumps(f'subject/{name}')}",
         f"noun = {json.dumps(concept.noun)}\ntoken = {json.dumps(concept.token)}",
     ]
     write_bytes(path, ("\n\n".join(lines[:3]) + "\n" + lines[3] + "\n").encode())
     return path
+
+
+def copy_pictures(folder: Path, kept: Path) -> None:
+    """Copy ``folder`` to ``kept``, whole or not at all; what is there already must be the same.
+
+    Raises
+    ------
+    InputError
+        Other pictures are there.
+    """
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".copy-", dir=kept.parent) as place:
+            os.replace(shutil.copytree(folder, Path(place) / "whole"), kept)
+        return
+    names = [{p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (folder, kept)]
+    _, changed, unreadable = filecmp.cmpfiles(folder, kept, map(str, names[0]), shallow=False)
+    if names[0] != names[1] or changed or unreadable:
+        raise InputError(f"{kept} holds other pictures than {folder}: give another --out folder")
