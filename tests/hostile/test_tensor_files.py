@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from pcs_cli.main import main
+from pcs_core.engine import checkpoints
 
 NAME = "lora/denoiser:x/A"
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -148,15 +152,40 @@ def test_an_expression_that_may_match_for_ever(
     assert outcome.seconds < 15, outcome
 
 
+def killed_fit(words: Sequence[str], folder: Path) -> Path:
+    """Run ``pcs`` in a child that dies in its third step, and return the folder of its checkpoint."""
+    child = os.fork()
+    if not child:
+        try:
+            os.chdir(folder)
+            checkpoints.SECONDS = 0.0  # one in every step
+            left, write = [3], checkpoints.Checkpoints.maybe_write
+
+            def fatal(*given: Any, **named: Any) -> Any:
+                done = write(*given, **named)
+                left[0] -= 1
+                if not left[0]:
+                    os._exit(9)
+                return done
+
+            checkpoints.Checkpoints.maybe_write = fatal  # type: ignore[method-assign]
+            main(list(words))
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    return folder / "out.partial" / "work"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a child that was forked")
 def test_a_checkpoint(lie: bytes, attack: Callable[..., Any], subject: Path) -> None:
-    fit = ("fit", "textual-inversion", subject, "-o", "out", "--backbone", "tiny", "--no-preview")
-    fit += ("--noun", "dog", "--token", "<x>")
-    attack(*fit, "--set", "token.steps=0").harmless()
-    work = subject.parent / "out.partial" / "work"
-    if not work.exists():
-        pytest.skip("the fit left no partial folder to continue from")
-    (work / "fit-subject.safetensors").write_bytes(lie)
-    attack(*fit, "--set", "token.steps=1", "--resume").harmless()
+    fit = ["fit", "textual-inversion", str(subject), "-o", "out", "--backbone", "tiny"]
+    fit += ["--no-preview", "--noun", "dog", "--token", "<x>", "--set", "token.steps=5"]
+    work = killed_fit(fit, subject.parent)
+    files = sorted(work.rglob("*.safetensors"))
+    assert files, "the fit that died left no checkpoint"
+    for file in files:
+        file.write_bytes(lie)
+    attack(*fit, "--resume").refused()
 
 
 def test_numbers_that_are_none(
