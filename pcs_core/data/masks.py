@@ -50,7 +50,7 @@ def valid_cells(covered: Tensor) -> Tensor:
     the ground. A picture too small for such cells has its share of each cell.
     """
     seen = (covered > 0).to(covered)
-    # the least of a cell and its neighbours; beyond the edge of the canvas there is no ground
+    # the least of a cell and its neighbours; beyond the edge of the picture there is no ground
     around = -F.max_pool2d(-seen, kernel_size=3, stride=1, padding=1)
     inside = (covered > 1 - 1e-6).to(covered) * around
     some = inside.amax(dim=(1, 2, 3), keepdim=True) > 0

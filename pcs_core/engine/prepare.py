@@ -138,7 +138,7 @@ def _counted(valid: Tensor, cell: int) -> Tensor:
     What an encoder says of a cell beside the ground depends on the ground. A picture too thin counts whole.
     """
     inside = (valid > 1 - 1e-4).to(valid)
-    # beyond the edge of the canvas there is no ground, and max_pool2d sees none there
+    # beyond the edge of the picture there is no ground, and max_pool2d sees none there
     eroded = -F.max_pool2d(-inside[None], 2 * cell + 1, stride=1, padding=cell)[0]
     kept = eroded if bool(eroded.any()) else inside
     return kept / kept.mean().clamp_min(1e-6)

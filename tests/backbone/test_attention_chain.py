@@ -53,7 +53,7 @@ class Probs(AttnEdit):
         return state
 
 
-class Look(AttnEdit):
+class Recorder(AttnEdit):
     """At the probs stage without a change: leaves the fused path."""
 
     def probs(self, state: AttnState, cond: Conditioning) -> AttnState:
@@ -100,7 +100,7 @@ def test_each_stage_changes_the_output_and_comes_off(
 
 def test_the_explicit_path_agrees_with_the_fused_one(backbone: Backbone) -> None:
     plain = evaluate(backbone)
-    looked = evaluate(backbone, Fusion(edits=tuple(Look(s) for s in attention(backbone))))
+    looked = evaluate(backbone, Fusion(edits=tuple(Recorder(s) for s in attention(backbone))))
     assert 0 < (looked - plain).abs().max() < 2e-6
 
 

@@ -16,7 +16,7 @@ from pcs_testing import evaluate, evaluate_attached
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
 
 
-class Kept(WeightEdit):
+class Remembering(WeightEdit):
     """Runs the module once, and says the same again from then on."""
 
     def __init__(self, site: Any) -> None:
@@ -38,7 +38,7 @@ def test_a_module_is_wrapped_with_all_its_arguments(kind: str) -> None:
     sites = select_sites(backbone.sites, "*", kind=kind)
     assert sites
     plain = evaluate(backbone, prompts=PROMPTS)
-    edits = tuple(Kept(site) for site in sites)
+    edits = tuple(Remembering(site) for site in sites)
     fusion = merge_fusions([("kept", Fusion(edits=edits))])
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         first = evaluate_attached(net, PROMPTS).output

@@ -59,7 +59,7 @@ def _clean() -> None:
     SEEN.clear()
 
 
-def test_pictures_first_and_then_the_canvas(backbone: Backbone) -> None:
+def test_pictures_first_and_then_the_renderable(backbone: Backbone) -> None:
     recipe = make_recipe([Probe(), Drawing()], PICTURES, RENDERED)
     (artifact,) = fit(recipe, make_subject(), backbone)
     assert [s.phase for s in SEEN] == ["pictures"] * 2 + ["render"] * 2
@@ -68,7 +68,7 @@ def test_pictures_first_and_then_the_canvas(backbone: Backbone) -> None:
     assert not torch.equal(sheet, torch.full_like(sheet, 0.5))
 
 
-def test_without_pictures_only_the_canvas_trains(backbone: Backbone) -> None:
+def test_without_pictures_only_the_renderable_trains(backbone: Backbone) -> None:
     subject = Subject("it", concepts=(Concept("toy", "<it>", "toy"),))
     recipe = make_recipe([Probe(), Drawing()], PICTURES, RENDERED)
     (artifact,) = fit(recipe, subject, backbone)
@@ -98,7 +98,7 @@ def test_a_step_encodes_a_text_for_each_row(backbone: Backbone) -> None:
     assert other.time is step.cond.time
 
 
-def test_a_canvas_is_alone_in_its_batch(backbone: Backbone) -> None:
+def test_a_renderable_is_alone_in_its_batch(backbone: Backbone) -> None:
     phase = Phase("both", 1, batch={"rendered": 1, "subject": 1}, train=("test.drawing/*",))
     with pytest.raises(RecipeError, match="must be alone"):
         fit(make_recipe([Drawing()], phase), make_subject(), backbone)

@@ -20,19 +20,24 @@ CASTS = (
     "optimizers/pcs-onnx/",  # to another type of numbers
     "pcs_core/engine/precision.py",
 )
-PAINTED_ON = ("plugins/pcs-data/", "plugins/pcs-folders/", "plugins/pcs-mini/")
 FORMER = {
-    "person": ("artifact", ("plugins/pcs-mini/",)),  # Mini draws people
+    "person": ("artifact", ("plugins/pcs-mini/",)),  # somebody whom Mini draws
     "persons": ("artifacts", ("plugins/pcs-mini/",)),
     "ruler": ("metric", ()),
     "rulers": ("metrics", ()),
     "lesson": ("stage of the curriculum", ()),
     "lessons": ("curriculum", ()),
-    "canvas": ("renderable", PAINTED_ON),
+    "canvas": ("renderable", ()),
     "cast": ("population", CASTS),
     "merits": ("quality", ()),
+    "law": ("timestep sampler", ()),
+    "laws": ("timestep samplers", ()),
+    "lawful": ("of the sampler's distribution", ()),
+    "speakers": ("techniques", ()),
+    "swapedit": ("ReplaceEdit", ()),
 }
 """Word -> what the project says instead, and where it is the right word for something else."""
+VAGUE_CLASSES = {"Kept", "Look", "Told"}
 
 
 def texts() -> Iterator[tuple[str, str]]:
@@ -48,7 +53,7 @@ def texts() -> Iterator[tuple[str, str]]:
 
 
 def identifiers(text: str) -> Iterator[tuple[int, str]]:
-    """Yield line and name of each variable, parameter, attribute, function and import's other name.
+    """Yield line and name of each variable, parameter, attribute, function, class and import's other name.
 
     Keywords of calls are the names of parameters elsewhere, perhaps of another library.
     """
@@ -56,7 +61,11 @@ def identifiers(text: str) -> Iterator[tuple[int, str]]:
         match node:
             case ast.Name(id=name) | ast.arg(arg=name) | ast.Attribute(attr=name):
                 yield node.lineno, name
-            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+            case (
+                ast.FunctionDef(name=name)
+                | ast.AsyncFunctionDef(name=name)
+                | ast.ClassDef(name=name)
+            ):
                 yield node.lineno, name
             case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)):
                 yield node.lineno, name
@@ -67,7 +76,7 @@ def identifiers(text: str) -> Iterator[tuple[int, str]]:
 def complaints(place: str, text: str) -> Iterator[str]:
     """Yield what is wrong with the names of one file."""
     for line, name in identifiers(text):
-        if name.strip("_") in CATCH_ALL:
+        if name.strip("_") in CATCH_ALL | VAGUE_CLASSES:
             yield f"{place}:{line}: {name!r} says nothing of what it holds"
         if name.startswith("test_"):  # a sentence
             continue
@@ -107,6 +116,9 @@ def test_names_say_what_they_hold() -> None:
         "first_person = 1",
         "class A:\n    merits = 1",
         "def draw(canvas): ...",
+        "def law(self): ...",
+        "class SwapEdit: ...",
+        "class Look(AttnEdit): ...",
     ],
 )
 def test_what_is_refused(text: str) -> None:

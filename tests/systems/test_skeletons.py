@@ -93,6 +93,10 @@ def test_the_layout_is_the_releases(family: str, skeletons: Callable[[str], Back
         assert {site.context for site in sites} == {TEXT[family]}
 
 
+def test_what_is_shortened_is_installed() -> None:
+    assert set(catalogue().ids("techniques")) >= FEWER.keys()
+
+
 def test_only_numbers_and_sizes_are_smaller() -> None:
     for system in SYSTEMS:
         recipe = load_recipe(system)

@@ -89,14 +89,14 @@ def test_maps_and_gradients_are_refused(engine, backbone: Backbone) -> None:
             net.evaluate(latents.requires_grad_(), level, cond)
 
 
-class Kept(Halved):
+class Remembering(Halved):
     """Says that it remembers."""
 
     ACROSS_STEPS = True
 
 
 def test_what_is_kept_between_steps_is_refused(engine, backbone: Backbone) -> None:
-    edit = Kept(next(s for s in backbone.sites if s.kind == "cross"))
+    edit = Remembering(next(s for s in backbone.sites if s.kind == "cross"))
     edit.owner = "kept"
     with (
         pytest.raises(CapabilityError, match="'kept' keeps what the network said in one step"),

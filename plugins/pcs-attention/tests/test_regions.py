@@ -41,13 +41,13 @@ def outputs(
     site = select_sites(backbone.sites, "cross")[0]
     seen: dict[str, torch.Tensor] = {}
 
-    class Look(AttnEdit):
+    class Recorder(AttnEdit):
         def out(self, state: AttnState, cond: Conditioning) -> AttnState:
             assert state.out is not None
             seen["out"] = state.out[0].detach().clone()
             return state
 
-    edits = [*more, Rewritten(site, s.get("ratio", 1.0)), Look(site)]
+    edits = [*more, Rewritten(site, s.get("ratio", 1.0)), Recorder(site)]
     for edit in edits:
         edit.owner = "test"
     text = torch.randn(1, 24, 32, generator=torch.Generator().manual_seed(1))

@@ -27,7 +27,7 @@ SYSTEM = "mix-of-show"
 SEEN: list[torch.Tensor] = []
 
 
-class Look(AttnEdit):
+class CapturedOutput(AttnEdit):
     """Keeps what one attention site gives."""
 
     def out(self, state: AttnState, cond: Conditioning) -> AttnState:
@@ -45,7 +45,7 @@ class Witness(Technique):
     @hookimpl
     def fuse(self, run: Run) -> Fusion | None:
         """Look there."""
-        return Fusion(edits=(Look(run.sites("cross")[0]),))
+        return Fusion(edits=(CapturedOutput(run.sites("cross")[0]),))
 
 
 def check(neutral: bool = False) -> CheckReport:

@@ -85,7 +85,7 @@ def test_the_others_look_at_no_destination(tmp_path: Path, monkeypatch: pytest.M
             assert chosen.folder == (tmp_path / "taken").resolve()
 
 
-class Told(Processes):
+class FollowingProcess(Processes):
     """The second of two, which the first has told that it goes on."""
 
     def first(self, answer: object, length: int) -> list[bool]:
@@ -95,7 +95,7 @@ class Told(Processes):
 def test_the_others_work_where_the_first_does(tmp_path: Path) -> None:
     target = fit_work.Destination(tmp_path / "out", False)
     first = fit_work.open_together(target, {}, resume=False, processes=Processes())
-    second = fit_work.open_together(target, {}, resume=False, processes=Told(1, 2))
+    second = fit_work.open_together(target, {}, resume=False, processes=FollowingProcess(1, 2))
     assert (second.work, second.resumed, first.resumed) == (first.work, True, False)
     first.discard()
 

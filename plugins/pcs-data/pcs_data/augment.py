@@ -157,10 +157,10 @@ def _rescale(
         top, left = round((sh - h) * corner[0]), round((sw - w) * corner[1])
         return scaled[:, top : top + h, left : left + w]
     around = image.mean(dim=(-2, -1), keepdim=True) if fill is None else fill.to(image)
-    canvas = around.expand(image.shape[0], h, w).clone()
+    padded = around.expand(image.shape[0], h, w).clone()
     top, left = round((h - sh) * corner[0]), round((w - sw) * corner[1])
-    canvas[:, top : top + sh, left : left + sw] = scaled
-    return canvas
+    padded[:, top : top + sh, left : left + sw] = scaled
+    return padded
 
 
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -134,9 +134,9 @@ def half(image: Tensor, width: int, rng: random.Random | None) -> tuple[Tensor, 
     small = F.interpolate(
         image[None], size=size, mode="bilinear", antialias=True, align_corners=False
     )[0].clamp(0, 1)
-    canvas = image.mean(dim=(-2, -1), keepdim=True).expand(-1, height, width).clone()
+    stitched = image.mean(dim=(-2, -1), keepdim=True).expand(-1, height, width).clone()
     covered = torch.zeros(1, height, width)
     top = rng.randint(0, height - size[0])
-    canvas[:, top : top + size[0]] = small
+    stitched[:, top : top + size[0]] = small
     covered[:, top : top + size[0]] = 1.0
-    return canvas, covered
+    return stitched, covered

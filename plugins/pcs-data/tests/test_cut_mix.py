@@ -1,4 +1,4 @@
-"""Stitched pictures: both concepts are in them, named, and in regions that partition the canvas."""
+"""Stitched pictures: both concepts are in them, named, and in regions that partition the picture."""
 
 from __future__ import annotations
 

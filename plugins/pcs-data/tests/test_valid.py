@@ -76,7 +76,7 @@ def test_the_loss_is_the_error_summed_over_the_picture_by_its_cells(
 def test_cells_at_the_border_of_the_ground_do_not_count() -> None:
     """An encoder reads around a cell: on 8 x 8 pixels a cell, as Custom Diffusion's code drops a ring."""
     covered = torch.zeros(1, 1, 8, 8)
-    covered[..., 2:7, 0:5] = 1.0  # aligned on three sides, at the canvas's edge on the left
+    covered[..., 2:7, 0:5] = 1.0  # aligned on three sides, at the picture's edge on the left
     kept = valid_cells(covered)
     expected = torch.zeros(1, 1, 8, 8)
     expected[..., 3:6, 0:4] = 1.0

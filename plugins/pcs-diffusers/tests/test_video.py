@@ -63,7 +63,7 @@ def test_an_empty_chain_is_the_bare_network(backbone: TextToVideo) -> None:
 def test_edits_see_one_row_of_conditioning_a_frame(backbone: TextToVideo) -> None:
     seen: dict[str, tuple[int, int]] = {}
 
-    class Look(AttnEdit):
+    class Recorder(AttnEdit):
         def bias(self, state: Any, cond: Any) -> Any:
             seen[self.site.kind] = (state.x.shape[0], cond.rows)
             last = cond.subject
@@ -71,7 +71,7 @@ def test_edits_see_one_row_of_conditioning_a_frame(backbone: TextToVideo) -> Non
             return state
 
     sites = [s for s in backbone.sites if s.kind in ("temporal", "cross", "self")]
-    fusion = Fusion(edits=tuple(Look(s, stacked=True) for s in sites))
+    fusion = Fusion(edits=tuple(Recorder(s, stacked=True) for s in sites))
     with torch.no_grad(), Attachment(backbone, fusion) as net:
         evaluate_attached(net, PROMPTS, [0, 1])
     assert seen["cross"] == seen["self"] == (8, 8)

@@ -69,9 +69,9 @@ def sheet(images: Tensor | Sequence[Tensor], columns: int) -> Tensor:
     rows = -(-len(pictures) // columns)
     height, width = pictures[0].shape[-2:]
     size = rows * (height + GAP) - GAP, columns * (width + GAP) - GAP
-    canvas = torch.ones(3, *size, dtype=torch.float32)
+    tiled = torch.ones(3, *size, dtype=torch.float32)
     for index, picture in enumerate(pictures):
         top = (index // columns) * (height + GAP)
         left = (index % columns) * (width + GAP)
-        canvas[:, top : top + height, left : left + width] = picture.detach().float().cpu()
-    return canvas
+        tiled[:, top : top + height, left : left + width] = picture.detach().float().cpu()
+    return tiled

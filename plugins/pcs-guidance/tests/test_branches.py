@@ -17,7 +17,7 @@ from pcs_testing.probe import Probe
 SEEN: list[tuple[torch.Tensor, dict[str, torch.Tensor]]] = []
 
 
-class Look(Technique):
+class Recorder(Technique):
     id = "test.look"
 
     @hookimpl(wrapper=True)
@@ -39,7 +39,7 @@ class Look(Technique):
 @pytest.mark.parametrize(("tuned", "text"), [(2.0, 5.0), (-1.0, 0.0), (0.0, 0.0), (0.0, 3.0)])
 def test_the_prediction_is_the_weighted_sum(backbone: Backbone, tuned: float, text: float) -> None:
     SEEN.clear()
-    uses = [Look(), BranchGuidance(tuned=tuned, text=text), Probe()]
+    uses = [Recorder(), BranchGuidance(tuned=tuned, text=text), Probe()]
     recipe = make_recipe(uses, Phase("p", 2, lr={"*": 0.5}))
     (artifact,) = fit(recipe, make_subject(), backbone)
     sample(artifact, backbone, "a photo of <fido>", steps=1, scale=1.0)

@@ -40,8 +40,8 @@ def draw(i, size=128):
     thing, (ground, colour) = THINGS[i % 3], list(GROUNDS.items())[i // 3 % 2]
     picture, mask = Image.new("RGB", (size, size), colour), Image.new("L", (size, size))
     box = (30 + i % 5, 30, 90 + i % 5, 90)
-    for canvas, fill in ((picture, (240, 220, 60)), (mask, 255)):
-        pen = ImageDraw.Draw(canvas)
+    for layer, fill in ((picture, (240, 220, 60)), (mask, 255)):
+        pen = ImageDraw.Draw(layer)
         if thing == "cross":
             pen.rectangle((box[0], 54, box[2], 66), fill)
             pen.rectangle((box[0] + 24, 30, box[0] + 36, 90), fill)

@@ -24,7 +24,7 @@ FEWER: dict[str, dict[str, Any]] = {
     "defense.cast": {"surrogates": ["style-aligned"], "count": 1},
     "inversion.ddim": {"steps": 2},
     "regularizers.prior_preservation": {"count": 1, "steps": 1},
-    "three_d.canvas": {"size": 16},
+    "three_d.renderable": {"size": 16},
     "video.noise_prior": {"steps": 2},
 }
 """Settings of techniques that are a number of steps or pictures, or a picture's side in pixels."""

@@ -51,9 +51,9 @@ class ScoreDistillation(Technique):
     @hookimpl
     def fuse(self) -> Fusion | None:
         """Draw noise levels from ``levels``."""
-        return Fusion(timestep_sampler=self.law) if self.weight else None
+        return Fusion(timestep_sampler=self.draw_levels) if self.weight else None
 
-    def law(
+    def draw_levels(
         self, rng: Generator, shape: tuple[int, ...], progress: float
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return noise levels [b], uniform in the range of this ``progress``, and no noise."""

@@ -93,7 +93,7 @@ def test_rescaling_keeps_the_spread_of_the_told(step: Any) -> None:
 def test_noise_levels_stay_in_the_range_and_anneal() -> None:
     technique = ScoreDistillation(levels=(0.1, 0.9), levels_end=(0.1, 0.3))
     rng = torch.Generator().manual_seed(0)
-    early, late = (technique.law(rng, (200, 4, 8, 8), p)[0] for p in (0.0, 1.0))
+    early, late = (technique.draw_levels(rng, (200, 4, 8, 8), p)[0] for p in (0.0, 1.0))
     assert early is not None
     assert late is not None
     assert 0.1 <= float(early.min()) < 0.2

@@ -96,7 +96,7 @@ class Judge:
 
         Raises
         ------
-        RulerError
+        MetricError
             If the judge has not learned that name.
         """
         try:

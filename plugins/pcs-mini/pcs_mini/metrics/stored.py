@@ -69,7 +69,7 @@ def read(
 
     Raises
     ------
-    RulerError
+    MetricError
         If the folder has no such metric.
     InputError
         A shipped one is not as it was shipped.

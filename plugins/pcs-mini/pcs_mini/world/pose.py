@@ -162,10 +162,10 @@ def put_on(image: Pixels, hat: Pixels, share: float = 0.5) -> Pixels:
     above = max(0, tall - brim)
     left = round(centre - across / 2)
     before, after = max(0, -left), max(0, left + across - width)
-    canvas = Image.new("RGBA", (width + before + after, height + above))
-    canvas.paste(Image.fromarray(image), (before, above))
-    canvas.alpha_composite(crown, (left + before, above + brim - tall))
-    return np.asarray(canvas)
+    widened = Image.new("RGBA", (width + before + after, height + above))
+    widened.paste(Image.fromarray(image), (before, above))
+    widened.alpha_composite(crown, (left + before, above + brim - tall))
+    return np.asarray(widened)
 
 
 def _solid_pose(rng: np.random.Generator, about: Solid, unlike: Pose | None) -> Pose:

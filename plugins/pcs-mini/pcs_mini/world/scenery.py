@@ -31,7 +31,7 @@ SCENERY: dict[str, str] = {
 
 
 class Easel:
-    """A square canvas measured in 64ths of its side, so that a scene is the same at any size."""
+    """A square picture measured in 64ths of its side, so that a scene is the same at any size."""
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
         self.size, self.rng, self.unit = size, rng, size / 64

@@ -149,8 +149,8 @@ class AvatarStyle:
         absent = {f"{name}Probability": 0 for name in self.optional}
         fixed = {"seed": self.word, "backgroundColor": [], **absent, **self.table["always"]}
         svg = Avatar(self._style, {**fixed, **options}).to_string()
-        canvas = self.definition["canvas"]
-        whole = f'viewBox="0 0 {canvas["width"]} {canvas["height"]}"'
+        view = self.definition["canvas"]
+        whole = f'viewBox="0 0 {view["width"]} {view["height"]}"'
         if svg.count(whole) != 1:
             raise ValueError(f"{self.table['file']}: the drawing has no {whole}")
         left, top, side = self.table["window"]
