@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
 import torch
 from diffusers.models.embeddings import (
     IPAdapterFaceIDImageProjection,
@@ -9,7 +13,9 @@ from diffusers.models.embeddings import (
 )
 from torch import nn
 
-from pcs_attention.imported_adapter import Answered, FaceTokens, FullTokens
+from pcs_attention.imported_adapter import Answered, FaceTokens, FullTokens, ImportedAdapter
+from pcs_attention.parallel_adapter import ParallelAdapter
+from pcs_testing import make_subject
 
 CLOSE = 1e-5
 
@@ -56,3 +62,40 @@ def test_a_dropped_row_reads_the_empty_picture_and_no_other_does() -> None:
     torch.testing.assert_close(tokens[:1], inner.stream(shown))
     torch.testing.assert_close(tokens[1:], inner.stream(empty[None, None]))
     assert (tokens[1:] - inner.stream(torch.zeros_like(shown))).abs().max() > 1e-3
+
+
+class Normalized:
+    """An encoder whose patches are the pictures themselves, as CLIP's preprocessing gives them."""
+
+    size = 8
+
+    def patches(self, images: torch.Tensor) -> torch.Tensor:
+        mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
+        return (images - mean).flatten(2).transpose(1, 2)
+
+
+def test_the_empty_picture_is_zero_to_clip() -> None:
+    """diffusers' ``encode_image`` shows the network zeros, behind the preprocessing."""
+    adapter = ImportedAdapter(empty="clip", tokens=2)
+    run: Any = SimpleNamespace(feature_model=lambda id: Normalized(), device="cpu")
+    features = adapter.extract(run=run, subject=make_subject(), moment="start")
+    assert features is not None
+    (name,) = features.keep
+    assert name == f"{adapter.key}.empty"
+    assert features.tensors[name].shape == (64, 3)
+    assert float(features.tensors[name].abs().max()) < 1e-6
+    assert adapter.extract(run=run, subject=make_subject(), moment="border") is None
+    assert (
+        ImportedAdapter(tokens=2).extract(run=run, subject=make_subject(), moment="start") is None
+    )
+
+
+@pytest.mark.parametrize(
+    ("projector", "kind"), [("full", FullTokens), ("face", FaceTokens), ("linear", None)]
+)
+def test_each_projector_is_the_one_of_its_name(projector: str, kind: type | None) -> None:
+    made = ImportedAdapter(projector=projector, tokens=2, inner=16)._projector(24, 32)
+    if kind is None:
+        assert type(made) is type(ParallelAdapter(projector="linear", tokens=2)._projector(24, 32))
+    else:
+        assert type(made) is kind

@@ -281,6 +281,19 @@ def test_a_row_of_two_subjects_counts_once_where_their_mean_is_taken() -> None:
     torch.testing.assert_close(total, 2 * mean)
 
 
+def test_a_word_may_be_the_first_token_of_its_text() -> None:
+    """T5's texts have no token before the first word."""
+    run, step, _ = stepped(concepts=1)
+    step.cond.spans["concept.0"] = torch.tensor([[0, 1]] * 2)
+    both = LocalizationLoss(mode="contrast", tokens="sum").regularize(run, step).value
+    parts = []
+    for position in (0, 1):
+        step.cond.spans["concept.0"] = torch.tensor([[position]] * 2)
+        parts.append(LocalizationLoss(mode="contrast", tokens="sum").regularize(run, step).value)
+    torch.testing.assert_close(both, parts[0] + parts[1])
+    assert (parts[0] - parts[1]).abs().min() > 1e-5
+
+
 def test_the_last_token_alone_is_held_where_the_recipe_says_so() -> None:
     run, step, _ = stepped()
     loss = LocalizationLoss(mode="contrast", tokens="last")

@@ -134,3 +134,12 @@ def test_each_row_s_box_is_measured_by_itself() -> None:
     assert where.shape == (2, 16, 1)
     assert where[0, :, 0].nonzero().flatten().tolist() == [0, 1, 4, 5]
     assert where[1, :, 0].nonzero().flatten().tolist() == [15]
+
+
+def test_a_box_smaller_than_a_place_has_the_one_it_covers_most_whatever_other_rows_are() -> None:
+    boxes = torch.zeros(2, 1, 16, 16)
+    boxes[0] = 1.0
+    boxes[1, :, 5, 6:9] = 1.0  # two columns in one place, one in the next
+    where = cells(boxes, 4)[..., 0]
+    assert where[0].all()
+    assert where[1].nonzero().flatten().tolist() == [5]

@@ -133,3 +133,37 @@ def test_a_wrong_surrogate_is_told_before_any_is_fitted(
 def test_no_weight_is_no_loss_and_no_surrogate(backbone: Backbone) -> None:
     # a surrogate that does not exist is not missed
     assert "defense.cast" not in attacked(backbone, 0.0, "no-such-system", steps=1).losses
+
+
+def test_drawings_are_seen_as_pictures_also_under_a_cast() -> None:
+    """A black drawing has no channel below zero, and a white one none above one."""
+    seen: list[Tensor] = []
+
+    class Watching(MeanColours):
+        def pooled(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return super().pooled(images)
+
+    drawn = torch.stack([torch.zeros(3, 4, 4), torch.ones(3, 4, 4)])
+    furthest_cast(drawn, torch.full((1, 3, 4, 4), 0.4), Watching())
+    assert len(seen) == 1 + len(CASTS)
+    assert all(float(s.min()) >= 0.0 and float(s.max()) <= 1.0 for s in seen)
+    assert any(float(s[0].max()) > 0.0 for s in seen[1:])
+
+
+def test_the_direction_is_one_for_as_far_as_the_cast_moves(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = make_subject(images=2, seed=SEED)
+    images = torch.stack([fit_image(i, backbone.card.size) for i in subject.images])
+    drawn = lambda *_, **__: images.clone()  # noqa: E731
+    monkeypatch.setattr(EngineRun, "draw_personalized", drawn)
+    technique = ColourCast(weight=1.0, surrogates=("dreambooth",), encoder="tiny.image")
+    run = EngineRun(make_recipe([Perturbation(), technique]), backbone)
+    features = technique.extract(run=run, subject=subject, moment="start")
+    assert features is not None
+    encoder = installed().get("feature_models", "tiny.image")()
+    cast = furthest_cast(torch.cat([images] * len(technique.prompts)), images, encoder)
+    moved = backbone.moments((images + SIZE * cast).clamp(0, 1))[0] - backbone.moments(images)[0]
+    along = moved.mean(dim=(0, 2, 3)) @ features.tensors["defense.cast"].cpu()
+    assert float(along) == pytest.approx(1.0, rel=1e-4)
