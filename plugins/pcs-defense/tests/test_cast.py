@@ -165,5 +165,6 @@ def test_the_direction_is_one_for_as_far_as_the_cast_moves(
     encoder = installed().get("feature_models", "tiny.image")()
     cast = furthest_cast(torch.cat([images] * len(technique.prompts)), images, encoder)
     moved = backbone.moments((images + SIZE * cast).clamp(0, 1))[0] - backbone.moments(images)[0]
-    along = moved.mean(dim=(0, 2, 3)) @ features.tensors["defense.cast"].cpu()
-    assert float(along) == pytest.approx(1.0, rel=1e-4)
+    way, direction = moved.mean(dim=(0, 2, 3)), features.tensors["defense.cast"]
+    assert float(way @ direction) == pytest.approx(1.0, rel=1e-4)
+    torch.testing.assert_close(direction, way / (way @ way), rtol=1e-6, atol=0.0)
