@@ -114,12 +114,22 @@ def fidelity_page(rows: Sequence[SystemRow]) -> str:
     return text
 
 
+def _published(title: str, paper: str, code: str) -> str:
+    """Return the line that says where a system was published."""
+    if not (title or paper or code):
+        return "Of no paper.\n\n"
+    where = f" ({paper})" if paper else ""
+    return (
+        f"{title}{where}; "
+        + (f"code: {code}." if code else "no code by its authors is named.")
+        + "\n\n"
+    )
+
+
 def _system(id: str, head: Head, parity: Iterable[TechniqueParity]) -> str:
     check = load_recipe(id).check
     paper, code = head.table.get("paper", ""), head.table.get("code", "")
-    text = f"\n## {id}\n\n{escape(str(head.table.get('title', '')))}"
-    text += f" ({paper})" if paper else ""
-    text += f"; code: {code}.\n\n" if code else "; no code of the authors is named.\n\n"
+    text = f"\n## {id}\n\n" + _published(escape(str(head.table.get("title", ""))), paper, code)
     sources = [_source(entry) for entry in head.facts.get("source", ())]
     agrees = [_parity(ParityTable.model_validate(e)) for e in head.facts.get("parity", ())]
     agrees += [_parity(entry, entry.technique) for entry in _of_uses(id, parity)]

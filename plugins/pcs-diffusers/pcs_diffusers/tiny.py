@@ -280,10 +280,13 @@ def tiny_sdxl(*, seed: int = 0, device: str = "cpu") -> StableDiffusionXL:
 
 
 # long: the configuration of a network, number by number
-def tiny_sd3(*, seed: int = 0, device: str = "cpu", with_t5: bool = True) -> StableDiffusion3:
+def tiny_sd3(
+    *, seed: int = 0, device: str = "cpu", with_t5: bool = True, t5_length: int = 16
+) -> StableDiffusion3:
     """Return a tiny SD 3 network: 16 px latents of 16 channels, 32 px pictures.
 
-    As SD 3.5, its first block has self-attention beside the joint one, and heads are normalised.
+    As SD 3.5, its first block has self-attention beside the joint one, and heads are normalised. Its T5
+    reads ``t5_length`` tokens, each of about one letter.
     """
     from diffusers import SD3Transformer2DModel
     from transformers import T5Config, T5EncoderModel
@@ -332,7 +335,7 @@ def tiny_sd3(*, seed: int = 0, device: str = "cpu", with_t5: bool = True) -> Sta
         tokenizer=tokenizers[0],
         tokenizer_2=tokenizers[1],
         tokenizer_3=t5_tokenizer,
-        t5_length=16,
+        t5_length=t5_length,
         scheduler_config={
             "_class_name": "FlowMatchEulerDiscreteScheduler",
             "num_train_timesteps": 1000,
