@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,11 @@ def check_crop(mode: str) -> None:
 
 
 def crop_subject(
-    subject: Subject, size: tuple[int, int], mode: str = "auto"
+    subject: Subject, sizes: tuple[int, int] | Sequence[tuple[int, int]], mode: str = "auto"
 ) -> tuple[Subject, tuple[str, ...]]:
-    """Return the subject with its pictures cut or padded to the shape of ``size`` where ``mode`` asks for it.
+    """Return the subject with its pictures cut or padded to the shape of ``sizes`` where ``mode`` asks for it.
+
+    ``sizes`` are height and width of all, or of each.
 
     Also a sentence for each picture that loses part of its masks, or more than :data:`MUCH` of itself.
     A picture whose middle is what should be shown stays as it is: it is cut when it is scaled. Masks, boxes and
@@ -52,6 +54,7 @@ def crop_subject(
     said: list[str] = []
     for index, image in enumerate(subject.images):
         shape = (image.shape[-2], image.shape[-1])
+        size: Any = sizes if isinstance(sizes[0], int) else sizes[index]
         window = _window(shape, size)
         lost = 1 - window[0] * window[1] / (shape[0] * shape[1])
         if window == shape or image.dim() == 4:

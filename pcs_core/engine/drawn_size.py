@@ -1,4 +1,4 @@
-"""Pictures of another size than the backbone's own, for one drawing."""
+"""Pictures of another size than the backbone's own, for one drawing or one fit."""
 
 from __future__ import annotations
 
@@ -29,6 +29,30 @@ def drawn_at(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]
         backbone's own size.
     """
     own_size = (backbone.card.size[0], backbone.card.size[1])
+    with sized(backbone, size):
+        try:
+            yield
+        except ArtifactError as error:
+            if size is None or tuple(size) == own_size:
+                raise
+            raise CapabilityError(
+                f"this artifact draws pictures of {own_size[1]}x{own_size[0]} alone, not of "
+                f"{size[1]}x{size[0]}: {error}"
+            ) from error
+
+
+@contextmanager
+def sized(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]:
+    """Let ``backbone`` have pictures of ``size`` (height, width in pixels), for the duration; None is its own.
+
+    Raises
+    ------
+    InputError
+        No two whole numbers.
+    CapabilityError
+        The backbone has pictures of its own size only, or not of this one.
+    """
+    own_size = (backbone.card.size[0], backbone.card.size[1])
     if size is None:
         yield
         return
@@ -51,11 +75,6 @@ def drawn_at(backbone: Backbone, size: tuple[int, int] | None) -> Iterator[None]
     change(*size)
     try:
         yield
-    except ArtifactError as error:
-        raise CapabilityError(
-            f"this artifact draws pictures of {own_size[1]}x{own_size[0]} alone, not of {size[1]}x{size[0]}: "
-            f"{error}"
-        ) from error
     finally:
         change(*own_size)
 

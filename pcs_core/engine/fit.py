@@ -15,6 +15,15 @@ import torch
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
+from pcs_core.engine.buckets import (
+    Bucket,
+    BucketExamples,
+    check_buckets,
+    check_one_size,
+    picture_sizes,
+    share_of,
+)
+from pcs_core.engine.captions import CaptionTable
 from pcs_core.engine.checkpoints import Checkpoints
 from pcs_core.engine.continuing import (
     adapter_to_keep,
@@ -24,15 +33,16 @@ from pcs_core.engine.continuing import (
     steps_taken,
 )
 from pcs_core.engine.cropping import crop_subject
+from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.fit_rows import FitSupply
-from pcs_core.engine.given import check_count, given_subjects
+from pcs_core.engine.given import check_count, check_switch, given_subjects
 from pcs_core.engine.live import Drawing, live_drawing
 from pcs_core.engine.memory_bounds import check_rows
 from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.pools import Latents, Pool, encode_pools
 from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import ask, ask_at_border, unite
+from pcs_core.engine.prepare import Answers, ask, ask_at_border, unite
 from pcs_core.engine.processes import check_shared, join
 from pcs_core.engine.progress import Progress, Reporter
 from pcs_core.engine.randomness import generator
@@ -40,7 +50,7 @@ from pcs_core.engine.run import EngineRun
 from pcs_core.engine.sample import sample
 from pcs_core.engine.sizes import SizedExamples, check_sizes, phase_size
 from pcs_core.engine.unread import unread_marks
-from pcs_core.errors import InputError, RecipeError
+from pcs_core.errors import CapabilityError, InputError, PluginError, RecipeError
 from pcs_core.merge import merge_fusions
 
 if TYPE_CHECKING:
@@ -49,7 +59,6 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Features
     from pcs_core.engine.averages import Averages
-    from pcs_core.engine.captions import CaptionTable
 
 _log = logging.getLogger("pcs.fit")
 
@@ -71,6 +80,8 @@ def fit(
     precision: str = "fp32",
     checkpointing: bool = False,
     crop: str = "auto",
+    size: tuple[int, int] | None = None,
+    buckets: bool = False,
     start: Personalization | None = None,
     every: int = 0,
     each: Callable[[int, Sequence[Personalization]], None] | None = None,
@@ -88,7 +99,10 @@ def fit(
     keeps what is drawn before a fit, as class pictures, for the next fit that is given it. ``precision``
     "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
     ``checkpointing`` computes activations again in backward, which takes time and spares memory. ``crop`` says
-    which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged.
+    which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged. ``size``
+    is height and width of the pictures, the backbone's own where it is None; with ``buckets`` each has the size
+    of its own shape, of about as many pixels (:mod:`pcs_core.engine.buckets`): a batch holds one size, and
+    subjects train one after the other.
     ``start`` is a finished fit of the same recipe, backbone and concepts to go on with: its tensors are the
     start, the optimizer and the draws are new. ``each`` is given the number of steps done and the
     subjects as they are after every ``every`` steps but the last. ``show`` is given that number and what draws
@@ -124,30 +138,42 @@ def fit(
     if show is not None:
         check_count("show_every", show_every)
     check_count("seed", seed, 0)
-    subjects = checked(recipe, subjects, opened, crop=crop)
-    if start is not None:
-        subjects = [continued_subject(start, recipe, opened, subjects)]
-        adapter = adapter_to_keep(start, adapter)
-    base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
+    check_switch("buckets", buckets)
+    own_size = (opened.card.size[0], opened.card.size[1])
+    with sized(opened, size):
+        subjects, sizes = checked(recipe, subjects, opened, crop=crop, buckets=buckets)
+        if start is not None:
+            subjects = [continued_subject(start, recipe, opened, subjects)]
+            adapter = adapter_to_keep(start, adapter)
+        base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
+        results: list[Personalization] = []
+        memory = {} if memory is None else memory  # class pictures serve every subject of the class
+        groups = fit_groups(recipe, subjects, apart=buckets)
+        for number, group in enumerate(groups):
+            fitting = Fitting(
+                recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
+            )
+            fitting.keep, fitting.looks = keep, checkpoints
+            fitting.precision_name, fitting.checkpointing = precision, checkpointing
+            fitting.crop, fitting.start, fitting.every, fitting.each = crop, start, every, each
+            fitting.show_every, fitting.show = show_every, show
+            fitting.chosen_size, fitting.own_size = size, own_size
+            fitting.sizes = [sizes[number]] if buckets else []
+            with suspended(opened):
+                results += fitting.run()
+    return results
+
+
+def fit_groups(
+    recipe: Recipe, subjects: Sequence[Subject], *, apart: bool = False
+) -> list[list[Subject]]:
+    """Return the subjects by who trains together: all, or one after the other, as where they are ``apart``."""
     # subjects share one stack of parameters: they need the same number of concepts
     alike = len({len(s.concepts) for s in subjects}) == 1
     together = len(subjects) == 1 or (
-        alike and all(u.technique.stacks_subjects for u in recipe.uses)
+        not apart and alike and all(u.technique.stacks_subjects for u in recipe.uses)
     )
-    groups = [subjects] if together else [[s] for s in subjects]
-    results: list[Personalization] = []
-    memory = {} if memory is None else memory  # class pictures serve every subject of the class
-    for number, group in enumerate(groups):
-        fitting = Fitting(
-            recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
-        )
-        fitting.keep, fitting.looks = keep, checkpoints
-        fitting.precision_name, fitting.checkpointing = precision, checkpointing
-        fitting.crop, fitting.start, fitting.every, fitting.each = crop, start, every, each
-        fitting.show_every, fitting.show = show_every, show
-        with suspended(opened):
-            results += fitting.run()
-    return results
+    return [list(subjects)] if together else [[s] for s in subjects]
 
 
 def checked(
@@ -156,8 +182,11 @@ def checked(
     backbone: Backbone,
     *,
     crop: str = "auto",
-) -> list[Subject]:
-    """Return the subjects as the fit shows them, cropped; say what is not shown or not read.
+    buckets: bool = False,
+) -> tuple[list[Subject], list[tuple[tuple[int, int], ...]]]:
+    """Return the subjects as the fit shows them, cropped, and with ``buckets`` the size of each picture.
+
+    What is not shown or not read is logged.
 
     Raises
     ------
@@ -174,11 +203,15 @@ def checked(
         check_count(f"phase {phase.name!r}: steps", phase.steps, 0)
     check_subjects(given, backbone, trains=needs_pictures(recipe))
     check_rows(recipe, backbone, len(given))
-    crops = [crop_subject(subject, backbone.card.size, crop) for subject in given]
+    if buckets:
+        check_buckets(recipe, recipe.phases)
+    sizes = [picture_sizes(subject, backbone) if buckets else () for subject in given]
+    whole = (backbone.card.size[0], backbone.card.size[1])
+    crops = [crop_subject(s, row or whole, crop) for s, row in zip(given, sizes, strict=True)]
     for subject, (_, lines) in zip(given, crops, strict=True):
         for line in (*unread_marks(recipe, subject), *lines):
             _log.warning("%s", line)
-    return [subject for subject, _ in crops]
+    return [subject for subject, _ in crops], sizes
 
 
 @dataclass
@@ -201,6 +234,12 @@ class Fitting:
     precision_name: str = "fp32"
     checkpointing: bool = False
     crop: str = "auto"
+    chosen_size: tuple[int, int] | None = None
+    """What the fit was given as the size of its pictures."""
+    own_size: tuple[int, int] | None = None
+    """The backbone's."""
+    sizes: Sequence[Sequence[tuple[int, int]]] = ()
+    """Of each picture of the one subject, where they differ."""
     start: Personalization | None = None
     every: int = 0
     each: Callable[[int, Sequence[Personalization]], None] | None = None
@@ -238,7 +277,8 @@ class Fitting:
             phase_size(phase, self.backbone)
         self.processes = join(self.backbone.device)
         check_shared(self.recipe.phases, self.recipe.uses, self.processes.count)
-        self.answers = ask(self.run_, self.subjects)
+        self.card = self.backbone.card
+        self.answers = self._ask()
         features, per_subject = unite(self.answers)
         self.run_.features = features
         self.per_subject = per_subject
@@ -260,6 +300,24 @@ class Fitting:
         self.stopped: dict[int, dict[str, int]] = {
             int(n): dict(after) for n, after in checkpoints.value("stopped", {}).items()
         }
+
+    def _ask(self) -> list[Answers]:
+        """Ask what is known of the subjects; of pictures of several sizes, name the use that needs one.
+
+        Raises
+        ------
+        CapabilityError
+            A use failed with pictures of several sizes.
+        """
+        several = len({size for row in self.sizes for size in row}) > 1
+        try:
+            return ask(self.run_, self.subjects, self.sizes)
+        except PluginError as error:
+            if not several:
+                raise
+            raise CapabilityError(
+                f"with pictures of several sizes: {error}; it may need one size: leave the buckets out"
+            ) from error
 
     def training(self, net: Attachment) -> Training:
         """Return what the phases have in common, with pictures encoded: ``net`` holds the fusion."""
@@ -284,11 +342,13 @@ class Fitting:
         phase = self.phases[number]
         if not phase.steps:
             return None
+        self._own_size()
         self._enter(self.supply, phase, first=not number)
         return phase
 
     def finish(self) -> list[Personalization]:
         """Return what was learned, the best that was seen of each."""
+        self._own_size()
         with self.precision.lifted():
             finished = self._finish(self.fusion)
             self._look(finished)
@@ -333,6 +393,8 @@ class Fitting:
                 "precision": self.precision_name,
                 "number of processes": self.processes.count,
                 "start": self.start and digest(self.start.tensors),
+                "size": self.chosen_size and list(self.chosen_size),
+                "buckets": True if self.sizes else None,
             },
             resume=self.resume,
             snapshots=snapshots,
@@ -355,22 +417,33 @@ class Fitting:
         self.roles = sorted({r for p in phases for r, n in p.batch.items() if n})
         self.latents: Latents = {}
         self.scaled = SizedExamples()
+        self.bucketed = BucketExamples()
         check_sizes(phases, net.fusion, self.backbone)
+        if self.sizes:
+            check_one_size(net.fusion)
         self.size = phase_size(next(p for p in phases if p.steps), self.backbone)
-        pools, table = self._encode(net)
+        pools, table, buckets = self._encode(net)
         concepts = [[c.token for c in s.concepts] for s in self.subjects]
         return FitSupply(
-            self.run_, net, pools, table, rngs, self.precision, concepts, self.processes
+            self.run_, net, pools, table, rngs, self.precision, concepts, self.processes, buckets
         )
 
-    def _encode(self, net: Attachment) -> tuple[list[Pool], CaptionTable]:
+    def _encode(self, net: Attachment) -> tuple[list[Pool], CaptionTable, list[Bucket]]:
+        buckets: list[Bucket] = []
         with self.precision.whole():
-            sized = self.scaled.at(self.per_subject, self.size)
-            pools, table = encode_pools(net, sized, self.roles, self.latents)
+            if self.sizes:
+                table = CaptionTable()
+                for size, features in self.bucketed.of(self.per_subject, self.sizes).items():
+                    with sized(self.backbone, size):
+                        pools, _ = encode_pools(net, features, self.roles, self.latents, table)
+                    buckets.append(Bucket(size, pools, share_of(features)))
+            else:
+                features = self.scaled.at(self.per_subject, self.size)
+                pools, table = encode_pools(net, features, self.roles, self.latents)
         if net.fusion.source is not None:
             for caption in net.fusion.source.captions:
                 table.add(0, caption)
-        return pools, table
+        return pools, table, buckets
 
     def _enter(self, supply: FitSupply, phase: Phase, *, first: bool) -> None:
         """Ask again what uses say before a phase that is not the first; encode what is new, or its size.
@@ -384,7 +457,13 @@ class Fitting:
         if asked:
             self.run_.features, self.per_subject = unite(self.answers)
         if asked or self.size != before:
-            supply.pools, supply.table = self._encode(supply.net)
+            supply.pools, supply.table, supply.buckets = self._encode(supply.net)
+
+    def _own_size(self) -> None:
+        """Let the backbone have the fit's size again, after batches of others."""
+        if self.sizes:
+            backbone: Any = self.backbone
+            backbone.at(*self.card.size)
 
     def _look(self, finished: Sequence[Personalization]) -> None:
         keep = self.keep
@@ -400,6 +479,7 @@ class Fitting:
         done, total = self.reporter.done, self.reporter.total
         if done >= total:
             return
+        self._own_size()
         look = done * self.looks // total > (done - 1) * self.looks // total
         due = self.every and done % self.every == 0
         if self.show is not None and done % self.show_every == 0 and self.processes.index == 0:
@@ -470,6 +550,7 @@ class Fitting:
 
     def _finish(self, fusion: Fusion) -> list[Personalization]:
         tensors, keep = self._features_to_keep()
+        card = self.backbone.card
         stored, extra = self._own_tensors(fusion)
         if self.precision_name != "fp32":
             extra = {**extra, "precision": self.precision_name}
@@ -477,13 +558,18 @@ class Fitting:
             extra = {**extra, "gradient_checkpointing": True}
         if self.crop != "auto":
             extra = {**extra, "crop": self.crop}
+        if self.chosen_size is not None:
+            extra = {**extra, "size": list(self.chosen_size)}
+        if self.sizes:
+            shown = sorted({size for row in self.sizes for size in row})
+            extra = {**extra, "buckets": [list(size) for size in shown]}
         if self.start is not None:
             started = origin(self.start, self.seed)
             extra = {**extra, "started_from": started, "steps": self._steps(0)}
         return [
             Personalization(
                 recipe=self.recipe,
-                backbone=self.backbone.card,
+                backbone=replace(card, size=self.own_size or card.size),
                 concepts=subject.concepts,
                 tensors=stored(index),
                 extra={**extra, **self._stops_of(index)},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,7 @@ from pcs_core.backbone import Attachment
 from pcs_core.data import REFERENCE, RENDERED, SEED, FitStep, Phase
 from pcs_core.engine.batches import Drawn, draw_batch, render_batch
 from pcs_core.engine.beside import Beside, DrawnBeside, draw_beside, shown_beside
+from pcs_core.engine.buckets import draw_bucket
 from pcs_core.engine.captions import CaptionTable, text_is_constant
 from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.engine.phase_loop import stacked_names
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.data import Batch, Conditioning, Level
+    from pcs_core.engine.buckets import Bucket
     from pcs_core.engine.pools import Pool
     from pcs_core.engine.precision import Precision
     from pcs_core.engine.run import EngineRun
@@ -62,6 +64,8 @@ class FitSupply:
     precision: Precision
     concepts: Sequence[Sequence[str]]
     processes: Processes = field(default_factory=Processes)
+    buckets: Sequence[Bucket] = ()
+    """Pools of each size, where the pictures of the one subject have several."""
 
     def prepare(self, phase: Phase, params: Mapping[str, nn.Parameter]) -> None:
         """Encode the captions once where nothing in the text trains."""
@@ -162,6 +166,15 @@ class FitSupply:
         cond = cond.with_(extra={**cond.extra, **strengths, **batch.extra})
         return Beside(drawn.row.role, noisy, shown_level, cond)
 
+    def _pools(self, live: Sequence[int]) -> Sequence[Pool]:
+        """Return what a batch is drawn from: of several sizes one, which is the backbone's from now on."""
+        if not self.buckets or not live:
+            return self.pools
+        bucket = draw_bucket(self.buckets, self.rngs[live[0]])
+        backbone: Any = self.net.backbone
+        backbone.at(*bucket.size)
+        return bucket.pools
+
     def _draw(
         self, phase: Phase, progress: float, live: Sequence[int], mine: bool
     ) -> tuple[Drawn, list[DrawnBeside]]:
@@ -170,10 +183,11 @@ class FitSupply:
         if RENDERED in phase.batch:
             with net.under(edits=edits_of(phase)), self.precision.whole():
                 drawn = render_batch(net, self.table, phase, self.rngs, progress, mine=mine)
+            pools = self.pools
         else:
-            process = net.backbone.process
+            process, pools = net.backbone.process, self._pools(live)
             drawn = draw_batch(
-                self.pools,
+                pools,
                 self.table,
                 phase.batch,
                 self.rngs,
@@ -186,7 +200,7 @@ class FitSupply:
         noise, times = sample_timesteps(net, phase, rngs, noise, times, progress)
         drawn = replace(drawn, noise=noise, times=times)
         owners = drawn.batch.subject.tolist() if net.fusion.fit_rows else []
-        others = [draw_beside(row, self.pools, owners, self.rngs) for row in net.fusion.fit_rows]
+        others = [draw_beside(row, pools, owners, self.rngs) for row in net.fusion.fit_rows]
         places = self.processes.rows(phase, len(live))
         if places is None:
             return drawn, others

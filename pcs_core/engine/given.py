@@ -315,6 +315,18 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise InputError(f"{name}={value!r}: give a whole number, {least} or more{plain}")
 
 
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False.
+
+    Raises
+    ------
+    InputError
+        Names the argument.
+    """
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value!r}: give True or False")
+
+
 def check_drawing(
     count: int, seed: int, settings: SampleSettings, strengths: Mapping[str, Any]
 ) -> None:

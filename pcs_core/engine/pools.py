@@ -53,15 +53,16 @@ def encode_pools(
     features: Sequence[Features],
     roles: Sequence[str],
     latents: Latents | None = None,
+    table: CaptionTable | None = None,
 ) -> tuple[list[Pool], CaptionTable]:
-    """Encode every example once, those that ``latents`` holds not at all.
+    """Encode every example once, those that ``latents`` holds not at all; captions go into ``table``.
 
     Raises
     ------
     RecipeError
         A phase asks for a role no technique gives examples of.
     """
-    table = CaptionTable()
+    table = CaptionTable() if table is None else table
     pools = []
     cache: Latents = {} if latents is None else latents  # shared pictures (prior) are encoded once
     for subject, subject_features in enumerate(features):

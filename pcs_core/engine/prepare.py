@@ -14,6 +14,7 @@ from pcs_core.backbone import names_token
 from pcs_core.backbone.written import alike, composed, token_pattern
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.masks import REGION, region_name
+from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
 from pcs_core.errors import InputError, PluginError
 from pcs_core.merge import merge_features, merge_masks
@@ -104,14 +105,17 @@ def references(
     masks: Masks,
     frames: int = 0,
     cell: int = 1,
+    only: Sequence[int] | None = None,
 ) -> tuple[Example, ...]:
     """Return the subject's own pictures or clips as examples of role "subject", resized, with masks.
 
-    The error of a padded picture counts where it is one, ``cell`` pixels (a latent's) from the ground.
+    The error of a padded picture counts where it is one, ``cell`` pixels (a latent's) from the ground. With
+    ``only`` these of them alone.
     """
     loss = masks.get(LOSS)
     examples = []
-    for i, image in enumerate(subject.images):
+    for i in range(len(subject.images)) if only is None else only:
+        image = subject.images[i]
         mask = loss[i] if loss is not None else None
         valid = subject.valid[i] if i < len(subject.valid) else None
         if valid is not None:
@@ -216,15 +220,17 @@ def subject_masks(run: EngineRun, subject: Subject) -> Masks:
     return Masks(merged)
 
 
-def check_masks(subject: Subject, masks: Masks) -> None:
+def check_masks(subject: Subject, masks: Masks, only: Sequence[int] | None = None) -> None:
     """Refuse a picture of which nothing is left inside the masks laid beside it: it would count in full.
+
+    With ``only`` these pictures alone are looked at.
 
     Raises
     ------
     InputError
         Names the picture.
     """
-    for index in range(len(subject.images)):
+    for index in range(len(subject.images)) if only is None else only:
         laid = [c.name for c in subject.concepts if _user_mask(subject, c.name, index) is not None]
         if laid and not any(bool(masks.by_name[name][index].any()) for name in laid):
             name = subject.files[index] if index < len(subject.files) else f"picture {index}"
@@ -270,19 +276,49 @@ def extract(run: EngineRun, subjects: Sequence[Subject]) -> tuple[Features, tupl
     return unite(ask(run, subjects))
 
 
-def ask(run: EngineRun, subjects: Sequence[Subject]) -> list[Answers]:
-    """Call `extract` at "start" for each subject, with its references in ``run.features``."""
+def ask(
+    run: EngineRun,
+    subjects: Sequence[Subject],
+    sizes: Sequence[Sequence[tuple[int, int]]] = (),
+) -> list[Answers]:
+    """Call `extract` at "start" for each subject, with its references in ``run.features``.
+
+    ``sizes`` are height and width of each picture of each subject, where they differ; the masks that `extract`
+    is given are of the run's own size even then.
+    """
     answers = []
     for index, subject in enumerate(subjects):
         check_shown(subject)
         masks = subject_masks(run, subject)
-        check_masks(subject, masks)
-        cell = max(1, run.image_size[0] // run.backbone.latent_shape[-2])
-        base = references(subject, index, run.image_size, masks, run.frames, cell)
+        if sizes:
+            base = _of_sizes(run, subject, index, sizes[index])
+        else:
+            check_masks(subject, masks)
+            base = references(subject, index, run.image_size, masks, run.frames, _cell(run))
         run.features = Features(examples=base, concepts=tuple(s.concepts for s in subjects))
         said = run.call("extract", subject=subject, masks=masks, moment="start")
         answers.append(Answers(subject, index, masks, base, said))
     return answers
+
+
+def _of_sizes(
+    run: EngineRun, subject: Subject, index: int, sizes: Sequence[tuple[int, int]]
+) -> tuple[Example, ...]:
+    """Return the references of a subject, each at its own size, with the masks that it has there."""
+    examples: dict[int, Example] = {}
+    for size in dict.fromkeys(sizes):
+        rows = [row for row, one in enumerate(sizes) if one == size]
+        with sized(run.backbone, size):
+            masks = subject_masks(run, subject)
+            check_masks(subject, masks, rows)
+            shown = references(subject, index, size, masks, run.frames, _cell(run), rows)
+        examples |= dict(zip(rows, shown, strict=True))
+    return tuple(examples[row] for row in sorted(examples))
+
+
+def _cell(run: EngineRun) -> int:
+    """Return how many pixels a side one latent covers."""
+    return max(1, run.image_size[0] // run.backbone.latent_shape[-2])
 
 
 def ask_at_border(run: EngineRun, answers: Sequence[Answers], phase: str) -> bool:

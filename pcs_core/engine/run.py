@@ -291,7 +291,8 @@ class EngineRun:
         """Return tensors made once, kept in memory and, with a work folder, on disk."""
         # what is kept may be met again by another backbone, seed or recipe, which `draw` falls back on
         drawing = self.recipe.sample
-        settings = (drawing.steps, drawing.scale, drawing.scheduler)
+        size = "x".join(map(str, self.backbone.card.size))
+        settings = (drawing.steps, drawing.scale, drawing.scheduler, size)
         name = "-".join(map(str, (name, self.backbone.card.hash[:12], self.seed, *settings)))
         if name not in self._memory:
             if self.work is None:

@@ -29,7 +29,10 @@ def notes(plan: FitPlan) -> list[str]:
 
 def print_dry_run(plan: FitPlan, *, json: bool) -> None:
     """Print the plan to stdout, as text or JSON. Nothing is trained, and nothing made."""
-    facts = described(plan)
+    from pcs_core.engine.drawn_size import sized
+
+    with sized(plan.backbone, plan.size):
+        facts = described(plan)
     if json:
         emit_json(facts)
         return
@@ -66,7 +69,6 @@ def described(plan: FitPlan) -> dict[str, Any]:
     from pcs_core.engine.cropping import crop_subject
     from pcs_core.engine.unread import unread_marks
 
-    size = (plan.backbone.card.size[0], plan.backbone.card.size[1])
     return {
         "system": plan.recipe.id,
         "backbone": plan.backbone.card.id,
@@ -88,11 +90,19 @@ def described(plan: FitPlan) -> dict[str, Any]:
                 "pictures": [_picture(subject, i) for i in range(len(subject.images))],
                 "files": [_file(use) for use in (plan.uses[n] if n < len(plan.uses) else ())],
                 "unused": list(unread_marks(plan.recipe, subject)),
-                "cropped": list(crop_subject(subject, size, plan.crop)[1]),
+                "cropped": list(crop_subject(subject, shown_sizes(plan, subject), plan.crop)[1]),
             }
             for n, subject in enumerate(plan.subjects)
         ],
     }
+
+
+def shown_sizes(plan: FitPlan, subject: Subject) -> Any:
+    """Return height and width at which the network is shown all pictures of a subject, or each."""
+    from pcs_core.engine.buckets import picture_sizes
+
+    whole = (plan.backbone.card.size[0], plan.backbone.card.size[1])
+    return (picture_sizes(subject, plan.backbone) or whole) if plan.buckets else whole
 
 
 def plan_lines(plan: FitPlan) -> list[str]:

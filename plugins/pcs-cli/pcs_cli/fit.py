@@ -12,9 +12,11 @@ import typer
 
 from pcs_cli.command_line import command_line
 from pcs_cli.options import (
+    Buckets,
     Checkpointing,
     Crop,
     Device,
+    FitSize,
     Json,
     Out,
     Overwrite,
@@ -98,6 +100,8 @@ def fit(
     precision: Precision = "fp32",
     gradient_checkpointing: Checkpointing = False,
     crop: Crop = "auto",
+    size: FitSize = None,
+    buckets: Buckets = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a fit that was interrupted.")
     ] = False,
@@ -182,6 +186,8 @@ def fit(
         precision=precision,
         checkpointing=gradient_checkpointing,
         crop=crop,
+        size=size,
+        buckets=buckets,
         keep_every=keep_every,
         class_pictures=class_pictures,
         masked_loss=masked_loss,
@@ -209,6 +215,10 @@ def fit(
         known["start"] = origin(plan.start, seed)
     if crop != "auto":
         known["crop"] = crop
+    if plan.size is not None:
+        known["size"] = list(plan.size)
+    if buckets:
+        known["buckets"] = True
     processes = join(plan.backbone.device)
     place = open_together(plan.destination, known, resume=resume, processes=processes)
     if place.finished:
@@ -288,6 +298,7 @@ def run(
     from pcs_cli.fit_keeping import copy_kept
     from pcs_cli.fit_previews import Previews, PreviewStrips, final_previews
     from pcs_cli.progress import reporting
+    from pcs_core.engine.drawn_size import sized
     from pcs_core.storage import save
 
     strips = PreviewStrips(place.previews, previews or Previews(), plan.subjects, plan.seed)
@@ -298,7 +309,8 @@ def run(
             raise InputError(next(iter(failed.values())))
         whole = [p for p in artifacts if p.subject not in failed]
         for artifact in whole:
-            extra = final_previews(artifact, plan.backbone, strips, preview=preview)
+            with sized(plan.backbone, plan.size):
+                extra = final_previews(artifact, plan.backbone, strips, preview=preview)
             folder = place.result if alone(plan) else place.result / artifact.subject
             save(artifact, folder, extra_files=extra)
             copy_kept(place.kept if alone(plan) else place.kept / artifact.subject, folder)
@@ -328,6 +340,8 @@ def train(
         precision=plan.precision,
         checkpointing=plan.checkpointing,
         crop=plan.crop,
+        size=plan.size,
+        buckets=plan.buckets,
         start=plan.start,
         every=plan.keep_every or 0,
         each=keeping(place.kept, alone=alone(plan)) if plan.keep_every else None,

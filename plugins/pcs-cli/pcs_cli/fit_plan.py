@@ -13,6 +13,7 @@ from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import check_precision
 from pcs_cli.output_folder import Destination
+from pcs_cli.sizes import read_size
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class FitPlan:
     """The artifact that the fit goes on with."""
     keep_every: int | None = None
     """Steps between two artifacts along the way."""
+    size: tuple[int, int] | None = None
+    """Height and width of the pictures, where they are not the backbone's own."""
+    buckets: bool = False
     said: tuple[str, ...] = ()
     """What options of the command make of the recipe, a sentence each."""
 
@@ -62,6 +66,8 @@ def plan_fit(
     precision: str = "fp32",
     checkpointing: bool = False,
     crop: str = "auto",
+    size: str | None = None,
+    buckets: bool = False,
     keep_every: int | None = None,
     class_pictures: Path | None = None,
     masked_loss: bool = False,
@@ -80,6 +86,7 @@ def plan_fit(
 
     check_precision(precision)
     check_crop(crop)
+    chosen_size, _ = read_size(size, None)
     folders = [folder.expanduser() for folder in start.folders]
     check_names(folders)
     inputs = [*folders, *([] if class_pictures is None else [class_pictures])]
@@ -89,6 +96,7 @@ def plan_fit(
     from pcs_core.engine import open_backbone
     from pcs_core.engine.adapters import needs_adapter
     from pcs_core.engine.continuing import continued_subject
+    from pcs_core.engine.drawn_size import sized
     from pcs_core.engine.processes import check_shared, place
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
@@ -116,10 +124,13 @@ def plan_fit(
     )
     chosen = device_name(device)
     opened = opened or open_backbone(name, device=chosen)
-    height, width = opened.card.size
-    readings = [read_listing(listing, (height, width)) for listing in listed]
-    subjects = bare or tuple(reading.subject for reading in readings)
-    more = [masked_line(subjects)] if masked_loss else []
+    with sized(opened, chosen_size):
+        height, width = opened.card.size
+        readings = [read_listing(listing, (height, width)) for listing in listed]
+        subjects = bare or tuple(reading.subject for reading in readings)
+        more = [masked_line(subjects)] if masked_loss else []
+        if buckets:
+            more += bucket_lines(recipe, subjects, opened)
     if start.artifact is not None:
         continued_subject(start.artifact, recipe, opened, subjects)
     if adapter is not None and not needs_adapter(recipe):
@@ -138,8 +149,24 @@ def plan_fit(
         crop,
         start.artifact,
         keep_every,
+        chosen_size,
+        buckets,
         tuple(more),
     )
+
+
+def bucket_lines(recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone) -> list[str]:
+    """Return how many pictures of each subject are shown at which size.
+
+    Raises
+    ------
+    PcsError
+        The backbone or a phase of the recipe has one size alone.
+    """
+    from pcs_core.engine.buckets import bucket_line, check_buckets, picture_sizes
+
+    check_buckets(recipe, recipe.phases)
+    return [f"{s.name}: {bucket_line(picture_sizes(s, backbone))}" for s in subjects]
 
 
 def without_folders(

@@ -51,6 +51,25 @@ Crop = Annotated[
     ),
 ]
 
+FitSize = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="WxH",
+        help="Size of the pictures that the network is shown, as 768x512; else the backbone's own.",
+        show_default=False,
+    ),
+]
+
+Buckets = Annotated[
+    bool,
+    typer.Option(
+        "--buckets",
+        help="Show each picture in the size nearest to its own shape, of as many pixels as --size; a batch "
+        "holds one size.",
+    ),
+]
+
 Checkpointing = Annotated[
     bool,
     typer.Option(

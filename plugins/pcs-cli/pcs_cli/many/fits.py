@@ -107,7 +107,7 @@ class Fits:
         base = (
             find_adapter(plan.recipe, self.backbone, None) if needs_adapter(plan.recipe) else None
         )
-        (subject,) = checked(plan.recipe, plan.subjects, self.backbone)
+        (subject,), _ = checked(plan.recipe, plan.subjects, self.backbone)
         fitting = Fitting(
             plan.recipe,
             [subject],
