@@ -186,8 +186,8 @@ class BucketExamples:
 
 def _buckets(example: Example, sizes: Sequence[Size]) -> Sequence[Size]:
     """Return the sizes at which an example is shown."""
-    own = (example.image.shape[-2], example.image.shape[-1])
-    return [own] if example.role == SUBJECT and own in sizes else sizes
+    shape = (example.image.shape[-2], example.image.shape[-1])
+    return [shape] if example.role == SUBJECT and shape in sizes else sizes
 
 
 def share_of(features: Sequence[Features]) -> float:

@@ -85,15 +85,15 @@ def test_buckets_have_no_more_pixels_and_sides_of_the_backbones_steps() -> None:
 
 def test_a_batch_holds_one_size_and_class_pictures_follow(backbone: Backbone) -> None:
     STEPS.clear()
-    own = backbone.card.size
+    usual = backbone.card.size
     given = subject()
     fit(recipe(Watch(), batch={"subject": 2, "prior": 1}), given, backbone, buckets=True)
-    assert backbone.card.size == own
+    assert backbone.card.size == usual
     sizes = set(picture_sizes(given, backbone))
     seen = {size for _, size, _ in STEPS}
     assert len(seen) > 1
     assert seen <= sizes
-    scale = own[0] // backbone.latent_shape[-1]
+    scale = usual[0] // backbone.latent_shape[-1]
     assert all(shape == (h // scale, w // scale) for shape, (h, w), _ in STEPS)
     assert all(roles == ("subject", "subject", "prior") for *_, roles in STEPS)
 
@@ -157,12 +157,12 @@ def test_what_needs_one_size_is_refused_by_name(backbone: Backbone) -> None:
 
 def test_a_fit_may_have_another_size(backbone: Backbone) -> None:
     STEPS.clear()
-    own = backbone.card.size
+    usual = backbone.card.size
     (made,) = fit(recipe(Watch(), steps=2), subject(), backbone, size=(24, 40))
     assert {size for _, size, _ in STEPS} == {(24, 40)}
-    assert backbone.card.size == own == made.backbone.size
+    assert backbone.card.size == usual == made.backbone.size
     assert made.extra["size"] == [24, 40]
     for wrong in ((24,), (24, 33), "24x40", (0, 8)):
         with pytest.raises(PcsError, match="size|multiples"):
             fit(recipe(steps=2), subject(), backbone, size=wrong)  # type: ignore[arg-type]
-    assert backbone.card.size == own
+    assert backbone.card.size == usual
