@@ -11,6 +11,7 @@ import pcs_core.storage.durable  # noqa: F401  (once, not in every process that 
 from pcs_cli.claims import release, release_all
 from pcs_cli.fit_work import choose_destination, open_workplace
 from pcs_cli.output_folder import destination, free_name
+from pcs_cli.own_files import record
 from pcs_core.errors import PcsError
 from reliability.commands import Program
 from reliability.deaths import Fault, Trials
@@ -21,6 +22,13 @@ def fill(words: list[str], out: Path, overwrite: bool) -> None:
     """Write as ``pcs export`` and ``pcs merge`` do."""
     with destination(out, overwrite=overwrite).filling() as ready:
         _artifact(ready, "new")
+
+
+def report(words: list[str], out: Path, overwrite: bool) -> None:
+    """Write as ``pcs protect`` does: a file comes along with the folder."""
+    with destination(out, overwrite=overwrite).filling(along=".json") as ready:
+        _artifact(ready, "new")
+        ready.with_name("ready.json").write_text("{}")
 
 
 def draw(words: list[str], out: Path, overwrite: bool) -> None:
@@ -53,7 +61,7 @@ def fit(words: list[str], out: Path, overwrite: bool) -> None:
     place.discard()
 
 
-KINDS = {"fill": fill, "draw": draw, "fit": fit}
+KINDS = {"fill": fill, "report": report, "draw": draw, "fit": fit}
 
 
 def program(name: str) -> Program:
@@ -81,10 +89,15 @@ def scenarios(folder: Path) -> Iterator[Scenario]:
         foreign = folder / "foreign"
         shutil.copytree(old, foreign)
         (foreign / "er" / "out" / "letter.txt").write_text("of somebody else")
+        exported = folder / "exported" / "er" / "out"
+        (exported / "unet").mkdir(parents=True)
+        for name in ("unet/lora.safetensors", "README.md"):
+            (exported / name).write_text("old")
+        record(exported)
     for name in KINDS:
         options = {"program": program(name), "out": "deep/er/out", "resumes": name == "fit"}
         yield Scenario(f"{name} alone", (), **options)
-        for before in ("old", "foreign"):
+        for before in ("old", "foreign", "exported"):
             words = ("--overwrite",)
             yield Scenario(f"{name} over {before}", words, {"deep": folder / before}, **options)
 

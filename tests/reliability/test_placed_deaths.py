@@ -25,8 +25,8 @@ def deaths(folder: Path, *more: str, broken: str = "") -> subprocess.CompletedPr
     )
 
 
-def test_every_fourth_death_loses_nothing(tmp_path: Path) -> None:
-    done = deaths(tmp_path, "4")
+def test_every_fifth_death_loses_nothing(tmp_path: Path) -> None:
+    done = deaths(tmp_path, "5")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) > 25
 

@@ -18,9 +18,12 @@ from typing import Any
 
 from pcs_cli.locks import LockFile, lock_file
 from pcs_cli.output import notice
+from pcs_cli.own_files import is_own
 
 LONGEST_NAME = 200
 """Bytes of a folder's name that its journal has in full."""
+ENDING = re.compile(r"\.[a-z0-9]{1,8}")
+"""Of the name of a file that comes along with a folder."""
 
 
 @dataclass
@@ -179,6 +182,9 @@ def settle(folder: Path, lock: LockFile) -> tuple[str | None, list[Path]]:
             os.replace(old, folder)
         finished = published["facts"] if published["whole"] == identity(folder) else None
         if finished is not None:
+            ready, along = beside(published["ready"]), str(published.get("along", ""))
+            if ready is not None and ENDING.fullmatch(along):
+                bring_along(ready, folder, along)
             for name in (published["ready"], published["old"]):
                 # one that is pending is known for a command's, and may be removed in parts already
                 if (path := beside(name)) and path.is_dir() and name not in pending:
@@ -191,9 +197,15 @@ def settle(folder: Path, lock: LockFile) -> tuple[str | None, list[Path]]:
     return finished, left
 
 
+def bring_along(ready: Path, folder: Path, ending: str) -> None:
+    """Name the file ``ready`` + ``ending``, if it is there, as ``folder`` with ``ending`` behind it."""
+    if ending and (file := ready.with_name(ready.name + ending)).is_file():
+        os.replace(file, folder.with_name(folder.name + ending))
+
+
 def dispose(folder: Path, old: Path, remove: Callable[[Path], None]) -> None:
     """``remove`` what stood at ``folder`` and is ``old`` now; what no command wrote is kept, and said."""
-    from pcs_cli.output_folder import free_name, is_own
+    from pcs_cli.output_folder import free_name
 
     if is_own(old):
         remove(old)

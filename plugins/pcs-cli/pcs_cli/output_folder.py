@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import filecmp
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pcs_cli.claims import Claim, dispose, identity, inspect, release, take
+from pcs_cli.claims import Claim, bring_along, dispose, identity, inspect, release, take
 from pcs_cli.output import notice
+from pcs_cli.own_files import record
 from pcs_core.errors import InputError, check_utf8
-
-OWN_FILES = re.compile(
-    r"manifest\.json|recipe\.toml|weights\.safetensors|features\.safetensors|preview\.png"
-    r"|sample\.json|sheet\.png|\d{3,}\.png"
-)
-"""Names of the files that the commands write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +56,10 @@ class Destination:
             release(claim)
 
     @contextmanager
-    def filling(self) -> Iterator[Path]:
+    def filling(self, along: str = "") -> Iterator[Path]:
         """Give the path of a folder to make and fill; on success it becomes the destination.
+
+        A file beside it that is named as the folder with ``along`` behind it, as ``.json``, comes along.
 
         Raises
         ------
@@ -75,15 +71,17 @@ class Destination:
                 temporary = claim.temporary()
                 try:
                     yield temporary / "ready"
-                    self.publish(temporary / "ready")
+                    self.publish(temporary / "ready", along=along)
                 finally:
                     if not claim.publishing:  # else what stood there may be in it
                         shutil.rmtree(temporary, ignore_errors=True)
             except OSError as error:
                 raise self._unwritable(error) from error
 
-    def publish(self, ready: Path, *, facts: str = "", works: Iterable[Path] = ()) -> None:
-        """Give the complete folder ``ready`` the destination's name.
+    def publish(
+        self, ready: Path, *, facts: str = "", works: Iterable[Path] = (), along: str = ""
+    ) -> None:
+        """Give the complete folder ``ready`` the destination's name, and so for the file ``along``, if any.
 
         What was there is removed if all of it was written by a command, else kept under another
         name. What another program wrote there meanwhile stays, and ``ready`` is kept beside it. If the command
@@ -101,10 +99,12 @@ class Destination:
             if taken and not self.overwrite:
                 kept = free_name(self.folder, "new")
                 os.replace(ready, kept)
+                bring_along(ready, kept, along)
                 raise InputError(
                     f"{self.folder} was written by another command meanwhile: what this one made is "
                     f"in {kept}"
                 )
+            record(ready)
             old = free_name(self.folder, "old")
             claim.note(
                 whole=identity(ready),
@@ -112,17 +112,21 @@ class Destination:
                 old=claim.name(old),
                 facts=facts,
                 works=[claim.name(work) for work in works],
+                along=along,
             )
             claim.publishing = True
             if not taken:
                 if self.folder.exists():
                     self.folder.rmdir()
                 os.replace(ready, self.folder)
+                bring_along(ready, self.folder, along)
             elif exchange(ready, self.folder):
+                bring_along(ready, self.folder, along)
                 dispose(self.folder, ready, claim.remove)
             else:  # the journal says what a death between the two needs
                 os.replace(self.folder, old)
                 os.replace(ready, self.folder)
+                bring_along(ready, self.folder, along)
                 dispose(self.folder, old, claim.remove)
             claim.publishing, claim.whole = False, True
             self._sort_drawn(claim)
@@ -217,27 +221,3 @@ def free_name(folder: Path, ending: str) -> Path:
         if not path.exists():
             return path
         number += 1
-
-
-def is_own(folder: Path) -> bool:
-    """Return whether everything in ``folder`` was written by a command."""
-    entries = list(folder.iterdir())
-    names = {entry.name for entry in entries}
-    if {"manifest.json", "sample.json"} & names:
-        return all(
-            OWN_FILES.fullmatch(entry.name) if entry.is_file() else is_along(entry)
-            for entry in entries
-        )
-    # several subjects: one artifact each
-    return all(
-        entry.is_dir() and (entry / "manifest.json").is_file() and is_own(entry)
-        for entry in entries
-    )
-
-
-def is_along(folder: Path) -> bool:
-    """Return whether ``folder`` holds the artifacts along the way of a fit, and nothing else."""
-    return folder.name == "steps" and all(
-        entry.is_dir() and (entry / "manifest.json").is_file() and is_own(entry)
-        for entry in folder.iterdir()
-    )

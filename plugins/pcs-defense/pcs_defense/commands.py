@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
 TECHNIQUE = "defense.perturbation"
 CLEAN = "defense.clean_set"
 NOUN, TOKEN = "thing", "<protected>"
+REPORT = ".json"
+"""The report is named as the folder, with this behind it."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -81,7 +82,7 @@ def protect(
 
     folder = folder.expanduser()
     target = destination(out, overwrite=overwrite, inputs=[folder])
-    report = target.folder.with_name(f"{target.folder.name}.json")
+    report = target.folder.with_name(target.folder.name + REPORT)
     if report.exists() and not overwrite:
         raise InputError(f"{report} exists: give another --out, or --overwrite to replace it")
     recipe, use, bound = read_recipe(system, eps, backbone, settings or [])
@@ -92,22 +93,23 @@ def protect(
     check_stems(subject)
     subject = with_clean_set(subject, recipe, clean)
     opened = open_backbone(backbone, device=device_name(device))
-    with reporting("preparing") as reporter:
-        (artifact,) = fit(recipe, subject, opened, seed=seed, watch=(reporter.fitting,))
-    facts = {
-        "system": recipe.id,
-        "eps": bound,
-        "seed": seed,
-        "noun": subject.concept.noun,
-        "clean": None if clean is None else str(clean),
-        "backbone": {"id": artifact.backbone.id, "hash": artifact.backbone.hash},
-        "losses": dict(artifact.losses),
-    }
-    delta = artifact.tensors[f"{use}/pixels/delta"]
-    with target.filling() as ready:
-        ready.mkdir()
-        pictures = write(artifact, folder, subject, delta, bound, ready)
-    write_report(report, {**facts, "pictures": pictures})
+    with target.claimed():
+        with reporting("preparing") as reporter:
+            (artifact,) = fit(recipe, subject, opened, seed=seed, watch=(reporter.fitting,))
+        facts = {
+            "system": recipe.id,
+            "eps": bound,
+            "seed": seed,
+            "noun": subject.concept.noun,
+            "clean": None if clean is None else str(clean),
+            "backbone": {"id": artifact.backbone.id, "hash": artifact.backbone.hash},
+            "losses": dict(artifact.losses),
+        }
+        delta = artifact.tensors[f"{use}/pixels/delta"]
+        with target.filling(along=REPORT) as ready:
+            ready.mkdir()
+            pictures = write(artifact, folder, subject, delta, bound, ready)
+            write_report(ready.with_name(ready.name + REPORT), {**facts, "pictures": pictures})
     emit(str(target.folder))
 
 
@@ -224,7 +226,5 @@ def write(
 
 
 def write_report(path: Path, facts: dict[str, Any]) -> None:
-    """Write the report whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    """Write the report."""
+    path.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
