@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pcs_cli.options import Json, Settings
-from pcs_cli.output import columns, emit, emit_json, notice
+from pcs_cli.output import columns, emit, emit_json
 from pcs_core.errors import PcsError, PluginError, RecipeError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ MEANINGS = {
     "sample": "the prediction of each sampling step; wrappers transform it",
 }
 DEFAULT = "mini"
+NOT_OPENED = "no backbone was named: --backbone ID opens one and shows them"
 ORDER = ("mask", "extract", "fuse", "regularize", "sample")
 
 
@@ -36,7 +37,7 @@ def explain(
         typer.Option(
             "--backbone",
             metavar="ID|PATH|HUB_ID",
-            help="For which backbone; mini where none is given.",
+            help="For which backbone, opened to show its edits; where none is given, for mini unopened.",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +60,7 @@ def explain(
     from pcs_core.engine import CoreDenoise
 
     explained = order(recipe, builtin=(CoreDenoise(),))
-    edits, missing = edits_of(recipe, name, asked=backbone is not None)
+    edits, missing = edits_of(recipe, name) if backbone else (None, NOT_OPENED)
     if json:
         emit_json(
             {
@@ -83,24 +84,18 @@ def explain(
     emit("\n".join(lines))
 
 
-def edits_of(recipe: Recipe, backbone: str, *, asked: bool) -> tuple[list[EditRow] | None, str]:
+def edits_of(recipe: Recipe, backbone: str) -> tuple[list[EditRow] | None, str]:
     """Return the overview of edits, or None and why there is none.
 
     Raises
     ------
     PcsError
-        The backbone that the user asked for does not open.
+        The backbone does not open.
     """
     from pcs_cli.edits import overview
     from pcs_core.engine import open_backbone
 
-    try:
-        opened = open_backbone(backbone)
-    except PcsError as error:
-        if asked:
-            raise
-        notice(f"edits are not shown: {error}")
-        return None, "the backbone does not open"
+    opened = open_backbone(backbone)
     try:
         return overview(recipe, opened), ""
     except (RecipeError, PluginError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,21 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
     refused = pcs("explain", "dreambooht", "--backbone", "tiny")
     assert refused.code == 2
     assert "dreambooth" in refused.err
+
+
+def test_a_backbone_that_nobody_named_is_not_opened(recipe: Path) -> None:
+    """Opening one imports diffusers, which takes longer than everything else."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "pcs_cli.main", "explain", str(recipe)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert "(no backbone was named: --backbone ID opens one and shows them)" in done.stdout
+    assert "words" in done.stdout
+    assert re.search(r"\|\s+torch$", done.stderr, re.MULTILINE)  # techniques are classes of torch
+    assert not re.search(r"\|\s+diffusers$", done.stderr, re.MULTILINE)
 
 
 def test_wrappers_are_drawn_around_what_they_wrap() -> None:
