@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -29,13 +29,17 @@ def cost_page() -> str:
         INTRO + "## In short\n\nMedians over what is there.\n\n| | files | lines |\n|---|---|---|\n"
     )
     plain = [[p for p in files if not tuning(p)] for files in systems.values()]
-    tuned = [files for files in systems.values() if any(map(tuning, files))]
-    text += _summary("a system of techniques that are there", plain)
-    if tuned:
-        text += _summary("the same, with its numbers for one more backbone", tuned)
+    overlays = [[p] for files in systems.values() for p in files if tuning(p)]
+    text += _summary("a pure recipe: techniques that are there, checked by claims", pure(systems))
+    text += _summary("any system, its claims in Python included", plain)
+    text += _summary("its numbers for one more backbone, where a paper's do not serve", overlays)
     tested = [files[:2] for files in techniques.values() if len(files) > 1]
     text += _summary("a technique with its test, and a fragment of the changelog", tested, more=1)
     text += (
+        f"\n{len(pure(systems))} of {len(systems)} systems are pure recipes; the others also have a claim in Python, "
+        "about how their parts act together. A recipe holds the paper's numbers and runs on every backbone it names. An "
+        "overlay in `tuning/` is a second file, which a system needs only on a backbone that is unlike the paper's: "
+        "Mini has a fortieth of the weights of the one most papers use, so nearly every system has one for it.\n"
         "\nNothing else is touched: recipes and techniques are found by their files, what a small network can "
         "afford stands in the technique's class, and every list of them is generated. "
         "`tests/systems/test_strangers_walk.py` walks this way, `tests/house/test_cost.py` counts the files.\n"
@@ -48,6 +52,12 @@ def cost_page() -> str:
         tests = names(files[1:]) or "by the contract alone"
         text += row(f"`{id}`", names(files[:1]), lines(files[0]), tests)
     return text
+
+
+def pure(systems: Mapping[str, Sequence[Path]]) -> list[list[Path]]:
+    """Return the files, apart from tuning, of the systems that need no Python of their own."""
+    plain = ([p for p in files if not tuning(p)] for files in systems.values())
+    return [files for files in plain if all(p.suffix == ".toml" for p in files)]
 
 
 def system_files(id: str) -> Iterator[Path]:

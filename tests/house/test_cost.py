@@ -11,7 +11,7 @@ from pcs_core.catalogue import catalogue
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from pages.cost import lines, system_files, technique_files, tuning
+from pages.cost import lines, pure, system_files, technique_files, tuning
 
 
 @pytest.mark.parametrize("system", sorted(catalogue().recipe_files()))
@@ -19,6 +19,12 @@ def test_files_of_a_system(system: str) -> None:
     recipe, *more = system_files(system)
     assert (recipe.stem, recipe.suffix) == (system, ".toml")
     assert [p for p in more if not tuning(p) and p.parent.name != "pcs_checks"] == []
+
+
+def test_a_pure_recipe_is_one_file() -> None:
+    files = pure({id: list(system_files(id)) for id in catalogue().recipe_files()})
+    assert len(files) >= 8
+    assert {len(each) for each in files} == {1}
 
 
 @pytest.mark.parametrize("technique", catalogue().ids("techniques"))
