@@ -36,10 +36,11 @@ def cost_page() -> str:
     tested = [files[:2] for files in techniques.values() if len(files) > 1]
     text += _summary("a technique with its test, and a fragment of the changelog", tested, more=1)
     text += (
-        f"\n{len(pure(systems))} of {len(systems)} systems are pure recipes; the others also have a claim in Python, "
-        "about how their parts act together. A recipe holds the paper's numbers and runs on every backbone it names. An "
-        "overlay in `tuning/` is a second file, which a system needs only on a backbone that is unlike the paper's: "
-        "Mini has a fortieth of the weights of the one most papers use, so nearly every system has one for it.\n"
+        f"\n{len(pure(systems))} of {len(systems)} systems are pure recipes; the others also have a claim in "
+        "Python, about how their parts act together. A recipe holds the paper's numbers and runs on every "
+        "backbone it names. An overlay in `tuning/` is a second file, which a system needs only on a backbone "
+        "unlike the paper's: Mini has a fortieth of the weights of the one most papers use, so nearly every "
+        "system has one for it.\n"
         "\nNothing else is touched: recipes and techniques are found by their files, what a small network can "
         "afford stands in the technique's class, and every list of them is generated. "
         "`tests/systems/test_strangers_walk.py` walks this way, `tests/house/test_cost.py` counts the files.\n"
