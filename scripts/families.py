@@ -34,6 +34,8 @@ FAMILIES = {
     "SD 1.x, 2.x": "tiny",
     "SDXL": "tiny-sdxl",
     "SD 3, 3.5": "tiny-sd3",
+    "FLUX.1": "tiny-flux",
+    "FLUX.1 Kontext": "tiny-kontext",
     "clips": "tiny-video",
     "masked tokens": "tiny-tokens",
 }
@@ -65,6 +67,8 @@ def attempt(system: str, backbone: Backbone, shown: Subject) -> str:
             backbone.card.id == "tiny-tokens"
         ):  # all of its layers are of one size, in the real ones too
             changes = [c for c in changes if not c.startswith("attention.localization_loss.scale=")]
+        if backbone.card.family.startswith("flux"):  # the quick stand-in shares self-attention
+            changes = [c.replace('"style-aligned"', '"lora-dreambooth"') for c in changes]
         whole_run(load_recipe(system, backbone=backbone, overrides=changes), backbone, shown)
     except PcsError as error:
         return " ".join(str(error).split())

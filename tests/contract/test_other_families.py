@@ -15,10 +15,12 @@ JOINT = {"weights.kv": {"sites": "joint"}}
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("backbone", ["tiny-video", "tiny-tokens", "tiny-sdxl", "tiny-sd3"])
+@pytest.mark.parametrize(
+    "backbone", ["tiny-video", "tiny-tokens", "tiny-sdxl", "tiny-sd3", "tiny-flux"]
+)
 @pytest.mark.parametrize("id", ["tokens.learnable", "weights.bottleneck", "weights.kv"])
 def test_contract(id: str, backbone: str, part: str) -> None:
-    settings = JOINT.get(id, {}) if backbone == "tiny-sd3" else {}
+    settings = JOINT.get(id, {}) if backbone in ("tiny-sd3", "tiny-flux") else {}
     CHECKS[part](Case(catalogue().get("techniques", id), settings, backbone=backbone))
 
 

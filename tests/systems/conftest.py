@@ -106,8 +106,11 @@ def config_folder(tmp_path: Path) -> Callable[[str], Path]:
     def write(family: str) -> Path:
         from pcs_diffusers.skeletons import SKELETONS
 
-        part = "transformer" if family in ("sd3", "tokens") else "unet"
+        part = "unet" if family in ("sd", "sdxl", "video") else "transformer"
         SKELETONS[family]().denoiser.save_config(tmp_path / family / part)
+        if family == "flux-kontext":
+            index = tmp_path / family / "model_index.json"
+            index.write_text('{"_class_name": "FluxKontextPipeline"}')
         return tmp_path / family
 
     return write

@@ -14,12 +14,14 @@ from pcs_cli.main import main
 from pcs_core.storage import load
 from pcs_folders.pictures import write_png
 
-BACKBONES = ("tiny-sdxl", "tiny-sd3")
+BACKBONES = ("tiny-sdxl", "tiny-sd3", "tiny-flux")
 TRAINED = {
     "lora-dreambooth": "weights.lora/transformer_blocks.0.attn.to_q/A",
     "textual-inversion": "tokens.learnable/<thing>/rows",
     "dreambooth": "weights.full/",
 }
+WIDTHS = {"tiny-sdxl": 32 + 48, "tiny-sd3": 32 + 48 + 96, "tiny-flux": 32 + 96}
+"""Of a learned word: a row in every encoder."""
 PRIOR = "regularizers.prior_preservation"
 SETTINGS = {"dreambooth": ("--set", f"{PRIOR}.count=2", "--set", f"{PRIOR}.steps=2")}
 
@@ -73,10 +75,10 @@ def test_fit_and_sample(
     pcs("fit", system, folder, *options)
     artifact = load(made)
     assert artifact.backbone.id == backbone
-    prefix = TRAINED[system] if backbone == "tiny-sd3" or "lora" not in system else "weights.lora/"
+    prefix = TRAINED[system] if backbone != "tiny-sdxl" or "lora" not in system else "weights.lora/"
     assert any(name.startswith(prefix) for name in artifact.tensors)
     if system == "textual-inversion":  # a row in every encoder
-        assert artifact.tensors[prefix].shape == (1, 80 + 96 * (backbone == "tiny-sd3"))
+        assert artifact.tensors[prefix].shape == (1, WIDTHS[backbone])
     document = draw(pcs, made, tmp_path / "first")
     assert document["backbone"]["id"] == backbone
     draw(pcs, made, tmp_path / "again")

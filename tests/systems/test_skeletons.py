@@ -15,14 +15,21 @@ from pcs_core.data import Recipe
 from pcs_core.errors import CapabilityError, InputError
 from pcs_testing.whole_run import FEWER, TwoRecords, fewer_settings, make_references
 
-FAMILIES = ("sd", "sdxl", "sd3", "video", "tokens")
+FAMILIES = ("sd", "sdxl", "sd3", "flux", "flux-kontext", "video", "tokens")
 SYSTEMS = sorted(catalogue().recipe_files())
-TEXT = {"sd": 768, "sdxl": 2048, "sd3": 4096, "video": 1024, "tokens": 768}
+TEXT = {"sd": 768, "sdxl": 2048, "sd3": 4096, "flux": 4096, "video": 1024, "tokens": 768}
 """Channels of the text that each release's denoiser is given."""
-CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "video": 4, "tokens": 1}
-SITES = {"sd": 16, "sdxl": 70, "sd3": 24, "video": 16, "tokens": 34}
+CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16, "video": 4, "tokens": 1}
+SITES = {"sd": 16, "sdxl": 70, "sd3": 24, "flux": 57, "video": 16, "tokens": 34}
 """Layers that read the text."""
-HEADS = {"sd": {8}, "sdxl": {10, 20}, "sd3": {24}, "video": {5, 10, 20}, "tokens": {12}}
+HEADS = {
+    "sd": {8},
+    "sdxl": {10, 20},
+    "sd3": {24},
+    "flux": {24},
+    "video": {5, 10, 20},
+    "tokens": {12},
+}
 
 
 def takes_clips(recipe: Recipe) -> bool:
@@ -80,8 +87,11 @@ def test_a_resolved_recipe_is_refused_too(skeletons: Callable[[str], Backbone]) 
 def test_the_layout_is_the_releases(family: str, skeletons: Callable[[str], Backbone]) -> None:
     backbone = skeletons(family)
     assert backbone.card.family == family
+    family = family.removesuffix("-kontext")  # of the same layout
     assert backbone.latent_shape[0] == CHANNELS[family]
-    sites = [s for s in backbone.sites if s.kind == ("joint" if family == "sd3" else "cross")]
+    sites = [
+        s for s in backbone.sites if s.kind == ("joint" if family in ("sd3", "flux") else "cross")
+    ]
     assert len(sites) == SITES[family]
     assert {site.heads for site in sites} == HEADS[family]
     assert int(backbone.encode_ids(backbone._blank())[0].shape[-1]) == TEXT[family]

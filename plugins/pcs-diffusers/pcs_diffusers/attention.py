@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ChainProcessor:
     """An attention processor in diffusers' calling convention. Not a module: adds no keys."""
 
-    def __init__(self, chain: AttentionChain) -> None:
+    def __init__(self, chain: AttentionChain, before: Any = None) -> None:
         self.chain = chain
 
     def __call__(
@@ -76,7 +76,7 @@ class JointChainProcessor:
     is the self-attention that SD 3.5 has beside.
     """
 
-    def __init__(self, chain: AttentionChain) -> None:
+    def __init__(self, chain: AttentionChain, before: Any = None) -> None:
         self.chain = chain
 
     def __call__(
@@ -96,8 +96,8 @@ class JointChainProcessor:
 
         def norm(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             return (
-                _each_head(q, count, attn.heads, attn.norm_q, attn.norm_added_q),
-                _each_head(k, count, attn.heads, attn.norm_k, attn.norm_added_k),
+                each_head(q, count, attn.heads, attn.norm_q, attn.norm_added_q),
+                each_head(k, count, attn.heads, attn.norm_k, attn.norm_added_k),
             )
 
         state = AttnState(
@@ -118,7 +118,7 @@ class JointChainProcessor:
         return picture, said if attn.context_pre_only else attn.to_add_out(said)
 
 
-def _each_head(x: Tensor, count: int, heads: int, first: Any, rest: Any) -> Tensor:
+def each_head(x: Tensor, count: int, heads: int, first: Any, rest: Any) -> Tensor:
     """Return x [b n hd] normalised per head: the first ``count`` tokens by one norm, others by another."""
     b, n, width = x.shape
     split = x.view(b, n, heads, width // heads)
@@ -129,12 +129,15 @@ def _each_head(x: Tensor, count: int, heads: int, first: Any, rest: Any) -> Tens
 def bind(
     network: nn.Module,
     chains: Mapping[str, AttentionChain],
-    processor: type[ChainProcessor] | type[JointChainProcessor] = ChainProcessor,
+    processor: Callable[[AttentionChain, Any], Any],
 ) -> Callable[[], None]:
-    """Put a chain on each named attention module of a network; return what puts the old ones back."""
-    before = {name: network.get_submodule(name).processor for name in chains}
+    """Put a chain on each named attention module of a network; return what puts the old ones back.
+
+    ``processor`` makes what is put there, of the chain and of what was there.
+    """
+    before: dict[str, Any] = {name: network.get_submodule(name).processor for name in chains}
     for name, chain in chains.items():
-        network.get_submodule(name).processor = processor(chain)  # type: ignore[assignment]
+        network.get_submodule(name).processor = processor(chain, before[name])
 
     def undo() -> None:
         for name, original in before.items():

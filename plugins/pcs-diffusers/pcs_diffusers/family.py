@@ -328,6 +328,16 @@ class DiffusersBackbone:
         return part_config(folder / part).get("_class_name") == cls.layout.class_name(part)
 
     @classmethod
+    def check_config(cls, folder: Path) -> None:
+        """Refuse a variant of the family that is not supported, by what its configurations say.
+
+        Raises
+        ------
+        InputError
+            Names the variant.
+        """
+
+    @classmethod
     def options(cls, index: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the family's constructor reads from ``model_index.json``."""
         return {}
@@ -356,6 +366,7 @@ class DiffusersBackbone:
         folder = find_folder(location, cls.knows, cls.layout.needed)
         if folder is None:
             return None
+        cls.check_config(folder)
         present = [n for n in cls.layout.parts if (folder / n).is_dir()]
         kind = dtype or torch.float32
         try:

@@ -35,13 +35,16 @@ def unet_places(unet: Any) -> Iterator[Site]:
         yield _behind(name, "after_block", scale, resnets[-1].out_channels)
 
 
-def joint_places(transformer: Any) -> Iterator[Site]:
-    """Yield the places of an SD 3 transformer: the picture's stream behind each whole block."""
-    scale = int(transformer.config.patch_size)
+JOINT_BLOCKS = ("JointTransformerBlock", "FluxTransformerBlock", "FluxSingleTransformerBlock")
+"""Classes of blocks that give the text's stream and the picture's, in this order."""
+
+
+def joint_places(transformer: Any, patch: int) -> Iterator[Site]:
+    """Yield the places of an SD 3 or FLUX transformer: the picture's stream behind each whole block."""
     for name, module in transformer.named_modules():
-        if type(module).__name__ == "JointTransformerBlock":
+        if type(module).__name__ in JOINT_BLOCKS:
             width = module.attn.query_dim
-            yield _place(name, "after_feed_forward", scale, width, "tokens", name, item=1)
+            yield _place(name, "after_feed_forward", patch, width, "tokens", name, item=1)
 
 
 def _in_transformer_block(name: str, block: Any, scale: int) -> Iterator[Site]:

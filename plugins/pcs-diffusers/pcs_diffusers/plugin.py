@@ -16,6 +16,8 @@ def loaders() -> Mapping[str, str]:
         "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:StableDiffusion3.load",
         "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:StableDiffusionXL.load",
         "text-to-video": "pcs_diffusers.video:TextToVideo.load",
+        "flux": "pcs_diffusers.flux:Flux.load",
+        "flux-kontext": "pcs_diffusers.flux:FluxKontext.load",
         "masked-tokens": "pcs_diffusers.masked_tokens:TokenTransformer.load",
     }
 
@@ -30,6 +32,8 @@ def families() -> Mapping[str, str]:
 def profiles() -> Mapping[str, str]:
     """Numbers that suit a family."""
     return {
+        "flux": "pcs_diffusers.profiles:FLUX",
+        "flux-kontext": "pcs_diffusers.profiles:KONTEXT",
         "sd": "pcs_diffusers.profiles:SD",
         "sd3": "pcs_diffusers.profiles:SD3",
         "sdxl": "pcs_diffusers.profiles:SDXL",
@@ -43,6 +47,9 @@ def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {
         "tiny": "pcs_diffusers.tiny:tiny",
+        "tiny-flux": "pcs_diffusers.tiny_flux:tiny_flux",
+        "tiny-kontext": "pcs_diffusers.tiny_flux:tiny_kontext",
+        "tiny-schnell": "pcs_diffusers.tiny_flux:tiny_schnell",
         "tiny-sd3": "pcs_diffusers.tiny:tiny_sd3",
         "tiny-sdxl": "pcs_diffusers.tiny:tiny_sdxl",
         "tiny-tokens": "pcs_diffusers.tiny:tiny_tokens",

@@ -13,16 +13,26 @@ from pcs_diffusers.checked import read_config
 OF_CLASS = {
     "UNet2DConditionModel": "sd",
     "SD3Transformer2DModel": "sd3",
+    "FluxTransformer2DModel": "flux",
     "UNet3DConditionModel": "video",
     "UVit2DModel": "tokens",
 }
 """Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
-MARKERS = {"sd3": "joint_blocks.", "sdxl": "label_emb.", "sd": "input_blocks."}
+KONTEXT = "FluxKontextPipeline"
+"""The pipeline by which a folder of FLUX.1 says that it is given references."""
+WHOLE = "model.diffusion_model."
+"""What stands before a denoiser's tensors in a file of a whole model."""
+MARKERS = {
+    "flux": ("double_blocks.", f"{WHOLE}double_blocks."),  # released without the other parts, too
+    "sd3": (f"{WHOLE}joint_blocks.",),
+    "sdxl": (f"{WHOLE}label_emb.",),
+    "sd": (f"{WHOLE}input_blocks.",),
+}
 """What a single file's denoiser holds; the first that is there counts: SDXL's have input blocks too."""
 
 
 def family_of_location(location: str | Path) -> str | None:
-    """Return "sd", "sdxl", "sd3", "video" or "tokens", or None where it is of none of these layouts.
+    """Return the family ("sd", "sdxl", "flux"...), or None where it is of none of these layouts.
 
     A hub id is looked for in the local cache; nothing is downloaded.
     """
@@ -30,24 +40,27 @@ def family_of_location(location: str | Path) -> str | None:
     if path.is_file():
         return _of_file(path)
     for part in ("unet", "transformer"):
-        config = _config(path, str(location), part)
+        config = _config(path, str(location), f"{part}/config.json")
         if config is not None:
             family = OF_CLASS.get(str(config.get("_class_name")))
             if family == "sd" and config.get("addition_embed_type") == "text_time":
                 return "sdxl"
+            if family == "flux":
+                index = _config(path, str(location), "model_index.json") or {}
+                return "flux-kontext" if index.get("_class_name") == KONTEXT else "flux"
             return family
     return None
 
 
-def _config(folder: Path, location: str, part: str) -> dict[str, Any] | None:
-    file = folder / part / "config.json"
+def _config(folder: Path, location: str, name: str) -> dict[str, Any] | None:
+    file = folder / name
     if not folder.is_dir():
         if location.count("/") != 1 or location.startswith((".", "/")):
             return None
         from huggingface_hub import try_to_load_from_cache
 
         try:
-            cached = try_to_load_from_cache(location, f"{part}/config.json")
+            cached = try_to_load_from_cache(location, name)
         except ValueError:  # no name that a hub gives
             return None
         if not isinstance(cached, str):
@@ -71,7 +84,7 @@ def _of_file(path: Path) -> str | None:
 
 def of_names(keys: Iterable[str]) -> str | None:
     """Return the family of a file by what its denoiser's tensors are called, or None."""
-    for family, marker in MARKERS.items():
-        if any(key.startswith(f"model.diffusion_model.{marker}") for key in keys):
+    for family, marks in MARKERS.items():
+        if any(key.startswith(marks) for key in keys):
             return family
     return None

@@ -24,7 +24,10 @@ FEED_FORWARD: Mapping[str, str] = {
     "ff.net.2": "out",
     "ff_context.net.0.proj": "text_in",
     "ff_context.net.2": "text_out",
+    "proj_mlp": "in",
+    "proj_out": "out",
 }
+"""In blocks of one stream (FLUX) ``proj_out`` is that of attention and of the feed-forward part at once."""
 CLIP: Mapping[str, str] = {
     "self_attn.q_proj": "attention.self.q",
     "self_attn.k_proj": "attention.self.k",
@@ -40,6 +43,7 @@ _BLOCKS = (
     (re.compile(r"mid_block(?:\.|$)"), "mid"),
     (re.compile(r"up_blocks?(?:\.(\d+))?(?:\.|$)"), "up"),
     (re.compile(r"transformer_(?:blocks|layers)\.(\d+)(?:\.|$)"), "block"),
+    (re.compile(r"single_transformer_blocks\.(\d+)(?:\.|$)"), "single"),
     (re.compile(r"(?:.*\.)?encoder\.layers\.(\d+)(?:\.|$)"), "block"),
 )
 

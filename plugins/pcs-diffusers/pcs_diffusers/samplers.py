@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffusers
+import numpy as np
 
 from pcs_processes import samplers
 from pcs_processes.scheduler_names import SCHEDULERS
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pcs_processes import FlowMatching
 
-__all__ = ["SCHEDULERS", "DiffusersSampler", "FlowSampler", "make_scheduler"]
+__all__ = ["SCHEDULERS", "DiffusersSampler", "EvenFlowSampler", "FlowSampler", "make_scheduler"]
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
@@ -45,3 +46,28 @@ class FlowSampler(samplers.FlowSampler):
     ) -> None:
         scheduler = samplers.make_scheduler(diffusers, name, config, flow=True)
         super().__init__(scheduler, steps, process, device)
+
+
+class EvenFlowSampler(FlowSampler):
+    """One whose levels are equal parts from 1 to 1 / steps before they are shifted, as in FLUX's pipeline.
+
+    ``mu`` is what a schedule that shifts with the picture's size is told of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        steps: int,
+        process: FlowMatching,
+        device: torch.device,
+        *,
+        mu: float | None = None,
+    ) -> None:
+        scheduler = samplers.make_scheduler(diffusers, name, config, flow=True)
+        if not isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+            # it places its own levels, with one shift: that of this size
+            super().__init__(name, {**config, "shift": process.shift}, steps, process, device)
+            return
+        self.scheduler, self.process = scheduler, process
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, mu=mu)

@@ -9,6 +9,8 @@ PREDICTIONS = {
     "sdxl": "epsilon",
     "video": "epsilon",
     "sd3": "flow",
+    "flux": "flow",
+    "flux-kontext": "flow",
     "tokens": "tokens",
 }
 """Family -> what its schedulers step: noise (v too), flow or tokens."""

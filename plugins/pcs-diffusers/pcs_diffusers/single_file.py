@@ -17,8 +17,9 @@ from pcs_core.errors import InputError, PcsError
 from pcs_core.tensor_headers import read_header
 from pcs_diffusers.checked import check_folder
 from pcs_diffusers.family import DiffusersBackbone
+from pcs_diffusers.flux import Flux, check_channels
 from pcs_diffusers.folders import damaged, file_digest, schedule_digest
-from pcs_diffusers.recognise import of_names
+from pcs_diffusers.recognise import WHOLE, of_names
 from pcs_diffusers.released import FIRST, release_folder, release_of
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
@@ -37,7 +38,7 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> DiffusersBackbone | None:
-    """Open a file ``*.safetensors`` of SD 1.x, 2.x, XL or 3, or return None if it is no such file.
+    """Open a file ``*.safetensors`` of SD 1.x, 2.x, XL, 3 or FLUX.1, or return None if it is no such file.
 
     Raises
     ------
@@ -52,8 +53,10 @@ def load(
     original = original_of(names)
     if original is None:
         raise InputError(
-            f"backbone {str(file)!r} holds no denoiser of SD 1.x, 2.x, XL or 3 that is known here"
+            f"backbone {str(file)!r} holds no denoiser of SD 1.x, 2.x, XL, 3 or FLUX.1 that is known here"
         )
+    if original.family is Flux:
+        check_channels(str(file), channels_read(tensors, "img_in.weight"))
     family, weights_type = original.family, dtype or torch.float32
     given = missing_parts(file.with_suffix(""), family, names, weights_type)
     pipeline = read_pipeline(file, original.pipeline, given, weights_type, tensors)
@@ -77,6 +80,7 @@ class Original(NamedTuple):
 
 
 ORIGINALS = {
+    "flux": Original("FluxPipeline", Flux),
     "sd3": Original("StableDiffusion3Pipeline", StableDiffusion3),
     "sdxl": Original("StableDiffusionXLPipeline", StableDiffusionXL),
     "sd": Original("StableDiffusionPipeline", StableDiffusion),
@@ -101,9 +105,9 @@ def tensors_of(file: Path) -> dict[str, Entry]:
         raise InputError(f"backbone {str(file)!r} is no safetensors file: {error}") from error
 
 
-def channels_read(tensors: Mapping[str, Entry]) -> int:
-    """Return how many channels the denoiser's first layer reads, 0 where there is none of that name."""
-    first = tensors.get(FIRST)
+def channels_read(tensors: Mapping[str, Entry], name: str = FIRST) -> int:
+    """Return how many channels the denoiser's first layer reads, 0 where there is none of that ``name``."""
+    first = tensors.get(name) or tensors.get(f"{WHOLE}{name}")
     return first.shape[1] if first is not None and len(first.shape) > 1 else 0
 
 

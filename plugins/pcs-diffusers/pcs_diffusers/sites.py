@@ -52,17 +52,23 @@ def temporal_modules(network: nn.Module) -> tuple[str, ...]:
     )
 
 
-def joint_sites(transformer: Any) -> Iterator[Site]:
-    """Yield attention and layer sites of an SD3Transformer2DModel; the grid is one of patches.
+def joint_sites(transformer: Any, patch: int) -> Iterator[Site]:
+    """Yield attention and layer sites of an SD3 or FLUX transformer; the grid is one of patches.
 
-    Attention that reads the text too is of kind "joint", ``context`` the width of the text there.
+    Attention that reads the text too is of kind "joint", ``context`` the width of the text there: beside the
+    picture, or in one stream with it.
     """
-    scale = int(transformer.config.patch_size)
 
     def kind_of(name: str, attention: Any) -> str:
-        return "self" if attention.added_kv_proj_dim is None else "joint"
+        alone = attention.added_kv_proj_dim is None and not in_one_stream(name)
+        return "self" if alone else "joint"
 
-    return denoiser_sites(transformer, lambda name: scale, kind_of)
+    return denoiser_sites(transformer, lambda name: patch, kind_of)
+
+
+def in_one_stream(name: str) -> bool:
+    """Return whether an attention is of a block that gives text and picture the same layers (FLUX)."""
+    return name.startswith("single_transformer_blocks.")
 
 
 def denoiser_sites(
@@ -94,14 +100,17 @@ def attention_kind(name: str, attention: Any) -> str:
 
 def attention_site(name: str, attention: Any, kind: str, scale: int) -> Site:
     """Return the site of a module of diffusers' class ``Attention``."""
-    context = {"joint": attention.added_kv_proj_dim, "self": attention.query_dim}
+    if kind == "joint":
+        context = attention.added_kv_proj_dim or attention.query_dim
+    else:
+        context = attention.query_dim if kind == "self" else attention.cross_attention_dim
     return Site(
         name=name,
         part="denoiser",
         kind=kind,
         scale=scale,
         width=attention.query_dim,
-        context=context.get(kind, attention.cross_attention_dim),
+        context=context,
         heads=attention.heads,
     )
 

@@ -7,20 +7,24 @@ transformer are an eighth of the real ones (so a head's width too), text encoder
 layers are narrow, and the vocabulary is small. Pictures are ``side`` pixels wide.
 
 Sources of the numbers: the ``config.json`` files of stable-diffusion-v1-5, stable-diffusion-xl-base-1.0,
-stable-diffusion-3.5-medium, text-to-video-ms-1.7b and amused-256.
+stable-diffusion-3.5-medium, FLUX.1-dev, FLUX.1-schnell, text-to-video-ms-1.7b and amused-256.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
+from pcs_diffusers.family import DiffusersBackbone
+from pcs_diffusers.flux import Flux, FluxKontext
 from pcs_diffusers.masked_tokens import TokenTransformer
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 from pcs_diffusers.tiny import WORDS, build_t5_tokenizer, build_tokenizer, scheduler_config
+from pcs_diffusers.tiny_flux import SHIFTING, STILL, F
 from pcs_diffusers.video import TextToVideo
 
 THIN = 8
@@ -216,7 +220,65 @@ def amused(*, side: int = 64, seed: int = 0) -> TokenTransformer:
     )
 
 
-SKELETONS = {"sd": sd15, "sdxl": sdxl, "sd3": sd35, "video": text_to_video, "tokens": amused}
+def flux_dev(*, side: int = 64, seed: int = 0) -> Flux:
+    """Return the skeleton of FLUX.1 dev: text of 4096 channels, 19 + 38 blocks of 24 heads."""
+    return _flux(Flux, SHIFTING, distilled=True, side=side, seed=seed, id="skeleton-flux")
+
+
+def flux_schnell(*, side: int = 64, seed: int = 0) -> Flux:
+    """Return the skeleton of FLUX.1 schnell: that of dev, told no guidance, its schedule never shifts."""
+    return _flux(Flux, STILL, distilled=False, side=side, seed=seed, id="skeleton-schnell")
+
+
+def flux_kontext(*, side: int = 64, seed: int = 0) -> FluxKontext:
+    """Return the skeleton of FLUX.1 Kontext: that of dev, of the family that is given references."""
+    return _flux(FluxKontext, SHIFTING, distilled=True, side=side, seed=seed, id="skeleton-kontext")
+
+
+def _flux(
+    kind: type[F], schedule: dict[str, Any], *, distilled: bool, side: int, seed: int, id: str
+) -> F:
+    from diffusers import FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer, t5_tokenizer = _tokenizer(), build_t5_tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer = FluxTransformer2DModel(
+            in_channels=64,
+            num_layers=19,
+            num_single_layers=38,
+            attention_head_dim=10,  # of 128: the rotation's axes are even, 16, 56 and 56 of them
+            axes_dims_rope=(2, 4, 4),
+            num_attention_heads=24,
+            joint_attention_dim=4096,
+            pooled_projection_dim=768,
+            guidance_embeds=distilled,
+        )
+        t5 = T5Config(
+            vocab_size=len(t5_tokenizer), d_model=4096, d_kv=8, d_ff=64, num_layers=2, num_heads=64
+        )
+        return kind(
+            transformer=transformer,
+            vae=_vae(side, channels=16, scaling_factor=0.3611, shift_factor=0.1159),
+            text_encoder=_clip(tokenizer, 768, 12),
+            text_encoder_2=T5EncoderModel(t5),
+            tokenizer=tokenizer,
+            tokenizer_2=t5_tokenizer,
+            scheduler_config=schedule,
+            id=id,
+        )
+
+
+SKELETONS: Mapping[str, Callable[..., DiffusersBackbone]] = {
+    "sd": sd15,
+    "sdxl": sdxl,
+    "sd3": sd35,
+    "flux": flux_dev,
+    "flux-kontext": flux_kontext,
+    "video": text_to_video,
+    "tokens": amused,
+}
 """Family -> what builds the skeleton of its best known release."""
 
 

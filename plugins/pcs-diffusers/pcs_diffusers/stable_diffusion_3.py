@@ -105,8 +105,9 @@ class StableDiffusion3(SeveralTextEncoders):
 
     def denoiser_sites(self) -> Iterator[Site]:
         """Yield the sites of the transformer."""
-        yield from joint_sites(self.denoiser)
-        yield from joint_places(self.denoiser)
+        patch = int(self.denoiser.config.patch_size)
+        yield from joint_sites(self.denoiser, patch)
+        yield from joint_places(self.denoiser, patch)
 
     @property
     def text_width(self) -> int:

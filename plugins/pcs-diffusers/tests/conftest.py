@@ -22,7 +22,8 @@ def write(backbone: Any, folder: Path) -> Path:
     for number, (_, tokenizer) in enumerate(backbone.embedding.reads):
         tokenizer.inner.save_pretrained(folder / f"tokenizer{'_2' if number else ''}")
     for tokenizer in backbone.tokenizer.beside:
-        tokenizer.inner.save_pretrained(folder / "tokenizer_3")
+        number = 2 if backbone.card.family.startswith("flux") else 3
+        tokenizer.inner.save_pretrained(folder / f"tokenizer_{number}")
     backbone.vae.save_pretrained(folder / "vae")
     if backbone.card.family == "sdxl":
         backbone.denoiser.save_pretrained(folder / "unet")
@@ -37,7 +38,7 @@ def write(backbone: Any, folder: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def write_folder() -> Callable[[Any, Path], Path]:
-    """Write a tiny SDXL or SD 3 backbone in its layout."""
+    """Write a tiny SDXL, SD 3 or FLUX backbone in its layout."""
     return write
 
 

@@ -1,4 +1,4 @@
-"""SD 3's layers in the naming of the original release, where one layer makes queries, keys and values.
+"""SD 3's and FLUX's layers in the naming of the releases, where one layer makes queries, keys and values.
 
 kohya's and ComfyUI's files have one update for the three: its first factor is all of theirs, the second one's
 rows are split.
@@ -7,10 +7,11 @@ rows are split.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError
+from pcs_formats.flux_names import flux_paths
 from pcs_formats.layer_parts import LayerParts
 
 if TYPE_CHECKING:
@@ -41,22 +42,26 @@ TURNED = "norm1_context.linear"
 
 
 def joined_names(backbone: Backbone) -> dict[str, tuple[Site, ...]]:
-    """Return every original name of an SD 3's layers -> the sites whose rows it holds, in order."""
+    """Return every original name of an SD 3's or FLUX's layers -> the sites whose rows it holds, in order."""
     sites = {s.name: s for s in backbone.sites if s.part == "denoiser" and s.kind == "linear"}
-    blocks = [int(m[1]) for n in sites if (m := re.match(r"transformer_blocks\.(\d+)\.", n))]
+    paths = flux_paths if backbone.card.family.startswith("flux") else sd3_paths
     names: dict[str, tuple[Site, ...]] = {}
+    for dotted, ours in paths(sites):
+        for name in (f"diffusion_model.{dotted}", f"lora_unet_{dotted.replace('.', '_')}"):
+            names[name] = tuple(sites[path] for path in ours)
+    return names
+
+
+def sd3_paths(names: Mapping[str, object]) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield original names with the paths of diffusers whose rows they hold in order; ``names``: all paths."""
+    blocks = [int(m[1]) for n in names if (m := re.match(r"transformer_blocks\.(\d+)\.", n))]
     for block in range(max(blocks, default=-1) + 1):
         for side, layers in SIDES.items():
             for original, ours in layers.items():
-                paths = [f"transformer_blocks.{block}.{path}" for path in ours]
-                if not all(path in sites for path in paths) or (
-                    ours == (TURNED,) and block == max(blocks)
-                ):
-                    continue
-                dotted = f"joint_blocks.{block}.{side}.{original}"
-                for name in (f"diffusion_model.{dotted}", f"lora_unet_{dotted.replace('.', '_')}"):
-                    names[name] = tuple(sites[path] for path in paths)
-    return names
+                paths = tuple(f"transformer_blocks.{block}.{path}" for path in ours)
+                turned = ours == (TURNED,) and block == max(blocks)
+                if all(path in names for path in paths) and not turned:
+                    yield f"joint_blocks.{block}.{side}.{original}", paths
 
 
 def split_rows(layer: LayerParts, sites: Sequence[Site]) -> list[LayerParts]:

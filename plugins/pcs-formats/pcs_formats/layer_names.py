@@ -25,6 +25,8 @@ NATIVE = "diffusion_model."
 """What stands before an original release's name in ComfyUI's and OneTrainer's files."""
 CLIPS = ("clip_l", "clip_g", "t5xxl")
 """Names of the text encoders in files of those two."""
+T5 = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
+"""Family -> its encoder that is no CLIP."""
 BEGINNINGS = (
     *(DOTTED[:-1]),
     *JOINED,
@@ -66,6 +68,10 @@ def _of_text(site: Site, backbone: Any) -> Iterator[str]:
     family = backbone.card.family
     encoder, _, path = text_path(family, site).partition(".")
     number = int(encoder.removeprefix("text_encoder").removeprefix("_") or 1)
+    if encoder == T5.get(
+        family
+    ):  # these tools count CLIP's second encoder where there is none, too
+        number = len(CLIPS)
     kohya = [f"lora_te{number}_", *(["lora_te_"] if family == "sd" else [])]
     for spelled in dict.fromkeys((path, path.removeprefix("text_model."))):
         yield f"{encoder}.{spelled}"
@@ -80,8 +86,7 @@ def text_path(family: str, site: Site) -> str:
     encoder, name = "text_encoder", site.name
     if family != "sd":
         encoder, _, name = site.name.partition(".")
-    is_t5 = encoder == "text_encoder_3"
-    if not is_t5 and not name.startswith(("text_model.", "text_projection")):
+    if encoder != T5.get(family) and not name.startswith(("text_model.", "text_projection")):
         name = f"text_model.{name}"
     return f"{encoder}.{name}"
 

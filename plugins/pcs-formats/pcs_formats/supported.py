@@ -29,12 +29,12 @@ FORMATS = (
     ),
     Format(
         "LoRA and LoCon of kohya",
-        "`lora_unet_...`, `lora_te_...`, `lora_te1_...`, `lora_te2_...` with `.alpha`; SDXL's and SD 3's "
-        "layers by the original release's names",
+        "`lora_unet_...`, `lora_te_...`, `lora_te1_...`, `lora_te2_...` with `.alpha`; layers "
+        "of SDXL, SD 3 and FLUX by the original release's names",
         "layers",
         "kohya",
         "`weights.lora`; a core (`.lora_mid`), or a rank above the layer's: `weights.imported`",
-        "names of FLUX; of SD 3's joined projections all but low-rank updates",
+        "of SD 3's and FLUX's joined projections all but low-rank updates",
     ),
     Format(
         "LyCORIS",
@@ -63,8 +63,8 @@ FORMATS = (
     ),
     Format(
         "Learned words",
-        "diffusers' `<token>`, kohya's `emb_params`, A1111's `string_to_param`, SDXL's and SD 3's `clip_l`, "
-        "`clip_g`, `t5xxl`",
+        "diffusers' `<token>`, kohya's `emb_params`, A1111's `string_to_param`, and where "
+        "several encoders read them `clip_l`, `clip_g`, `t5xxl`",
         "word",
         "diffusers",
         "`tokens.learnable`",

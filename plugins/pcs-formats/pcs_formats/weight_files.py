@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Attachment
     from pcs_core.data import Recipe, Site
 
-DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer"}
+DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
 """Family -> what diffusers calls the denoiser."""
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
 """Names of a word's tensors where several encoders read it, as other tools write them."""
@@ -203,4 +203,5 @@ def _by_encoder(net: Attachment, token: str, rows: Tensor) -> dict[str, Tensor]:
         return {token: rows}
     rest = rows.shape[1] - sum(widths)
     parts = rows.split([*widths, *([rest] if rest else [])], dim=1)
-    return {k: v.contiguous() for k, v in zip(ENCODERS, parts, strict=False)}
+    names = [*ENCODERS[: len(widths)], *(ENCODERS[-1:] if rest else [])]  # FLUX has no second CLIP
+    return {k: v.contiguous() for k, v in zip(names, parts, strict=True)}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers import (
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
@@ -47,6 +48,16 @@ def pipeline(backbone: Any) -> Any:
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
+        )
+    if backbone.card.family == "flux":
+        return FluxPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler.from_config(backbone.scheduler_config),
+            vae=backbone.vae,
+            text_encoder=backbone.text_encoder.text_encoder,
+            tokenizer=backbone.tokenizer.inner,
+            text_encoder_2=backbone.text_encoder.t5,
+            tokenizer_2=backbone.tokenizer.beside[0].inner,
+            transformer=backbone.denoiser,
         )
     first, second = (t.inner for _, t in backbone.embedding.reads)
     texts = backbone.text_encoder

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from pcs_core import export
 from pcs_core.errors import InputError
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
+from pcs_diffusers.tiny_flux import tiny_flux
 from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
-MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
+MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux}
 PATH = "up_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
 ORIGINAL = "output_blocks.0.1.transformer_blocks.0.attn2.to_k"
 SPELLED = {
@@ -94,7 +95,13 @@ def test_joined_projections_of_sd3_are_split(
 
 @pytest.mark.parametrize(
     ("family", "to"),
-    [("sd", "diffusers"), ("sd", "kohya"), ("sdxl", "kohya"), ("sd3", "diffusers")],
+    [
+        ("sd", "diffusers"),
+        ("sd", "kohya"),
+        ("sdxl", "kohya"),
+        ("sd3", "diffusers"),
+        ("flux", "diffusers"),
+    ],
 )
 def test_what_was_exported_comes_back(
     family: str, to: str, evaluate_artifact: Any, tmp_path: Path

@@ -18,13 +18,14 @@ from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization, Phase
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
+from pcs_diffusers.tiny_flux import tiny_flux
 from pcs_formats.original_names import original_path
 from pcs_formats.weight_files import free_name
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
 
-MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3}
-LAYERS = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.add_k_proj|*.conv1|*.conv_shortcut|*.conv"
+MAKERS = {"sd": tiny, "sdxl": tiny_sdxl, "sd3": tiny_sd3, "flux": tiny_flux}
+LAYERS = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.add_k_proj|*.conv1|*.conv_shortcut|*.conv|*.proj_mlp|*.ff.net.2"
 
 
 def technique(id: str, **settings: Any) -> Any:
@@ -47,6 +48,7 @@ def fitted(backbone: Any, *uses: Any) -> Personalization:
         ("sdxl", "diffusers"),
         ("sdxl", "kohya"),
         ("sd3", "diffusers"),
+        ("flux", "diffusers"),
     ],
 )
 def test_diffusers_loads_them(
@@ -93,6 +95,7 @@ def test_words_have_a_tensor_for_each_encoder(tmp_path: Path) -> None:
         "sd": {"<thing>": 32},
         "sdxl": {"clip_l": 32, "clip_g": 48},
         "sd3": {"clip_l": 32, "clip_g": 48, "t5xxl": 96},
+        "flux": {"clip_l": 32, "t5xxl": 96},
     }
     for family, widths in expected.items():
         backbone = MAKERS[family]()
