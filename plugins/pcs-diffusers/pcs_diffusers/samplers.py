@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import diffusers
-import numpy as np
+import torch
 
 from pcs_processes import samplers
 from pcs_processes.scheduler_names import SCHEDULERS
 
 if TYPE_CHECKING:
-    import torch
-
     from pcs_processes import FlowMatching
 
 __all__ = ["SCHEDULERS", "DiffusersSampler", "EvenFlowSampler", "FlowSampler", "make_scheduler"]
@@ -70,4 +68,5 @@ class EvenFlowSampler(FlowSampler):
             super().__init__(name, {**config, "shift": process.shift}, steps, process, device)
             return
         self.scheduler, self.process = scheduler, process
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), device=device, mu=mu)
+        levels = torch.linspace(1.0, 1 / steps, steps, dtype=torch.float64).tolist()
+        scheduler.set_timesteps(sigmas=levels, device=device, mu=mu)
