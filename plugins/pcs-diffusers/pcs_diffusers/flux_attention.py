@@ -75,8 +75,8 @@ class FluxChainProcessor:
             q, k, v = (getattr(attn, name)(both) for name in names)
         else:
             q, k, v = (
-                torch.cat([own(picture), getattr(attn, name)(text)], dim=1)
-                for own, name in zip((attn.to_q, attn.to_k, attn.to_v), names, strict=True)
+                torch.cat([layer(picture), getattr(attn, name)(text)], dim=1)
+                for layer, name in zip((attn.to_q, attn.to_k, attn.to_v), names, strict=True)
             )
         places = None if rotation is None else tuple(turned(r, text.shape[1], 0) for r in rotation)
 
