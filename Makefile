@@ -75,13 +75,15 @@ audit: setup tools ## fail if a vulnerability is known of a version that is inst
 LOWEST := .venv-lowest
 LOWEST_TESTS := plugins/pcs-folders tests/storage tests/backbone tests/contract/test_every_technique.py \
 	plugins/pcs-diffusers plugins/pcs-weights plugins/pcs-tokens plugins/pcs-formats
+# it compares with lycoris-lora, whose kernels need a newer torch than the lowest
+LOWEST_LEFT_OUT := --ignore=plugins/pcs-formats/tests/test_import_lycoris.py
 
 test-lowest: ## the core, the families and two groups of techniques on the lowest versions, in .venv-lowest
 	@test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/python -m pip --quiet install -r requirements/lowest.txt
 	$(LOWEST)/bin/python -m pip --quiet install --no-deps --no-build-isolation \
 		-e . $(foreach p,$(filter-out pyproject.toml optimizers/%,$(PROJECTS)),-e ./$(patsubst %/pyproject.toml,%,$(p)))
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" $(LOWEST_TESTS)
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(LOWEST)/bin/python -m pytest -q -m "not slow" $(LOWEST_LEFT_OUT) $(LOWEST_TESTS)
 
 lint: setup ## ruff, formatting, what may be imported, types, declared dependencies, known vulnerabilities
 	$(PY) -m ruff check .

@@ -146,6 +146,11 @@ def read_pipeline(
     except InputError:
         raise
     except Exception as error:  # of the hub, the converter, the configurations
+        if isinstance(error, AttributeError) and "text_model" in str(error):
+            raise InputError(
+                f"backbone {str(file)!r} does not load: diffusers {diffusers.__version__} reads no text "
+                'encoder from a single file for transformers 5: pip install "diffusers>=0.39", or give a folder'
+            ) from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(
             f"backbone {str(file)!r} does not load ({reason}): a folder {beside.name!r} beside it may hold "
