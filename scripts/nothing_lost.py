@@ -25,8 +25,9 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from reliability import commands, full_disk, kills, together  # noqa: E402
 from reliability.deaths import Fault, Trials  # noqa: E402
+from reliability.inputs import Inputs  # noqa: E402
 from reliability.journal import journal_deaths  # noqa: E402
-from reliability.scenarios import Inputs, Scenario, all_scenarios  # noqa: E402
+from reliability.scenarios import Scenario, all_scenarios  # noqa: E402
 from reliability.soak import soak  # noqa: E402
 
 SUITES = (

@@ -1,8 +1,8 @@
-"""Write the hashes of the weights that pcs-mini ships, which are compared whenever they are opened.
+"""Write the hashes of the weights and archives that are shipped, which are compared whenever they are opened.
 
     python scripts/shipped_sums.py
 
-Run after new weights were put there; a test says when they are forgotten.
+Run after new weights or archives were put there; a test says when they are forgotten.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import hashlib
 from pathlib import Path
 
 from pcs_mini.digest import SUMS
+from pcs_mini.world.assets import SLICE_FILE, installed_archive
 
 SHIPPED = ("weights", "metrics/weights")
 """Folders of the package whose files are listed."""
+ARCHIVES = (SLICE_FILE, installed_archive())
+"""Each has a list of its own beside it."""
 
 
 def sums() -> str:
@@ -30,6 +33,9 @@ def sums() -> str:
 def main() -> None:
     """Write the file."""
     Path(SUMS).write_text(sums(), encoding="utf-8")
+    for archive in filter(None, ARCHIVES):
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        archive.with_name(SUMS.name).write_text(f"{digest}  {archive.name}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from reliability.scenarios import Inputs, Words, writings
+from reliability.inputs import Inputs, Words
+from reliability.scenarios import writings
 
 GROWTH = 96 << 20
 """Bytes by which memory may grow after the first part: less than 100 MB, however long it takes."""

@@ -15,6 +15,7 @@ from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_cli.many.fits import Fits
+    from pcs_cli.output_folder import Destination
 
 
 # long: the options of a command
@@ -75,7 +76,9 @@ def fit_many(
             "fit-many runs as one process: start one for each device, each with a queue"
         )
     lines, wrong = read_queue(queue)
-    folder = check_out(out, resume=resume)
+    target = check_out(out, resume=resume)
+    folder = target.folder
+    target.take()  # until the command ends
     chosen = device_name(device)
     opened = open_backbone(backbone_name(backbone), device=chosen)
     options = Options(folder, backbone, chosen, precision, gradient_checkpointing, together)
@@ -86,7 +89,7 @@ def fit_many(
             complain(why)
         notice(f"{len(wrong)} of the queue's lines cannot be fitted: nothing was begun")
         raise typer.Exit(2)
-    folder.mkdir(parents=True, exist_ok=True)
+    journal.begin()
     fits = Fits(options, opened, journal, jobs)
     if there:
         notice(f"{len(there)} of {len(lines)} are there already")
@@ -101,8 +104,8 @@ def fit_many(
         raise typer.Exit(3)
 
 
-def check_out(out: Path, *, resume: bool) -> Path:
-    """Return the folder of the results.
+def check_out(out: Path, *, resume: bool) -> Destination:
+    """Return the place of the results.
 
     Raises
     ------
@@ -112,9 +115,9 @@ def check_out(out: Path, *, resume: bool) -> Path:
     from pcs_cli.many.journal import FILE
     from pcs_cli.output_folder import destination
 
-    target = destination(out, overwrite=True).folder
-    if target.is_dir() and any(target.iterdir()):
-        if not (target / FILE).exists():
+    target = destination(out, overwrite=True)
+    if target.folder.is_dir() and any(target.folder.iterdir()):
+        if not (target.folder / FILE).exists():
             raise InputError(f"--out {out} was not made by fit-many: give the name of a new folder")
         if not resume:
             raise InputError(

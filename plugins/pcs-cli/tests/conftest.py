@@ -11,48 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-RECIPE = """
-[recipe]
-id = "words"
-name = "A token alone"
+from pcs_testing import recipe_text
 
-[[use]]
-technique = "tokens.learnable"
-
-[[phase]]
-name = "words"
-steps = 6
-lr = 5e-3
-
-[sample]
-steps = 3
-scale = 2.0
-"""
-
-LAYERS = """
-[recipe]
-id = "layers"
-
-[[use]]
-technique = "tokens.learnable"
-
-[[use]]
-technique = "weights.lora"
-
-[[phase]]
-name = "words"
-steps = 3
-lr = 5e-3
-train = ["tokens.learnable/*"]
-
-[[phase]]
-name = "joint"
-steps = 5
-lr = 1e-3
-
-[sample]
-steps = 3
-"""
+RECIPE = recipe_text("words", "tokens.learnable", phases=(("words", 6, 5e-3),))
+LAYERS = recipe_text(
+    *("layers", "tokens.learnable", "weights.lora"),
+    phases=(("words", 3, 5e-3), ("joint", 5, 1e-3)),
+)
 
 
 @dataclass(frozen=True)

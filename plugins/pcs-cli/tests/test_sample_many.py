@@ -11,25 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-RECIPE = """
-[recipe]
-id = "{id}"
+from pcs_testing import recipe_text
 
-[[use]]
-technique = "tokens.learnable"
-
-[[use]]
-technique = "{technique}"
-
-[[phase]]
-name = "all"
-steps = 2
-lr = 5e-2
-
-[sample]
-steps = 3
-scale = 2.0
-"""
 ARTIFACTS = {"ann": "weights.lora", "bo": "weights.lora", "cy": "weights.kv", "dee": "weights.kv"}
 
 
@@ -41,7 +24,9 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("drawn-many")
     rows = []
     for number, (name, technique) in enumerate(ARTIFACTS.items()):
-        (place / f"{technique}.toml").write_text(RECIPE.format(id=technique, technique=technique))
+        (place / f"{technique}.toml").write_text(
+            recipe_text(technique, "tokens.learnable", technique)
+        )
         (place / name).mkdir()
         pixels = np.random.default_rng(number).integers(0, 256, (36, 36, 3), dtype=np.uint8)
         Image.fromarray(pixels, "RGB").save(place / name / "0.png")

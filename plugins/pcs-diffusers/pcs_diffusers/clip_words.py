@@ -7,6 +7,7 @@ merges and two marks (OpenAI's CLIP, ``simple_tokenizer.py``).
 from __future__ import annotations
 
 import gzip
+import hashlib
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ FILE = "bpe_simple_vocab_16e6.txt.gz"
 MERGES = 49152 - 256 - 2
 """Lines of the table that count, behind its heading: what is left of 49,152 beside bytes at the end of a word
 and two marks."""
+SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
+"""Of the file, as OpenAI published it."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 
@@ -51,7 +54,7 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
     Raises
     ------
     InputError
-        The package with the table is not installed.
+        The package with the table is not installed, or its table is another one.
     """
     package = importlib.util.find_spec("open_clip")
     places = package.submodule_search_locations if package else None
@@ -61,7 +64,10 @@ def clip_merges() -> tuple[tuple[str, str], ...]:
             "CLIP's vocabulary is not here: pip install open_clip_torch, which brings it, or put the "
             "tokenizers into a folder beside the file"
         )
-    lines = gzip.decompress(file.read_bytes()).decode("utf-8").split("\n")
+    packed = file.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != SHA256:
+        raise InputError(f"{file} is not CLIP's vocabulary: reinstall open_clip_torch")
+    lines = gzip.decompress(packed).decode("utf-8").split("\n")
     pairs = [line.split() for line in lines[1 : MERGES + 1]]
     return tuple((first, second) for first, second in pairs)
 

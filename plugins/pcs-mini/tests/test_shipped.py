@@ -11,6 +11,7 @@ from pcs_core import open_backbone
 from pcs_core.errors import InputError
 from pcs_mini import digest
 from pcs_mini.plugin import folder
+from pcs_mini.world.assets import SLICE_FILE, SUMS, Assets, installed_archive
 
 
 def test_the_shipped_weights_are_the_listed_ones() -> None:
@@ -36,3 +37,19 @@ def test_another_file_is_refused(
     monkeypatch.setattr("pcs_mini.plugin._HERE", copy)
     with pytest.raises(InputError, match="vae/config.json is"):
         open_backbone("mini")
+
+
+@pytest.mark.parametrize("archive", [SLICE_FILE, installed_archive()], ids=["slice", "world"])
+def test_the_shipped_archives_are_the_listed_ones(archive: Path) -> None:
+    assert archive.with_name(SUMS).read_text().endswith(f"  {archive.name}\n")
+    Assets(archive)
+
+
+def test_another_archive_is_refused(tmp_path: Path) -> None:
+    for file in (SLICE_FILE, SLICE_FILE.with_name(SUMS)):
+        shutil.copy(file, tmp_path)
+    copy = tmp_path / SLICE_FILE.name
+    Assets(copy)
+    copy.write_bytes(copy.read_bytes() + b" ")
+    with pytest.raises(InputError, match="not the file that was shipped"):
+        Assets(copy)

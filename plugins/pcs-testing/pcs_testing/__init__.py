@@ -22,6 +22,7 @@ from pcs_testing.inspect import (
     control_residuals,
 )
 from pcs_testing.pairs import check_pair
+from pcs_testing.recipe_texts import recipe_text
 
 __all__ = [
     "CHECKS",
@@ -41,4 +42,5 @@ __all__ = [
     "make_recipe",
     "make_subject",
     "perturb",
+    "recipe_text",
 ]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -110,7 +108,7 @@ def write_suite(
     InputError
         The folder is no subject's, ``out`` holds something else, or a prompt does not name the subject.
     """
-    from pcs_bench.run.store import PROTOCOL, write_bytes
+    from pcs_bench.run.store import Store, write_bytes
     from pcs_core import load_subject
 
     for prompt in prompts:
@@ -118,17 +116,16 @@ def write_suite(
             raise InputError(f"--prompt {prompt!r}: write {{token}} where the subject should stand")
     concept = load_subject(folder, noun=noun, token=token).concept
     path = out / "suite.toml"
-    if out.exists() and any(out.iterdir()) and not (path.exists() or (out / PROTOCOL).exists()):
-        raise InputError(f"--out {out} is not empty: give another folder")
     name = folder.resolve().name
-    copy_pictures(folder.resolve(), out / "subject" / name)
     lines = [
         f'[suite]\nid = {json.dumps(name)}\nkind = "object"',
         f"[prompt]\nobject = {json.dumps(list(prompts))}",
         f"[[subject]]\nname = {json.dumps(name)}\nfolder = {json.dumps(f'subject/{name}')}",
         f"noun = {json.dumps(concept.noun)}\ntoken = {json.dumps(concept.token)}",
     ]
-    write_bytes(path, ("\n\n".join(lines[:3]) + "\n" + lines[3] + "\n").encode())
+    with Store(out.resolve()).locked():
+        copy_pictures(folder.resolve(), out / "subject" / name)
+        write_bytes(path, ("\n\n".join(lines[:3]) + "\n" + lines[3] + "\n").encode())
     return path
 
 
@@ -140,10 +137,11 @@ def copy_pictures(folder: Path, kept: Path) -> None:
     InputError
         Other pictures are there.
     """
+    from pcs_core.storage.durable import replacing_folder
+
     if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".copy-", dir=kept.parent) as place:
-            os.replace(shutil.copytree(folder, Path(place) / "whole"), kept)
+        with replacing_folder(kept) as copied:
+            shutil.copytree(folder, copied, copy_function=shutil.copyfile, dirs_exist_ok=True)
         return
     names = [{p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (folder, kept)]
     _, changed, unreadable = filecmp.cmpfiles(folder, kept, map(str, names[0]), shallow=False)

@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pcs_core.small_files import read_bytes
 from pcs_core.storage.durable import sync
 
 FILE = "fit-many.jsonl"
+MOST = 2**28
+"""Bytes of a journal that are read: half a million fits."""
 BEGUN, DONE, FAILED = "begun", "done", "failed"
 
 
@@ -29,14 +32,21 @@ class Journal:
         if self.path.exists():
             self._read()
 
+    def begin(self) -> None:
+        """Make the folder, known as this command's before anything else is in it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("ab") as file:
+            os.fsync(file.fileno())
+        sync(self.path.parent)
+
     def _read(self) -> None:
         """Read what was written whole. A line that a kill cut off says nothing, and is ended."""
-        data = self.path.read_bytes()
+        data = read_bytes(self.path, most=MOST)
         for row in data.splitlines():
             try:
                 said = json.loads(row)
                 self.last[said["name"]] = said
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
         if data and not data.endswith(b"\n"):
             with self.path.open("ab") as file:
@@ -45,13 +55,10 @@ class Journal:
     def note(self, name: str, state: str, facts: str, **more: Any) -> None:
         """Write what became of a fit; when this returns it is on the disk."""
         said = {"name": name, "state": state, "facts": facts, **more}
-        fresh = not self.path.exists()
         with self.path.open("ab") as file:
             file.write(json.dumps(said, ensure_ascii=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        if fresh:
-            sync(self.path.parent)
         self.last[name] = said
 
     def finished(self, name: str, facts: str, artifact: Path) -> bool:

@@ -21,9 +21,12 @@ from PIL import Image
 
 from pcs_core.errors import InputError, nearest
 from pcs_core.hookspecs import ENTRY_POINT_GROUP
+from pcs_core.small_files import read_text
 
 SLICE_FILE = Path(__file__).parent / "slice.zip"
 """The validation slice inside this distribution: the same format, smaller."""
+SUMS = "shipped.sha256"
+"""Beside a shipped archive, as ``sha256sum`` writes it; `scripts/shipped_sums.py` makes it."""
 DATASET = "mini.world"
 """Id under which a distribution names the whole archive."""
 CACHE_BYTES = 256 * 2**20
@@ -101,6 +104,7 @@ class Assets:
         self.path = path
         try:
             self._bytes = path.read_bytes()
+            check_shipped_archive(path, self.sha256)
             self._archive = zipfile.ZipFile(io.BytesIO(self._bytes))
             self.index: dict[str, Any] = json.loads(self._archive.read("index.json"))
         except FileNotFoundError:
@@ -235,6 +239,23 @@ class Assets:
         while self._decoded_bytes > self._limit and len(self._decoded) > 1:
             self._decoded_bytes -= self._decoded.popitem(last=False)[1].nbytes
         return pixels
+
+
+def check_shipped_archive(path: Path, sha256: str) -> None:
+    """Compare an archive with the hash that a distribution ships beside it, if it does.
+
+    Raises
+    ------
+    AssetsError
+        It is another file.
+    """
+    sums = path.with_name(SUMS)
+    if not sums.is_file():
+        return  # a user's own
+    for line in read_text(sums).splitlines():
+        expected, _, name = line.partition("  ")
+        if name == path.name and expected != sha256:
+            raise AssetsError(f"{path} is not the file that was shipped: reinstall its package")
 
 
 def open_assets(path: Path | None = None) -> Assets:
