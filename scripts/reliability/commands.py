@@ -123,9 +123,12 @@ def start(
     notes: Path,
     *,
     death: int | None = None,
+    power: bool = False,
     program: Program | None = None,
 ) -> Running:
     """Start ``pcs`` with ``arguments`` in the folder ``place``; dies before change ``death`` of names there.
+
+    With ``power`` the machine dies with it.
 
     Its changes of names go to a file named after ``notes``. ``program`` stands in for ``pcs``.
     """
@@ -152,7 +155,7 @@ def start(
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
-        changes = DiskChanges(place.resolve(), death)
+        changes = DiskChanges(place.resolve(), death, power)
         changes.watch()
         if program is None:
             from pcs_cli.main import main as program
@@ -173,8 +176,9 @@ def run(
     notes: Path,
     *,
     death: int | None = None,
+    power: bool = False,
     program: Program | None = None,
 ) -> Ended:
     """Run ``pcs`` as :func:`start` does, and wait for its end."""
     notes.with_suffix(".changes").unlink(missing_ok=True)
-    return start(arguments, place, notes, death=death, program=program).wait()
+    return start(arguments, place, notes, death=death, power=power, program=program).wait()

@@ -60,13 +60,23 @@ class Trials:
         self.weights = self._weights()
         self.seconds = ended.seconds
 
-    def faults(self, deaths: Iterable[int]) -> Iterator[Fault]:
+    def faults(self, deaths: Iterable[int], *, power: bool = False) -> Iterator[Fault]:
         """Die before each of the changes ``deaths``, and yield what is bad after it."""
         for death in deaths:
             self.scenario.set_up(self.place)
-            ended = self._run(death=death)
+            ended = self._run(death=death, power=power)
             for kind, what in self.judge(ended):
                 yield Fault(self.scenario.name, death, self.changes[death - 1], kind, what)
+
+    def faults_of_two(self, deaths: Iterable[tuple[int, int]]) -> Iterator[Fault]:
+        """Die before the first change of each pair, go on, die before the second, and yield what is bad."""
+        for first, second in deaths:
+            self.scenario.set_up(self.place)
+            self._run(death=first)
+            ended = self._run(*self.ways()[-1], death=second)
+            where = f"{self.changes[first - 1]}, then {second} while going on"
+            for kind, what in self.judge(ended):
+                yield Fault(self.scenario.name, first, where, kind, what)
 
     def judge(self, ended: Ended) -> Iterator[tuple[str, str]]:
         """Yield what is bad of the state that a death or a kill left, and after each way to go on."""
@@ -95,9 +105,10 @@ class Trials:
             for kind, what in self._after(way, again, finished=state == self.new):
                 yield kind, f"{' '.join(way) or 'the same command'}: {what}"
 
-    def _run(self, *more: str, death: int | None = None) -> Ended:
+    def _run(self, *more: str, death: int | None = None, power: bool = False) -> Ended:
         words = (*self.scenario.arguments, *more)
-        ended = run(words, self.place, self.notes, death=death, program=self.scenario.program)
+        program = self.scenario.program
+        ended = run(words, self.place, self.notes, death=death, power=power, program=program)
         self.peak = max(self.peak, ended.peak)
         return ended
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,44 @@ class DiskChanges:
 
     root: Path
     death: int | None = None
-    on_change: Callable[[int], None] = lambda number: None
+    power: bool = False
+    """Whether the power goes with the process: what was not synchronised is lost of files, not their names."""
     seen: list[str] = field(default_factory=list)
+    safe: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """Of each file by its number: bytes that are on the disk, and when it was changed last before that."""
 
     def watch(self) -> None:
         """Begin; there is no end, so it is called in a process of its own."""
+        for file in self.files():
+            self.note(file.stat())
+        plain = os.fsync
+
+        def fsync(handle: Any) -> None:
+            plain(handle)
+            self.note(os.stat(handle if isinstance(handle, int) else handle.fileno()))
+
+        os.fsync = fsync
         sys.addaudithook(self.hook)
+
+    def files(self) -> Iterator[Path]:
+        """Yield the regular files below the root."""
+        for place, _, names in os.walk(self.root):
+            for name in names:
+                path = Path(place, name)
+                if path.is_file() and not path.is_symlink():
+                    yield path
+
+    def note(self, about: os.stat_result) -> None:
+        """Note that a file is on the disk as it is now."""
+        self.safe[about.st_ino] = (about.st_size, about.st_mtime_ns)
+
+    def cut(self) -> None:
+        """Take away what was not on the disk yet."""
+        for file in list(self.files()):
+            about = file.stat()
+            size, changed = self.safe.get(about.st_ino, (0, -1))
+            if about.st_mtime_ns != changed:
+                os.truncate(file, min(size, about.st_size))
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note one event of Python's audit."""
@@ -43,8 +75,10 @@ class DiskChanges:
             return
         self.seen.append(f"{event} {place[len(str(self.root)) + 1 :]}")
         if len(self.seen) == self.death:
+            if self.power:
+                self.death = None  # what follows is no command's
+                self.cut()
             os._exit(DIED)
-        self.on_change(len(self.seen))
 
 
 def changed_name(event: str, arguments: tuple[Any, ...]) -> str | None:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pcs_core.storage.durable  # noqa: F401  (once, not in every process that is forked)
 from pcs_cli.claims import release, release_all
 from pcs_cli.fit_work import choose_destination, open_workplace
 from pcs_cli.output_folder import destination, free_name
 from pcs_cli.own_files import record
 from pcs_core.errors import PcsError
+from pcs_core.storage.durable import replacing_file
 from reliability.commands import Program
 from reliability.deaths import Fault, Trials
 from reliability.scenarios import Scenario
@@ -39,8 +39,10 @@ def draw(words: list[str], out: Path, overwrite: bool) -> None:
     claim.note(left=[claim.name(folder)])
     folder.mkdir()
     for index in range(2):
-        (folder / f"{index:03}.png").write_text(f"picture {index}")
-    (folder / "sample.json").write_text("{}")
+        with replacing_file(folder / f"{index:03}.png") as picture:
+            picture.write_text(f"picture {index}")
+    with replacing_file(folder / "sample.json") as facts:
+        facts.write_text("{}")
     target.publish(folder)
     release(claim)
 
@@ -107,14 +109,18 @@ def journal_deaths(
 ) -> tuple[int, list[Fault]]:
     """Place every ``step``-th death of every kind; return their number and what is bad.
 
-    With ``every_way`` each way to go on is tried after each of them, else they take turns.
+    With ``every_way`` each way to go on is tried after each of them, else they take turns. Every second of them
+    also comes with the power, and every one with a second death while the next command cleans up.
     """
     count, faults = 0, []
     for index, scenario in enumerate(scenarios(folder)):
         trials = Trials(scenario, folder / "trials", every_way=every_way)
         deaths = range(1 + index % step, len(trials.changes) + 1, step)
-        faults += list(trials.faults(deaths))
-        count += len(deaths)
+        cuts = range(1 + index % (2 * step), len(trials.changes) + 1, 2 * step)
+        pairs = [(first, 1 + (7 * first + index) % 9) for first in deaths]
+        faults += [*trials.faults(deaths), *trials.faults(cuts, power=True)]
+        faults += trials.faults_of_two(pairs)
+        count += len(deaths) + len(cuts) + len(pairs)
     return count, faults
 
 

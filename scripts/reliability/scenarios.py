@@ -120,7 +120,8 @@ def benchmarks(inputs: Inputs) -> list[Scenario]:
     brief = ("--seeds", 2, "--set", "lora-dreambooth:tune.steps=3", "--set", "sample.steps=2")
     brief = ("--systems", "lora-dreambooth", *ON[2:], "--metrics", "", *brief, "--out", "out")
     bench = ("bench", "run", inputs.folder / "suite" / "suite.toml", "--prompts", 2)
-    compare = ("compare", inputs.folder / "rex", "--prompt", "a {token}", *ON[:2], *brief)
+    compare = ("compare", inputs.folder / "rex", "--prompt", "a {token}", "--token", "<rex>")
+    compare = (*compare, *ON[:2], *brief)
     options = {"overwrites": False, "loose": True}
     return [
         Scenario("bench run", (*bench, "--engine", "inline", *brief), **options),

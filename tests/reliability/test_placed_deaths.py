@@ -25,8 +25,8 @@ def deaths(folder: Path, *more: str, broken: str = "") -> subprocess.CompletedPr
     )
 
 
-def test_every_fifth_death_loses_nothing(tmp_path: Path) -> None:
-    done = deaths(tmp_path, "5")
+def test_every_eighth_death_loses_nothing(tmp_path: Path) -> None:
+    done = deaths(tmp_path, "8")
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(done.stdout.split()[0]) > 25
 
@@ -43,8 +43,19 @@ Claim.making = lambda claim, path: None
 """
 
 
-def test_a_death_that_leaves_something_is_seen(tmp_path: Path) -> None:
-    done = deaths(tmp_path, "9", broken=UNNOTED)
+NOT_WRITTEN_THROUGH = """
+from pcs_cli import output_folder
+output_folder.write_through = lambda *paths: None
+"""
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind"), [(UNNOTED, "left"), (NOT_WRITTEN_THROUGH, "lost")], ids=["left", "power"]
+)
+def test_a_death_that_leaves_or_loses_something_is_seen(
+    tmp_path: Path, broken: str, kind: str
+) -> None:
+    done = deaths(tmp_path, "9", broken=broken)
     assert done.returncode == 1
-    assert "left" in done.stdout
+    assert f": {kind}:" in done.stdout
     shutil.rmtree(tmp_path, ignore_errors=True)

@@ -61,12 +61,14 @@ class DrawnPictures:
 
     def finish(self, facts: dict[str, Any]) -> None:
         """Write the sheet and ``sample.json``, and give the folder its name."""
+        from pcs_core.storage.durable import replacing_file
         from pcs_folders.pictures import sheet, write_png
 
         columns = 1 if "clips" in facts else COLUMNS
         write_png(sheet(self._shown, columns), self.folder / "sheet.png")
         text = json.dumps(facts, indent=2, ensure_ascii=False)
-        (self.folder / "sample.json").write_text(text + "\n", encoding="utf-8")
+        with replacing_file(self.folder / "sample.json") as file:
+            file.write_text(text + "\n", encoding="utf-8")
         self.target.publish(self.folder)
 
     def leave(self, why: str, go_on: Callable[[int], str]) -> None:

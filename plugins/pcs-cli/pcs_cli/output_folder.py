@@ -105,6 +105,7 @@ class Destination:
                     f"in {kept}"
                 )
             record(ready)
+            write_through(ready, along)
             old = free_name(self.folder, "old")
             claim.note(
                 whole=identity(ready),
@@ -145,6 +146,18 @@ class Destination:
 
     def _unwritable(self, error: OSError) -> InputError:
         return InputError(f"cannot write {self.folder}: {error.strerror or error}")
+
+
+def write_through(ready: Path, along: str) -> None:
+    """Make the system write all of ``ready`` to disk, so that a power cut finds no name without its content."""
+    from pcs_core.storage.durable import sync
+
+    for place, _, names in os.walk(ready):
+        for path in (*(Path(place, name) for name in names), Path(place)):
+            if not path.is_symlink():
+                sync(path)
+    if along and (file := ready.with_name(ready.name + along)).is_file():
+        sync(file)
 
 
 def same_file(one: Path, other: Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import filecmp
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -137,11 +136,10 @@ def copy_pictures(folder: Path, kept: Path) -> None:
     InputError
         Other pictures are there.
     """
-    from pcs_core.storage.durable import replacing_folder
+    from pcs_bench.run.store import copy_folder
 
     if not kept.exists():
-        with replacing_folder(kept) as copied:
-            shutil.copytree(folder, copied, copy_function=shutil.copyfile, dirs_exist_ok=True)
+        copy_folder(folder, kept)
         return
     names = [{p.relative_to(f) for p in f.rglob("*") if p.is_file()} for f in (folder, kept)]
     _, changed, unreadable = filecmp.cmpfiles(folder, kept, map(str, names[0]), shallow=False)

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,24 @@ def write_bytes(path: Path, content: bytes) -> None:
             temporary.write_bytes(content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder to a name that is free, whole or not at all.
+
+    Raises
+    ------
+    InputError
+        It cannot be read or written.
+    """
+    from pcs_core.storage.durable import replacing_folder
+
+    try:
+        with replacing_folder(target) as copied:
+            shutil.copytree(source, copied, copy_function=shutil.copyfile, dirs_exist_ok=True)
+    except (OSError, shutil.Error) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot copy {source} to {target}: {why}") from error
 
 
 def file_hash(path: Path) -> str:
