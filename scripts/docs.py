@@ -24,6 +24,7 @@ if str(Path(__file__).parent) not in sys.path:
 from pages.choose import answers_part, figures_part, published_part, scopes_part
 from pages.claims import claims_page
 from pages.commands import commands_page
+from pages.core import core_page
 from pages.cost import cost_page
 from pages.coverage import coverage_page
 from pages.fidelity import fidelity_page
@@ -123,6 +124,7 @@ def gate_part(_: Sequence[SystemRow]) -> str:
 Rows = Sequence[SystemRow]
 FILES: dict[str, Callable[[Rows], str]] = {
     "docs/commands.md": lambda _: commands_page(),
+    "docs/core.md": lambda _: core_page(),
     "docs/cost-of-a-system.md": lambda _: cost_page(),
     "docs/coverage.md": coverage_page,
     "docs/fidelity.md": fidelity_page,
