@@ -151,13 +151,14 @@ def test_the_command_works_from_wheels(home: Path, tmp_path: Path) -> None:
     def command(*words: str) -> str:
         return run(pcs, *words, cwd=tmp_path, **offline)
 
+    assert "personalise" in command("--help").lower()
     assert "nothing is broken" in command("doctor")
     assert "dreambooth" in command("systems")
     (tmp_path / "rex").mkdir()
     write_png(torch.rand(3, 64, 64), tmp_path / "rex" / "a.png")
     fit = ["fit", "textual-inversion", "rex", "--noun", "dog", "--token", "<rex>", "--out", "out"]
-    command(*fit, "--backbone", "tiny", "--set", "token.steps=2", "--no-preview")
-    draw = ["sample", "out", "a <rex>", "--backbone", "tiny", "-n", "1", "--steps", "2"]
+    command(*fit, "--backbone", "mini", "--set", "token.steps=2", "--no-preview")
+    draw = ["sample", "out", "a <rex>", "--backbone", "mini", "-n", "1", "--steps", "2"]
     command(*draw, "--out", "pictures")
     assert (tmp_path / "pictures" / "000.png").is_file()
     bench = ["bench", "run", "mini-object", "--systems", "textual-inversion", "--limit", "1"]
