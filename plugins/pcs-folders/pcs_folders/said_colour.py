@@ -55,7 +55,13 @@ class SaidColour:
 
 def exif_colour(image: Image.Image) -> SaidColour | None:
     """Return the colour of a camera's JPEG in Adobe RGB without a profile, as Exif's index "R03" says."""
-    if "icc_profile" in image.info or image.getexif().get_ifd(0xA005).get(1) != "R03":
+    if "icc_profile" in image.info:
+        return None
+    try:
+        index = image.getexif().get_ifd(0xA005).get(1)
+    except KeyError:  # of older Pillow, where a picture has none
+        return None
+    if index != "R03":
         return None
     return SaidColour(_rgb_profile(ADOBE, lambda v: v**2.19921875))
 
