@@ -96,6 +96,8 @@ class Technique:
         For tests: rows of a fit step by role.
     tiny_clips
         For tests: True when it is tried on clips, because it acts on nothing else.
+    tiny_on
+        For tests: the small backbone that it is tried on, where it needs another than the usual one.
     """
 
     id: ClassVar[str] = ""
@@ -120,6 +122,7 @@ class Technique:
     tiny_unseen: ClassVar[str] = ""
     tiny_batch: ClassVar[Mapping[str, int]] = {"subject": 1}
     tiny_clips: ClassVar[bool] = False
+    tiny_on: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

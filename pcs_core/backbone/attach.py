@@ -263,7 +263,7 @@ class Attachment:
             if self.context.off or not self.context.acts(edit):
                 continue
             read = [features[name] for name in edit.reads]
-            if any(fnmatchcase(edit.name, glob) for glob in drop):
+            if not edit.in_every_branch and any(fnmatchcase(edit.name, glob) for glob in drop):
                 read = [torch.zeros_like(t) for t in read]
             streams[edit.name] = edit.stream(*read)
         return streams

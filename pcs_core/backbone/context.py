@@ -25,7 +25,8 @@ class Context:
     attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder, ``subject`` [b] and
     ``layer`` (of ``layers`` cross-attention sites) serve the text encoder, ``instead`` the ``untuned`` of
     the token edits whose rows stand in the base's reading of a prompt; ``size`` (h, w) or
-    (t, h, w) is that of the latents.
+    (t, h, w) is that of the latents. ``group`` names the sequence edit whose tokens a layer is called for, and
+    ``sequence`` is what a backbone knows of them during the call.
     """
 
     cond: Conditioning | None = None
@@ -41,12 +42,16 @@ class Context:
     layers: int = 1
     instead: str = ""
     size: tuple[int, ...] = ()
+    group: str = ""
+    sequence: Any = None
 
     def acts(self, edit: Edit) -> bool:
         """True when ``edit`` is in force now."""
         if self.edits != "*" and not any(
             fnmatchcase(edit.owner, glob.strip()) for glob in self.edits.split(",")
         ):
+            return False
+        if edit.group and edit.group != self.group:
             return False
         if edit.mode != "both" and (edit.mode == "fit") != self.fitting:
             return False

@@ -116,6 +116,9 @@ class Backbone(Protocol):
     ``text_width`` may say how wide the text is where it is not as wide as the token table, ``text_widths`` how
     wide what each of several encoders says is where they stand side by side in it.
 
+    ``bind_sequence(edits, net)`` may append the tokens of sequence edits to those that the denoiser reads, and
+    returns what stops it.
+
     A deployment may have more: ``bind_fusion(fusion, context)`` takes note of what an attachment plugs in
     and returns what forgets it, ``feature_model(id)`` and ``adapter(system)`` give what it was exported
     with, or None.

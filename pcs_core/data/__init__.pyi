@@ -60,6 +60,7 @@ from pcs_core.edits import InjectEdit as InjectEdit
 from pcs_core.edits import LayerEdit as LayerEdit
 from pcs_core.edits import PixelEdit as PixelEdit
 from pcs_core.edits import ReplaceEdit as ReplaceEdit
+from pcs_core.edits import SequenceEdit as SequenceEdit
 from pcs_core.edits import Site as Site
 from pcs_core.edits import StreamEdit as StreamEdit
 from pcs_core.edits import TokenEdit as TokenEdit

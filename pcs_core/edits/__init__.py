@@ -14,6 +14,7 @@ from pcs_core.edits.inject import InjectEdit
 from pcs_core.edits.layer import LayerEdit
 from pcs_core.edits.pixel import PixelEdit
 from pcs_core.edits.replace import ReplaceEdit
+from pcs_core.edits.sequence import SequenceEdit
 from pcs_core.edits.site import Site
 from pcs_core.edits.stacked import batched_linear, gather
 from pcs_core.edits.stream import StreamEdit
@@ -33,6 +34,7 @@ __all__ = [
     "LayerEdit",
     "PixelEdit",
     "ReplaceEdit",
+    "SequenceEdit",
     "Site",
     "StreamEdit",
     "TokenEdit",

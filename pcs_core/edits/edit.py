@@ -39,6 +39,8 @@ class Edit(nn.Module):
         True when every parameter has a leading subject axis.
     part
         The part of the network that it changes from inside ("denoiser", "text", "vae"), or "".
+    group
+        The name of the sequence edit on whose tokens alone it acts; "" where it acts on all.
     """
 
     STAGES: ClassVar[tuple[str, ...]] = ()
@@ -56,6 +58,7 @@ class Edit(nn.Module):
     """True when it keeps what the network said in one call for a later one: no graph can hold it."""
     claims: tuple[str, ...] = ()
     part: str = ""
+    group: str = ""
 
     def __init__(
         self,

@@ -15,15 +15,17 @@ class StreamEdit(Edit):
     """Conditioning tokens computed once per batch, inside autograd, from features of `extract`.
 
     ``reads`` names the features; ``name`` the stream (``cond.streams[name]``). A branch that drops
-    the stream gets what it says to features of zeros.
+    the stream gets what it says to features of zeros, unless it is ``in_every_branch``.
     """
 
     STAGES = ("stream",)
     LISTED = 70
 
-    def __init__(self, name: str, reads: Sequence[str], **options: object) -> None:
+    def __init__(
+        self, name: str, reads: Sequence[str], *, in_every_branch: bool = False, **options: object
+    ) -> None:
         super().__init__(name, **options)  # type: ignore[arg-type]
-        self.reads = tuple(reads)
+        self.reads, self.in_every_branch = tuple(reads), in_every_branch
 
     def sole_names(self) -> Iterable[tuple[str, str]]:
         """Return the stream."""

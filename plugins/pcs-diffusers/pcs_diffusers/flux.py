@@ -8,7 +8,7 @@ pooled state alone. Latents are packed two by two for the transformer, and stay 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 import torch.nn.functional as F
 
+from pcs_core.backbone import select_sites
 from pcs_core.data import Site
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers import autoencoder
@@ -23,6 +24,8 @@ from pcs_diffusers.attention import bind
 from pcs_diffusers.checked import read_config
 from pcs_diffusers.family import Residuals
 from pcs_diffusers.flux_attention import FluxChainProcessor
+from pcs_diffusers.flux_sequence import Appended, AppendedKeys, Group, through_blocks
+from pcs_diffusers.flux_tokens import PATCH, grid_ids, packed, unpacked
 from pcs_diffusers.folders import part_config
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.places import joint_places
@@ -35,11 +38,9 @@ from pcs_processes import FlowMatching
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from pcs_core.backbone import AttentionChain
-    from pcs_core.data import Conditioning
+    from pcs_core.backbone import Attachment, AttentionChain
+    from pcs_core.data import Conditioning, SequenceEdit
 
-PATCH = 2
-"""Latents of a side that one token of the transformer holds."""
 CHANNELS = 64
 """What the transformer reads of a picture: 16 latent channels of each patch."""
 GUIDANCE = 3.5
@@ -80,6 +81,7 @@ class Flux(SeveralTextEncoders):
 
     def __init__(self, *, t5_length: int | None = None, **parts: Any) -> None:
         self.distilled = bool(parts["transformer"].config.guidance_embeds)
+        self.appended: Appended | None = None
         super().__init__(t5_length=t5_length or (LONG if self.distilled else SHORT), **parts)
 
     def misfits(self) -> Iterator[str]:
@@ -167,6 +169,19 @@ class Flux(SeveralTextEncoders):
         """Put one chain on each named attention site; return what undoes it."""
         return bind(self.denoiser, chains, partial(FluxChainProcessor, text=self.t5_length))
 
+    def bind_sequence(self, edits: Sequence[SequenceEdit], net: Attachment) -> Callable[[], None]:
+        """Append the tokens of ``edits`` to the picture's from now on; return what stops it."""
+        if any(edit.apart for edit in edits):
+            for site in select_sites(self.sites, "joint"):
+                chain = self.denoiser.get_submodule(site.name).processor.chain
+                chain.stages["extra"].insert(0, AppendedKeys(site, net.context))
+        self.appended = Appended(self, tuple(edits), net)
+
+        def undo() -> None:
+            self.appended = None
+
+        return undo
+
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a projection of an attention site. Raises as the families' own."""
         if part == "out" and not hasattr(self.denoiser.get_submodule(site.name), "to_out"):
@@ -192,19 +207,45 @@ class Flux(SeveralTextEncoders):
     ) -> Tensor:
         """Return the flow [b c h w]."""
         assert cond.pooled is not None
-        rows, text = latents.shape[0], cond.text[:, self.tokenizer.length :]
         height, width = (side // PATCH for side in latents.shape[-2:])
+        text = cond.text[:, self.tokenizer.length :].to(self.dtype)
+        if self.appended is not None:
+            with self.appended.known(cond, time):
+                return unpacked(self._said(latents, text, time, cond), height, width)
+        return unpacked(self._said(latents, text, time, cond), height, width)
+
+    def _said(self, latents: Tensor, text: Tensor, time: Tensor, cond: Conditioning) -> Tensor:
+        """Return what the transformer says of the picture's tokens [b n c]."""
+        assert cond.pooled is not None
+        rows, tokens = latents.shape[0], packed(latents.to(self.dtype))
+        height, width = (side // PATCH for side in latents.shape[-2:])
+        places = grid_ids(height, width, latents.device)
+        more = () if self.appended is None else self.appended.beside(cond, time)
+        if self.appended is not None and more:
+            picture = Group("", tokens, places, self.embedded(time.expand(rows), cond))
+            return through_blocks(self.denoiser, self.appended.context, (picture, *more), text)
         output: Tensor = self.denoiser(
-            packed(latents.to(self.dtype)),
-            encoder_hidden_states=text.to(self.dtype),
+            tokens,
+            encoder_hidden_states=text,
             pooled_projections=cond.pooled.to(self.dtype),
             timestep=time.expand(rows) / 1000,  # the transformer multiplies again
             guidance=self.told_guidance(cond, rows, latents.device),
-            img_ids=grid_ids(height, width, latents.device),
+            img_ids=places,
             txt_ids=torch.zeros(text.shape[1], 3, device=latents.device),
             return_dict=False,
         )[0]
-        return unpacked(output, height, width)
+        return output
+
+    def embedded(self, time: Tensor, cond: Conditioning) -> Tensor:
+        """Return by what the blocks modulate tokens [b d] that are at ``time`` [b]."""
+        assert cond.pooled is not None
+        guidance = self.told_guidance(cond, time.shape[0], time.device)
+        given = (
+            time.to(self.dtype),
+            *(() if guidance is None else (guidance.to(self.dtype) * 1000,)),
+        )
+        embedded: Tensor = self.denoiser.time_text_embed(*given, cond.pooled.to(self.dtype))
+        return embedded
 
     def told_guidance(self, cond: Conditioning, rows: int, device: torch.device) -> Tensor | None:
         """Return the guidance [rows] that the network is told, None of one that is told none."""
@@ -262,30 +303,3 @@ def takes_references(folder: Path) -> bool:
     """Return whether the pipeline of ``folder`` is the one that is given references: FLUX.1 Kontext's."""
     file = folder / "model_index.json"
     return file.is_file() and read_config(file).get("_class_name") == KONTEXT
-
-
-def packed(latents: Tensor) -> Tensor:
-    """Return latents [b c h w] as tokens [b h/2*w/2 c*4]."""
-    b, c, h, w = latents.shape
-    tiles = latents.reshape(b, c, h // PATCH, PATCH, w // PATCH, PATCH)
-    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * PATCH**2)
-
-
-def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Return tokens [b height*width c*4] as latents [b c 2*height 2*width]."""
-    b, _, c = tokens.shape
-    tiles = tokens.reshape(b, height, width, c // PATCH**2, PATCH, PATCH)
-    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(b, -1, height * PATCH, width * PATCH)
-
-
-def grid_ids(
-    height: int,
-    width: int,
-    device: torch.device,
-    start: tuple[float, float, float] = (0.0, 0.0, 0.0),
-) -> Tensor:
-    """Return the places [height*width 3] of a grid of tokens, its first one at ``start``."""
-    rows, columns = (torch.arange(n, device=device, dtype=torch.float32) for n in (height, width))
-    first, row, column = start
-    places = torch.cartesian_prod(rows + row, columns + column)
-    return F.pad(places, (1, 0), value=first)

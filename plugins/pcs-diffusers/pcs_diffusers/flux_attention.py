@@ -9,6 +9,7 @@ from diffusers.models.embeddings import apply_rotary_emb
 
 from pcs_core.data import AttnState
 from pcs_diffusers.attention import each_head
+from pcs_diffusers.flux_sequence import by_group, spans_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +40,8 @@ class FluxChainProcessor:
         image_rotary_emb: Rotation | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Attend: picture [b n c] and text [b m c] in, the same out; or one stream [b m+n c]."""
-        if not acts(self.chain):
+        spans = spans_of(self.chain.context)
+        if not acts(self.chain) and (spans is None or len(spans.groups) < 2):
             before: Tensor | tuple[Tensor, Tensor] = self.before(
                 attn, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb
             )
@@ -47,55 +49,52 @@ class FluxChainProcessor:
         if encoder_hidden_states is not None:
             return self._of_two(attn, hidden_states, encoder_hidden_states, image_rotary_emb)
         text, picture = hidden_states[:, : self.text], hidden_states[:, self.text :]
-        state = self._state(attn, picture, text, image_rotary_emb, ("to_q", "to_k", "to_v"))
+        q, k, v = (
+            turned(by_group(self.chain.context, layer, hidden_states, self.text), self.text)
+            for layer in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        norms = (attn.norm_q, attn.norm_k)
+        state = self._state(attn, (picture, text), (q, k, v), norms, image_rotary_emb)
         out = self.chain.run(state).to(hidden_states.dtype)
         return turned(out, picture.shape[1])
 
     def _of_two(
         self, attn: Any, picture: Tensor, text: Tensor, rotation: Rotation | None
     ) -> tuple[Tensor, Tensor]:
-        names = ("add_q_proj", "add_k_proj", "add_v_proj")
-        out = self.chain.run(self._state(attn, picture, text, rotation, names)).to(picture.dtype)
+        context = self.chain.context
+        q, k, v = (
+            torch.cat([by_group(context, layer, picture), of_text(text)], dim=1)
+            for layer, of_text in (
+                (attn.to_q, attn.add_q_proj),
+                (attn.to_k, attn.add_k_proj),
+                (attn.to_v, attn.add_v_proj),
+            )
+        )
+        norms = (attn.norm_added_q, attn.norm_added_k)
+        state = self._state(attn, (picture, text), (q, k, v), norms, rotation)
+        out = self.chain.run(state).to(picture.dtype)
         seen, said = out[:, : picture.shape[1]], out[:, picture.shape[1] :]
-        return attn.to_out[1](attn.to_out[0](seen)), attn.to_add_out(said)
+        return attn.to_out[1](by_group(context, attn.to_out[0], seen)), attn.to_add_out(said)
 
     def _state(
         self,
         attn: Any,
-        picture: Tensor,
-        text: Tensor,
+        inputs: tuple[Tensor, Tensor],
+        made: tuple[Tensor, Tensor, Tensor],
+        of_text: tuple[Any, Any],
         rotation: Rotation | None,
-        names: tuple[str, str, str],
     ) -> AttnState:
-        """Return what edits see; ``names`` are the layers that make the text's queries, keys and values."""
-        count = picture.shape[1]
-        norms = ("norm_added_q", "norm_added_k") if names[0] != "to_q" else ("norm_q", "norm_k")
-        if names[0] == "to_q":  # one layer for both: it is called once, as an edit of it expects
-            both = torch.cat([picture, text], dim=1)
-            q, k, v = (getattr(attn, name)(both) for name in names)
-        else:
-            q, k, v = (
-                torch.cat([layer(picture), getattr(attn, name)(text)], dim=1)
-                for layer, name in zip((attn.to_q, attn.to_k, attn.to_v), names, strict=True)
-            )
+        # what is made of picture and text; the norms of the text's queries and keys
+        (picture, text), (q, k, v) = inputs, made
+        count, heads = picture.shape[1], attn.heads
         places = None if rotation is None else tuple(turned(r, text.shape[1], 0) for r in rotation)
 
         def norm(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
-            heads = attn.heads
-            q = each_head(q, count, heads, attn.norm_q, getattr(attn, norms[0]))
-            k = each_head(k, count, heads, attn.norm_k, getattr(attn, norms[1]))
+            q = each_head(q, count, heads, attn.norm_q, of_text[0])
+            k = each_head(k, count, heads, attn.norm_k, of_text[1])
             return _rotated(q, heads, places), _rotated(k, heads, places)
 
-        return AttnState(
-            site=self.chain.site,
-            x=picture,
-            context=text,
-            heads=attn.heads,
-            q=q,
-            k=k,
-            v=v,
-            norm=norm,
-        )
+        return AttnState(self.chain.site, picture, text, heads, q, k, v, norm=norm)
 
 
 def acts(chain: AttentionChain) -> bool:

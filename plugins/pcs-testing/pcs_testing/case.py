@@ -47,7 +47,8 @@ class Case:
         self.settings = cls.tiny if self.settings is DECLARED else self.settings
         self.roles = cls.tiny_batch if self.roles is DECLARED else self.roles
         self.beside = cls.tiny_beside if self.beside is DECLARED else self.beside
-        self.backbone = self.backbone or ("tiny-video" if cls.tiny_clips else "tiny")
+        usual = "tiny-video" if cls.tiny_clips else "tiny"
+        self.backbone = self.backbone or cls.tiny_on or usual
 
     def open(self) -> Backbone:
         """Return the backbone, opened once per process."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 class OutputScale(AttnEdit):
     """Stacked factors [S, width] of one attention site's output; zero is the base."""
 
+    kinds = ("self", "cross", "temporal", "joint")
+
     def __init__(self, site: Site, subjects: int) -> None:
         super().__init__(site, stacked=True)
         self.scale = nn.Parameter(torch.zeros(subjects, site.width))
@@ -36,7 +38,7 @@ class Probe(Technique):
     id = "testing.probe"
     rowwise = True
 
-    sites: str = "cross"
+    sites: str = "attention.cross|attention.joint"
     """Which attention sites are scaled."""
 
     @hookimpl
