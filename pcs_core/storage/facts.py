@@ -47,7 +47,7 @@ def missing_techniques(
     """Return the techniques of a manifest that are not installed, each with what to install.
 
     Where the project does not know whose a technique is, these are the plugins that the artifact was
-    made with and that are not here.
+    made with and that are not here; of these the one that the technique's id begins with, if it does.
     """
     known = catalogue or installed()
     here = {plugin.distribution for plugin in known.plugins()}
@@ -60,7 +60,8 @@ def missing_techniques(
         except NotInstalledError as error:
             missing[id] = (error.distribution,)
         except UnknownNameError:
-            missing[id] = absent
+            named = "pcs-" + id.partition(".")[0].replace("_", "-")
+            missing[id] = (named,) if named in absent else absent
         except PcsError:
             continue  # two plugins hold it: said when it is used
     return missing

@@ -242,7 +242,7 @@ def test_an_artifact_of_a_plugin_that_is_not_there_is_shown(
     changed = manifest.model_copy(
         update={
             "recipe": {**manifest.recipe, "use": uses},
-            "versions": {**manifest.versions, "pcs-scale": "0.1.0"},
+            "versions": {**manifest.versions, "pcs-other": "1.0.0", "pcs-scale": "0.1.0"},
         }
     )
     foreign = tmp_path / "foreign"
