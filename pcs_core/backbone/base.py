@@ -62,7 +62,7 @@ class BackboneBase(ABC):
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images [n 3 h w] in [0, 1]."""
+        """Return images [n 3 h w] in [0, 1], in the caller's grad mode."""
 
     @abstractmethod
     def denoise(

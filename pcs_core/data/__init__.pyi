@@ -8,6 +8,7 @@ from pcs_core.data.conditioning import Conditioning as Conditioning
 from pcs_core.data.conditioning import concatenate as concatenate
 from pcs_core.data.features import Features as Features
 from pcs_core.data.fusion import Branch as Branch
+from pcs_core.data.fusion import Constraint as Constraint
 from pcs_core.data.fusion import FitRow as FitRow
 from pcs_core.data.fusion import Fusion as Fusion
 from pcs_core.data.fusion import GuidanceTerm as GuidanceTerm

@@ -95,6 +95,19 @@ class FitRow:
     level: Literal["same", "clean"] = "clean"
 
 
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """Where each step of a training leaves parameters that train in it.
+
+    ``glob`` is over ``"<use>/<site or token>/<param>"``. ``project(name, before, after, progress)`` returns the
+    value of a parameter behind a step that took it from ``before`` to ``after``; ``progress`` is the share of
+    the phase's steps in front of this one. What is stored, drawn with and exported is what it returns.
+    """
+
+    glob: str
+    project: Callable[[str, Tensor, Tensor, float], Tensor]
+
+
 class Renderable(Protocol):
     """A source of pictures that has parameters: what a fit renders instead of drawing examples."""
 
@@ -151,8 +164,9 @@ class Fusion:
     edits read as ``cond.extra[name]`` [b]: the user changes them at sampling without touching the network.
     ``dropout`` says with which probability a row of a pre-training loses its "text", its "streams" or
     "both", and each of its "subjects" its reference alone. ``records`` globs the attention sites whose maps
-    a fit step keeps on its tape. ``source`` is a :class:`Renderable`. ``decoder`` turns the last latents
-    [n c h w] into images [n 3 h w] in [0, 1] in place of the backbone's. ``reader`` is a :class:`PromptReader`
+    a fit step keeps on its tape; ``constraints`` are what its update keeps to. ``source`` is a
+    :class:`Renderable`. ``decoder`` turns the last latents [n c h w] into images [n 3 h w] in [0, 1] in place
+    of the backbone's. ``reader`` is a :class:`PromptReader`
     of the drawings' prompts; captions are read as they are written.
 
     Raises
@@ -166,6 +180,7 @@ class Fusion:
     rows: tuple[Row, ...] = ()
     fit_rows: tuple[FitRow, ...] = ()
     records: tuple[str, ...] = ()
+    constraints: tuple[Constraint, ...] = ()
     guidance: tuple[GuidanceTerm, ...] = ()
     strengths: Mapping[str, float] = field(default_factory=dict)
     dropout: Mapping[str, float] = field(default_factory=dict)

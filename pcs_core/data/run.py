@@ -80,6 +80,15 @@ class Run(Protocol):
     def parameters(self, part: str, glob: str = "*") -> Mapping[str, nn.Parameter]:
         """Return the base parameters of a part by path."""
 
+    def trained(self, glob: str) -> Mapping[str, Tensor]:
+        """Return what trains in this fit, as it is now, by ``"<use>/<site or token>/<param>"``.
+
+        With gradients; parameters of stacked edits are [S ...]. What replaces the network's own is whole.
+        """
+
+    def started(self, glob: str) -> Mapping[str, Tensor]:
+        """Return the same as it was before any step, without gradients; made once."""
+
     def embed_words(self, text: str) -> Tensor:
         """Return the token embeddings [n d] of ``text``, without start and end."""
 

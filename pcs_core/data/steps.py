@@ -90,7 +90,7 @@ class Batch:
         return self.subject.new_tensor([r == role for r in self.roles]).bool()
 
 
-def no_text(text: str) -> Conditioning:
+def no_text(text: str, model: str = "self") -> Conditioning:
     """Refuse to encode a text: the loop that made the step cannot.
 
     Raises
@@ -108,8 +108,9 @@ class FitStep:
     ``noisy`` [b c h w] = alpha * latents + sigma * noise (clips [b c t h w]; tokens [b 1 h w], some
     masked). ``output``, ``target``, ``error``, ``x0``
     and ``tape`` are computed when first read, once. ``encode(text)`` is the conditioning of one text
-    (placeholders allowed) for every row, in the caller's grad mode. ``stop(subject)`` ends this phase for
-    one subject after this step, ``stop()`` for all; where several processes train, it is refused.
+    (placeholders allowed) for every row, in the caller's grad mode; with ``model="base"`` by the network
+    without edits. ``stop(subject)`` ends this phase for one subject after this step, ``stop()`` for all; where
+    several processes train, it is refused.
     """
 
     index: int
@@ -126,7 +127,7 @@ class FitStep:
     read_masks: Callable[[FitStep], Masks]
     progress: float = 0.0
     compute_error: Callable[[Tensor, Tensor], Tensor] = squared_error
-    encode: Callable[[str], Conditioning] = no_text
+    encode: Callable[..., Conditioning] = no_text
 
     @cached_property
     def evaluation(self) -> Evaluation:

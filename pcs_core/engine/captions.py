@@ -76,13 +76,15 @@ class CaptionTable:
             windows=windows,
         )
 
-    def tell(self, net: Attachment, text: str, like: Conditioning, edits: str) -> Conditioning:
+    def tell(
+        self, net: Attachment, text: str, like: Conditioning, edits: str, model: str = "self"
+    ) -> Conditioning:
         """Return the conditioning of one text that is no caption, a row for each of ``like``."""
         assert like.subject is not None
         windows = 1 if self.tokens is None else self.tokens.windows
         prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist(), windows)
         cond = net.encode_text(
-            prompts, like.subject, time=like.time, streams=like.streams, edits=edits
+            prompts, like.subject, time=like.time, streams=like.streams, edits=edits, model=model
         )
         return cond.with_(extra=like.extra)
 

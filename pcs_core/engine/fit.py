@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
-from pcs_core.data import RENDERED, Fusion, HeadEdit, Masks, Personalization, Phase, Recipe, Subject
+from pcs_core.data import RENDERED, Fusion, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
 from pcs_core.engine.buckets import (
     Bucket,
@@ -355,8 +355,12 @@ class Fitting:
         return [self.best.get(artifact.subject, artifact) for artifact in finished]
 
     def _fuse(self, features: Features) -> Fusion:
+        fusion = self._fused(features)
+        self.run_.plug(fusion, partial(self._fused, features))
+        return fusion
+
+    def _fused(self, features: Features) -> Fusion:
         fusion = merge_fusions(self.run_.call("fuse", features=features))
-        self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
         if self.start is not None:
             before = adapter_of(self.start, self.backbone)
             import_tensors(fusion, {**before, **self.start.tensors})

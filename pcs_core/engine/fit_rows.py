@@ -141,7 +141,7 @@ class FitSupply:
             cond=cond,
             stop=asked.stops.ask if self.processes.count == 1 else one_process,
             beside=beside,
-            encode=lambda text: self.table.tell(net, text, cond, edits),
+            encode=lambda text, **more: self.table.tell(net, text, cond, edits, **more),
         )
 
     def _rows(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pcs_core.backbone import Attachment
-from pcs_core.data import Features, HeadEdit
+from pcs_core.data import Features
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.sample import draw_attached
 
@@ -41,7 +41,7 @@ def live_drawing(
             tensors={k: v.unsqueeze(0).to(backbone.device) for k, v in features.items()},
             concepts=(concepts,),
         )
-        run.heads = {e.name: e for e in fusion.of(HeadEdit)}
+        run.plug(fusion)
         usual = recipe.sample
         settings = replace(usual, negative=usual.negative if negative is None else negative)
         with Attachment(backbone, fusion) as net:

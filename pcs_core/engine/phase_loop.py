@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pcs_core.backbone import Attachment
-    from pcs_core.data import FitStep, Phase
+    from pcs_core.data import Constraint, FitStep, Phase
     from pcs_core.engine.checkpoints import Checkpoints
     from pcs_core.engine.precision import Precision
     from pcs_core.engine.progress import Reporter
@@ -189,10 +189,22 @@ def update(training: Training, phase: Phase, index: int, state: PhaseState) -> N
     precision.unscale(state.optimizer)
     if phase.clip:
         training.supply.clip(params, phase.clip)
+    before = {n: p.detach().clone() for n, p in params.items() if constraints_of(training, n)}
     precision.step(state.optimizer)
+    with torch.no_grad():
+        for name, value in before.items():
+            for constraint in constraints_of(training, name):
+                params[name].copy_(
+                    constraint.project(name, value, params[name], index / phase.steps)
+                )
     state.optimizer.zero_grad(set_to_none=True)
     state.averages.update()
     state.stops.settle(index + 1, state.stacked)
+
+
+def constraints_of(training: Training, name: str) -> list[Constraint]:
+    """Return what an update of the parameter ``name`` keeps to, in order."""
+    return [c for c in training.net.fusion.constraints if fnmatchcase(name, c.glob)]
 
 
 def take_gradients(

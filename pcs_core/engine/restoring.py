@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import import_tensors
-from pcs_core.data import Features, HeadEdit, Recipe, Word
+from pcs_core.data import Features, Recipe, Word
 from pcs_core.engine.adapters import adapter_of
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.strengths import weighed_tensors
@@ -95,7 +95,7 @@ def restore(
     if artifact is None:
         run = EngineRun(Recipe(id="base", uses=tuple(added)), backbone, seed=seed)
         fusion = merge_fusions(run.call("fuse", features=run.features))
-        run.heads = {e.name: e for e in fusion.of(HeadEdit)}
+        run.plug(fusion)
         check_added(added, (), fusion)
         return run, fusion
     uses = artifact.recipe.uses
@@ -110,7 +110,7 @@ def restore(
         stored = {**adapter_of(artifact, backbone), **artifact.tensors}
         tensors = weighed_tensors(artifact, stored, weights or {}, run)
     fusion = with_words(merge_fusions(answers), artifact)
-    run.heads = {e.name: e for e in fusion.of(HeadEdit)}
+    run.plug(fusion)
     check_added(added, uses, fusion)
     import_tensors(fusion, tensors)
     return run, fusion

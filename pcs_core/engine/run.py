@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pcs_core.backbone import select_sites
+from pcs_core.backbone import select_sites, trainable
 from pcs_core.backbone.sites import attention_kind, is_selector
-from pcs_core.data import Concept, Features, Use
+from pcs_core.data import Concept, Features, HeadEdit, Use
 from pcs_core.edits import PLACES
 from pcs_core.engine.builtin import CoreDenoise
 from pcs_core.engine.randomness import derive_seed, generator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.backbone import Backbone
-    from pcs_core.data import HeadEdit, Layout, Prediction, Recipe, SampleStep, Site, Subject
+    from pcs_core.data import Fusion, Layout, Prediction, Recipe, SampleStep, Site, Subject
     from pcs_core.engine.services import RunServices
 
 LOGGER = logging.getLogger("pcs")
@@ -83,6 +83,8 @@ class EngineRun:
         self.phase = ""
         self.strengths: dict[str, float] = {}
         self.heads: Mapping[str, HeadEdit] = {}
+        self._fusion: Fusion | None = None
+        self._started: Callable[[], Fusion] | None = None
         self._memory = {} if memory is None else memory
         self.full_precision: Callable[[], AbstractContextManager[Any]] = nullcontext
         """What brings the network back to its own types, while a training keeps it in lower ones."""
@@ -224,6 +226,28 @@ class EngineRun:
             return {name: p for name, p in named if name.rpartition(".")[0] in chosen}
         return {name: p for name, p in named if fnmatchcase(name, glob)}
 
+    def plug(self, fusion: Fusion, started: Callable[[], Fusion] | None = None) -> None:
+        """Show techniques what is plugged in; ``started`` makes it once more, as it was before any step."""
+        self._fusion, self._started = fusion, started
+        self.heads = {e.name: e for e in fusion.of(HeadEdit)}
+
+    def trained(self, glob: str) -> Mapping[str, Tensor]:
+        """Return what trains, as it is now, by ``"<use>/<site or token>/<param>"``."""
+        return {} if self._fusion is None else _chosen(self._fusion, glob)
+
+    def started(self, glob: str) -> Mapping[str, Tensor]:
+        """Return the same as it was before any step of this training, made once."""
+        import torch
+
+        name = f"started {glob}"
+        if name not in self.scratch:
+            assert self._started is not None, "asked outside of a training"
+            with torch.no_grad(), self.full_precision():
+                values = _chosen(self._started(), glob)
+            self.scratch[name] = {n: v.detach().to(self.device) for n, v in values.items()}
+        values = self.scratch[name]
+        return values
+
     def embed_words(self, text: str) -> Tensor:
         """Return the token embeddings [n d] of ``text``, fp32."""
         import torch
@@ -337,3 +361,9 @@ class EngineRun:
     def log(self, message: str) -> None:
         """Tell the user something, through the ``pcs`` logger."""
         LOGGER.info(message)
+
+
+def _chosen(fusion: Fusion, glob: str) -> dict[str, Tensor]:
+    from fnmatch import fnmatchcase
+
+    return {n: p for n, p in trainable(fusion).items() if fnmatchcase(n, glob)}

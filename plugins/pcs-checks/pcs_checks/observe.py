@@ -37,7 +37,7 @@ class Term:
     """A loss term of one step: its weight, mean value, and what it gives a gradient to.
 
     ``reached`` are names of trained tensors with a gradient that is not zero, only known of the first
-    step of a phase.
+    step of a phase: what a term that begins at its least reaches first in a later step stands there too.
     """
 
     name: str
@@ -52,8 +52,8 @@ class Step:
 
     ``error`` is the unmasked mean squared error of its rows. ``padded`` counts rows with a ground around a
     smaller picture, ``ground`` is the largest weight of the error there, ``uneven`` how far the mean weight of
-    such a row is from 1. ``weights`` are, of rows with a mask of the subject, the largest weight outside of it
-    and the smallest where it covers all.
+    such a row is from 1. ``words`` are the learned rows in front of the step. ``weights`` are, of rows with a
+    mask of the subject, the largest weight outside of it and the smallest where it covers all.
     """
 
     phase: str
@@ -66,6 +66,7 @@ class Step:
     ground: float = 0.0
     uneven: float = 0.0
     weights: list[tuple[float, float]] = field(default_factory=list)
+    words: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Probe(Technique):
@@ -109,10 +110,16 @@ class Notes:
             self.starts[step.phase] = now
             self.trained[step.phase] = frozenset(n for n, p in params.items() if p.requires_grad)
         kept = Step(step.phase, step.index, step.batch.roles, step.batch.captions)
+        kept.words = {n: t for n, t in now.items() if n.endswith("/rows")}
         asked = {n: p for n, p in params.items() if p.requires_grad}
         for term in terms:
             value = term.value.detach().float().mean()
-            reached = _reached(term, asked) if first else frozenset()
+            known = next(
+                (s.terms.get(term.name) for s in self.steps if s.phase == step.phase), None
+            )
+            reached = _reached(term, asked) if known is None or not known.reached else frozenset()
+            if known is not None and reached:
+                known.reached = reached
             kept.terms[term.name] = Term(term.name, float(term.weight), float(value), reached)
         if "evaluation" in step.__dict__:
             kept.error = float(step.error.detach().mean())

@@ -18,9 +18,8 @@ def moments(vae: Any, images: Tensor) -> tuple[Tensor, Tensor]:
     return (posterior.mean - shift(vae)) * scale, posterior.std * scale
 
 
-@torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Return images [n 3 h w] in [0, 1] of scaled latents [n c h w]."""
+    """Return images [n 3 h w] in [0, 1] of scaled latents [n c h w], in the caller's grad mode."""
     latents = latents.to(next(vae.parameters()).dtype)
     images = vae.decode(latents / vae.config.scaling_factor + shift(vae)).sample
     decoded: Tensor = (images / 2 + 0.5).clamp(0, 1).float()

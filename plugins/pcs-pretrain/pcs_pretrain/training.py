@@ -29,7 +29,6 @@ from pcs_core.data import (
     Conditioning,
     Features,
     FitStep,
-    HeadEdit,
     Personalization,
     Record,
     Records,
@@ -148,10 +147,8 @@ class _Pretraining:
         self.run_.features = Features(
             tensors={k: v.unsqueeze(0) for k, v in tensors.items()}, concepts=(concepts,)
         )
-        fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
-        self.run_.heads = {e.name: e for e in fusion.of(HeadEdit)}
-        if self.init is not None:
-            import_tensors(fusion, dict(self.init.tensors))
+        fusion = self._fused()
+        self.run_.plug(fusion, self._fused)
         self.rng = generator(self.seed, "pretrain", str(self.processes.process_index))
         self._open_reading()
         phases = [p for p in self.recipe.phases if p.pretrain]
@@ -182,6 +179,12 @@ class _Pretraining:
             seed=self.seed,
             extra={"pretrained": about},
         )
+
+    def _fused(self) -> Fusion:
+        fusion = merge_fusions(self.run_.call("fuse", features=self.run_.features))
+        if self.init is not None:
+            import_tensors(fusion, dict(self.init.tensors))
+        return fusion
 
     @property
     def _identity(self) -> dict[str, object]:
