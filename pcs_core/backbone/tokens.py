@@ -230,21 +230,7 @@ class _Given:
             return ((text, 1.0),)
         learned = [token for edit in self.tokens for token in edit.tokens]
         names = [composed(token) for token in (*(w.token for w in self.words), *learned)]
-        names = sorted(dict.fromkeys(names), key=len, reverse=True)
-        pattern = "|".join(f"({token_pattern(name)})" for name in names)
-
-        def kept(match: re.Match[str]) -> str:
-            return f"{_KEPT}{(match.lastindex or 1) - 1}{_KEPT}"
-
-        def named(text: str) -> str:
-            mark = f"(?:{_KEPT}|{re.escape(ascii(_KEPT)[1:-1])})"  # as it is, and as a message writes it out
-            return re.sub(f"{mark}(\\d+){mark}", lambda match: names[int(match[1])], text)
-
-        try:
-            parts = self.reader.parts(re.sub(pattern, kept, text) if names else text)
-        except InputError as error:
-            raise InputError(f"the prompt {text!r}: {named(str(error))}") from error
-        return [(named(part), weight) for part, weight in parts]
+        return weighed_parts(self.reader.parts, text, names)
 
     def count(self, text: str, tokenizer: Tokenizer, subject: int) -> int:
         """Return the number of ids of the beginning of a prompt, whose brackets may not be closed yet."""
@@ -253,6 +239,33 @@ class _Given:
         except InputError:
             plain = re.sub(r"[()\[\]]", " ", text)
             return len(replace(self, reader=None).read(plain, tokenizer, subject).ids)
+
+
+def weighed_parts(
+    read: Callable[[str], Sequence[tuple[str, float]]], text: str, tokens: Sequence[str]
+) -> list[tuple[str, float]]:
+    """Return the pieces of ``text`` with their weights as ``read`` reads them; ``tokens`` hold no sign.
+
+    Raises
+    ------
+    InputError
+        ``read`` refuses the text; names it.
+    """
+    names = sorted(dict.fromkeys(tokens), key=len, reverse=True)
+    pattern = "|".join(f"({token_pattern(name)})" for name in names)
+
+    def kept(match: re.Match[str]) -> str:
+        return f"{_KEPT}{(match.lastindex or 1) - 1}{_KEPT}"
+
+    def named(text: str) -> str:
+        mark = f"(?:{_KEPT}|{re.escape(ascii(_KEPT)[1:-1])})"  # as it is, and as a message writes it out
+        return re.sub(f"{mark}(\\d+){mark}", lambda match: names[int(match[1])], text)
+
+    try:
+        parts = read(re.sub(pattern, kept, text) if names else text)
+    except InputError as error:
+        raise InputError(f"the prompt {text!r}: {named(str(error))}") from error
+    return [(named(part), weight) for part, weight in parts]
 
 
 def _name_concepts(reading: Reading, named: Sequence[str], tokens: Sequence[TokenEdit]) -> None:

@@ -12,8 +12,12 @@ BACKWARD = 3.0
 """Times that a training step takes of the network's forward: one forward, and two for the gradients."""
 
 
+QUICK = 1.0
+"""Seconds below which a first forward is mostly what is made ready for it: a second one is measured."""
+
+
 def time_lines(plan: FitPlan) -> list[str]:
-    """Return about how long the steps take, by drawing a few with the untuned backbone; nothing without."""
+    """Return about how long the steps take, by one forward of the untuned network, and what that rests on."""
     phases = [p for p in plan.recipe.phases if p.steps and not p.pretrain]
     if not phases:
         return []
@@ -30,27 +34,41 @@ def time_lines(plan: FitPlan) -> list[str]:
     steps = " and ".join(f"{p.steps} steps of {p.name!r}" for p in phases)
     if row is None:
         return [f"time: {steps}; a step of this backbone was not measured"]
-    seconds = rows * row * BACKWARD
+    height, width = plan.backbone.card.size
+    seconds = duration(rows * row * BACKWARD)
     return [
-        f"time: about {duration(seconds)} for {steps}, as the network was measured now; what is drawn before "
-        "and after them is on top"
+        f"time: about {seconds} for {steps}: {rows} rows, each {BACKWARD:g} times the {row:.2g} s that one "
+        f"forward of {width} x {height} took now on {plan.device}; what is drawn before and after is on top"
     ]
 
 
 def seconds_of_a_row(plan: FitPlan) -> float:
-    """Return the seconds of one forward of one picture: of two more steps of a drawing."""
-    from pcs_core.engine.sample import draw_base
+    """Return the seconds of one forward of the denoiser on one picture; of the second where that is quick."""
+    import torch
 
-    scheduler = plan.recipe.sample.scheduler
+    from pcs_core.backbone import Attachment
+    from pcs_core.data import Branch, Fusion, Recipe, SampleSettings
+    from pcs_core.engine.guidance import Guidance
+    from pcs_core.engine.run import EngineRun
 
-    def drawn(steps: int) -> float:
-        begun = time.perf_counter()
-        draw_base(plan.backbone, ["a photo"], seed=0, scale=1.0, steps=steps, scheduler=scheduler)
-        return time.perf_counter() - begun
+    backbone = plan.backbone
+    run = EngineRun(Recipe(id="base"), backbone)
+    latents = torch.zeros(1, *backbone.latent_shape, device=backbone.device)
+    with Attachment(backbone, Fusion()) as net, torch.no_grad():
+        middle = backbone.process.at(torch.full((1,), 0.5, device=backbone.device))
+        level = backbone.process.level(middle)
+        guide = Guidance(run, net, ["a photo"], SampleSettings(scale=1.0))
+        cond = guide.branch(Branch("positive"), level, 0.5)
 
-    drawn(1)  # whatever is made ready at the first call
-    short, longer = drawn(1), drawn(3)
-    return max((longer - short) / 2, longer / 30)
+        def forward() -> float:
+            begun = time.perf_counter()
+            net.evaluate(latents, level, cond, progress=0.5)
+            if backbone.device.type == "cuda":
+                torch.cuda.synchronize(backbone.device)
+            return time.perf_counter() - begun
+
+        first = forward()
+        return forward() if first < QUICK else first
 
 
 def duration(seconds: float) -> str:

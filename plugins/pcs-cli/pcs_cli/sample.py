@@ -90,6 +90,7 @@ def sample(
     from pcs_cli.progress import reporting
     from pcs_cli.sample_facts import describe
     from pcs_cli.sizes import chosen_size, read_size
+    from pcs_cli.weighed_prompts import check_weights, read_weights
 
     runs = read.read_engine(engine, deployment, option or (), base=base, backbone=backbone)
     artifact, prompt = read.split_words(words, base, backbone)
@@ -99,7 +100,7 @@ def sample(
     personalization = open_together(folders)
     for line in read.stack_notes(personalization, folders, prompt):
         notice(line)
-    more, changes = read.read_weights(weights)
+    more, changes = read_weights(weights)
     chosen = read.read_preset(
         preset, [*(added or ()), *more], [*(settings_of or ()), *changes], personalization, base
     )
@@ -114,6 +115,7 @@ def sample(
         negative=negative,
         base=base,
     )
+    check_weights([prompt, numbers.negative], personalization, chosen.uses)
     plan = read.SamplePlan(
         folders, personalization, prompt, count, seed, numbers, chosen, boxes, strengths
     )

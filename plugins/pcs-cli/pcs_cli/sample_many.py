@@ -149,6 +149,7 @@ def subjects_of(
 ) -> tuple[list[Subject], list[str]]:
     """Return what is drawn of each artifact, and all that is wrong with it."""
     from pcs_cli.many.drawing import Subject
+    from pcs_cli.weighed_prompts import check_weights
     from pcs_core.engine.opening import check_prompts
 
     said = {key: value for key, value in changes.items() if value is not None}
@@ -158,6 +159,7 @@ def subjects_of(
         prompts = tuple(line.replace(TOKEN, tokens) for line in lines)
         try:
             check_prompts(prompts, artifact)
+            check_weights(prompts, artifact, ())
         except PcsError as error:
             wrong.append(f"{folder}: {error}")
         subjects.append(Subject(artifact, prompts, replace(artifact.recipe.sample, **said)))

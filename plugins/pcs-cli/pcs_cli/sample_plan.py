@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_cli.output import notice
-from pcs_core.errors import InputError, nearest
+from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.data import Layout, Personalization, Preset, SampleSettings
@@ -228,28 +228,6 @@ def read_strengths(
     recipe = () if personalization is None else personalization.recipe.uses
     part_strengths(strengths, (*recipe, *preset.uses))
     return strengths
-
-
-WEIGHTS = "tokens.prompt_weights"
-"""The technique that reads weights in prompts."""
-
-
-def read_weights(syntax: str | None) -> tuple[list[str], list[str]]:
-    """Return the technique that reads weights of words in ``syntax``, and what changes its settings.
-
-    Raises
-    ------
-    InputError
-        No such syntax.
-    """
-    known = ("a1111", "compel", "off")
-    if syntax is not None and syntax not in known:
-        raise InputError(
-            f"--weights {syntax}: unknown syntax{nearest(syntax, known)} ({', '.join(known)})"
-        )
-    if syntax in (None, "off"):
-        return [], []
-    return [WEIGHTS], [f"{WEIGHTS}.syntax={syntax}"]
 
 
 def read_preset(

@@ -179,7 +179,8 @@ def test_how_long_it_takes_is_measured_and_printed(
         done = pcs(*fit_arguments, "--set", f"words.steps={steps}", "--dry-run", "--json")
         assert done.code == 0, done.err
         (line,) = [one for one in json.loads(done.out)["plan"] if one.startswith("time: about")]
-        assert f"for {steps} steps of 'words'" in line
+        assert f"for {steps} steps of 'words': {steps} rows" in line
+        assert re.search(r"s that one forward of 32 x 32 took now on cpu", line)
         lines.append(line)
     assert re.search(r"about \d+ s for", lines[0])
     assert re.search(r"about [\d.]+ (min|h) for", lines[1])

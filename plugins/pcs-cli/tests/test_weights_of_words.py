@@ -110,7 +110,8 @@ def test_a_caption_that_looks_weighted_is_said(pcs: Callable, fit_arguments: lis
 def test_what_cannot_be_read_is_refused(
     pcs: Callable, fitted: Path, tmp_path: Path, words: list[str], said: str
 ) -> None:
-    done = pcs("sample", fitted, *words, "--steps", 1, "--out", tmp_path / "p")
+    nowhere = ("--backbone", tmp_path / "nowhere")  # which is looked at later
+    done = pcs("sample", fitted, *words, "--steps", 1, "--out", tmp_path / "p", *nowhere)
     assert done.code == 2
     assert said in done.err
     assert not (tmp_path / "p").exists()

@@ -17,3 +17,9 @@ def techniques() -> str:
 def mergers() -> Mapping[str, str]:
     """Ways to merge personalizations."""
     return {"mix-layers": "pcs_tokens.layerwise:mix_layers"}
+
+
+@catalogue_hookimpl
+def services() -> Mapping[str, str]:
+    """What the command asks for by name: how prompts are read before anything is opened."""
+    return {"weight_syntaxes": "pcs_tokens.weight_syntax:SYNTAXES"}
