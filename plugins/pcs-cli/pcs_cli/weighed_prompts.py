@@ -1,4 +1,4 @@
-"""``--weights``: weights of words in prompts; those that cannot be read are refused before a network is opened."""
+"""``--weights``: weights of words in prompts; those that cannot be read are refused before anything opens."""
 
 from __future__ import annotations
 
