@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
+
+from pcs_core.data.later import LaterField
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,6 +32,7 @@ class Subject:
 
     ``images`` are RGB tensors [3 h w] in [0, 1], each at its own size (photographs differ; the
     engine resizes), or clips [3 t h w]; a fit also reads uint8 tensors, arrays [h w 3] and PIL pictures.
+    Those of a folder are read each time they are looked at (:mod:`pcs_core.data.later`), masks too.
     ``captions`` holds the user's caption or None per image.
     ``masks`` maps a concept name to one [1 h w] tensor in [0, 1] (or None) per image. ``sources`` are
     earlier personalizations to compose. ``files`` names each image for messages. ``others`` are further
@@ -38,14 +41,14 @@ class Subject:
 
     name: str
     concepts: tuple[Concept, ...]
-    images: tuple[Tensor, ...] = ()
+    images: Sequence[Tensor] = ()
     captions: tuple[str | None, ...] = ()
-    masks: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
+    masks: Mapping[str, Sequence[Tensor | None]] = field(default_factory=dict)
     sources: tuple[Any, ...] = ()
     files: tuple[str, ...] = ()
     extra: tuple[Mapping[str, Any], ...] = ()
-    others: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    valid: tuple[Tensor | None, ...] = ()
+    others: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
+    valid: Sequence[Tensor | None] = ()
     """Where each picture is a picture [1 h w]: 1, and 0 on the ground around a padded one; None: all of it."""
     alternatives: tuple[tuple[str, ...], ...] = ()
     """Further captions of each picture: in each step its caption or one of these is drawn, all alike."""
@@ -64,11 +67,13 @@ class Subject:
         return self.concepts[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Example:
     """One picture the network may be shown in a fit step.
 
-    ``image`` [3 h w] in [0, 1] at the backbone's size. ``captions`` are alternatives: one is drawn
+    ``image`` [3 h w] in [0, 1] at the backbone's size; given as a
+    :class:`~pcs_core.data.later.Later` it is made each time it is asked for, and ``picture`` is what was
+    given. ``captions`` are alternatives: one is drawn
     per use, so that all text can be encoded before the loop; they hold placeholders, not yet
     identifiers. ``role`` is "subject", "prior", "negative", "style"...; ``weight`` multiplies its
     loss. ``index`` is the reference it comes from, or -1. ``extra`` is what techniques read of a batch
@@ -91,9 +96,17 @@ class Example:
     regions: Mapping[str, Tensor] = field(default_factory=dict)
     repeats: int = 1
 
+    @property
+    def picture(self) -> Any:
+        """The image as it was given, not read; its ``shape`` is known."""
+        return self.__dict__["_image"]
+
     def with_(self, **changes: Any) -> Example:
         """Return a copy with ``changes``."""
-        return replace(self, **changes)
+        return replace(self, **{"image": self.picture, **changes})
+
+
+Example.image = LaterField("image")  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import ALL, RENDERED, BranchEdit, PixelEdit
+from pcs_core.data.later import Later, entries_of
 from pcs_core.engine.prepare import fit_image, placed
+from pcs_core.engine.sizes import place_of
 from pcs_core.errors import CapabilityError, RecipeError
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def bucket_of(shape: Size, sizes: Sequence[Size]) -> Size:
 def picture_sizes(subject: Subject, backbone: Backbone) -> tuple[Size, ...]:
     """Return the bucket of each picture or clip of ``subject``."""
     sizes = bucket_sizes((backbone.card.size[0], backbone.card.size[1]), backbone)
-    return tuple(bucket_of((i.shape[-2], i.shape[-1]), sizes) for i in subject.images)
+    return tuple(bucket_of((i.shape[-2], i.shape[-1]), sizes) for i in entries_of(subject.images))
 
 
 def bucket_line(sizes: Sequence[Size]) -> str:
@@ -139,7 +141,7 @@ class BucketExamples:
     """Examples as they are in each bucket, and what was cut for one, so that it is encoded once."""
 
     def __init__(self) -> None:
-        self._cut: dict[tuple[int, Size], tuple[Tensor, Tensor]] = {}
+        self._cut: dict[tuple[int, Size], tuple[Any, Any]] = {}
 
     def of(
         self, features: Sequence[Features], sizes: Sequence[Sequence[Size]]
@@ -164,29 +166,36 @@ class BucketExamples:
         }
 
     def _at(self, example: Example, size: Size) -> Example:
-        if tuple(example.image.shape[-2:]) == size:
+        if tuple(example.picture.shape[-2:]) == size:
             return example
         mask, regions = example.mask, example.regions
         cut = example.with_(
-            image=self._image(example.image, size),
+            image=self._image(example.picture, size),
             mask=None if mask is None else fit_image(mask, size, "bilinear"),
             regions={k: fit_image(r, size, "bilinear") for k, r in regions.items()},
             extra={},
         )
-        where = placed(cut, example.image, size).extra
+        where = placed(cut, example.picture, size).extra
         return cut.with_(extra={**example.extra, **where})
 
-    def _image(self, image: Tensor, size: Size) -> Tensor:
-        key = image.data_ptr(), size
+    def _image(self, image: Any, size: Size) -> Any:
+        key = place_of(image), size
         if key not in self._cut:
+            shape = (*image.shape[:-2], *size)
             # the picture too, so that nothing else comes to stand at its place
-            self._cut[key] = image, fit_image(image, size)
+            self._cut[key] = image, Later(shape, lambda: fit_image(_read(image), size))
         return self._cut[key][1]
+
+
+def _read(picture: Any) -> Tensor:
+    """Return a picture; cut ones are made when they are encoded, and not kept."""
+    tensor: Tensor = picture.read() if isinstance(picture, Later) else picture
+    return tensor
 
 
 def _buckets(example: Example, sizes: Sequence[Size]) -> Sequence[Size]:
     """Return the sizes at which an example is shown."""
-    shape = (example.image.shape[-2], example.image.shape[-1])
+    shape = (example.picture.shape[-2], example.picture.shape[-1])
     return [shape] if example.role == SUBJECT and shape in sizes else sizes
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from pcs_core.data.later import Later, changed, entries_of, row_of
 from pcs_core.data.marks import boxes_in, points_in
 from pcs_core.errors import InputError, nearest
 
@@ -52,7 +53,7 @@ def crop_subject(
     check_crop(mode)
     changed = subject
     said: list[str] = []
-    for index, image in enumerate(subject.images):
+    for index, image in enumerate(entries_of(subject.images)):
         shape = (image.shape[-2], image.shape[-1])
         size: Any = sizes if isinstance(sizes[0], int) else sizes[index]
         window = _window(shape, size)
@@ -96,17 +97,22 @@ def _name(subject: Subject, index: int) -> str:
     return subject.files[index] if index < len(subject.files) else f"picture {index}"
 
 
-def _laid(subject: Subject, index: int) -> dict[str, Tensor]:
-    """Return the masks of a picture by concept."""
-    rows = {name: row[index] for name, row in subject.masks.items() if index < len(row)}
-    return {name: mask for name, mask in rows.items() if mask is not None}
+def _laid(subject: Subject, index: int) -> dict[str, Any]:
+    """Return the masks of a picture by concept, as they stand in their rows."""
+    rows = {name: entries_of(row) for name, row in subject.masks.items() if index < len(row)}
+    return {name: row[index] for name, row in rows.items() if row[index] is not None}
+
+
+def _seen(subject: Subject, index: int) -> dict[str, Tensor]:
+    """Return the masks of a picture by concept, read."""
+    return {name: subject.masks[name][index] for name in _laid(subject, index)}  # type: ignore[misc]
 
 
 def _marked(subject: Subject, index: int) -> tuple[float, float, float, float] | None:
     """Return top, left, bottom and right in pixels of all that marks the subject, or None."""
-    height, width = subject.images[index].shape[-2:]
+    height, width = entries_of(subject.images)[index].shape[-2:]
     spans: list[tuple[float, float, float, float]] = []
-    for mask in _laid(subject, index).values():
+    for mask in _seen(subject, index).values():
         rows, columns = (mask[0] > 0.5).any(1).nonzero(), (mask[0] > 0.5).any(0).nonzero()
         if len(rows):
             spans.append((int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1))
@@ -150,7 +156,7 @@ def _cut_masks(
     """Return what the crop leaves out of which mask, or nothing."""
     top, left = corner
     lines = []
-    for name, mask in _laid(subject, index).items():
+    for name, mask in _seen(subject, index).items():
         whole = float(mask.sum())
         inside = float(mask[:, top : top + window[0], left : left + window[1]].sum())
         if whole and 1 - inside / whole > MASK:
@@ -164,12 +170,19 @@ def _cropped(
     """Return the subject with picture ``index``, and what was laid over it, cut to the window."""
     (top, left), (height, width) = corner, window
     rows, columns = slice(top, top + height), slice(left, left + width)
-    shape = subject.images[index].shape[-2:]
+    image = entries_of(subject.images)[index]
+    shape = image.shape[-2:]
+
+    def cut(entry: Any) -> Any:
+        return changed(
+            entry, (*entry.shape[:-2], *window), lambda t: t[..., rows, columns].contiguous()
+        )
+
     return _with(
         subject,
         index,
-        image=subject.images[index][..., rows, columns].contiguous(),
-        masks={k: m[..., rows, columns].contiguous() for k, m in _laid(subject, index).items()},
+        image=cut(image),
+        masks={name: cut(mask) for name, mask in _laid(subject, index).items()},
         place=lambda x, y: ((x * shape[1] - left) / width, (y * shape[0] - top) / height),
         valid=None,
     )
@@ -177,7 +190,7 @@ def _cropped(
 
 def _padded(subject: Subject, index: int, size: tuple[int, int]) -> Subject:
     """Return the subject with picture ``index`` whole, its edges repeated to the shape of ``size``."""
-    image = subject.images[index]
+    image = entries_of(subject.images)[index]
     height, width = image.shape[-2:]
     full = (
         max(height, round(width * size[0] / size[1])),
@@ -185,13 +198,17 @@ def _padded(subject: Subject, index: int, size: tuple[int, int]) -> Subject:
     )
     top, left = (full[0] - height) // 2, (full[1] - width) // 2
     border = (left, full[1] - width - left, top, full[0] - height - top)
+    inside = Later((1, height, width), lambda: torch.ones(1, height, width))
     return _with(
         subject,
         index,
-        image=F.pad(image[None], border, mode="replicate")[0],
-        masks={k: F.pad(m, border) for k, m in _laid(subject, index).items()},
+        image=changed(image, (3, *full), lambda t: F.pad(t[None], border, mode="replicate")[0]),
+        masks={
+            name: changed(mask, (1, *full), lambda t: F.pad(t, border))
+            for name, mask in _laid(subject, index).items()
+        },
         place=lambda x, y: ((x * width + left) / full[1], (y * height + top) / full[0]),
-        valid=F.pad(torch.ones(1, height, width), border),
+        valid=changed(inside, (1, *full), lambda t: F.pad(t, border)),
     )
 
 
@@ -199,18 +216,18 @@ def _with(
     subject: Subject,
     index: int,
     *,
-    image: Tensor,
-    masks: Mapping[str, Tensor],
+    image: Any,
+    masks: Mapping[str, Any],
     place: Any,
-    valid: Tensor | None,
+    valid: Any,
 ) -> Subject:
     """Return the subject with another picture ``index``; ``place`` moves x and y in parts of the old one."""
     count = len(subject.images)
 
-    def put(row: tuple[Any, ...], value: Any, missing: Any = None) -> tuple[Any, ...]:
-        filled = [*row, *[missing] * (count - len(row))]
+    def put(row: Sequence[Any], value: Any, missing: Any = None) -> Sequence[Any]:
+        filled = [*entries_of(row), *[missing] * (count - len(row))]
         filled[index] = value
-        return tuple(filled)
+        return row_of(filled)
 
     changes: dict[str, Any] = {"images": put(subject.images, image)}
     if valid is not None:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from pcs_core.data import Subject
 from pcs_core.data.concepts import check_concepts
+from pcs_core.data.later import Later, changed, entries_of, row_of
 from pcs_core.data.marks import check_concept, checked_marks
 from pcs_core.errors import InputError, check_utf8
 
@@ -78,14 +79,14 @@ def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subj
             )
     for index, repeats in enumerate(subject.repeats):
         check_count(f"subject {subject.name!r}: repeats[{index}]", repeats)
-    images: list[Tensor] = []
-    masks: dict[str, list[Tensor | None]] = {name: [] for name in subject.masks}
-    for index, given in enumerate(subject.images):
+    images: list[Any] = []
+    masks: dict[str, list[Any]] = {name: [] for name in subject.masks}
+    for index, given in enumerate(entries_of(subject.images)):
         image = given_picture(given, f"subject {subject.name!r}: images[{index}]")
         for name, row in subject.masks.items():
             if index < len(row):
                 place = f"subject {subject.name!r}: masks[{name!r}][{index}]"
-                mask = given_mask(row[index], image, place)
+                mask = given_mask(entries_of(row)[index], image, place)
                 masks[name].append(None if mask is None else reduced(mask, size))
         images.append(reduced(image, size))
     others = {
@@ -97,12 +98,12 @@ def given_subject(subject: Subject, size: tuple[int, int] | None = None) -> Subj
         )
         for name, pictures in subject.others.items()
     }
-    rows = {name: tuple(row) for name, row in masks.items()}
+    rows = {name: row_of(row) for name, row in masks.items()}
     extra = tuple(
         checked_marks(marks, names, f"subject {subject.name!r}: extra[{index}]")
         for index, marks in enumerate(subject.extra)
     )
-    return replace(subject, images=tuple(images), others=others, masks=rows, extra=extra)
+    return replace(subject, images=row_of(images), others=others, masks=rows, extra=extra)
 
 
 def check_rows_of(subject: Subject) -> None:
@@ -147,13 +148,17 @@ def _kind(value: Any) -> str:
     return f"{value[:20]!r}" if isinstance(value, str) else f"a {type(value).__name__}"
 
 
-def reduced(image: Tensor, size: tuple[int, int] | None) -> Tensor:
+def reduced(image: Any, size: tuple[int, int] | None) -> Any:
     """Return a picture [c h w] or clip [c t h w], a larger one at :data:`MARGIN` times what covers ``size``."""
     height, width = image.shape[-2:]
     scale = 1.0 if size is None else MARGIN * max(size[0] / height, size[1] / width)
     if scale >= 1:
         return image
     target = (max(1, round(height * scale)), max(1, round(width * scale)))
+    return changed(image, (*image.shape[:-2], *target), lambda t: _scaled(t, target))
+
+
+def _scaled(image: Tensor, target: tuple[int, int]) -> Tensor:
     frames = image.movedim(1, 0) if image.dim() == 4 else image[None]
     small = torch.cat(
         [F.interpolate(f[None], target, mode="bicubic", antialias=True) for f in frames]
@@ -162,14 +167,16 @@ def reduced(image: Tensor, size: tuple[int, int] | None) -> Tensor:
     return small.movedim(0, 1) if image.dim() == 4 else small[0]
 
 
-def given_picture(image: Any, place: str) -> Tensor:
-    """Return a picture [3 h w], or a clip [3 t h w], in [0, 1].
+def given_picture(image: Any, place: str) -> Any:
+    """Return a picture [3 h w], or a clip [3 t h w], in [0, 1]; one that is read later as it is.
 
     Raises
     ------
     InputError
         It is none, or its values are not meant so; says what it seems to be.
     """
+    if isinstance(image, Later):
+        return image
     tensor = _tensor(image, place)
     shape = list(tensor.shape)
     if tensor.dim() not in (3, 4) or shape[0] != 3 or 0 in shape:
@@ -179,16 +186,16 @@ def given_picture(image: Any, place: str) -> Tensor:
     return _in_unit(tensor, place)
 
 
-def given_mask(mask: Any, image: Tensor, place: str) -> Tensor | None:
-    """Return a mask [1 h w] in [0, 1] of the image's size, or None.
+def given_mask(mask: Any, image: Any, place: str) -> Any:
+    """Return a mask [1 h w] in [0, 1] of the image's size, or None; one that is read later as it is.
 
     Raises
     ------
     InputError
         Another shape or size, or other values.
     """
-    if mask is None:
-        return None
+    if mask is None or isinstance(mask, Later):
+        return mask
     tensor = _mask_tensor(mask, place)
     if tensor.dim() == 2:
         tensor = tensor[None]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import names_token, word_in
 from pcs_core.data import RENDERED, Layout
+from pcs_core.data.later import entries_of
 from pcs_core.data.marks import checked_box, checked_points
 from pcs_core.engine.known_backbones import location_of, remember
 from pcs_core.errors import (
@@ -308,7 +309,10 @@ def check_subjects(subjects: Sequence[Subject], backbone: Backbone, *, trains: b
     for subject in subjects:
         if trains and not subject.images and not subject.sources:
             raise InputError(f"subject {subject.name!r} has no image")
-        if any(image.dim() == 4 for image in subject.images) and len(backbone.latent_shape) == 3:
+        if (
+            any(image.dim() == 4 for image in entries_of(subject.images))
+            and len(backbone.latent_shape) == 3
+        ):
             raise InputError(
                 f"subject {subject.name!r} holds clips, and backbone {backbone.card.id!r} draws "
                 "pictures: choose a video backbone, or give single frames"

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import RENDERED, Example, Features
+from pcs_core.data.later import Later
 from pcs_core.data.masks import mask_at
 from pcs_core.engine.captions import CaptionTable
+from pcs_core.engine.sizes import place_of
 from pcs_core.errors import RecipeError
 
 ENCODE_BATCH = 16
@@ -43,7 +46,7 @@ class Pool:
     """How often each is drawn, of those of its role; nothing: all alike."""
 
 
-Latents = dict[int, tuple[Tensor, Tensor, Tensor]]
+Latents = dict[int, tuple[Any, Tensor, Tensor]]
 """Pictures that are encoded already, by the place of their pixels: the picture (so that nothing else
 comes to stand there), mean and std of its latents."""
 
@@ -105,11 +108,11 @@ def encode_pools(
 
 
 def _identity(example: Example) -> int:
-    return example.image.data_ptr()
+    return place_of(example.picture)
 
 
 def _encode_missing(net: Attachment, examples: Sequence[Example], cache: Latents) -> None:
-    missing = {_identity(e): e.image for e in examples if _identity(e) not in cache}
+    missing = {_identity(e): e.picture for e in examples if _identity(e) not in cache}
     shapes: dict[tuple[int, ...], list[int]] = {}
     for key, image in missing.items():  # clips and single frames do not share a batch
         shapes.setdefault(tuple(image.shape), []).append(key)
@@ -118,7 +121,9 @@ def _encode_missing(net: Attachment, examples: Sequence[Example], cache: Latents
         for start in range(0, len(keys), batch):
             chunk = keys[start : start + batch]
             with torch.no_grad():
-                mean, std = net.backbone.moments(torch.stack([missing[k] for k in chunk]))
+                pictures = [missing[k] for k in chunk]
+                read = [p.read() if isinstance(p, Later) else p for p in pictures]
+                mean, std = net.backbone.moments(torch.stack(read))
             cache.update({k: (missing[k], mean[i], std[i]) for i, k in enumerate(chunk)})
 
 

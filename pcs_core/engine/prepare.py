@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from pcs_core.backbone import names_token
 from pcs_core.backbone.written import alike, composed, token_pattern
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
+from pcs_core.data.later import changed, entries_of
 from pcs_core.data.masks import REGION, region_name
 from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
@@ -65,7 +66,7 @@ def fit_points(points: Tensor, shape: tuple[int, int], size: tuple[int, int]) ->
     return torch.stack([x, y], dim=-1)
 
 
-def placed(example: Example, image: Tensor, size: tuple[int, int]) -> Example:
+def placed(example: Example, image: Any, size: tuple[int, int]) -> Example:
     """Return the example with the size of its ``image`` [c h w] and what :func:`fit_image` cut off it.
 
     ``extra["picture.size"]`` height and width before; ``extra["picture.corner"]`` top and left of the part
@@ -98,6 +99,12 @@ def fit_frames(image: Tensor, frames: int) -> Tensor:
     return image[:, chosen]
 
 
+def framed(shape: Sequence[int], frames: int) -> tuple[int, ...]:
+    """Return the shape of :func:`fit_frames` of a picture or clip of ``shape``."""
+    count = frames if len(shape) == 4 else 1
+    return (shape[0], count, *shape[-2:]) if frames else tuple(shape)
+
+
 def references(
     subject: Subject,
     index: int,
@@ -115,14 +122,18 @@ def references(
     loss = masks.get(LOSS)
     examples = []
     for i in range(len(subject.images)) if only is None else only:
-        image = subject.images[i]
+        image = entries_of(subject.images)[i]
         mask = loss[i] if loss is not None else None
         valid = subject.valid[i] if i < len(subject.valid) else None
         if valid is not None:
             counted = _counted(fit_image(valid, size, "bilinear"), cell)
             mask = counted if mask is None else mask * counted
         example = Example(
-            image=fit_image(fit_frames(image, frames), size),
+            image=changed(
+                image,
+                (*framed(image.shape, frames)[:-2], *size),
+                lambda t: fit_image(fit_frames(t, frames), size),
+            ),
             captions=tuple(name_subject(text, subject, i) for text in subject.texts(i)),
             repeats=subject.repeats[i] if i < len(subject.repeats) else 1,
             mask=mask,
@@ -159,14 +170,14 @@ def regions_of(subject: Subject, index: int, masks: Masks) -> dict[str, Tensor]:
         if key == LOSS:
             continue
         name = region_name(slots[key]) if key in slots else REGION + key
-        if _user_mask(subject, key, index) is not None or bool(rows[index].any()):
+        if _has_mask(subject, key, index) or bool(rows[index].any()):
             regions[name] = rows[index]
     return regions
 
 
-def _user_mask(subject: Subject, key: str, index: int) -> Tensor | None:
-    masks = subject.masks.get(key, ())
-    return masks[index] if index < len(masks) else None
+def _has_mask(subject: Subject, key: str, index: int) -> bool:
+    masks = entries_of(subject.masks.get(key, ()))
+    return index < len(masks) and masks[index] is not None
 
 
 def name_subject(caption: str, subject: Subject, index: int) -> str:
@@ -208,15 +219,13 @@ def subject_masks(run: EngineRun, subject: Subject) -> Masks:
         for key, rows in merge_masks(m for _, m in results).by_name.items()
     }
     for concept in subject.concepts:
-        laid = [_user_mask(subject, concept.name, i) for i in range(count)]
-        if any(mask is not None for mask in laid):
-            others = merged.get(concept.name, torch.zeros(count, 1, *size))
-            merged[concept.name] = torch.stack(
-                [
-                    others[i] if mask is None else fit_image(mask.float(), size, "bilinear")
-                    for i, mask in enumerate(laid)
-                ]
-            )
+        laid = [i for i in range(count) if _has_mask(subject, concept.name, i)]
+        if laid:
+            rows = merged.get(concept.name, torch.zeros(count, 1, *size)).clone()
+            for i in laid:
+                mask: Any = subject.masks[concept.name][i]
+                rows[i] = fit_image(mask.float(), size, "bilinear")
+            merged[concept.name] = rows
     return Masks(merged)
 
 
@@ -231,7 +240,7 @@ def check_masks(subject: Subject, masks: Masks, only: Sequence[int] | None = Non
         Names the picture.
     """
     for index in range(len(subject.images)) if only is None else only:
-        laid = [c.name for c in subject.concepts if _user_mask(subject, c.name, index) is not None]
+        laid = [c.name for c in subject.concepts if _has_mask(subject, c.name, index)]
         if laid and not any(bool(masks.by_name[name][index].any()) for name in laid):
             name = subject.files[index] if index < len(subject.files) else f"picture {index}"
             raise InputError(
@@ -407,7 +416,7 @@ def _captioned(
                 texts.append(caption.replace("{token}", token))
             else:
                 texts += [t.replace(CAPTION, text) for t in around]
-        height, width = example.image.shape[-2:]  # what a technique gave was not fitted
-        sized = placed(example, example.image, (height, width))
-        named.append(sized.with_(captions=tuple(texts) or default, subject=index))
+        height, width = example.picture.shape[-2:]  # what a technique gave was not fitted
+        complete = placed(example, example.picture, (height, width))
+        named.append(complete.with_(captions=tuple(texts) or default, subject=index))
     return tuple(named)

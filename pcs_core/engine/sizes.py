@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import RENDERED, BranchEdit, Example, Features, Fusion, Phase
+from pcs_core.data.later import Later, changed
 from pcs_core.errors import CapabilityError, RecipeError
 
 CORNER = "picture.corner"
@@ -72,7 +74,7 @@ class SizedExamples:
     """Scales examples, and keeps what it scaled: phases of one size share their pictures' latents."""
 
     def __init__(self) -> None:
-        self._images: dict[tuple[int, tuple[int, int]], tuple[Tensor, Tensor]] = {}
+        self._images: dict[tuple[int, tuple[int, int]], tuple[Any, Any]] = {}
 
     def at(self, features: Sequence[Features], size: tuple[int, int]) -> list[Features]:
         """Return the features with the images [3 h w] and corners of their examples at ``size`` [pixels].
@@ -84,22 +86,31 @@ class SizedExamples:
         ]
 
     def _one(self, example: Example, size: tuple[int, int]) -> Example:
-        height = example.image.shape[-2]
-        if tuple(example.image.shape[-2:]) == size:
+        height = example.picture.shape[-2]
+        if tuple(example.picture.shape[-2:]) == size:
             return example
         extra = dict(example.extra)
         if CORNER in extra:
             extra[CORNER] = extra[CORNER] * (size[0] / height)
-        return example.with_(image=self._scaled(example.image, size), extra=extra)
+        return example.with_(image=self._scaled(example.picture, size), extra=extra)
 
-    def _scaled(self, image: Tensor, size: tuple[int, int]) -> Tensor:
-        key = image.data_ptr(), size
+    def _scaled(self, image: Any, size: tuple[int, int]) -> Any:
+        key = place_of(image), size
         if key not in self._images:
-            frames = image.transpose(0, 1) if image.dim() == 4 else image[None]
-            scaled = F.interpolate(
-                frames, size=size, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 1)
-            small = scaled.transpose(0, 1).contiguous() if image.dim() == 4 else scaled[0]
+            small = changed(image, (*image.shape[:-2], *size), lambda t: _scaled(t, size))
             # the picture too, so that nothing else comes to stand at its place
             self._images[key] = image, small
         return self._images[key][1]
+
+
+def place_of(picture: Any) -> int:
+    """Return where a picture stands: that of its pixels, or of what reads them."""
+    return id(picture) if isinstance(picture, Later) else int(picture.data_ptr())
+
+
+def _scaled(image: Tensor, size: tuple[int, int]) -> Tensor:
+    frames = image.transpose(0, 1) if image.dim() == 4 else image[None]
+    scaled = F.interpolate(
+        frames, size=size, mode="bicubic", antialias=True, align_corners=False
+    ).clamp(0, 1)
+    return scaled.transpose(0, 1).contiguous() if image.dim() == 4 else scaled[0]

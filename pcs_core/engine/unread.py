@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pcs_core.data import ALL
+from pcs_core.data.later import entries_of
 from pcs_core.data.masks import region_name
 from pcs_core.data.words import meet
 
@@ -21,7 +22,7 @@ def unread_marks(recipe: Recipe, subject: Subject) -> tuple[str, ...]:
     masked = [
         subject.files[i] if i < len(subject.files) else f"picture {i}"
         for i in range(len(subject.images))
-        if any(i < len(row) and row[i] is not None for row in subject.masks.values())
+        if any(i < len(row) and entries_of(row)[i] is not None for row in subject.masks.values())
     ]
     if masked and len(subject.concepts) == 1 and not reads_masks(recipe):
         said.append(

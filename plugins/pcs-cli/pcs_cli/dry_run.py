@@ -136,9 +136,10 @@ def technique_lines(plan: FitPlan) -> list[str]:
 
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:
+    from pcs_core.data.later import entries_of
     from pcs_core.engine.shown import shown_concepts
 
-    image = subject.images[index]
+    image = entries_of(subject.images)[index]
     caption = subject.captions[index] if index < len(subject.captions) else None
     return {
         "file": subject.files[index] if index < len(subject.files) else str(index),

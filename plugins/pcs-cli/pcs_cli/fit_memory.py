@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from pcs_cli.fit_keeping import megabytes
@@ -28,8 +29,9 @@ def memory_line(plan: FitPlan) -> str:
         if trained is None
         else f"what trains with its optimizer {megabytes(trained * TRAINING * NUMBER)}"
     )
+    pictures = megabytes(picture_bytes(plan))
     return (
-        f"memory: weights {megabytes(weights)}, {training}, pictures {megabytes(picture_bytes(plan))}; on top "
+        f"memory: weights {megabytes(weights)}, {training}, pictures at most {pictures}; on top "
         f"what a step keeps of {rows_of_a_step(plan)} rows at a time, however many pictures there are"
     )
 
@@ -46,11 +48,21 @@ def trained_numbers(plan: FitPlan) -> int | None:
 
 
 def picture_bytes(plan: FitPlan) -> int:
-    """Return what the pictures of the folders take: as they are kept, and at the size that is shown."""
+    """Return the most that pictures take: latents of all, those that are encoded at a time, one as it is read.
+
+    Pictures that are read later are there one at a time.
+    """
+    from pcs_core.data.later import Later, entries_of
+    from pcs_core.engine.pools import ENCODE_BATCH
+
     height, width = plan.backbone.card.size
-    images = [image for subject in plan.subjects for image in subject.images]
+    images = [image for subject in plan.subjects for image in entries_of(subject.images)]
     shown = [3 * height * width * (image.shape[1] if image.dim() == 4 else 1) for image in images]
-    return (sum(image.numel() for image in images) + sum(shown)) * NUMBER
+    read = [math.prod(image.shape) for image in images if isinstance(image, Later)]
+    there = sum(image.numel() for image in images if not isinstance(image, Later))
+    latents = 2 * math.prod(plan.backbone.latent_shape) * len(images)
+    together = sorted(shown, reverse=True)[:ENCODE_BATCH] if read else shown
+    return (there + latents + sum(together) + max(read, default=0)) * NUMBER
 
 
 def rows_of_a_step(plan: FitPlan) -> int:

@@ -77,10 +77,12 @@ def masked_line(subjects: Sequence[Subject]) -> str:
     InputError
         No picture of a subject has one.
     """
+    from pcs_core.data.later import entries_of
+
     bare: list[str] = []
     for subject in subjects:
         masked = [
-            any(i < len(row) and row[i] is not None for row in subject.masks.values())
+            any(i < len(row) and entries_of(row)[i] is not None for row in subject.masks.values())
             for i in range(len(subject.images))
         ]
         if not any(masked):

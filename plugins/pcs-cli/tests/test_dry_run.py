@@ -115,8 +115,9 @@ def test_the_memory_is_said_and_a_step_keeps_as_much_of_any_folder(
         (line,) = (x for x in json.loads(done.out)["plan"] if x.startswith("memory: "))
         said.append(line)
     assert all("what a step keeps of 1 rows at a time" in line for line in said)
-    # 40 x 36 as it is kept and 32 x 32 as it is shown, three colours of four bytes
-    assert f"pictures {9 * (40 * 36 + 32 * 32) * 12 / 1e6:.1f} MB" in said[1]
+    # one as it is read, 32 x 32 as they are encoded, and mean and spread of the latents of all, of four bytes
+    numbers = 3 * 40 * 36 + 9 * (3 * 32 * 32 + 2 * 4 * 16 * 16)
+    assert f"pictures at most {4 * numbers / 1e6:.1f} MB" in said[1]
     more = pcs(
         "fit", recipe, tmp_path / "subjects" / "few", *words, "--set", "words.batch=6", "--dry-run"
     )

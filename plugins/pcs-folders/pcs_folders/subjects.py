@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_core.catalogue import service
+from pcs_core.data.later import row_of
 from pcs_core.data.subject import Subject
 from pcs_core.errors import InputError
-from pcs_folders.images import Picture, read_picture, reduced
+from pcs_folders.images import read_picture
 from pcs_folders.listing import FolderListing, list_folder
+from pcs_folders.looking import Looked, kept_mask, looked, mask_of
 from pcs_folders.mask_files import read_mask
 from pcs_folders.uses import FileUse
 
@@ -56,8 +58,9 @@ def load_subject(
     pictures, its sub-folders may: ``10_sks dog``, or one named after each of several concepts.
 
     What is left out, and what is read in a way that may surprise, is logged as a warning.
-    ``size`` is height and width that the network is shown: larger pictures are held at twice that,
-    which a fit does in any case. Without it that of the largest backbones; None holds every pixel.
+    ``size`` is height and width that the network is shown: larger pictures are read at twice that, each when it
+    is looked at, and not kept: the folder has to stay as it is until the fit is done. Without it that of the
+    largest backbones; None holds every pixel of all.
 
     A folder without still pictures may hold clips, read as [3 t h w]: animated GIFs, video files (with
     a decoder installed), folders of numbered frames, each with a caption beside it. A plugin reads them.
@@ -95,14 +98,16 @@ def read_listing(listing: FolderListing, size: tuple[int, int] | None = None) ->
             name, listing.concepts, clips, captions, files=files, alternatives=alternatives
         )
         return FolderReading(subject, listing.uses)
-    pictures = {path: read_picture(path, size) for path in listing.images}
-    for path, picture in pictures.items():
+    pictures: dict[Path, Looked] = {}
+    for path in listing.images:
+        picture = read_picture(path, size)
+        pictures[path] = looked(path, picture, size)
         for note in picture.notes:
             listing.say(path, listing.uses_by_path[path].use, note)
     subject = Subject(
         name=name,
         concepts=listing.concepts,
-        images=tuple(picture.rgb for picture in pictures.values()),
+        images=row_of(picture.rgb for picture in pictures.values()),
         captions=captions,
         masks=_masks(listing, pictures, size),
         files=files,
@@ -121,25 +126,25 @@ def _repeats(listing: FolderListing) -> tuple[int, ...]:
 
 
 def _masks(
-    listing: FolderListing, pictures: Mapping[Path, Picture], size: tuple[int, int] | None
-) -> dict[str, tuple[Tensor | None, ...]]:
+    listing: FolderListing, pictures: Mapping[Path, Looked], size: tuple[int, int] | None
+) -> dict[str, Sequence[Tensor | None]]:
     concepts = listing.concepts
     read = {
         key: _mask(listing, file, key[0], pictures[key[0]], size)
         for key, file in listing.masks.items()
     }
-    masks: dict[str, tuple[Tensor | None, ...]] = {}
+    masks: dict[str, Sequence[Tensor | None]] = {}
     for concept in concepts:
-        row: list[Tensor | None] = []
+        row: list[Any] = []
         for path, picture in pictures.items():
             # transparency says where something is, but with several concepts not which
             clear = picture.alpha if len(concepts) == 1 else None
-            row.append(read.get((path, concept.name), clear))
+            row.append(read.get((path, concept.name), (clear, True))[0])
         if any(mask is not None for mask in row):
-            masks[concept.name] = tuple(row)
+            masks[concept.name] = row_of(row)
     for path, picture in pictures.items():
         of_picture = {file: read[key] for key, file in listing.masks.items() if key[0] == path}
-        if of_picture and not any(bool(mask.any()) for mask in of_picture.values()):
+        if of_picture and not any(shows for _, shows in of_picture.values()):
             raise InputError(
                 f"{next(iter(of_picture))} is empty (black everywhere), so that nothing of {path.name} would "
                 "count: paint the subject white, or move the picture or the mask away"
@@ -159,15 +164,14 @@ def _mask(
     listing: FolderListing,
     file: Path,
     image: Path,
-    picture: Picture,
+    picture: Looked,
     size: tuple[int, int] | None,
-) -> Tensor:
-    """Return a mask [1 h w] at the size at which its picture is held."""
+) -> tuple[Any, bool]:
+    """Return a mask [1 h w] at the size at which its picture is held, and whether it shows anything."""
     read = read_mask(file)
     for note in read.notes:
         listing.say(file, listing.uses_by_path[file].use, note)
     (height, width), (rows, columns) = read.values.shape[-2:], picture.size
-    values = read.values
     if (height, width) != (rows, columns):
         if abs((width / height) / (columns / rows) - 1) > ASPECT:
             turned = (height, width) == (columns, rows)
@@ -178,7 +182,5 @@ def _mask(
             )
         note = f"{width} x {height}, scaled to the {columns} x {rows} of its picture"
         listing.say(file, listing.uses_by_path[file].use, note)
-        values = F.interpolate(
-            values[None], (rows, columns), mode="bilinear", antialias=True, align_corners=False
-        )[0].clamp(0, 1)
-    return reduced(values, picture.size, size)
+    mask = mask_of(file, picture.size, size, read.values)
+    return mask, bool(kept_mask(read.values, picture.size, size).any())
