@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.assembly.layers import phase_name, use_name
 from pcs_core.assembly.schema import (
     USE_KEYS,
@@ -29,6 +30,7 @@ from pcs_core.errors import PcsError, RecipeError, nearest
 from pcs_core.technique import Technique
 
 
+@checks_arguments
 def recipe_from_document(
     document: Mapping[str, Any],
     *,

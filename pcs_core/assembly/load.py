@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.assembly.build import build, check_keys, technique_class
 from pcs_core.assembly.layers import (
     all_phases,
@@ -57,6 +58,7 @@ class _Source:
     system: str = ""
 
 
+@checks_arguments
 def load_recipe(
     source: str | Path | Recipe,
     *,

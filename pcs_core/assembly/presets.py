@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.assembly.build import check_keys, document_hash, make_use, technique_class
 from pcs_core.assembly.layers import for_backbone, use_name
 from pcs_core.assembly.overrides import override
@@ -34,6 +35,7 @@ class PresetTable(Shape):
     notes: str = ""
 
 
+@checks_arguments
 def load_preset(
     source: str | Path | None = None,
     *,

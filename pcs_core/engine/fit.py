@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import RENDERED, Fusion, Masks, Personalization, Phase, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
@@ -64,6 +65,7 @@ _log = logging.getLogger("pcs.fit")
 
 
 # long: the options of a fit and what they mean
+@checks_arguments
 def fit(
     recipe: Recipe | str | Path,
     subjects: Sequence[Subject] | Subject,
@@ -133,10 +135,8 @@ def fit(
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     check_count("checkpoints", checkpoints)
-    if each is not None:
-        check_count("every", every)
-    if show is not None:
-        check_count("show_every", show_every)
+    check_count("every", every, 0 if each is None else 1)
+    check_count("show_every", show_every, 0 if show is None else 1)
     check_count("seed", seed, 0)
     check_switch("buckets", buckets)
     own_size = (opened.card.size[0], opened.card.size[1])

@@ -384,5 +384,5 @@ def given_subjects(
     if isinstance(subjects, Subject):
         subjects = [subjects]
     elif not isinstance(subjects, Iterable):
-        raise InputError(f"{subjects!r} is no subject: load_subject(folder) reads one")
+        raise InputError(f"subjects: {subjects!r} is no subject: load_subject(folder) reads one")
     return [given_subject(subject, size) for subject in subjects]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import names_token, word_in
 from pcs_core.data import RENDERED, Layout
 from pcs_core.data.later import entries_of
@@ -21,11 +22,16 @@ from pcs_core.errors import (
 )
 
 if TYPE_CHECKING:
+    import torch
+
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization, Recipe, Subject, Use
 
 
-def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -> Backbone:
+@checks_arguments
+def open_backbone(
+    name: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+) -> Backbone:
     """Open an installed backbone by id, a folder, or a hub id.
 
     Raises
@@ -33,12 +39,13 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     UnknownNameError
         Neither an id, nor a folder, nor the form of a hub id; names the nearest id.
     InputError
-        The folder is damaged, or not named in UTF-8, or the hub cannot be reached.
+        The folder is damaged, or not named in UTF-8, or the hub cannot be reached; no such device.
     """
     from pcs_core.catalogue import catalogue
     from pcs_core.catalogue.known import absent
 
     check_utf8(name, what="the backbone")
+    check_device(device)
     known = catalogue()
     ids = known.ids("backbones")
     location: Any = name
@@ -68,6 +75,23 @@ def open_backbone(name: str | Path, *, device: str = "cpu", dtype: Any = None) -
     )
 
 
+def check_device(device: str) -> None:
+    """Refuse a name that is no device's.
+
+    Raises
+    ------
+    InputError
+        Names it.
+    """
+    from torch import device as as_device
+
+    try:
+        as_device(device)
+    except RuntimeError as error:
+        raise InputError(f"device={device!r}: give cpu, cuda, cuda:0, mps or the like") from error
+
+
+@checks_arguments
 def open_engine(backbone: Backbone, engine: str, **options: Any) -> Backbone:
     """Return ``backbone`` with its networks run by an installed engine, as ``compile``.
 

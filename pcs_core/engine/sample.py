@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Fusion, Preset, Recipe, SampleSettings
 from pcs_core.engine.drawn_size import check_hosts, drawn_at
@@ -51,6 +52,7 @@ class SampleProgress:
 
 
 # long: the options of a drawing and what they mean
+@checks_arguments
 def sample(
     artifact: Personalization | Path | str | Sequence[Personalization | Path | str] | None,
     backbone: Backbone | str | Path | None = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, suspended, tokenise
 from pcs_core.data import TokenEdit
 from pcs_core.engine.restoring import restore
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
+@checks_arguments
 def text_features(
     artifact: Personalization | None, backbone: Backbone, prompt: str
 ) -> tuple[Tensor, list[int], list[int]]:

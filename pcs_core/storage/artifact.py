@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.assembly import recipe_from_document
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
@@ -38,6 +39,7 @@ RECIPE, WEIGHTS, FEATURES = "recipe.toml", "weights.safetensors", "features.safe
 OWN_FILES = frozenset({MANIFEST, RECIPE, WEIGHTS, FEATURES})
 
 
+@checks_arguments
 def save(
     artifact: Personalization,
     folder: str | Path,
@@ -72,6 +74,7 @@ def save(
         raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 
 
+@checks_arguments
 def load(folder: str | Path, *, catalogue: Catalogue | None = None) -> Personalization:
     """Read the artifact in ``folder``; every byte is checked against the manifest.
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.errors import InputError
 from pcs_folders.colour import grey_curve, to_srgb
 from pcs_folders.other_formats import what_it_is
@@ -97,6 +98,7 @@ def stored_pixels(path: Path) -> int:
         return 0
 
 
+@checks_arguments
 def read_planes(path: Path) -> tuple[Tensor, Tensor | None]:
     """Return colour [3 h w], not on white, and alpha [1 h w] or None, both in [0, 1], upright, sRGB.
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.errors import InputError
 from pcs_core.storage.durable import replacing_file
 
@@ -38,6 +39,7 @@ def frame_sheet(clip: Tensor) -> Tensor:
     return sheet(list(clip.unbind(1)), clip.shape[1])
 
 
+@checks_arguments
 def write_png(image: Tensor, path: Path) -> None:
     """Write ``image`` [3 h w] in [0, 1] to ``path``.
 
@@ -54,6 +56,7 @@ def write_png(image: Tensor, path: Path) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+@checks_arguments
 def sheet(images: Tensor | Sequence[Tensor], columns: int) -> Tensor:
     """Return pictures of one size [n 3 h w], row by row on white, as one [3 H W] with small gaps.
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.catalogue import service
 from pcs_core.data.later import row_of
 from pcs_core.data.subject import Subject
@@ -41,6 +42,7 @@ class FolderReading:
         return tuple(use.line() for use in self.uses if use.is_said)
 
 
+@checks_arguments
 def load_subject(
     folder: str | Path,
     *,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import Concept, Fusion, HeadEdit, Recipe, Subject
 from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 GREY = 0.5
 
 
+@checks_arguments
 def export(
     what: Personalization | Recipe,
     folder: Path | str,

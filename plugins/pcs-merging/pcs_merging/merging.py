@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import suspended
 from pcs_core.backbone.written import composed
 from pcs_core.engine.opening import resolve_artifact, resolve_backbone
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("pcs")
 
 
+@checks_arguments
 def merge_personalizations(
     artifacts: Sequence[Personalization | Path | str],
     backbone: Backbone | str | Path | None = None,

@@ -15,6 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.engine.opening import resolve_artifact
 from pcs_core.errors import ArtifactError, InputError
 from pcs_merging.plain_uses import acts, is_plain, rare_word, rewrites
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger("pcs")
 
 
+@checks_arguments
 def stack_personalizations(
     artifacts: Sequence[Personalization | Path | str], names: Sequence[str] | None = None
 ) -> Personalization:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import word_in
 from pcs_core.data.subject import Record
 from pcs_core.errors import InputError
@@ -21,6 +22,7 @@ class FolderRecords:
     that stands for the subject, where the caption holds it.
     """
 
+    @checks_arguments
     def __init__(self, folder: Path, *, noun: str | None = None) -> None:
         subject = load_subject(folder, noun=noun or "thing", token="<thing>")
         missing = [f for f, c in zip(subject.files, subject.captions, strict=True) if not c]

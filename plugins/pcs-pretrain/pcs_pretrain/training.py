@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import reduce
 
+from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import (
     Attachment,
     export_tensors,
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from pcs_core.engine.stops import Stops
 
 
+@checks_arguments
 def pretrain(
     recipe: Recipe,
     records: Records,
