@@ -92,7 +92,8 @@ def fits(value: Any, kind: ast.expr) -> bool:
     if name in MANY:
         if isinstance(value, str | bytes | Mapping) or not isinstance(value, Sequence | Iterable):
             return False
-        return not isinstance(value, list | tuple) or all(fits(v, k) for v in value for k in inside)
+        # what has no length may be there to be read once
+        return not hasattr(value, "__len__") or all(fits(v, k) for v in value for k in inside)
     return True
 
 

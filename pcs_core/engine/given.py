@@ -283,7 +283,10 @@ def _of_pil(image: Any, place: str) -> Tensor:
     if image.info.get("icc_profile"):  # what reads folders knows profiles
         from pcs_core.catalogue import beside
 
-        image, note = beside("to_srgb", "pcs_folders.colour")(image)
+        try:
+            image, note = beside("to_srgb", "pcs_folders.colour")(image)
+        except InputError as error:
+            raise InputError(f"{place} {error}") from error
         if note:
             _log.warning("%s: %s", place, note)
     width, height = image.size

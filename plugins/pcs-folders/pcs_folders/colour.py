@@ -8,6 +8,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
+from pcs_core.errors import InputError
+
 SAME = 1.5
 """Levels of 255 by which a profile may move a colour and still be called sRGB: rounding of its tables."""
 _SPACES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "LAB": "LAB"}
@@ -18,19 +20,29 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
 
     A picture without a profile, or with that of sRGB itself, is returned as it is: not a level changes.
     Transparency stays. A profile that is damaged, or of another kind than the picture, is left out and said.
+
+    Raises
+    ------
+    InputError
+        The profile is of high dynamic range; names it.
     """
     content = image.info.get("icc_profile")
     if not content:
         return image, ""
+    if name := hdr_profile(content):
+        raise InputError(
+            f"is HDR (its colour profile is {name!r}), which is not read: save it as sRGB, as an editor's "
+            "tone mapping does"
+        )
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = _SPACES.get(profile.profile.xcolor_space.strip().upper(), "")
         source = _in_space(image, space)
         if source is None:
-            kind = profile.profile.xcolor_space.strip()
+            kind, name = profile.profile.xcolor_space.strip(), profile_name(content)
             return (
                 image,
-                f"its colour profile is for {kind} and the picture is {image.mode}: left out",
+                f"its colour profile {name!r} is for {kind} and the picture is {image.mode}: left out",
             )
         if space in ("RGB", "L") and _is_srgb(content, space):
             return image, ""
@@ -42,6 +54,28 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     if image.has_transparency_data:
         converted.putalpha(image.convert("RGBA").getchannel("A"))
     return converted, ""
+
+
+def hdr_profile(content: bytes) -> str:
+    """Return the name of a profile whose tag ``cicp`` says PQ or HLG (ICC.1:2022, 9.2.17); else nothing."""
+    count = int.from_bytes(content[128:132], "big")
+    for at in range(132, min(132 + 12 * count, len(content) - 11), 12):
+        place = int.from_bytes(content[at + 4 : at + 8], "big")
+        if content[at : at + 4] == b"cicp" and content[place + 9 : place + 10] in (
+            b"\x10",
+            b"\x12",
+        ):
+            return profile_name(content)
+    return ""
+
+
+def profile_name(content: bytes) -> str:
+    """Return what a profile calls itself, in a line."""
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+        return " ".join((profile.profile.profile_description or "").split()) or "without a name"
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return "without a name"
 
 
 def grey_curve(image: Image.Image) -> np.ndarray | None:

@@ -11,23 +11,27 @@ from typing import TypeVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from pcs_core.arguments import checks_arguments
 from pcs_core.errors import InputError
 from pcs_folders.colour import grey_curve, to_srgb
 from pcs_folders.other_formats import what_it_is
-from pcs_folders.said_colour import SaidColour, exif_colour, png_colour, take
+from pcs_folders.said_colour import SaidColour, avif_colour, exif_colour, png_colour, take
 
 T = TypeVar("T")
 
+AVIF = features.check("avif")
+"""Whether this Pillow reads AVIF: from 11.3 on, where it was built with libavif."""
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif"),
-    *(".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".webp", ".bmp", ".tif", ".tiff", ".gif", *((".avif",) if AVIF else ())),
 )
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if AVIF else ()))
 MOST_PIXELS = 64_000_000
+SAID = {"PNG": png_colour, "AVIF": avif_colour}
+"""What reads the colour that a file of a format says without a profile; of others Exif says it."""
 ORIENTATION = 0x0112
 """The EXIF tag; 5 to 8 are turned by a quarter."""
 
@@ -151,7 +155,7 @@ def read_file(
                 upright = ImageOps.exif_transpose(image)
                 turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
                 whole = (width, height) if turned else (height, width)
-                said = png_colour(file, image) if image.format == "PNG" else exif_colour(image)
+                said = SAID.get(image.format or "", exif_colour)(file, image)
                 return use(Opened(upright, whole, frames, said))
     except InputError:
         raise
@@ -212,7 +216,7 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
         return Picture(reduced(_grey(values), whole, size), None, whole, notes)
     kept, _ = held_size(whole, size)
-    image, note = to_srgb(image)
+    image, note = _srgb(image, path)
     clear = image.has_transparency_data
     image = image.convert("RGBA" if clear else "RGB")
     if {level for _, level in image.convert("L").getcolors(2) or ()} == {0, 255}:
@@ -221,6 +225,14 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
         image = image.resize((kept[1], kept[0]), Image.Resampling.BICUBIC, reducing_gap=3.0)
     planes, notes = _planes(image), (*notes, *([note] if note else []))
     return Picture(planes[:3], planes[3:] if clear else None, whole, notes)
+
+
+def _srgb(image: Image.Image, path: Path) -> tuple[Image.Image, str]:
+    """Return the picture in sRGB, and what a user should know of it; a refusal names the file."""
+    try:
+        return to_srgb(image)
+    except InputError as error:
+        raise InputError(f"{path} {error}") from error
 
 
 def held_size(

@@ -106,7 +106,8 @@ def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderL
 
 def _check_readable(entries: Sequence[Path]) -> None:
     for path in entries:
-        if path.suffix.lower() in UNREADABLE:
+        suffix = path.suffix.lower()
+        if suffix in UNREADABLE and suffix not in SUFFIXES:
             raise InputError(
                 f"{path}: {path.suffix.lower()} pictures are not read: convert it to PNG or JPEG, "
                 "or move it away"

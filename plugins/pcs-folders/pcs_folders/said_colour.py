@@ -1,4 +1,4 @@
-"""Colour that a file says without an embedded profile: a PNG's cICP, gAMA and cHRM chunks, Exif's Adobe RGB.
+"""Colour that a file says without an embedded profile: a PNG's chunks, AVIF's colr box, Exif's Adobe RGB.
 
 What they say is made into an ICC profile, so that one way leads to sRGB. Of a PNG's chunks the first of cICP,
 iCCP, sRGB, gAMA with cHRM counts (PNG, third edition, 11.3.2). Numbers of cICP are those of ITU-T H.273.
@@ -34,6 +34,8 @@ HDR = {16: "PQ", 18: "HLG"}
 """Transfer functions of high dynamic range."""
 MOST_CHUNK = 2**24
 """Bytes of a chunk in front of the pixels that is looked into."""
+MOST_HEAD = 2**16
+"""Bytes at the start of a file among which its boxes are looked for."""
 LEVELS = 1024
 """Of the curve of a profile."""
 _D50 = (0.9642, 1.0, 0.8249)
@@ -53,7 +55,7 @@ class SaidColour:
     refused: str = ""
 
 
-def exif_colour(image: Image.Image) -> SaidColour | None:
+def exif_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
     """Return the colour of a camera's JPEG in Adobe RGB without a profile, as Exif's index "R03" says."""
     if "icc_profile" in image.info:
         return None
@@ -64,6 +66,25 @@ def exif_colour(image: Image.Image) -> SaidColour | None:
     if index != "R03":
         return None
     return SaidColour(_rgb_profile(ADOBE, lambda v: v**2.19921875))
+
+
+def avif_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
+    """Return what the box ``colr`` of an AVIF says ("nclx": numbers of H.273), or None: sRGB, or a profile.
+
+    The decoder has made RGB of it by its matrix already; primaries and transfer are left (MIAF, 7.3.6.4).
+    """
+    if "icc_profile" in image.info:
+        return None
+    file.seek(0)
+    head = file.read(MOST_HEAD)
+    file.seek(0)
+    place = head.find(b"colrnclx")
+    if place < 0 or len(head) < place + 14:
+        return None
+    primaries, transfer = struct.unpack(">HH", head[place + 8 : place + 12])
+    if max(primaries, transfer) > 255:
+        primaries = transfer = 0  # of none that there are
+    return _coded(bytes((primaries, transfer, 0, 1)), grey=False, what="its colr box")
 
 
 def png_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
@@ -97,18 +118,18 @@ def _chunks(file: BinaryIO) -> dict[bytes, bytes]:
     return chunks
 
 
-def _coded(said: bytes, grey: bool) -> SaidColour | None:
+def _coded(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour | None:
     primaries, transfer, matrix, full = said
     if transfer in HDR:
         return SaidColour(
-            refused=f"is HDR (its cICP chunk says {HDR[transfer]}), which is not read: save it as sRGB, as an "
+            refused=f"is HDR ({what} says {HDR[transfer]}), which is not read: save it as sRGB, as an "
             "editor's tone mapping does"
         )
     curve = _curve(transfer)
     if curve is None or primaries not in PRIMARIES or matrix != 0:
         return SaidColour(
-            refused=f"says a colour space that is not read (cICP {primaries}, {transfer}, {matrix}): save "
-            "it as sRGB"
+            refused=f"says a colour space that is not read ({what} says {primaries}, {transfer}, {matrix}): "
+            "save it as sRGB"
         )
     if transfer in (2, 13) and PRIMARIES[primaries] is BT709 and full:
         return None

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from pcs_core.errors import InputError
-from pcs_folders.images import read_picture
+from pcs_folders.images import AVIF, read_picture
 
 COLOUR = (200, 60, 60)
 P3 = (0.3127, 0.3290, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)
@@ -96,8 +96,8 @@ def test_sixteen_bits_of_grey_follow_their_gamma(tmp_path: Path) -> None:
     [
         ([cicp(9, 16, 0, 1)], "is HDR .its cICP chunk says PQ."),
         ([cicp(9, 18, 0, 1)], "is HDR .its cICP chunk says HLG."),
-        ([cicp(1, 13, 1, 1)], "a colour space that is not read .cICP 1, 13, 1."),
-        ([cicp(200, 13, 0, 1)], "a colour space that is not read .cICP 200, 13, 0."),
+        ([cicp(1, 13, 1, 1)], "a colour space that is not read .its cICP chunk says 1, 13, 1."),
+        ([cicp(200, 13, 0, 1)], "a colour space that is not read .its cICP chunk says 200, 13, 0."),
     ],
 )
 def test_high_dynamic_range_is_refused_by_name(
@@ -128,3 +128,72 @@ def test_a_cameras_adobe_rgb_without_a_profile(tmp_path: Path) -> None:
     exif[0x8769] = {0xA005: {1: "R03"}}
     Image.new("RGB", (16, 16), COLOUR).save(tmp_path / "x.jpg", quality=100, exif=exif)
     assert read_picture(tmp_path / "x.jpg").rgb[0, 8, 8] > 229 / 255
+
+
+def avif(path: Path, primaries: int, transfer: int, **options: object) -> Path:
+    """Write a picture of one colour whose box ``colr`` says these numbers."""
+    picture = Image.new("RGB", (16, 16), COLOUR)
+    picture.save(path, quality=100, subsampling="4:4:4", **options)
+    content = path.read_bytes()
+    place = content.find(b"colrnclx") + 8
+    if place > 8:
+        said = struct.pack(">HH", primaries, transfer)
+        path.write_bytes(content[:place] + said + content[place + 4 :])
+    return path
+
+
+needs_avif = pytest.mark.skipif(not AVIF, reason="this Pillow reads no AVIF")
+
+
+@needs_avif
+@pytest.mark.parametrize(
+    ("numbers", "expected"), [((1, 13), LEVELS), ((2, 2), LEVELS), ((12, 13), WIDE)]
+)
+def test_an_avif_is_read_by_what_its_box_says(
+    tmp_path: Path, numbers: tuple[int, int], expected: np.ndarray
+) -> None:
+    rgb = read_picture(avif(tmp_path / "x.avif", *numbers)).rgb[:, 8, 8].numpy()
+    assert np.abs(rgb - expected).max() < 3 / 255
+
+
+@needs_avif
+@pytest.mark.parametrize(("numbers", "name"), [((9, 16), "PQ"), ((9, 18), "HLG")])
+def test_an_avif_of_high_dynamic_range_is_refused(
+    tmp_path: Path, numbers: tuple[int, int], name: str
+) -> None:
+    with pytest.raises(InputError, match=rf"x\.avif is HDR .its colr box says {name}."):
+        read_picture(avif(tmp_path / "x.avif", *numbers))
+
+
+@needs_avif
+def test_an_avif_that_lies_on_its_side_is_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10), COLOUR).save(tmp_path / "x.avif", exif=exif)
+    assert read_picture(tmp_path / "x.avif").rgb.shape == (3, 20, 10)
+
+
+def with_cicp(profile: bytes, *numbers: int) -> bytes:
+    """Return an ICC profile with a tag ``cicp`` more; its other tags move by twelve bytes."""
+    (count,) = struct.unpack(">I", profile[128:132])
+    body = profile[132 + 12 * count :]
+    table = b""
+    for at in range(132, 132 + 12 * count, 12):
+        name, place, size = struct.unpack(">4sII", profile[at : at + 12])
+        table += struct.pack(">4sII", name, place + 12, size)
+    end = 132 + 12 * (count + 1) + len(body)
+    table += struct.pack(">4sII", b"cicp", end, 12)
+    whole = profile[4:128] + struct.pack(">I", count + 1) + table + body
+    whole += b"cicp" + bytes(4) + bytes(numbers)
+    return struct.pack(">I", len(whole) + 4) + whole
+
+
+def test_a_profile_of_high_dynamic_range_is_refused_by_its_name(tmp_path: Path) -> None:
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.new("RGB", (4, 4), COLOUR)
+    picture.save(tmp_path / "x.jpg", icc_profile=with_cicp(plain, 9, 16, 0, 1))
+    name = "sRGB built-in"
+    with pytest.raises(InputError, match=rf"x\.jpg is HDR .its colour profile is '{name}'"):
+        read_picture(tmp_path / "x.jpg")
+    picture.save(tmp_path / "y.jpg", icc_profile=with_cicp(plain, 1, 13, 0, 1))
+    assert not read_picture(tmp_path / "y.jpg").notes
