@@ -217,6 +217,11 @@ def inside(folder: Path, name: str, place: object, *, links: bool = False) -> Pa
         It is no plain name (:func:`is_plain_name`), or a link out of the folder; ``place`` says who names it.
     """
     if not is_plain_name(name):
+        if not name.isprintable() or (":" in name and not set(name) & set("/\\")):
+            raise InputError(
+                f"{place}: the name {name[:80]!r} holds a character that names may not have (a colon, or one "
+                "that cannot be printed): rename it"
+            )
         raise InputError(f"{place} names a file outside its folder: {name[:80]!r}")
     path = folder / name
     if not links and path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):

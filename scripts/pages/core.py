@@ -104,7 +104,7 @@ PROMISES = (
         "What users bring",
         "Pictures, masks, boxes, numbers and names are checked, cropped and scaled before the loop, for the "
         "command and for callers in Python alike; what nothing reads is said.",
-        ("engine/*",),
+        ("engine/*", "arguments.py"),
     ),
 )
 

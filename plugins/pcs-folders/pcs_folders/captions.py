@@ -21,6 +21,12 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 """Captions of a whole folder, in the layout of Hugging Face's imagefolder."""
 COLUMNS = ("text", "caption", "prompt")
 """Names under which a table may give the caption."""
+NUMBERS = re.compile(r"-?\d+(?:\s+-?\d*\.?\d+){4,}")
+"""A line of a file of labels: a class and the numbers of a box or an outline."""
+DRAWN = re.compile(r"(?:Steps: \d+, |Negative prompt: )")
+"""Lines that the web UI of AUTOMATIC1111 writes below a prompt."""
+MARKS = re.compile(r"\[(?:trigger|name|filewords)\]|\{[^{}|]+(?:\|[^{}|]*)+\}|__[\w/-]+__")
+"""Words in place of others: ai-toolkit's and A1111's names in brackets, alternatives and files of wildcards."""
 MOST_CAPTION, MOST_TABLE = 2**16, 2**26
 """Bytes of a caption file, and of a table of captions."""
 
@@ -38,7 +44,41 @@ def read_captions(file: Path) -> tuple[tuple[str, ...], str]:
     text = read_text(inside(file.parent, file.name, file.parent), most=MOST_CAPTION)
     lines = [" ".join(line.split()) for line in re.split("\r\n|\r|\n", text)]
     captions = tuple(line for line in lines if line)
-    return captions, alternatives_note(len(captions)) if captions else "empty: it says nothing"
+    check_captions(captions, str(file))
+    if not captions:
+        return captions, "empty: it says nothing"
+    notes = [alternatives_note(len(captions)), *marks_in(captions)]
+    return captions, "; ".join(note for note in notes if note)
+
+
+def check_captions(captions: Sequence[str], place: str) -> None:
+    """Refuse what other programs write beside pictures and is no caption.
+
+    Raises
+    ------
+    InputError
+        Boxes as YOLO writes them, or the settings of a drawing; names the line.
+    """
+    for line in captions:
+        if NUMBERS.fullmatch(line):
+            raise InputError(
+                f"{place}: {line[:40]!r} is no caption but numbers, as YOLO writes boxes: write a caption, the "
+                "boxes into a .json, or move it away"
+            )
+        if DRAWN.match(line):
+            raise InputError(
+                f"{place}: {line[:40]!r} is no caption but settings of a drawing: keep the prompt alone"
+            )
+
+
+def marks_in(captions: Sequence[str]) -> list[str]:
+    """Return what a user should know of marks that other trainers replace, and that are read as words here."""
+    marks = dict.fromkeys(match[0] for line in captions for match in MARKS.finditer(line))
+    return (
+        [f"{', '.join(marks)} is read as it is written: nothing is put in its place"]
+        if marks
+        else []
+    )
 
 
 def alternatives_note(count: int) -> str:
@@ -79,7 +119,11 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
         place = f"{file}:{number}"
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
-            raise InputError(f"{place}: no 'file_name' that says which picture it is about")
+            keys = ", ".join(str(key) for key in row)
+            mend = ": divide its columns by commas" if ";" in keys or "\t" in keys else ""
+            raise InputError(
+                f"{place}: no 'file_name' that says which picture it is about (it has {keys[:80]!r}){mend}"
+            )
         name = plain(posixpath.normpath(name))
         if name not in known:
             raise InputError(f"{place}: there is no picture {name!r}{nearest(name, known)}")

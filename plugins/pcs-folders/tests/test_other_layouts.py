@@ -374,3 +374,44 @@ def test_a_transparent_picture_is_its_own_mask_and_says_so(good: Path) -> None:
     assert uses["a.png"].use == "picture, and by its transparency the mask of 'dog'"
     assert not uses["a.png"].is_said
     assert "is no mask: there are several concepts" in reading(good, two=True).notes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("0 0.5 0.5 0.2 0.2\n", "is no caption but numbers, as YOLO writes boxes"),
+        (
+            "a dog\nSteps: 20, Sampler: Euler a, CFG scale: 7",
+            "is no caption but settings of a drawing",
+        ),
+        ("a dog\nNegative prompt: ugly", "is no caption but settings of a drawing"),
+    ],
+)
+def test_what_other_programs_write_is_no_caption(tmp_path: Path, text: str, said: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(text, "utf-8")
+    with pytest.raises(InputError, match=rf"a\.txt: .*{said}"):
+        list_folder(tmp_path, noun="dog", token="<dog>")
+
+
+@pytest.mark.parametrize("mark", ["[trigger]", "[name]", "{dog|puppy}", "__animals/dogs__"])
+def test_marks_that_others_replace_are_said(tmp_path: Path, mark: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(f"a {mark} [sitting] on 3 5 grass", "utf-8")
+    (use,) = [u for u in list_folder(tmp_path, noun="dog", token="<dog>").uses if u.file == "a.txt"]
+    assert use.note == f"{mark} is read as it is written: nothing is put in its place"
+
+
+def test_a_table_without_names_says_what_it_has(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("file_name;text\na.png;a dog\n", "utf-8")
+    with pytest.raises(InputError, match=r"it has 'file_name;text'.: divide its columns by commas"):
+        list_folder(tmp_path, noun="dog", token="<dog>")
+
+
+@pytest.mark.parametrize("name", ["12:30", "new\nline"])
+def test_a_name_that_may_not_be_is_said_as_it_is(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / f"{name}.txt").write_text("a dog", "utf-8")
+    with pytest.raises(InputError, match=r"holds a character that names may not have .* rename it"):
+        list_folder(tmp_path, noun="dog", token="<dog>")
