@@ -119,10 +119,10 @@ def read_table(file: Path, images: Sequence[Path]) -> tuple[dict[Path, tuple[str
         place = f"{file}:{number}"
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
-            keys = ", ".join(str(key) for key in row)
-            mend = ": divide its columns by commas" if ";" in keys or "\t" in keys else ""
+            has = ", ".join(str(key) for key in row)
+            mend = ": divide its columns by commas" if ";" in has or "\t" in has else ""
             raise InputError(
-                f"{place}: no 'file_name' that says which picture it is about (it has {keys[:80]!r}){mend}"
+                f"{place}: no 'file_name' that says which picture it is about (it has {has[:80]!r}){mend}"
             )
         name = plain(posixpath.normpath(name))
         if name not in known:
