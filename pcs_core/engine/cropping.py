@@ -23,6 +23,8 @@ CROPS = ("auto", "centre", "subject", "none")
 a picture without marks whole; none: every picture whole, on a ground where the loss does not count."""
 MUCH = 0.1
 """Share of a picture that may be cut off without a word."""
+ENLARGED = 4
+"""Times that a picture may be scaled up without a word."""
 MASK = 0.001
 """Share of a mask that may be cut off without a word."""
 
@@ -46,7 +48,8 @@ def crop_subject(
 
     ``sizes`` are height and width of all, or of each.
 
-    Also a sentence for each picture that loses part of its masks, or more than :data:`MUCH` of itself.
+    Also a sentence for each picture that loses part of its masks, or more than :data:`MUCH` of itself, or is
+    enlarged more than :data:`ENLARGED` times.
     A picture whose middle is what should be shown stays as it is: it is cut when it is scaled. Masks, boxes and
     points go with their picture; ``subject.valid`` says where a padded one is a picture.
     """
@@ -57,6 +60,11 @@ def crop_subject(
         shape = (image.shape[-2], image.shape[-1])
         size: Any = sizes if isinstance(sizes[0], int) else sizes[index]
         window = _window(shape, size)
+        larger = max(size[0] / shape[0], size[1] / shape[1])
+        if larger > ENLARGED:
+            said.append(
+                f"{_name(subject, index)}: its {shape[1]} x {shape[0]} pixels are enlarged {larger:.0f} times"
+            )
         lost = 1 - window[0] * window[1] / (shape[0] * shape[1])
         if window == shape or image.dim() == 4:
             if lost > MUCH:

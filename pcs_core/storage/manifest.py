@@ -88,8 +88,9 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         missing = "is not an artifact: it has no manifest.json"
+        other = "is a file" if folder.exists() else "does not exist"
         raise ArtifactError(
-            f"{folder} {missing if folder.is_dir() else 'does not exist'}. "
+            f"{folder} {missing if folder.is_dir() else other}. "
             "Give a folder made by `pcs fit` or `pcs merge`"
         )
     damaged = f"{path} is damaged: it was changed after it was written. Fit again or restore it"

@@ -128,3 +128,10 @@ def test_a_mask_of_which_nothing_is_shown_never_counts_as_everything(
         InputError, match=r"the mask of a\.png is empty where the network is shown it"
     ):
         fit(recipe, subject(mask=mask), open_backbone("tiny"), seed=0, crop=crop)
+
+
+def test_a_picture_that_is_enlarged_much_is_said() -> None:
+    small, fair = torch.rand(3, 4, 4), torch.rand(3, 8, 8)
+    assert crop_subject(subject(fair), SIZE)[1] == ()
+    (line,) = crop_subject(subject(small), SIZE)[1]
+    assert line == "subject 's': a.png: its 4 x 4 pixels are enlarged 8 times"

@@ -199,6 +199,9 @@ def test_what_is_no_artifact(tmp_path: Path, catalogue: Catalogue) -> None:
         ArtifactError, match=r"gone does not exist\. Give a folder made by `pcs fit`"
     ):
         load(tmp_path / "gone", catalogue=catalogue)
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(ArtifactError, match=r"weights\.bin is a file\. Give a folder made by"):
+        load(tmp_path / "weights.bin", catalogue=catalogue)
     (tmp_path / "folder").mkdir()
     with pytest.raises(ArtifactError, match="folder is not an artifact: it has no manifest"):
         load(tmp_path / "folder", catalogue=catalogue)

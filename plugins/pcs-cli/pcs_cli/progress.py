@@ -67,7 +67,7 @@ def reporting(start: str) -> Iterator[Reporter]:
     """Show progress on stderr for the duration, and what techniques log."""
     from rich.console import Console
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, emoji=False)  # what users write stays as it is
     bar = _bar(console) if console.is_terminal else None
     reporter = Reporter(console, bar)
     with _logged(console):

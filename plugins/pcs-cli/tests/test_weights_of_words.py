@@ -92,6 +92,17 @@ def test_a_caption_that_looks_weighted_is_said(pcs: Callable, fit_arguments: lis
     assert "'(red:1.3)' is read as it is written" in done.err
 
 
+def test_what_a_user_wrote_is_shown_as_it_stands(
+    pcs: Callable, fitted: Path, tmp_path: Path
+) -> None:
+    """A terminal's library makes a picture of a word between colons, if it is let."""
+    done = pcs(
+        "sample", fitted, "a <rex> <lora:x:1>", "--steps", 1, "-n", 1, "--out", tmp_path / "p"
+    )
+    assert done.code == 0, done.err
+    assert "'<lora:x:1>' is read as words" in done.err
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
