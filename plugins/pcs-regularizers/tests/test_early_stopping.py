@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from pcs_core import fit, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
-from pcs_regularizers.early_stopping import LEVELS, EarlyStopping, Losses
+from pcs_regularizers.early_stopping import LATENTS, LEVELS, EarlyStopping, Losses
 from pcs_testing import make_picture, make_recipe, make_subject
 from pcs_testing.fixtures import extracted
 
@@ -67,6 +70,24 @@ def test_the_frozen_levels_are_of_the_whole_range_and_all_differ(backbone: Backb
     assert 0.0 < float(levels.min()) < 0.1
     assert 0.9 < float(levels.max()) < 1.0
     assert float(levels.mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def test_only_references_are_frozen_at_the_start_and_each_in_its_turn() -> None:
+    pictures = {name: torch.full((3, 2, 2), i / 8) for i, name in enumerate("abcdef")}
+    roles = {"a": "clean", "b": "subject", "c": "prior", "d": "subject", "e": "view", "f": ""}
+    examples = [SimpleNamespace(image=pictures[n], role=role) for n, role in roles.items()]
+    run: Any = SimpleNamespace(
+        features=SimpleNamespace(examples=examples),
+        encode=lambda images: images,
+        subject_rng=lambda subject, purpose: random.Random(0),
+    )
+    technique = EarlyStopping(rows=3)
+    for moment in ("border", "start", "zenith"):
+        features = technique.extract(run=run, subject=make_subject(), moment=moment)
+        assert (features is None) == (moment != "start")
+        if features is not None:
+            shown = [float(latents[0, 0, 0]) for latents in features.tensors[LATENTS]]
+            assert shown == [1 / 8, 3 / 8, 1 / 8]
 
 
 def test_the_frozen_batch_is_the_same_in_every_step(backbone: Backbone) -> None:
