@@ -13,6 +13,8 @@ from torchvision.utils import save_image
 from pcs_cli.main import main
 from pcs_core import fit, load_recipe
 from pcs_core.backbone import Backbone
+from pcs_core.data import Concept
+from pcs_core.engine.run import EngineRun
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
 from pcs_testing import make_picture, make_subject
@@ -92,3 +94,19 @@ def test_the_command_draws_against_the_learned_words_and_the_users(tmp_path: Pat
     assert torch.equal(plain, named)
     assert not torch.equal(plain, empty)
     assert not torch.equal(plain, more)
+
+
+def test_the_words_start_at_the_first_noun_with_little_noise(backbone: Backbone) -> None:
+    concepts = (Concept("a", "<a>", "dog"), Concept("b", "<b>", "cat"))
+    subject = replace(make_subject(), concepts=concepts)
+    few = ["words.steps=0", "tokens.negative.noise={}", "tokens.negative.vectors=2"]
+    rows = {}
+    for noise in ("0.0", "0.25"):
+        recipe = load_recipe("dreamartist", overrides=[f.format(noise) for f in few])
+        rows[noise] = fit(recipe, subject, backbone)[0].tensors["tokens.negative/<negative>/rows"]
+    expected = EngineRun(load_recipe("dreamartist"), backbone).embed_words("dog").mean(0)
+    assert rows["0.0"].shape == (2, len(expected))
+    torch.testing.assert_close(rows["0.0"], expected.expand(2, -1))
+    added = rows["0.25"] - rows["0.0"]
+    assert 0.15 < float(added.std()) < 0.35
+    assert not torch.allclose(added[0], added[1])

@@ -76,3 +76,17 @@ def test_dropout_follows_from_the_noise_level_and_is_off_when_drawing() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first[0], first[1])
     torch.testing.assert_close(drawn[0], drawn[1])
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
+    """What is kept is divided by the share that is kept; rows, units and places differ in what they leave out."""
+    made = rows(dropout=0.25).train()
+    x, time = torch.ones(2, 1, 40_000), torch.tensor([0.31, 0.77])
+    parts = [made._drop(x, time, place) for place in (0, 1, 2)]
+    for part in parts:
+        left = part == 0
+        assert abs(float(left.float().mean()) - 0.25) < 0.02
+        torch.testing.assert_close(part[~left], torch.full_like(part[~left], 1 / 0.75))
+        assert abs(float((left[0] & left[1]).float().mean()) - 0.25**2) < 0.02
+    both = (parts[0] == 0) & (parts[1] == 0)
+    assert abs(float(both.float().mean()) - 0.25**2) < 0.02
