@@ -79,7 +79,7 @@ def test_dropout_follows_from_the_noise_level_and_is_off_when_drawing() -> None:
 
 
 def test_dropout_leaves_out_its_share_and_keeps_the_mean() -> None:
-    """What is kept is divided by the share that is kept; rows, units and places differ in what they leave out."""
+    """What is kept is divided by the share that is kept; rows, units and places differ."""
     made = rows(dropout=0.25).train()
     x, time = torch.ones(2, 1, 40_000), torch.tensor([0.31, 0.77])
     parts = [made._drop(x, time, place) for place in (0, 1, 2)]
