@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from pcs_core.data import WeightEdit
+from pcs_core.data import Site, WeightEdit
 from pcs_core.errors import RecipeError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject, perturb
-from pcs_weights.imported import AddedBias, Imported
+from pcs_weights.imported import AddedBias, AddedUpdate, Imported
 from pcs_weights.imported_deltas import delta_of, shapes_of
 from pcs_weights.imported_weight import ImportedWeight
 
@@ -64,6 +65,57 @@ def test_a_strength_scales_what_is_added(backbone: Any) -> None:
     assert (whole - plain).abs().max() > 1e-2
     assert torch.equal(evaluate(backbone, fusion), plain)
     assert any(isinstance(edit, AddedBias) for edit in fusion.of(WeightEdit))
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0), (5, 1, 2)]
+)
+def test_a_convolution_s_update_is_the_convolution_with_the_changed_weight(
+    kernel: int, stride: int, padding: int
+) -> None:
+    weight, change = torch.randn(2, 6, 8, kernel, kernel)
+    edit = AddedUpdate(
+        Site("layer", "denoiser", "conv", 1, shape=tuple(weight.shape)), {"diff": change}
+    )
+    edit.scale.fill_(0.5)
+    edit.strength.fill_(3.0)
+    x = torch.randn(2, 8, 9, 11)  # no square, and no multiple of the stride
+    y = F.conv2d(x, weight, stride=stride, padding=padding)
+    expected = F.conv2d(x, weight + 1.5 * change, stride=stride, padding=padding)
+    with torch.no_grad():
+        actual = y + edit.residual(x, y, None)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((2, 6, 4, 5), 1),
+        ((2, 6, 6, 6), 1),
+        ((2, 9, 6), 2),
+        ((2, 6, 9), 1),
+        ((2, 6, 6), 2),
+        ((2, 6), 1),
+    ],
+)
+def test_a_bias_is_added_along_the_channels(shape: tuple[int, ...], axis: int) -> None:
+    edit = AddedBias(Site("layer", "denoiser", "norm", 1, shape=(6,)))
+    torch.nn.init.normal_(edit.bias)
+    edit.strength_bias.fill_(0.5)
+    with torch.no_grad():
+        added = edit.residual(torch.zeros(shape), torch.zeros(shape), None)
+    assert added.shape == shape
+    for line in added.movedim(axis, -1).reshape(-1, 6):
+        torch.testing.assert_close(line, 0.5 * edit.bias.detach())
+
+
+def test_factors_start_as_no_change_and_with_unit_outputs(backbone: Any) -> None:
+    use = Imported(kind="lora", rank=64, sites=SITE)
+    (edit,) = build_fusion(make_recipe([use]), [make_subject()], backbone).of(WeightEdit)
+    tensors = edit.tensors()  # type: ignore[attr-defined]
+    down, up = tensors["down"], tensors["up"]
+    assert not up.any()
+    assert float(down.detach().std()) * down.shape[1] ** 0.5 == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("magnitude", ["rows", "columns", "peft"])
