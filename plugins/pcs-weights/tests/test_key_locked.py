@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 
 from pcs_core import fit, load, recipe_from_document, sample, save
 from pcs_core.backbone import Backbone
-from pcs_core.data import AttnEdit, AttnState, Conditioning, Phase, TokenEdit
+from pcs_core.data import AttnEdit, AttnState, Concept, Conditioning, Phase, TokenEdit
 from pcs_core.errors import InputError
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_weights.key_locked import KeyLocking
@@ -132,3 +133,14 @@ def test_subjects_keep_means_of_their_own(backbone: Backbone) -> None:
     for subject, ours in zip(subjects, together, strict=True):
         for name, tensor in fit(recipe, subject, backbone)[0].tensors.items():
             torch.testing.assert_close(ours.tensors[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_each_concept_of_each_subject_has_its_own_input(backbone: Backbone) -> None:
+    nouns = ("dog", "cat"), ("bird", "car")
+    subjects = [
+        replace(make_subject(), concepts=tuple(Concept(n, f"<{n}>", n) for n in pair))
+        for pair in nouns
+    ]
+    recipe = make_recipe([KeyLocking(captions=200)])
+    first, second = inputs_of(build_fusion(recipe, subjects, backbone))
+    assert (tuple(first.tokens), tuple(second.tokens)) == (("<dog>", "<bird>"), ("<cat>", "<car>"))

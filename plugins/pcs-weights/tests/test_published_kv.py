@@ -113,3 +113,31 @@ def test_a_site_of_real_width_and_what_its_first_token_teaches(width: int, hold:
         for part in ("k", "v")
     ]
     assert same == [hold, hold]
+
+
+@pytest.mark.parametrize("hold", [True, False])
+def test_at_a_joint_site_queries_of_the_picture_and_keys_of_the_text_move(hold: bool) -> None:
+    """q, k and v hold the picture's rows first and the text's behind; each delta stays in its own."""
+    from pcs_core.data import Site
+
+    torch.manual_seed(0)
+    site = Site("x", "denoiser", "joint", width=8, context=12, heads=2)
+    edit = ProjectionDelta(site, ("q", "k", "v"), 1, 0.5, hold_start=hold)
+    for part in ("q", "k", "v"):
+        torch.nn.init.normal_(getattr(edit, part))
+    x, text = torch.randn(2, 5, 8), torch.randn(2, 3, 12)
+    before = {part: torch.randn(2, 8, 8) for part in "qkv"}
+    cond = Conditioning(text=text, subject=torch.zeros(2, dtype=torch.long))
+    state = edit.qkv(AttnState(site, x, text, 2, *before.values()), cond)
+    for part in "qkv":
+        weight, change = getattr(edit, part)[0], torch.zeros(2, 8, 8)
+        if part == "q":
+            change[:, :5] = 0.5 * x @ weight.T
+        else:
+            change[:, 5:] = 0.5 * text @ weight.T
+        torch.testing.assert_close(getattr(state, part), before[part] + change)
+    (state.k.square().sum() + state.v.square().sum()).backward()
+    for part in ("k", "v"):  # a start-of-text token that is held teaches nothing
+        moved = getattr(state, part).detach()[:, 5 + hold :]
+        taught = torch.einsum("bmo,bmi->oi", moved, text[:, int(hold) :])
+        torch.testing.assert_close(getattr(edit, part).grad[0], taught)
