@@ -11,12 +11,12 @@ from torch import Tensor
 
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
-from pcs_core.data import AttnEdit, Fusion, Phase, WeightEdit
+from pcs_core.data import AttnEdit, Conditioning, Fusion, Phase, Site, WeightEdit
 from pcs_core.errors import ConflictError
 from pcs_testing import Snapshot, build_fusion, evaluate, make_recipe, make_subject, perturb
 from pcs_weights.full import FullFinetune
 from pcs_weights.kv import KVDelta
-from pcs_weights.lora import LoRA
+from pcs_weights.lora import LoRA, LowRank
 
 
 def fusion_of(backbone: Backbone, technique: Any, *, moved: bool = True) -> Fusion:
@@ -60,6 +60,27 @@ def test_lora_is_w_plus_scaled_b_a(sites: str, kind: Any) -> None:
     ours = evaluate(backbone, fusion)
     assert (ours - plain).abs().max() > 1e-3
     torch.testing.assert_close(ours, merged(backbone, fusion, deltas), rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2])
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (1, 1)])
+def test_each_row_s_convolution_has_its_subject_s_update(
+    kernel: int, stride: int, frames: int
+) -> None:
+    """Two subjects in one forward, on grids that are no squares; frames of a clip are rows beside each other."""
+    site = Site("x", "denoiser", "conv", shape=(6, 4, kernel, kernel))
+    edit = LowRank(site, torch.randn(2, 3, 4 * kernel * kernel), 0.5)
+    torch.nn.init.normal_(edit.B)
+    weight, x = torch.randn(site.shape), torch.randn(3 * frames, 4, 7, 11)
+    given = {"stride": stride, "padding": kernel // 2}
+    y = F.conv2d(x, weight, **given)
+    subject = torch.tensor([1, 0, 1])
+    with torch.no_grad():
+        added = edit.residual(x, y, Conditioning(text=torch.zeros(3, 1, 1), subject=subject))
+        for row, which in enumerate(subject.repeat_interleave(frames).tolist()):
+            delta = 0.5 * (edit.B[which] @ edit.A[which]).reshape(weight.shape)
+            expected = F.conv2d(x[row : row + 1], delta, **given)
+            torch.testing.assert_close(added[row : row + 1], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_lora_sizes_and_default_scale(backbone: Backbone) -> None:
