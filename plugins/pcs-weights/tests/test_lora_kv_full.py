@@ -67,7 +67,7 @@ def test_lora_is_w_plus_scaled_b_a(sites: str, kind: Any) -> None:
 def test_each_row_s_convolution_has_its_subject_s_update(
     kernel: int, stride: int, frames: int
 ) -> None:
-    """Two subjects in one forward, on grids that are no squares; frames of a clip are rows beside each other."""
+    """Two subjects in one forward, grids that are no squares; frames of a clip are rows side by side."""
     site = Site("x", "denoiser", "conv", shape=(6, 4, kernel, kernel))
     edit = LowRank(site, torch.randn(2, 3, 4 * kernel * kernel), 0.5)
     torch.nn.init.normal_(edit.B)
