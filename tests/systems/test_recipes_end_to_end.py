@@ -21,16 +21,17 @@ from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Box, Layout
 from pcs_folders.pictures import write_png
-from pcs_testing import brief_settings
+from pcs_testing import brief_settings, tiny_backbone
 from pcs_testing.fixtures import FACE_POINTS
 from pcs_testing.whole_run import TwoRecords
 
+SMALL = ("tiny", "tiny-video", "tiny-flux", "tiny-kontext")
 SYSTEMS = sorted(catalogue().recipe_files())
 
 
 @pytest.fixture(scope="module")
 def backbones() -> dict[str, Backbone]:
-    return {name: open_backbone(name) for name in ("tiny", "tiny-video")}
+    return {name: open_backbone(name) for name in SMALL}
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_end_to_end(
 ) -> None:
     plain = load_recipe(system, backbone=table)
     moves = plain.backbones == ("video",)
-    backbone = backbones["tiny-video" if moves else "tiny"]
+    backbone = backbones[tiny_backbone(plain)]
     recipe = load_recipe(system, backbone=table, overrides=brief_settings(plain))
     subject = load_subject(clips if moves else folder, noun="dog", token="<thing>")
     before = {k: v.clone() for k, v in backbone.parts["denoiser"].state_dict().items()}

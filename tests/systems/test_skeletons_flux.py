@@ -20,3 +20,8 @@ SYSTEMS = [id for id in systems_for(FAMILY) if id != "colour-shift-protection"]
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)
+
+
+@pytest.mark.slow
+def test_references_of_kontext(runs_on_skeleton: Callable[[str, str], None]) -> None:
+    runs_on_skeleton("kontext", "flux-kontext")

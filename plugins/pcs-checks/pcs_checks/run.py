@@ -14,7 +14,7 @@ from pcs_checks.variant import Variant, load, under
 from pcs_core import PcsError, installed
 from pcs_core.data import CheckReport, CheckRow
 from pcs_core.errors import InputError
-from pcs_testing import brief_settings
+from pcs_testing import brief_settings, tiny_backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +81,7 @@ def find(system: str) -> Check:
         raise InputError(f"system {system!r} has a recipe without a [check]: see write-a-recipe.md")
     ids = tuple(installed().ids("claims"))
     table = read_check(recipe.check, recipe.path or system, ids)
-    moves = recipe.backbones == ("video",)
-    return Check(system, table, "tiny-video" if moves else "tiny")
+    return Check(system, table, tiny_backbone(recipe))
 
 
 def claim(id: str) -> Callable[..., Iterator[CheckRow]]:

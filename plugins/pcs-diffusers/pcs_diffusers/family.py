@@ -19,6 +19,7 @@ from pcs_core.errors import CapabilityError, InputError, PcsError
 from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import ChainProcessor, JointChainProcessor, bind
 from pcs_diffusers.checked import read_config
+from pcs_diffusers.few_steps import draws_in_few_steps, tell_fit
 from pcs_diffusers.folders import (
     damaged,
     find_folder,
@@ -236,7 +237,14 @@ class DiffusersBackbone:
 
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it."""
+        self.tell_fit(chains)
         return bind(self.denoiser, chains, self.processor)
+
+    def tell_fit(self, chains: Mapping[str, AttentionChain]) -> None:
+        """Say of a network of few steps that a fit takes them away, where a fit begins."""
+        fitting = any(chain.context.fitting for chain in chains.values())
+        if fitting and draws_in_few_steps(self.scheduler_config, self.denoiser.config):
+            tell_fit(self.card.id)
 
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a projection of an attention site, one of ``projections``.

@@ -39,12 +39,16 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pcs_core.backbone import Attachment, AttentionChain
+    from pcs_core.backbone.context import Context
     from pcs_core.data import Conditioning, SequenceEdit
 
 CHANNELS = 64
 """What the transformer reads of a picture: 16 latent channels of each patch."""
 GUIDANCE = 3.5
 """What a network that was distilled with guidance is told of it: the pipeline's own default."""
+FIT_GUIDANCE = 1.0
+"""What it is told in fits and pre-trainings, whose pictures were not drawn with any: as in OminiControl's
+training."""
 GUIDANCE_STRENGTH = "distilled.scale"
 """In ``cond.extra``: another guidance that it is told [b]."""
 LONG, SHORT = 512, 256
@@ -82,6 +86,7 @@ class Flux(SeveralTextEncoders):
     def __init__(self, *, t5_length: int | None = None, **parts: Any) -> None:
         self.distilled = bool(parts["transformer"].config.guidance_embeds)
         self.appended: Appended | None = None
+        self.context: Context | None = None
         super().__init__(t5_length=t5_length or (LONG if self.distilled else SHORT), **parts)
 
     def misfits(self) -> Iterator[str]:
@@ -167,7 +172,15 @@ class Flux(SeveralTextEncoders):
 
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it."""
-        return bind(self.denoiser, chains, partial(FluxChainProcessor, text=self.t5_length))
+        self.tell_fit(chains)
+        undo = bind(self.denoiser, chains, partial(FluxChainProcessor, text=self.t5_length))
+        self.context = next((chain.context for chain in chains.values()), None)
+
+        def forget() -> None:
+            self.context = None
+            undo()
+
+        return forget
 
     def bind_sequence(self, edits: Sequence[SequenceEdit], net: Attachment) -> Callable[[], None]:
         """Append the tokens of ``edits`` to the picture's from now on; return what stops it."""
@@ -252,7 +265,10 @@ class Flux(SeveralTextEncoders):
         if not self.distilled:
             return None
         given = cond.extra.get(GUIDANCE_STRENGTH)
-        return torch.full((rows,), GUIDANCE, device=device) if given is None else given.float()
+        if given is not None:
+            return given.float()
+        fitting = self.context is not None and self.context.fitting
+        return torch.full((rows,), FIT_GUIDANCE if fitting else GUIDANCE, device=device)
 
     @classmethod
     def knows(cls, folder: Path) -> bool:

@@ -126,6 +126,10 @@ def test_guidance_is_told_to_dev_alone(backbone: Any) -> None:
     other = backbone.told_guidance(Conditioning(**{"distilled.scale": [1.0, 2.0]}), 2, "cpu")
     assert other.tolist() == [1.0, 2.0]
     assert backbone.told_guidance(Conditioning(), 2, "cpu").tolist() == [3.5, 3.5]
+    with Attachment(backbone, Fusion(), fitting=True):
+        assert backbone.told_guidance(Conditioning(), 2, "cpu").tolist() == [1.0, 1.0]
+    with Attachment(backbone, Fusion()):
+        assert backbone.told_guidance(Conditioning(), 2, "cpu").tolist() == [3.5, 3.5]
     assert tiny_schnell().told_guidance(Conditioning(), 2, torch.device("cpu")) is None  # type: ignore[arg-type]
 
 
@@ -241,6 +245,34 @@ def test_activations_are_recomputed_alike() -> None:
         gradients.append(torch.cat([p.grad.flatten() for e in edits for p in e.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1])
     assert gradients[0].any()
+
+
+def test_a_fit_on_a_network_of_few_steps_is_said(
+    backbone: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from pcs_cli.main import main
+    from pcs_diffusers.few_steps import tell_fit
+    from pcs_folders.pictures import write_png
+
+    write_png(torch.rand(3, 32, 32), tmp_path / "dog" / "0.png")
+    words = ["--noun", "dog", "--token", "<thing>", "--set", "tune.steps=1", "--no-preview"]
+    tell_fit.cache_clear()
+    for name, said in (("tiny-schnell", 1), ("tiny-flux", 0)):
+        given = [*words, "--backbone", name, "--device", "cpu", "--out", str(tmp_path / name)]
+        assert main(["fit", "lora-dreambooth", str(tmp_path / "dog"), *given]) == 0
+        assert capfd.readouterr().err.count("distilled to draw in a few steps") == said
+
+
+def test_networks_of_few_steps_are_known_by_their_configurations(backbone: Any) -> None:
+    from pcs_diffusers.few_steps import draws_in_few_steps
+    from pcs_diffusers.tiny import tiny, tiny_sd3
+
+    assert draws_in_few_steps({"_class_name": "LCMScheduler"}, {})
+    assert draws_in_few_steps({"_class_name": "DDIMScheduler"}, {"time_cond_proj_dim": 256})
+    turbo = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+    assert draws_in_few_steps(turbo, {"time_cond_proj_dim": None})
+    for other in (backbone, tiny(), tiny_sd3()):
+        assert not draws_in_few_steps(other.scheduler_config, other.denoiser.config)
 
 
 # folders

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pcs_testing.brief import brief_settings
+from pcs_testing.brief import brief_settings, tiny_backbone
 from pcs_testing.case import Case
 from pcs_testing.contract import CHECKS, check_technique
 from pcs_testing.fixtures import (
@@ -43,4 +43,5 @@ __all__ = [
     "make_subject",
     "perturb",
     "recipe_text",
+    "tiny_backbone",
 ]

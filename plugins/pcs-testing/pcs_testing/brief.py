@@ -9,6 +9,21 @@ if TYPE_CHECKING:
     from pcs_core.data import Recipe
 
 
+TINY = {
+    "video": "tiny-video",
+    "tokens": "tiny-tokens",
+    "flux": "tiny-flux",
+    "flux-kontext": "tiny-kontext",
+}
+"""Family -> its small network of random weights, of those that "tiny" does not stand for."""
+
+
+def tiny_backbone(recipe: Recipe) -> str:
+    """Return the id of the small network that ``recipe`` is tried on: "tiny", unless it is for others alone."""
+    families = recipe.backbones
+    return "tiny" if not families or "sd" in families else TINY[families[0]]
+
+
 def brief_settings(recipe: Recipe, steps: int = 3) -> list[str]:
     """Return overrides (``KEY=VALUE``, as of ``--set``) with which ``recipe`` takes seconds.
 
