@@ -17,8 +17,8 @@ LOGGER = logging.getLogger("pcs")
 def draws_in_few_steps(schedule: Mapping[str, Any], denoiser: Mapping[str, Any]) -> bool:
     """Return whether scheduler and denoiser are configured as those of LCM, turbo or FLUX.1 schnell.
 
-    LCM names its scheduler, or is told a guidance by its time; turbo takes its times from the end; schnell is told
-    no guidance, on a schedule that does not shift.
+    LCM names its scheduler, or is told a guidance by its time; turbo takes its times from the end; schnell is
+    told no guidance, on a schedule that does not shift.
     """
     name = str(schedule.get("_class_name", ""))
     trailing = schedule.get("timestep_spacing") == "trailing" and name.startswith("Euler")
@@ -31,7 +31,7 @@ def draws_in_few_steps(schedule: Mapping[str, Any], denoiser: Mapping[str, Any])
 def tell_fit(id: str) -> None:
     """Say that ``id`` is such a network, and what a fit does to it."""
     LOGGER.warning(
-        "backbone %r was distilled to draw in a few steps: a fit teaches it what networks of many steps predict, "
-        "and takes that away. Fit on the network that it was distilled from, and draw with this one",
+        "backbone %r was distilled to draw in a few steps: a fit teaches it what networks of many steps "
+        "predict, and takes that away. Fit on the network that it was distilled from, and draw with this one",
         id,
     )
