@@ -22,9 +22,9 @@ def draws_in_few_steps(schedule: Mapping[str, Any], denoiser: Mapping[str, Any])
     """
     name = str(schedule.get("_class_name", ""))
     trailing = schedule.get("timestep_spacing") == "trailing" and name.startswith("Euler")
-    told = bool(denoiser.get("time_cond_proj_dim"))
+    guided = bool(denoiser.get("time_cond_proj_dim"))
     schnell = denoiser.get("guidance_embeds") is False and not schedule.get("use_dynamic_shifting")
-    return name == "LCMScheduler" or trailing or told or schnell
+    return name == "LCMScheduler" or trailing or guided or schnell
 
 
 @lru_cache(maxsize=64)  # a fit attaches more than once: say it once
