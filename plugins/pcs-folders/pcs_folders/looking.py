@@ -1,22 +1,23 @@
-"""Pictures and masks of a folder, read from their files each time they are looked at."""
+"""Pictures of a folder, read from their files each time they are looked at, and masks, kept packed."""
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pcs_core.data.later import Later
 from pcs_core.errors import InputError
 from pcs_folders.images import Picture, read_picture, reduced
-from pcs_folders.mask_files import read_mask
 
 AT_HAND = 2
-"""Pictures, and masks, that stay in memory after they were looked at."""
+"""Pictures that stay in memory after they were looked at."""
 Size = tuple[int, int]
 Stamp = tuple[int, int]
 
@@ -43,12 +44,16 @@ def looked(path: Path, picture: Picture, size: Size | None) -> Looked:
     )
 
 
-def mask_of(file: Path, whole: Size, size: Size | None, values: Tensor) -> Any:
-    """Return a mask whose ``values`` [1 h w] were read once, of a picture of ``whole``, to be read again."""
+def mask_of(whole: Size, size: Size | None, values: Tensor) -> Any:
+    """Return a mask whose ``values`` [1 h w] were read, of a picture of ``whole``, kept packed.
+
+    Its levels are counted when it is read, which takes longer than a picture; flat areas pack well.
+    """
     mask = kept_mask(values, whole, size)
     if size is None:
         return mask
-    return Later(mask.shape, partial(_mask, file, whole, size, stamp(file)))
+    packed = zlib.compress(mask.contiguous().numpy().tobytes(), 1)
+    return Later(mask.shape, partial(_unpacked, packed, tuple(mask.shape)))
 
 
 def kept_mask(values: Tensor, whole: Size, size: Size | None) -> Tensor:
@@ -82,10 +87,8 @@ def _picture(path: Path, size: Size, at: Stamp) -> Picture:
     return read_picture(path, size)
 
 
-@lru_cache(maxsize=AT_HAND)
-def _mask(file: Path, whole: Size, size: Size, at: Stamp) -> Tensor:
-    _check_same(file, at)
-    return kept_mask(read_mask(file).values, whole, size)
+def _unpacked(packed: bytes, shape: tuple[int, ...]) -> Tensor:
+    return torch.frombuffer(bytearray(zlib.decompress(packed)), dtype=torch.float32).view(shape)
 
 
 def _check_same(path: Path, at: Stamp) -> None:

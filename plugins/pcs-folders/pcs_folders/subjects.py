@@ -184,5 +184,5 @@ def _mask(
             )
         note = f"{width} x {height}, scaled to the {columns} x {rows} of its picture"
         listing.say(file, listing.uses_by_path[file].use, note)
-    mask = mask_of(file, picture.size, size, read.values)
+    mask = mask_of(picture.size, size, read.values)
     return mask, bool(kept_mask(read.values, picture.size, size).any())
