@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torchvision.utils import save_image
 
+from pcs_cli.main import main
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
 from pcs_core.errors import RecipeError
 from pcs_regularizers.projection import Projection
-from pcs_testing import make_recipe, make_subject
+from pcs_testing import make_picture, make_recipe, make_subject
 from pcs_tokens.learnable import LearnableToken
 
 WORDS = ("dog", "snow", "car", "beach")
@@ -116,3 +120,27 @@ def test_each_subject_has_the_norm_of_its_own_noun(backbone: Backbone) -> None:
 def test_a_span_of_no_words_is_refused(backbone: Backbone) -> None:
     with pytest.raises(RecipeError, match="`texts` names no words"):
         walk(backbone, Projection(onto="span"))
+
+
+def test_a_fit_of_the_command_stores_rows_that_keep_to_it(
+    tmp_path: Path, backbone: Backbone
+) -> None:
+    folder = tmp_path / "rex"
+    folder.mkdir()
+    for i in range(2):
+        save_image(make_picture(i), folder / f"{i}.png")
+    (tmp_path / "normed.toml").write_text(
+        '[recipe]\nid = "normed"\n'
+        '[[use]]\ntechnique = "tokens.learnable"\nnoise = 0.5\n'
+        '[[use]]\ntechnique = "regularizers.projection"\nonto = "noun_norm"\n'
+        '[[phase]]\nname = "word"\nsteps = 2\nlr = 0.1\n'
+    )
+    where = ["--noun", "dog", "--token", "<rex>", "--backbone", "tiny", "--no-preview"]
+    out = tmp_path / "out"
+    recipe = str(tmp_path / "normed.toml")
+    assert main(["fit", recipe, str(folder), *where, "--out", str(out)]) == 0
+    (file,) = out.rglob("weights.safetensors")
+    (rows,) = load_file(file).values()
+    assert float(rows.norm()) == pytest.approx(
+        float(table(backbone, "dog").mean(0).norm()), rel=1e-5
+    )
