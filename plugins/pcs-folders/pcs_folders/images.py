@@ -22,7 +22,7 @@ from pcs_folders.said_colour import SaidColour, avif_colour, exif_colour, png_co
 
 T = TypeVar("T")
 
-AVIF = features.check("avif")
+AVIF = "avif" in features.modules and features.check("avif")
 """Whether this Pillow reads AVIF: from 11.3 on, where it was built with libavif."""
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif"),
