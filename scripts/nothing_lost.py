@@ -9,6 +9,7 @@ docs/reliability.md says what each stage does. A part of it: ``--share`` does ev
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -23,8 +24,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from reliability import commands, full_disk, kills, together  # noqa: E402
+from reliability import awkward, commands, full_disk, kills, together  # noqa: E402
 from reliability.deaths import Fault, Trials  # noqa: E402
+from reliability.disk_changes import POWER, READ_ONLY  # noqa: E402
 from reliability.inputs import Inputs  # noqa: E402
 from reliability.journal import journal_deaths  # noqa: E402
 from reliability.scenarios import Scenario, all_scenarios  # noqa: E402
@@ -39,11 +41,11 @@ SUITES = (
 """The tests of hostile and of drawn inputs."""
 EXAMPLES = 120
 """Inputs that each of their properties draws."""
-KILLS, MEETINGS, DISKS = 200, 40, 40
+KILLS, MEETINGS, DISKS, AWKWARD = 200, 40, 40, 120
 PEAK = 3 << 30
 """Bytes of memory that a command on the tiny network may hold."""
-STAGES = ("journal", "deaths", "kills", "together", "disk", "inputs", "soak")
-SHARED = ("deaths", "kills", "together", "disk")
+STAGES = ("journal", "deaths", "power", "kills", "together", "disk", "awkward", "inputs", "soak")
+SHARED = ("deaths", "power", "kills", "together", "disk", "awkward")
 """Stages that are shared out over processes."""
 
 
@@ -87,11 +89,31 @@ class Suite:
     def deaths(self) -> Done:
         """A death before every change of names of every command; the ways to go on take turns."""
         done = Done()
-        for scenario in self.scenarios():
-            trials = Trials(scenario, self.folder / "trials")
-            mine = range(1 + self.index, len(trials.changes) + 1, self.processes * self.part)
+        for _, trials, mine in self.placed(1):
             self.note(done, trials, len(mine), trials.faults(mine))
         return done
+
+    def power(self) -> Done:
+        """A power cut, a disk that takes no change any more, or a second death, before every tenth change."""
+        done = Done()
+        for place, trials, mine in self.placed(10):
+            ways: list[Iterator[Fault]] = [
+                trials.faults(mine[0::3], POWER),
+                trials.faults(mine[1::3], READ_ONLY),
+                trials.faults_of_two(
+                    [(first, 1 + (7 * first + place) % 11) for first in mine[2::3]]
+                ),
+            ]
+            self.note(done, trials, len(mine), itertools.chain(*ways))
+        return done
+
+    def placed(self, each: int) -> Iterator[tuple[int, Trials, range]]:
+        """Yield each command with its number and those of its changes that this process disturbs."""
+        step = self.processes * self.part * each
+        for place, scenario in enumerate(self.scenarios()):
+            trials = Trials(scenario, self.folder / "trials")
+            first = 1 + (self.index + place * self.processes) % step
+            yield place, trials, range(first, len(trials.changes) + 1, step)
 
     def kills(self) -> Done:
         """Kills and signals at random moments."""
@@ -105,11 +127,18 @@ class Suite:
         """Disks that are full."""
         return self.at_random(DISKS, full_disk.fill_up)
 
+    def awkward(self) -> Done:
+        """Several signals, bounds of the system, streams that are gone, meddlers."""
+        return self.at_random(AWKWARD, awkward.disturb, awkward.disturbed)
+
     def at_random(
-        self, count: int, one: Callable[[Trials, random.Random], Iterable[Fault]]
+        self,
+        count: int,
+        one: Callable[[Trials, random.Random], Iterable[Fault]],
+        fit: Callable[[Scenario], bool] = lambda scenario: True,
     ) -> Done:
-        """Do ``one`` on each command in turn, ``count`` times in all."""
-        done, listed = Done(), self.scenarios()
+        """Do ``one`` on each command that is ``fit`` for it in turn, ``count`` times in all."""
+        done, listed = Done(), list(filter(fit, self.scenarios()))
         numbers = range(self.index * self.part, count, self.processes * self.part)
         for place, scenario in enumerate(listed):
             mine = [n for turn, n in enumerate(numbers) if turn % len(listed) == place]

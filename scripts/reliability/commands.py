@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reliability.disk_changes import DiskChanges
+from reliability.disk_changes import DEATH, DiskChanges
 
 PIPE = 1 << 20
 """Bytes that a command may print."""
@@ -123,12 +123,11 @@ def start(
     notes: Path,
     *,
     death: int | None = None,
-    power: bool = False,
+    how: str = DEATH,
     program: Program | None = None,
 ) -> Running:
-    """Start ``pcs`` with ``arguments`` in the folder ``place``; dies before change ``death`` of names there.
-
-    With ``power`` the machine dies with it.
+    """Start ``pcs`` with ``arguments`` in the folder ``place``; disturbed before change ``death`` of names
+    there, as ``how`` says.
 
     Its changes of names go to a file named after ``notes``. ``program`` stands in for ``pcs``.
     """
@@ -155,17 +154,21 @@ def start(
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
-        changes = DiskChanges(place.resolve(), death, power)
+        changes = DiskChanges(place.resolve(), death, how)
         changes.watch()
         if program is None:
             from pcs_cli.main import main as program
         code = program([str(argument) for argument in arguments])
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)  # the command is over
         notes.with_suffix(".changes").write_text("\n".join(changes.seen), "utf-8")
     except BaseException:
-        traceback.print_exc()
+        with contextlib.suppress(BaseException):
+            traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BaseException):  # it may be closed
+                stream.flush()
         os._exit(code)
     raise AssertionError
 
@@ -176,9 +179,9 @@ def run(
     notes: Path,
     *,
     death: int | None = None,
-    power: bool = False,
+    how: str = DEATH,
     program: Program | None = None,
 ) -> Ended:
     """Run ``pcs`` as :func:`start` does, and wait for its end."""
     notes.with_suffix(".changes").unlink(missing_ok=True)
-    return start(arguments, place, notes, death=death, power=power, program=program).wait()
+    return start(arguments, place, notes, death=death, how=how, program=program).wait()

@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from reliability.commands import Ended, run
+from reliability.disk_changes import DEATH, READ_ONLY
 from reliability.scenarios import Scenario
 from reliability.trees import Tree, difference, tree
 
@@ -60,12 +61,14 @@ class Trials:
         self.weights = self._weights()
         self.seconds = ended.seconds
 
-    def faults(self, deaths: Iterable[int], *, power: bool = False) -> Iterator[Fault]:
-        """Die before each of the changes ``deaths``, and yield what is bad after it."""
+    def faults(self, deaths: Iterable[int], how: str = DEATH) -> Iterator[Fault]:
+        """Disturb the command before each of the changes ``deaths``, and yield what is bad after it."""
         for death in deaths:
             self.scenario.set_up(self.place)
-            ended = self._run(death=death, power=power)
-            for kind, what in self.judge(ended):
+            ended = self._run(death=death, how=how)
+            unclear = how == READ_ONLY and not refused_clearly(ended)
+            worse = [("unclear", f"exit {ended.code}: {ended.err[-300:]}")] if unclear else []
+            for kind, what in (*worse, *self.judge(ended)):
                 yield Fault(self.scenario.name, death, self.changes[death - 1], kind, what)
 
     def faults_of_two(self, deaths: Iterable[tuple[int, int]]) -> Iterator[Fault]:
@@ -105,10 +108,10 @@ class Trials:
             for kind, what in self._after(way, again, finished=state == self.new):
                 yield kind, f"{' '.join(way) or 'the same command'}: {what}"
 
-    def _run(self, *more: str, death: int | None = None, power: bool = False) -> Ended:
+    def _run(self, *more: str, death: int | None = None, how: str = DEATH) -> Ended:
         words = (*self.scenario.arguments, *more)
         program = self.scenario.program
-        ended = run(words, self.place, self.notes, death=death, power=power, program=program)
+        ended = run(words, self.place, self.notes, death=death, how=how, program=program)
         self.peak = max(self.peak, ended.peak)
         return ended
 
@@ -161,6 +164,12 @@ class Trials:
 
     def _out(self) -> Tree:
         return tree(self.place / self.scenario.out)
+
+
+def refused_clearly(ended: Ended) -> bool:
+    """Return whether a command said in one line what it could not do, or did all that matters."""
+    lines = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
+    return ended.code == 0 or (ended.code == 2 and len(lines) == 1)
 
 
 def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

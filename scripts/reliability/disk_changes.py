@@ -1,7 +1,8 @@
-"""Counts the changes that a process makes to the names on a disk, and dies right before one of them."""
+"""Counts the changes that a process makes to the names on a disk, and disturbs it right before one of them."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+DEATH, POWER, READ_ONLY = "death", "power", "read-only"
+"""How a command is disturbed right before a change: it dies; the power goes with it, so that files lose what
+was not synchronised, but not their names; the disk takes no change from then on."""
 DIED = 77
 """Exit code of a process that died where it was told to."""
 
@@ -22,15 +26,14 @@ SWAP = "pcs.swap"
 
 @dataclass
 class DiskChanges:
-    """The changes of names under ``root`` so far; right before number ``death`` the process ends.
+    """The changes of names under ``root`` so far; right before number ``death`` the process is disturbed.
 
     A change is a rename, a removal, a new folder, or a file that is made or emptied.
     """
 
     root: Path
     death: int | None = None
-    power: bool = False
-    """Whether the power goes with the process: what was not synchronised is lost of files, not their names."""
+    how: str = DEATH
     seen: list[str] = field(default_factory=list)
     safe: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Of each file by its number: bytes that are on the disk, and when it was changed last before that."""
@@ -74,11 +77,14 @@ class DiskChanges:
         if place is None or not place.startswith(f"{self.root}{os.sep}"):
             return
         self.seen.append(f"{event} {place[len(str(self.root)) + 1 :]}")
-        if len(self.seen) == self.death:
-            if self.power:
-                self.death = None  # what follows is no command's
-                self.cut()
-            os._exit(DIED)
+        if self.death is None or len(self.seen) < self.death:
+            return
+        if self.how == READ_ONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), place)
+        if self.how == POWER:
+            self.death = None  # what follows is no command's
+            self.cut()
+        os._exit(DIED)
 
 
 def changed_name(event: str, arguments: tuple[Any, ...]) -> str | None:

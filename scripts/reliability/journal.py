@@ -15,6 +15,7 @@ from pcs_core.errors import PcsError
 from pcs_core.storage.durable import replacing_file
 from reliability.commands import Program
 from reliability.deaths import Fault, Trials
+from reliability.disk_changes import DEATH, POWER, READ_ONLY
 from reliability.scenarios import Scenario
 
 
@@ -73,7 +74,7 @@ def program(name: str) -> Program:
         try:
             KINDS[name](words, Path("deep/er/out"), "--overwrite" in words)
         except PcsError as error:
-            print(error, file=sys.stderr)
+            print(f"Error: {error}", file=sys.stderr)
             return error.exit_code
         finally:
             release_all()
@@ -109,18 +110,19 @@ def journal_deaths(
 ) -> tuple[int, list[Fault]]:
     """Place every ``step``-th death of every kind; return their number and what is bad.
 
-    With ``every_way`` each way to go on is tried after each of them, else they take turns. Every second of them
-    also comes with the power, and every one with a second death while the next command cleans up.
+    With ``every_way`` each way to go on is tried after each of them, else they take turns. Each of them
+    also comes with the power, as a disk that takes no change from then on, and with a second death while the
+    next command cleans up.
     """
     count, faults = 0, []
     for index, scenario in enumerate(scenarios(folder)):
         trials = Trials(scenario, folder / "trials", every_way=every_way)
         deaths = range(1 + index % step, len(trials.changes) + 1, step)
-        cuts = range(1 + index % (2 * step), len(trials.changes) + 1, 2 * step)
         pairs = [(first, 1 + (7 * first + index) % 9) for first in deaths]
-        faults += [*trials.faults(deaths), *trials.faults(cuts, power=True)]
+        for how in (DEATH, POWER, READ_ONLY):
+            faults += trials.faults(deaths, how)
         faults += trials.faults_of_two(pairs)
-        count += len(deaths) + len(cuts) + len(pairs)
+        count += 4 * len(deaths)
     return count, faults
 
 

@@ -23,21 +23,27 @@ FIT += ("--backbone", "tiny", "--no-preview", "--set", "token.steps=1")
 BASE = ("sample", "--base", "tiny", "a dog", "-o", "out")
 
 
+def chunk(kind: bytes, content: bytes) -> bytes:
+    crc = zlib.crc32(kind + content)
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+
+
 def png(width: int, height: int, data: bytes = b"", *, more: bytes = b"", depth: int = 8) -> bytes:
     """Return a PNG of any header, its pixels ``data`` as they are."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        crc = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
 
     head = struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0)
     body = chunk(b"IHDR", head) + more + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-def chunk(kind: bytes, content: bytes) -> bytes:
-    crc = zlib.crc32(kind + content)
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", crc)
+def small(*more: bytes) -> bytes:
+    """Return a PNG of 8 x 8 pixels with further chunks."""
+    return png(8, 8, zlib.compress(b"\0" * 200), more=b"".join(more))
+
+
+def bomb(kind: bytes, start: bytes, byte: bytes = b"\0", size: int = 300_000_000) -> bytes:
+    """Return a small PNG with a chunk that unpacks to ``size`` bytes."""
+    return small(chunk(kind, start + zlib.compress(byte * size)))
 
 
 def written(mode: str, size: tuple[int, int], kind: str, **options: Any) -> bytes:
@@ -75,57 +81,19 @@ PICTURES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "png-50000": (".png", lambda: png(50_000, 50_000, zlib.compress(b"\0" * 10_000_000))),
     "png-one-row": (".png", lambda: png(2**30, 1, zlib.compress(b"\0" * 1000))),
     "png-no-pixels": (".png", lambda: png(0, 5)),
-    "png-text-bomb": (
-        ".png",
-        lambda: png(
-            8,
-            8,
-            zlib.compress(b"\0" * 200),
-            more=chunk(b"zTXt", b"k\0\0" + zlib.compress(b"\0" * 300_000_000)),
-        ),
-    ),
-    "png-profile-bomb": (
-        ".png",
-        lambda: png(
-            8,
-            8,
-            zlib.compress(b"\0" * 200),
-            more=chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\0" * 300_000_000)),
-        ),
-    ),
-    "png-itxt-bomb": (
-        ".png",
-        lambda: png(
-            8,
-            8,
-            zlib.compress(b"\0" * 200),
-            more=chunk(b"iTXt", b"k\0\1\0\0\0" + zlib.compress(b"\0" * 300_000_000)),
-        ),
-    ),
-    "png-profile-nonsense": (
-        ".png",
-        lambda: png(
-            8,
-            8,
-            zlib.compress(b"\0" * 200),
-            more=chunk(b"iCCP", b"k\0\0" + zlib.compress(b"\xff" * 3000)),
-        ),
-    ),
-    "png-many-chunks": (
-        ".png",
-        lambda: png(8, 8, zlib.compress(b"\0" * 200), more=chunk(b"teXt", b"a\0b") * 300_000),
-    ),
+    "png-text-bomb": (".png", lambda: bomb(b"zTXt", b"k\0\0")),
+    "png-profile-bomb": (".png", lambda: bomb(b"iCCP", b"k\0\0")),
+    "png-itxt-bomb": (".png", lambda: bomb(b"iTXt", b"k\0\1\0\0\0")),
+    "png-profile-nonsense": (".png", lambda: bomb(b"iCCP", b"k\0\0", b"\xff", 3000)),
+    "png-many-chunks": (".png", lambda: small(chunk(b"teXt", b"a\0b") * 300_000)),
     "png-data-bomb": (".png", lambda: png(8, 8, zlib.compress(b"\0" * 500_000_000))),
     "png-exif-bomb": (
         ".png",
-        lambda: png(
-            8,
-            8,
-            zlib.compress(b"\0" * 200),
-            more=chunk(
+        lambda: small(
+            chunk(
                 b"eXIf",
                 b"II*\0" + struct.pack("<IH", 8, 1) + struct.pack("<HHII", 0x112, 3, 2**31, 8),
-            ),
+            )
         ),
     ),
     "tiff-gigapixels": (".tif", lambda: tiff(t256=2**31 - 1, t257=2**31 - 1)),

@@ -7,6 +7,7 @@ rows; 130 interrupted.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -21,6 +22,12 @@ from pcs_core.errors import PcsError, PluginError, check_utf8
 
 DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
 
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE)
+"""What a system says of a disk that takes no more, or of too many open files."""
+NO_MEMORY = (
+    "not enough memory: close other programs, or ask for less at once (a smaller --size, batch or rank; "
+    "--dry-run says what a fit takes)"
+)
 TRACEBACK = "PCS_TRACEBACK"
 """Environment variable: set to 1, errors come with their traceback."""
 
@@ -37,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         silence_pipe()
         return DONE
     except KeyboardInterrupt:
-        complain("interrupted")
+        with contextlib.suppress(KeyboardInterrupt):  # once more is not worse
+            complain("interrupted")
         return INTERRUPTED
     except PcsError as error:
         report(error, str(error))
@@ -47,14 +55,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         report(error, f"{where}{error.strerror or error}")
-        return FAILED
+        return BAD_INPUT if error.errno in DISK else FAILED
     except Exception as error:
+        if lacks_memory(error):
+            report(error, NO_MEMORY)
+            return BAD_INPUT
         text = " ".join(str(error).split())
         report(error, f"internal error: {type(error).__name__}: {text}")
         if not wants_traceback():
             complain(f"this is a bug; with {TRACEBACK}=1 in front, the command shows where", "")
         return FAILED
     return code
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return whether an error says that the machine or a device has no memory left."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, of a device
+        or "can't allocate memory" in str(error)  # torch's, of the machine
+    )
 
 
 def run(arguments: Sequence[str] | None) -> int:

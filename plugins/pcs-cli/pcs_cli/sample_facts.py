@@ -11,7 +11,16 @@ if TYPE_CHECKING:
 
     from pcs_cli.sample_plan import Engine, SamplePlan
     from pcs_core.backbone import Backbone
-    from pcs_core.data import Layout, Personalization, Preset
+    from pcs_core.data import Layout, Personalization, Preset, SampleSettings
+
+
+NUMBERS = ("steps", "scale", "scheduler", "negative")
+"""Settings of a drawing that each command may change."""
+
+
+def numbers_of(settings: SampleSettings) -> dict[str, Any]:
+    """Return what a drawing may change of a recipe's settings."""
+    return {name: getattr(settings, name) for name in NUMBERS}
 
 
 def describe(
@@ -37,17 +46,12 @@ def facts_of_drawing(plan: SamplePlan, backbone: Backbone) -> dict[str, Any]:
     """Return what was drawn, with which numbers, by whom."""
     from pcs_core.storage.versions import versions
 
-    card, settings, personalization = backbone.card, plan.settings, plan.personalization
+    card, personalization = backbone.card, plan.personalization
     drawn: dict[str, Any] = {
         "prompt": plan.prompt,
         "seed": plan.seed,
         "count": plan.count,
-        "settings": {
-            "steps": settings.steps,
-            "scale": settings.scale,
-            "scheduler": settings.scheduler,
-            "negative": settings.negative,
-        },
+        "settings": numbers_of(plan.settings),
         "backbone": {"id": card.id, "hash": card.hash, "size": list(card.size)},
         "artifact": None,
         "pictures": [

@@ -168,21 +168,16 @@ def subjects_of(
 
 def facts_of(subject: Subject, backbone: Backbone, seed: int, count: int) -> dict[str, Any]:
     """Return what ``sample.json`` says of one artifact's pictures."""
-    from pcs_cli.sample_facts import picture_name
+    from pcs_cli.sample_facts import numbers_of, picture_name
     from pcs_core.storage.versions import versions
 
-    settings, card = subject.settings, backbone.card
+    card = backbone.card
     texts = [prompt for prompt in subject.prompts for _ in range(count)]
     return {
         "prompts": list(subject.prompts),
         "seed": seed,
         "count": count,
-        "settings": {
-            "steps": settings.steps,
-            "scale": settings.scale,
-            "scheduler": settings.scheduler,
-            "negative": settings.negative,
-        },
+        "settings": numbers_of(subject.settings),
         "backbone": {"id": card.id, "hash": card.hash, "size": list(card.size)},
         "pictures": [
             {"file": picture_name(i), "seed": seed + i, "prompt": text}

@@ -133,7 +133,7 @@ def test_the_old_artifact_stays_until_the_new_one_is_complete(
     with monkeypatch.context() as patch:
         patch.setattr(pcs_core.storage, "save", full)
         done = pcs(*fit_arguments, "--overwrite")
-    assert done.code == 1
+    assert done.code == 2
     assert "No space left on device" in done.err
     assert names(out) == FILES
     assert "--resume" in done.err

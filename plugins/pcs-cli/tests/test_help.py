@@ -120,4 +120,24 @@ def test_a_full_disk_is_one_line(pcs: Callable, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(module, "run", fail)
     done = pcs()
-    assert (done.code, done.err) == (1, "Error: /data/x: No space left on device\n")
+    assert (done.code, done.err) == (2, "Error: /data/x: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")],
+    ids=["python", "torch"],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, pcs: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pcs_cli.main as module
+
+    def fail(_: object) -> int:
+        raise error
+
+    monkeypatch.setattr(module, "run", fail)
+    done = pcs()
+    assert done.code == 2
+    assert done.err.startswith("Error: not enough memory: ")
+    assert len(done.err.splitlines()) == 1

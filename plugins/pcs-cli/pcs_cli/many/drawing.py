@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_cli.many.joint import Apart, Joint, check_packs, kind_of, why_apart
+from pcs_cli.sample_facts import numbers_of
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Features, SampleSettings
 from pcs_core.engine.opening import check_prompts, resolve_backbone
@@ -97,10 +98,7 @@ class Drawing:
             subject.prompts,
             count=self.count,
             seed=self.seed,
-            steps=settings.steps,
-            scale=settings.scale,
-            scheduler=settings.scheduler,
-            negative=settings.negative,
+            **numbers_of(settings),
             watch=self.watch,
             finished=[lambda pictures: self.finished(number, pictures)],
         )
