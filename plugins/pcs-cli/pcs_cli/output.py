@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -24,8 +25,9 @@ def emit_json(data: Any) -> None:
 
 
 def notice(text: str) -> None:
-    """Tell the user something on stderr."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Tell the user something on stderr. Where it cannot be said (a closed pipe), work goes on."""
+    with contextlib.suppress(OSError, ValueError):
+        print(printable(text), file=sys.stderr, flush=True)
 
 
 def complain(text: str, prefix: str = "Error: ") -> None:

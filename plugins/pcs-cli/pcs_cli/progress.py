@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -124,8 +124,9 @@ class _Handler(logging.Handler):
         self.console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        # a name is not broken over lines: it is searched for
-        self.console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
+        with suppress(OSError, ValueError):  # nobody can read it: work goes on
+            # a name is not broken over lines: it is searched for
+            self.console.print(printable(record.getMessage()), markup=False, soft_wrap=True)
 
 
 def _number(value: float) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pcs_core.errors import InputError
 from pcs_core.small_files import read_bytes
 from pcs_core.storage.durable import sync
 
@@ -24,11 +25,19 @@ def digest(facts: Mapping[str, Any]) -> str:
 
 
 class Journal:
-    """The journal in the folder of the results: the last word on each fit, by its name."""
+    """The journal in the folder of the results: the last word on each fit, by its name.
+
+    Raises
+    ------
+    InputError
+        It is a link, or no regular file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE
         self.last: dict[str, dict[str, Any]] = {}
+        if self.path.is_symlink():
+            raise InputError(f"{self.path} is a link: nothing is written through it, remove it")
         if self.path.exists():
             self._read()
 

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pcs_cli.claims import LONGEST_NAME
+from pcs_cli.many.journal import FILE
 from pcs_core.errors import InputError, nearest
-from pcs_core.small_files import read_text
+from pcs_core.small_files import is_plain_name, read_text
 
 KEYS = ("system", "folder", "name", "noun", "token", "set", "seed")
-NAME = re.compile(r"[^/\\\x00-\x1f]+")
+OURS = re.compile(rf"\A\.|\A{re.escape(FILE)}\Z|\.(?:partial|old|new)(?:-\d+)?\Z")
+"""What stands beside the results: the journal, hidden files, and folders of work."""
+SHOWN = 40
+"""Characters of a name that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +93,24 @@ def read_line(row: str, place: str, beside: Path) -> Line:
         raise InputError(f"'seed' is {seed!r}: give a whole number from 0 on")
     where = beside / Path(folder).expanduser()
     name = _text(said, "name") or where.resolve().name
-    if not NAME.fullmatch(name) or name in (".", "..") or name.endswith(".partial"):
-        raise InputError(f"'name' is {name!r}: give one that a folder can have")
+    check_name(name)
     noun, token = _text(said, "noun"), _text(said, "token")
     return Line(place, system, where, name, noun, token, tuple(_settings(said.get("set"))), seed)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no folder can have, or that means something beside one.
+
+    Raises
+    ------
+    InputError
+        Says why.
+    """
+    shown = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
+    if not is_plain_name(name) or len(name.encode()) > LONGEST_NAME:
+        raise InputError(f"'name' is {shown!r}: give one that a folder can have")
+    if OURS.search(name):
+        raise InputError(f"'name' is {shown!r}: pcs names its own files so, give another one")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
