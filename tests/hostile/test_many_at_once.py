@@ -153,7 +153,7 @@ def test_a_list_of_prompts(
 
 BESIDE: dict[str, str] = {
     "parents": '{"remove": "../victim"}',
-    "absolute": '{"remove": "/tmp/victim"}',
+    "absolute": '{"remove": "/victim"}',
     "inner-parents": '{"remove": "out.old/../victim"}',
     "another": '{"remove": "victim"}',
     "empty-name": '{"remove": ""}\n{"remove": "."}\n{"remove": "out.old/."}',
