@@ -188,6 +188,7 @@ def without_folders(
     from pcs_core.data import RENDERED, Concept, Subject
     from pcs_core.data.concepts import check_concepts
     from pcs_core.engine.opening import needs_pictures
+    from pcs_folders.concepts import name_of
 
     if needs_pictures(recipe):
         raise InputError(f"{recipe.id!r} learns from pictures: give a FOLDER of them")
@@ -199,7 +200,7 @@ def without_folders(
         return (Subject(name=target.folder.name, concepts=()),)
     if noun is None or token is None:
         raise InputError("--noun and --token belong together: give both, or none")
-    concepts = (Concept(name="-".join(noun.split()), token=token, noun=noun),)
+    concepts = (Concept(name=name_of(noun), token=token, noun=noun),)
     check_concepts(concepts, "--noun and --token")
     return (Subject(name=target.folder.name, concepts=concepts),)
 

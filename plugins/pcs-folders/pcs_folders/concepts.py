@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ def read_concepts(folder: Path, *, noun: str | None, token: str | None) -> tuple
             raise InputError(f"{folder} has no {FILE}: give {words}")
         concepts: tuple[Concept, ...] = (_concept(str(token), str(noun)),)
         check_concepts(concepts, str(folder))
+        check_noun(str(noun), str(folder))
         return concepts
     concepts = _read(file)
     if noun is not None or token is not None:
@@ -45,6 +47,8 @@ def read_concepts(folder: Path, *, noun: str | None, token: str | None) -> tuple
         (concept,) = concepts
         concepts = (replace(concept, noun=noun or concept.noun, token=token or concept.token),)
     check_concepts(concepts, str(file))
+    for concept in concepts:
+        check_noun(concept.noun, str(file))
     return concepts
 
 
@@ -74,4 +78,22 @@ def _from_table(table: dict[str, Any], place: str) -> Concept:
 
 
 def _concept(token: str, noun: str) -> Concept:
-    return Concept(name="-".join(noun.split()), token=token, noun=noun)
+    return Concept(name=name_of(noun), token=token, noun=noun)
+
+
+def name_of(noun: str) -> str:
+    """Return the name of a concept that has none: its noun, as it may stand in the names of mask files."""
+    return "-".join(re.findall(r"[^\s./\\]+", noun)) or noun
+
+
+def check_noun(noun: str, place: str) -> None:
+    """Refuse an article in front of a noun: prompts and captions put their own there.
+
+    Raises
+    ------
+    InputError
+        Says it without.
+    """
+    article, _, rest = noun.strip().partition(" ")
+    if article.lower() in ("a", "an", "the") and rest.strip():
+        raise InputError(f"{place}: noun {noun!r}: leave out the article: {rest.strip()!r}")

@@ -415,3 +415,24 @@ def test_a_name_that_may_not_be_is_said_as_it_is(tmp_path: Path, name: str) -> N
     (tmp_path / f"{name}.txt").write_text("a dog", "utf-8")
     with pytest.raises(InputError, match=r"holds a character that names may not have .* rename it"):
         list_folder(tmp_path, noun="dog", token="<dog>")
+
+
+@pytest.mark.parametrize(
+    ("noun", "name"),
+    [("St. Bernard", "St-Bernard"), ("AC/DC guitar", "AC-DC-guitar"), ("teddy bear", "teddy-bear")],
+)
+def test_any_noun_names_its_concept_and_mask(tmp_path: Path, noun: str, name: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    mask = Image.new("L", (8, 8), 0)
+    mask.paste(255, (2, 2, 6, 6))
+    mask.save(tmp_path / f"a.mask.{name}.png")
+    listing = list_folder(tmp_path, noun=noun, token="<x>")
+    assert (listing.concepts[0].name, listing.concepts[0].noun) == (name, noun)
+    assert (tmp_path / "a.png", name) in listing.masks
+
+
+@pytest.mark.parametrize("noun", ["a dog", "The dog"])
+def test_an_article_in_front_of_a_noun_is_refused(tmp_path: Path, noun: str) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    with pytest.raises(InputError, match="leave out the article: 'dog'"):
+        list_folder(tmp_path, noun=noun, token="<x>")

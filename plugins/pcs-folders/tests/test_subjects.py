@@ -128,7 +128,7 @@ def test_arguments_win_over_a_file_of_one_concept(good: Path) -> None:
         ("dog", "a/b", "leave out '/'"),
         ("  ", "<rex>", "noun '  ': give the class"),
         ("", "<rex>", "noun '': give the class"),
-        ("a.b", "<rex>", "concept name 'a.b'"),
+        ("...", "<rex>", "concept name '...'"),
     ],
 )
 def test_nouns_and_tokens_that_cannot_be_used(
