@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 NAN, INF = float("nan"), float("inf")
-IMPORT = ("--backbone", "tiny", "--token", "<x>", "-o", "out")
+IMPORT = ("--backbone", "tiny", "--noun", "thing", "-o", "out")
+TOKEN = ("--token", "<x>")
 Tensors = dict[str, Tensor]
 
 
@@ -96,7 +97,7 @@ def harmless(attack: Callable[..., Any], file: str, *more: object, **bounds: flo
     """Look at the file, make an artifact of it, and draw with that."""
     for words in (("inspect", file), ("inspect", file, "--backbone", "tiny")):
         assert attack(*words, **bounds).harmless().code in (0, 2)
-    made = attack("import", file, *IMPORT, *more, **bounds).harmless()
+    made = attack("import", file, *IMPORT, *TOKEN, *more, **bounds).harmless()
     assert made.code in (0, 2), made
     if made.code == 0:
         drawn = attack("sample", "out", "a <x>", "-o", "p", "-n", 1, "--steps", 1).harmless()
@@ -205,7 +206,7 @@ def test_a_learned_word(
     if given:
         harmless(attack, "w.safetensors")
         return
-    made = attack("import", "w.safetensors", *IMPORT[:2], *IMPORT[4:]).harmless()
+    made = attack("import", "w.safetensors", *IMPORT).harmless()
     assert made.code in (0, 2), made
     if made.code == 0:
         assert attack("show", "out").harmless().code == 0
@@ -272,7 +273,7 @@ PICKLES: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("case", sorted(PICKLES))
 def test_a_pickled_update(case: str, attack: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "l.pt").write_bytes(PICKLES[case]())
-    outcome = attack("import", "l.pt", *IMPORT, seconds=120)
+    outcome = attack("import", "l.pt", *IMPORT, *TOKEN, seconds=120)
     assert [e for e in outcome.events if "Popen" not in e] == [], outcome
     outcome.events.clear()
     assert outcome.harmless().code in (0, 2), outcome
