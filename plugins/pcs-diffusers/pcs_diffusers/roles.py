@@ -24,10 +24,10 @@ FEED_FORWARD: Mapping[str, str] = {
     "ff.net.2": "out",
     "ff_context.net.0.proj": "text_in",
     "ff_context.net.2": "text_out",
-    "proj_mlp": "in",
-    "proj_out": "out",
 }
-"""In blocks of one stream (FLUX) ``proj_out`` is that of attention and of the feed-forward part at once."""
+ONE_STREAM: Mapping[str, str] = {"proj_mlp": "in", "proj_out": "out"}
+"""In blocks of one stream (FLUX) ``proj_out`` is that of attention and of the feed-forward part at once. A
+U-Net's transformers have a ``proj_out`` too, which is none."""
 CLIP: Mapping[str, str] = {
     "self_attn.q_proj": "attention.self.q",
     "self_attn.k_proj": "attention.self.k",
@@ -74,7 +74,8 @@ def _role(site: Site, attention: Mapping[tuple[str, str], str], over_time: tuple
         parent = attention.get((site.part, site.name.removesuffix(f".{end}")))
         if parent is not None and site.name.endswith(f".{end}"):
             return f"{_attention(parent)}.{what}"
-    for end, what in FEED_FORWARD.items():
+    single = site.name.startswith("single_transformer_blocks.")
+    for end, what in (ONE_STREAM if single else FEED_FORWARD).items():
         if site.part == "denoiser" and site.name.endswith(f".{end}"):
             return f"{'temporal.' if site.name.startswith(over_time) else ''}ff.{what}"
     return ""
