@@ -55,7 +55,7 @@ def import_(
     from pcs_formats.importing import import_file
 
     target = destination(out, overwrite=overwrite, inputs=[file.expanduser().parent])
-    with reporting("importing"):
+    with reporting("importing"), target.claimed():
         opened = open_backbone(backbone_name(backbone), device=device_name(device))
         artifact = import_file(file, opened, token=token, noun=noun)
         with target.filling() as ready:

@@ -133,8 +133,10 @@ def said_alpha(
     """Return a layer's alpha: its own tensor's, else the configuration's, None where nothing is said."""
     if "alpha" in layer.parts:
         alpha = layer.parts["alpha"]
-        if alpha.numel() != 1 or not math.isfinite(float(alpha)):
+        if alpha.numel() != 1:
             raise InputError(f"{layer.keys['alpha']!r} is no number, but {tuple(alpha.shape)}")
+        if not math.isfinite(float(alpha)):
+            raise InputError(f"{layer.keys['alpha']!r} is {float(alpha)}, which is no scale")
         return float(alpha)
     if "down" not in layer.parts:
         return None
