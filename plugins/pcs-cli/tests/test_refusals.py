@@ -133,7 +133,7 @@ def test_systems(
     [
         ("tokens.learnable", "tokens.lernable", "tokens.learnable"),
         ("tokens.learnable", "attention.serial_adapter", "attention.parallel_adapter"),
-        ("lr = 5e-3", "lrr = 5e-3", "lr"),
+        ("lr = ", "lrr = ", "lr"),
         ("steps = 6", 'steps = "6"', "steps"),
         ("[[phase]]", "[[phaze]]", "phase"),
         ("[sample]", "[sample", "words.toml"),
