@@ -95,6 +95,7 @@ def placed(
             )
             continue
         try:
+            check_parts(layer)
             parts = split_rows(layer, sites)
         except InputError as error:
             reading.problems.append(str(error))
@@ -105,6 +106,24 @@ def placed(
                 reading.problems.append(f"{key!r} and {other!r} are of one layer")
             chosen.setdefault(site, part)
     return chosen
+
+
+def check_parts(layer: LayerParts) -> None:
+    """Refuse tensors of a layer that are empty, of no dimension, or hold what is no number.
+
+    Raises
+    ------
+    InputError
+        Names the key.
+    """
+    for name, tensor in layer.parts.items():
+        key = layer.keys[name]
+        if name != "alpha" and (tensor.dim() == 0 or tensor.numel() == 0):
+            raise InputError(f"{key!r} is empty: its shape is {tuple(tensor.shape)}")
+        if name != "alpha" and not bool(tensor.float().isfinite().all()):
+            raise InputError(
+                f"{key!r} holds nan or infinity: its training diverged, or it is damaged"
+            )
 
 
 def forms_of(
@@ -229,7 +248,7 @@ def base_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> st
         if not name.endswith(("attn2.to_k", "attn2_to_k")):
             continue
         for part in ("down", "lokr_w2_b"):
-            if part in layer.parts:
+            if part in layer.parts and layer.parts[part].dim() > 1:
                 width = layer.parts[part].shape[1]
                 return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl"}.get(width, "")
     if any("joint_blocks" in n or "add_k_proj" in n for n in layers):
