@@ -261,7 +261,8 @@ def base_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> st
 
 def facts_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> dict[str, Any]:
     """Return ranks, alphas and trigger words of a file."""
-    ranks = sorted({p["down"].shape[0] for p in (x.parts for x in layers.values()) if "down" in p})
+    downs = [layer.parts["down"] for layer in layers.values() if "down" in layer.parts]
+    ranks = sorted({down.shape[0] for down in downs if down.dim()})
     alphas = sorted(
         {
             float(p["alpha"])
