@@ -42,7 +42,9 @@ def run(folder: Path, out: Path, *more: str) -> int:
 def test_pictures_keep_size_name_alpha_and_the_bound(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "safe"
     assert run(folder, out) == 0
-    assert sorted(p.name for p in out.iterdir()) == ["clear.png", "turned.png", "wide.png"]
+    pictures = ["clear.png", "turned.png", "wide.png"]
+    # beside them lies the record by which --overwrite knows what this command wrote
+    assert sorted(p.name for p in out.iterdir()) == [".pcs-files.json", *pictures]
     from PIL import ImageOps
 
     moved = []
