@@ -1,9 +1,11 @@
 """Write the results section, contact sheets and the evidence of systems from folders of `pcs bench run`.
 
     python scripts/results.py [RUN] [MORE...]     default: build/benchmark/run, made by scripts/benchmark.sh
+    python scripts/results.py --later RUN         systems that came after that run
 
 The table between the markers of ``docs/results.md``, the sheets under ``docs/images`` and the README's row of
-pictures are of the first folder.
+pictures are of the first folder. ``--later`` writes a table below it, of the systems that the first has not,
+and adds their sheets: a run of the same suite with the same noise, as `scripts/evidence.py` makes one.
 Evidence, which the status of a system is computed from, is of all of them: a system is put down as run
 where every one of its pictures was drawn, by its recipe as it is now, on the weights that are installed.
 """
@@ -19,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 IMAGES = ROOT / "docs" / "images"
 PAGE = ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+LATER, LATER_END = "<!-- later:begin -->", "<!-- later:end -->"
 SHOWN = ("mini.clip-i", "mini.masked-i", "mini.clip-t", "mini.copy", "mini.prompt-drop")
 PROMPTS = 6
 """Pictures of a subject on a contact sheet."""
@@ -37,43 +40,82 @@ def main() -> None:
         "runs", nargs="*", type=Path, default=[ROOT / "build" / "benchmark" / "run"]
     )
     parser.add_argument("--evidence", action="store_true", help="only write evidence")
+    parser.add_argument("--later", type=Path, metavar="RUN", help="a run of further systems")
     arguments = parser.parse_args()
     from evidence import record_run
 
     from pcs_bench.report.results import gather
     from pcs_core.errors import PcsError
 
+    runs = [arguments.later] if arguments.later else arguments.runs
     try:
-        gathered = [gather(run) for run in arguments.runs]
+        gathered = [gather(run) for run in runs]
     except PcsError as error:
         raise SystemExit(f"{parser.prog}: {error}") from None
-    if not arguments.evidence:
-        text = markdown(gathered[0])
-        head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-        PAGE.write_text(f"{head}{BEGIN}\n{text}\n{END}{rest.partition(END)[2]}", "utf-8")
-        write_sheets(gathered[0])
+    if arguments.later:
+        write_later(gathered[0])
+    elif not arguments.evidence:
+        between(BEGIN, END, markdown(gathered[0]))
+        for old in IMAGES.glob("results-*.jpg"):
+            old.unlink()
+        write_sheets(gathered[0], gathered[0].rows)
         write_front(gathered[0].protocol["subjects"])
-        print(text)
-    for run in arguments.runs:
+    for run in runs:
         record_run(run)
 
 
-def markdown(results: Any) -> str:
-    """Return the table: means with their 95 % intervals, a line per system."""
+def between(begin: str, end: str, text: str) -> None:
+    """Put ``text`` between two markers of the page, and print it."""
+    head, _, rest = PAGE.read_text("utf-8").partition(begin)
+    PAGE.write_text(f"{head}{begin}\n{text}\n{end}{rest.partition(end)[2]}", "utf-8")
+    print(text)
+
+
+def write_later(results: Any) -> None:
+    """Write the table and the sheets of systems that the first table has not."""
+    first = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    rows = [
+        row
+        for row in results.rows
+        if f"({sheet_name(row.system)})" not in first.replace("images/", "")
+    ]
+    sheets = ", ".join(f"[{row.name}](images/{sheet_name(row.system)})" for row in rows)
+    protocol = results.protocol
+    text = (
+        f"**Later systems**, on the same {len(protocol['subjects'])} subjects, prompts and seeds "
+        f"(torch {protocol['versions'].get('torch', '')}). Other work ran on "
+        "the machine, so that no seconds are given.\n\n"
+    )
+    between(
+        LATER,
+        LATER_END,
+        text + "\n".join(table(results, rows, seconds=False)) + f"\n\nContact sheets: {sheets}.",
+    )
+    write_sheets(results, rows)
+
+
+def table(results: Any, rows: Sequence[Any], *, seconds: bool = True) -> list[str]:
+    """Return the lines of a table: means with their 95 % intervals, a line per system."""
     known = {m.id: m for m in results.metrics}
     ids = [id for id in SHOWN if id in known]
     heads = [f"{known[id].title} {'↑' if known[id].higher else '↓'}" for id in ids]
-    lines = ["| " + " | ".join(["", *heads, "seconds a fit"]) + " |", "|---" * (len(ids) + 2) + "|"]
-    for row in results.rows:
+    heads += ["seconds a fit"] * seconds
+    lines = ["| " + " | ".join(["", *heads]) + " |", "|---" * (len(heads) + 1) + "|"]
+    for row in rows:
         cells = [score(row.scores.get(id)) for id in ids]
-        seconds = "" if row.seconds is None else f"{row.seconds:.0f}"
-        lines.append("| " + " | ".join([row.name, *cells, seconds]) + " |")
+        took = "" if row.seconds is None else f"{row.seconds:.0f}"
+        lines.append("| " + " | ".join([row.name, *cells, *[took] * seconds]) + " |")
+    return lines
+
+
+def markdown(results: Any) -> str:
+    """Return the table and what it is of."""
     protocol = results.protocol
     versions, machine = protocol["versions"], protocol["machine"]
     links = ", ".join(f"[{row.name}](images/{sheet_name(row.system)})" for row in results.rows)
     return "\n".join(
         [
-            *lines,
+            *table(results, results.rows),
             "",
             f"Suite `{protocol['suite']}`: {len(protocol['subjects'])} subjects that no training drew "
             f"({', '.join(protocol['subjects'])}), {protocol['prompts'] or 'all'} prompts each, "
@@ -98,7 +140,7 @@ def score(value: Any) -> str:
     return f"{value.mean:.3f} [{value.low:.3f}, {value.high:.3f}]"
 
 
-def write_sheets(results: Any) -> None:
+def write_sheets(results: Any, rows: Sequence[Any]) -> None:
     """Write a contact sheet per row: a line per subject, references and pictures of one seed."""
     import torch
     from PIL import Image
@@ -107,9 +149,7 @@ def write_sheets(results: Any) -> None:
 
     IMAGES.mkdir(parents=True, exist_ok=True)
     folder = results.folder
-    for old in IMAGES.glob("results-*.jpg"):
-        old.unlink()
-    for row in results.rows:
+    for row in rows:
         lines = []
         for subject in results.protocol["subjects"]:
             given = sorted((folder / "references" / subject).glob("*.png"))[:2]
