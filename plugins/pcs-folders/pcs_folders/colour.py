@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from pcs_core.errors import InputError
+from pcs_folders.said_colour import HDR, high_range_profile
 
 SAME = 1.5
 """Levels of 255 by which a profile may move a colour and still be called sRGB: rounding of its tables."""
@@ -20,20 +20,18 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
 
     A picture without a profile, or with that of sRGB itself, is returned as it is: not a level changes.
     Transparency stays. A profile that is damaged, or of another kind than the picture, is left out and said.
-
-    Raises
-    ------
-    InputError
-        The profile is of high dynamic range; names it.
+    One of high dynamic range is read by its tag ``cicp``, and its light compressed.
     """
-    content = image.info.get("icc_profile")
+    content, note = image.info.get("icc_profile"), ""
     if not content:
         return image, ""
-    if name := hdr_profile(content):
-        raise InputError(
-            f"is HDR (its colour profile is {name!r}), which is not read: save it as sRGB, as an editor's "
-            "tone mapping does"
-        )
+    if numbers := hdr_numbers(content):
+        content, note = high_range_profile(numbers)
+        if not content:
+            return (
+                image,
+                f"its colour profile says numbers that are not read ({tuple(numbers)}): left out",
+            )
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
         space = _SPACES.get(profile.profile.xcolor_space.strip().upper(), "")
@@ -53,20 +51,18 @@ def to_srgb(image: Image.Image) -> tuple[Image.Image, str]:
     assert converted is not None
     if image.has_transparency_data:
         converted.putalpha(image.convert("RGBA").getchannel("A"))
-    return converted, ""
+    return converted, note
 
 
-def hdr_profile(content: bytes) -> str:
-    """Return the name of a profile whose tag ``cicp`` says PQ or HLG (ICC.1:2022, 9.2.17); else nothing."""
+def hdr_numbers(content: bytes) -> bytes:
+    """Return the numbers of a tag ``cicp`` (ICC.1:2022, 9.2.17) that says PQ or HLG; else nothing."""
     count = int.from_bytes(content[128:132], "big")
     for at in range(132, min(132 + 12 * count, len(content) - 11), 12):
         place = int.from_bytes(content[at + 4 : at + 8], "big")
-        if content[at : at + 4] == b"cicp" and content[place + 9 : place + 10] in (
-            b"\x10",
-            b"\x12",
-        ):
-            return profile_name(content)
-    return ""
+        numbers = content[place + 8 : place + 12]
+        if content[at : at + 4] == b"cicp" and len(numbers) == 4 and numbers[1] in HDR:
+            return numbers
+    return b""
 
 
 def profile_name(content: bytes) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pcs_core.errors import InputError
+from pcs_folders.high_range import NOTE, hlg_light, pq_light
 
 D65, DCI = (0.3127, 0.3290), (0.314, 0.351)
 BT709 = (*D65, 0.640, 0.330, 0.300, 0.600, 0.150, 0.060)
@@ -120,11 +121,6 @@ def _chunks(file: BinaryIO) -> dict[bytes, bytes]:
 
 def _coded(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour | None:
     primaries, transfer, matrix, full = said
-    if transfer in HDR:
-        return SaidColour(
-            refused=f"is HDR ({what} says {HDR[transfer]}), which is not read: save it as sRGB, as an "
-            "editor's tone mapping does"
-        )
     curve = _curve(transfer)
     if curve is None or primaries not in PRIMARIES or matrix != 0:
         return SaidColour(
@@ -136,13 +132,24 @@ def _coded(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour 
     if not full:  # 16 to 235 of 255
         whole = curve
         curve = lambda v: whole(np.clip((v * 255 - 16) / 219, 0, 1))  # noqa: E731
-    return SaidColour(_grey_profile(curve) if grey else _rgb_profile(PRIMARIES[primaries], curve))
+    note = NOTE.format(f"{what} says {HDR[transfer]}") if transfer in HDR else ""
+    return SaidColour(
+        _grey_profile(curve) if grey else _rgb_profile(PRIMARIES[primaries], curve), note
+    )
+
+
+def high_range_profile(numbers: bytes) -> tuple[bytes, str]:
+    """Return an ICC profile of the ``numbers`` that a profile's tag ``cicp`` says, PQ or HLG, and a note."""
+    said = _coded(numbers, grey=False, what="its profile")
+    return (said.profile, said.note) if said else (b"", "")
 
 
 def _curve(transfer: int) -> Curve | None:
     """Return the light of levels by a number of H.273, table 3."""
     if transfer in (1, 6, 14, 15):
         return lambda v: np.where(v < 0.081, v / 4.5, ((v + 0.099) / 1.099) ** (1 / 0.45))
+    if transfer in HDR:
+        return pq_light if transfer == 16 else hlg_light
     powers = {4: 2.2, 5: 2.8, 8: 1.0}
     if transfer in powers:
         return lambda v: v ** powers[transfer]

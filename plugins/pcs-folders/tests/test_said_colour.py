@@ -6,12 +6,14 @@ import re
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
 from pcs_core.errors import InputError
+from pcs_folders.high_range import KNEE, hlg_light, pq_light
 from pcs_folders.images import AVIF, read_picture
 
 COLOUR = (200, 60, 60)
@@ -94,17 +96,55 @@ def test_sixteen_bits_of_grey_follow_their_gamma(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chunks", "message"),
     [
-        ([cicp(9, 16, 0, 1)], "is HDR .its cICP chunk says PQ."),
-        ([cicp(9, 18, 0, 1)], "is HDR .its cICP chunk says HLG."),
         ([cicp(1, 13, 1, 1)], "a colour space that is not read .its cICP chunk says 1, 13, 1."),
         ([cicp(200, 13, 0, 1)], "a colour space that is not read .its cICP chunk says 200, 13, 0."),
     ],
 )
-def test_high_dynamic_range_is_refused_by_name(
+def test_what_is_of_no_space_is_refused_by_name(
     tmp_path: Path, chunks: list[tuple[bytes, bytes]], message: str
 ) -> None:
     with pytest.raises(InputError, match=rf"x\.png .*{message}.* as sRGB"):
         read_picture(png(tmp_path / "x.png", *chunks))
+
+
+PQ_PAPER, HLG_PAPER = 0.5806888810416109, 0.75
+"""Levels of white paper, 203 cd/m2 (ITU-R BT.2408, table 1: 58 % and 75 %)."""
+
+
+@pytest.mark.parametrize(("light_of", "paper"), [(pq_light, PQ_PAPER), (hlg_light, HLG_PAPER)])
+def test_light_is_that_of_the_standards_up_to_the_knee(light_of: Any, paper: float) -> None:
+    levels = np.linspace(0, 1, 2001)
+    light = light_of(levels)
+    assert light[0] == pytest.approx(0, abs=1e-6)
+    assert (np.diff(light) >= 0).all()
+    assert np.diff(light).max() < 0.02  # no jump at the knee
+    assert light[-1] == pytest.approx(1.0, abs=1e-3)
+    assert light_of(np.array([paper]))[0] == pytest.approx(KNEE + (1 - KNEE) * np.tanh(1), abs=2e-3)
+    if light_of is pq_light:  # 100 cd/m2 is at 0.5081 (ST 2084)
+        assert light_of(np.array([0.508078]))[0] == pytest.approx(100 / 203, abs=1e-3)
+    else:  # half of the signal is a twelfth of the scene's light
+        assert light_of(np.array([0.5]))[0] == pytest.approx(1000 * (1 / 12) ** 1.2 / 203, abs=1e-6)
+
+
+@pytest.mark.parametrize(("number", "name"), [(16, "PQ"), (18, "HLG")])
+@pytest.mark.parametrize("way", ["png", "profile", "grey"])
+def test_high_dynamic_range_is_compressed_and_said(
+    tmp_path: Path, way: str, number: int, name: str
+) -> None:
+    curve = {"PQ": pq_light, "HLG": hlg_light}[name]
+    deep: Any = {"depth": 16, "grey": True} if way == "grey" else {}
+    if way == "profile":
+        plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+        place = tmp_path / "x.png"
+        profile = with_cicp(plain, 1, number, 0, 1)
+        Image.new("RGB", (4, 4), COLOUR).save(place, icc_profile=profile)
+    else:
+        place = png(tmp_path / "x.png", cicp(1, number, 0, 1), **deep)
+    picture = read_picture(place)
+    levels = np.full(3, 0.5) if way == "grey" else LEVELS
+    actual = picture.rgb[:, 2, 2].numpy()
+    assert np.abs(actual - shown(curve(levels))).max() < 0.02
+    assert any("it is HDR (" in note and name in note for note in picture.notes)
 
 
 def test_a_transparent_colour_of_sixteen_bits_is_refused(tmp_path: Path) -> None:
@@ -157,12 +197,14 @@ def test_an_avif_is_read_by_what_its_box_says(
 
 
 @needs_avif
-@pytest.mark.parametrize(("numbers", "name"), [((9, 16), "PQ"), ((9, 18), "HLG")])
-def test_an_avif_of_high_dynamic_range_is_refused(
+@pytest.mark.parametrize(("numbers", "name"), [((1, 16), "PQ"), ((1, 18), "HLG")])
+def test_an_avif_of_high_dynamic_range_is_compressed(
     tmp_path: Path, numbers: tuple[int, int], name: str
 ) -> None:
-    with pytest.raises(InputError, match=rf"x\.avif is HDR .its colr box says {name}."):
-        read_picture(avif(tmp_path / "x.avif", *numbers))
+    picture = read_picture(avif(tmp_path / "x.avif", *numbers))
+    expected = shown({"PQ": pq_light, "HLG": hlg_light}[name](LEVELS))
+    assert np.abs(picture.rgb[:, 8, 8].numpy() - expected).max() < 6 / 255
+    assert f"its colr box says {name}" in picture.notes[0]
 
 
 @needs_avif
@@ -188,12 +230,17 @@ def with_cicp(profile: bytes, *numbers: int) -> bytes:
     return struct.pack(">I", len(whole) + 4) + whole
 
 
-def test_a_profile_of_high_dynamic_range_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_profile_with_numbers_of_sdr_is_read_as_it_is(tmp_path: Path) -> None:
     plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = Image.new("RGB", (4, 4), COLOUR)
-    picture.save(tmp_path / "x.jpg", icc_profile=with_cicp(plain, 9, 16, 0, 1))
-    name = "sRGB built-in"
-    with pytest.raises(InputError, match=rf"x\.jpg is HDR .its colour profile is '{name}'"):
-        read_picture(tmp_path / "x.jpg")
     picture.save(tmp_path / "y.jpg", icc_profile=with_cicp(plain, 1, 13, 0, 1))
     assert not read_picture(tmp_path / "y.jpg").notes
+
+
+def test_a_profile_of_numbers_that_mean_nothing_is_left_out_and_said(tmp_path: Path) -> None:
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = Image.new("RGB", (4, 4), COLOUR)
+    picture.save(tmp_path / "x.png", icc_profile=with_cicp(plain, 200, 16, 0, 1))
+    shown_picture = read_picture(tmp_path / "x.png")
+    assert "(200, 16, 0, 1)" in shown_picture.notes[0]
+    assert np.abs(shown_picture.rgb[:, 0, 0].numpy() - LEVELS).max() < 1e-6
