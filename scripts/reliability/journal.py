@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pcs_cli.claims import release, release_all
 from pcs_cli.fit_work import choose_destination, open_workplace
+from pcs_cli.main import BAD_INPUT, DISK
 from pcs_cli.output_folder import destination, free_name
 from pcs_cli.own_files import record
 from pcs_core.errors import PcsError
@@ -72,12 +73,18 @@ def program(name: str) -> Program:
 
     def run(words: list[str]) -> int:
         try:
-            KINDS[name](words, Path("deep/er/out"), "--overwrite" in words)
+            try:
+                KINDS[name](words, Path("deep/er/out"), "--overwrite" in words)
+            finally:
+                release_all()
         except PcsError as error:
             print(f"Error: {error}", file=sys.stderr)
             return error.exit_code
-        finally:
-            release_all()
+        except OSError as error:  # as the command does with a disk that takes no more
+            if error.errno not in DISK:
+                raise
+            print(f"Error: {error.filename}: {error.strerror}", file=sys.stderr)
+            return BAD_INPUT
         return 0
 
     return run

@@ -71,7 +71,7 @@ class Queue:
 
     def begin(self, number: int) -> Fitting:
         recipe = self.recipes[number]
-        subjects = checked(recipe, [self.subject(number)], self.backbone)
+        subjects, _ = checked(recipe, [self.subject(number)], self.backbone)
         return Fitting(recipe, subjects, self.backbone, number + 3, (), None, False, {})
 
     def run(self) -> None:

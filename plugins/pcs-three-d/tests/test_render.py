@@ -27,7 +27,7 @@ def test_a_turntable_and_its_pictures(artifact: Path, tmp_path: Path) -> None:
     out = tmp_path / "views"
     assert main(["render", str(artifact), "--out", str(out), "--views", "5", "--size", "24"]) == 0
     names = sorted(p.name for p in out.iterdir())
-    assert names == [*(f"{i:03d}.png" for i in range(5)), "sheet.png"]
+    assert names == [".pcs-files.json", *(f"{i:03d}.png" for i in range(5)), "sheet.png"]
     assert Image.open(out / "000.png").size == (24, 24)
     assert main(["render", str(artifact), "--out", str(tmp_path / "own"), "--views", "1"]) == 0
     assert Image.open(tmp_path / "own" / "000.png").size == (16, 16)
