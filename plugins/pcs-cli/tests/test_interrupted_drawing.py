@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,11 @@ WORDS = ("sample", "--base", "tiny", "a dog", "--steps", 1, "--scale", 1, "--see
 
 
 @pytest.fixture
-def after_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]], None]:
+def after_two(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], None]], None]]:
     """Draw one picture at a time, and call a function in place of the third."""
+
+    # Ctrl-C as Python has it at its start: a library that another test loaded may have changed it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def put(fault: Callable[[], None]) -> None:
         draw, calls = drawing._draw, []
@@ -35,7 +38,8 @@ def after_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]],
         monkeypatch.setattr(drawing, "BATCH", 1)
         monkeypatch.setattr(drawing, "_draw", counted)
 
-    return put
+    yield put
+    signal.signal(signal.SIGINT, before)
 
 
 def stopped_by(name: str) -> Callable[[], None]:
