@@ -18,7 +18,10 @@ from pcs_testing import make_subject
 
 def artifact(backbone: Backbone, seed: int, system: str = "lora-dreambooth") -> Personalization:
     """A subject of one step, its tensors moved far from where they started."""
-    recipe = load_recipe(system, backbone="tiny", overrides=["tune.steps=1"])
+    few = ["tune.steps=1"]
+    if system == "dreambooth":
+        few.append("regularizers.prior_preservation.count=2")
+    recipe = load_recipe(system, backbone="tiny", overrides=few)
     fitted = fit(recipe, make_subject(seed=seed), backbone, seed=seed)[0]
     return replace(fitted, tensors={k: v + 0.1 for k, v in fitted.tensors.items()})
 
