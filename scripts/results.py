@@ -74,11 +74,7 @@ def between(begin: str, end: str, text: str) -> None:
 def write_later(results: Any) -> None:
     """Write the table and the sheets of systems that the first table has not."""
     first = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
-    rows = [
-        row
-        for row in results.rows
-        if f"({sheet_name(row.system)})" not in first.replace("images/", "")
-    ]
+    rows = [row for row in results.rows if f"(images/{sheet_name(row.system)})" not in first]
     sheets = ", ".join(f"[{row.name}](images/{sheet_name(row.system)})" for row in rows)
     protocol = results.protocol
     text = (

@@ -77,7 +77,6 @@ def claims() -> Mapping[str, str]:
         "ends_in": "pcs_checks.claims.encoding:ends_in",
         "inside_alone": "pcs_checks.claims.training:inside_alone",
         "from_nothing": "pcs_checks.claims.bounds:from_nothing",
-        "has_norm": "pcs_checks.claims.bounds:has_norm",
         "keeps_norm": "pcs_checks.claims.bounds:keeps_norm",
         "stops": "pcs_checks.claims.stopping:stops",
     }

@@ -32,7 +32,7 @@ from pcs_diffusers.places import joint_places
 from pcs_diffusers.recognise import KONTEXT
 from pcs_diffusers.samplers import EvenFlowSampler
 from pcs_diffusers.several_texts import SeveralTextEncoders
-from pcs_diffusers.sites import joint_sites
+from pcs_diffusers.sites import TEXT_PROJECTIONS, joint_sites
 from pcs_processes import FlowMatching
 
 if TYPE_CHECKING:
@@ -75,10 +75,7 @@ class Flux(SeveralTextEncoders):
     )
     projections: ClassVar[Mapping[str, str]] = {
         **SeveralTextEncoders.projections,
-        "add_q": "add_q_proj",
-        "add_k": "add_k_proj",
-        "add_v": "add_v_proj",
-        "add_out": "to_add_out",
+        **TEXT_PROJECTIONS,
     }
     """Those of the text begin with "add_": blocks of one stream have none, and no output of attention alone."""
     needs_pooled_text: ClassVar[bool] = True

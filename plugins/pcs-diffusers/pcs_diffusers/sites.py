@@ -17,6 +17,14 @@ _LAYER_KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Embedding, "embedding"),
 )
 
+TEXT_PROJECTIONS = {
+    "add_q": "add_q_proj",
+    "add_k": "add_k_proj",
+    "add_v": "add_v_proj",
+    "add_out": "to_add_out",
+}
+"""Layers that make the text's queries, keys, values and output at a joint site."""
+
 
 def unet_sites(unet: Any) -> Iterator[Site]:
     """Yield block, attention, layer and resnet sites of a UNet2DConditionModel with their grid scale.

@@ -21,7 +21,7 @@ from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.places import joint_places
 from pcs_diffusers.samplers import FlowSampler
 from pcs_diffusers.several_texts import SeveralTextEncoders
-from pcs_diffusers.sites import joint_sites
+from pcs_diffusers.sites import TEXT_PROJECTIONS, joint_sites
 from pcs_processes import FlowMatching
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class StableDiffusion3(SeveralTextEncoders):
     processor = JointChainProcessor
     projections: ClassVar[Mapping[str, str]] = {
         **SeveralTextEncoders.projections,
-        "add_q": "add_q_proj",
-        "add_k": "add_k_proj",
-        "add_v": "add_v_proj",
-        "add_out": "to_add_out",
+        **TEXT_PROJECTIONS,
     }
     """Those of the text begin with "add_": the last block gives no text, and self-attention reads none."""
     needs_pooled_text: ClassVar[bool] = True

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
-
-import torch
+from typing import TYPE_CHECKING
 
 from pcs_core.data.check import CheckRow
 
@@ -52,18 +50,3 @@ def keeps_norm(
         yield CheckRow.compare(
             f"{name}: change of a norm outside", min(outside or nothing), ">", 1e-5
         )
-
-
-def has_norm(seen: Observation, *, of: str = "{noun}") -> Iterator[CheckRow]:
-    """Each learned row is as long as the mean row of a word."""
-    from pcs_checks.observe import NOUN
-
-    table: Any = seen.backbone.embedding.weight
-    ids = seen.backbone.tokenizer.encode(of.replace("{noun}", NOUN))
-    norm = table[ids].detach().float().mean(0).norm()
-    rows = [t for n, t in seen.artifact.tensors.items() if n.endswith("/rows")]
-    away = torch.cat([(t.norm(dim=-1) / norm - 1).abs().flatten() for t in rows])
-    yield CheckRow.compare("learned rows", len(away), ">", 0)
-    yield CheckRow.compare(
-        "largest distance of a norm from the word's, relative", float(away.max()), "<=", 1e-5
-    )
