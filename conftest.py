@@ -20,6 +20,7 @@ TOOLS = {".pytest_cache", ".hypothesis", "build"}
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is in the checkout before the first test."""
     session.config.stash[BEFORE] = set(os.listdir(session.config.rootpath))
 
 
