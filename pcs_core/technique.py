@@ -64,6 +64,8 @@ class Technique:
     weighs
         Globs over the names of its stored tensors behind the use's ("*/B") in proportion to which it acts: a
         drawing may weigh them (`--strength`). Where they depend on settings, override :meth:`weighed`.
+    merges_by
+        Id of the merger by which its paper joins several subjects ("closed-form"); "" names none.
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
     profiled
@@ -110,6 +112,7 @@ class Technique:
     mask_moments: ClassVar[tuple[str, ...]] = ("subject",)
     extract_moments: ClassVar[tuple[str, ...]] = ("start", "finish")
     weighs: ClassVar[tuple[str, ...]] = ()
+    merges_by: ClassVar[str] = ""
     reads_layout: ClassVar[bool] = False
     takes_clips: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ()

@@ -77,6 +77,20 @@ def _test(glob: str) -> Callable[[Site], bool]:
     return lambda site: has_role(site, role) and _stands(site, place)
 
 
+def globs_of(sites: Sequence[Site], among: Sequence[Site]) -> str:
+    """Return globs over module names that choose exactly ``sites`` of those ``among``, of one part and kind."""
+    chosen = {site.name for site in sites}
+    names = [site.name for site in among]
+    by_pattern: dict[str, list[str]] = {}
+    for name in sorted(chosen):
+        by_pattern.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
+    globs: list[str] = []
+    for pattern, members in by_pattern.items():
+        exact = all(name in chosen for name in names if fnmatchcase(name, pattern))
+        globs += [pattern] if exact else members
+    return "|".join(globs)
+
+
 def has_role(site: Site, role: str) -> bool:
     """Return whether ``site`` has the ``role`` (a glob). "attention.*.k" is of attention over time, too."""
     return bool(site.role) and _matches(site.role, role)

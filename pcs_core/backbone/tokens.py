@@ -174,6 +174,9 @@ def tokenise(
     ]
     if reader is None:
         tell_weighted(prompts)
+    else:
+        for prompt in prompts:
+            reader.tell(prompt)
     parts, cuts = [], []
     for one in (tokenizer, *getattr(tokenizer, "beside", ())):
         readings = [

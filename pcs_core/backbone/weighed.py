@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger("pcs")
 
-WEIGHTED = re.compile(r"(?<!\\)\([^()]*[^()\\]:\s*\d*\.?\d+\s*\)")
-"""What looks like a weight in a text that is read as it is written: ``(word:1.3)``."""
+ENDS = re.compile(r"[^\\(]:\s*[+-]?\d*\.?\d+\s*\)")
+"""How a weight of A1111's syntax ends: ``word:1.3)``."""
+UNCLOSED = re.compile(r"(?<!\\)\([^()]*[^()\\\d]:\s*\d*\.?\d+(?![\d.])(?=[^)]*$)")
+"""One of which somebody forgot the end: ``(word:1.3``. Behind a digit it is a time or a ratio."""
+BEHIND = re.compile(r"\)(?:\d*\.\d+|\++|-{2,})(?![\w.])|\w\w\+{2,}(?![\w+])")
+"""What stands behind words of a weight in compel's syntax: ``)1.3``, ``)+``, ``word++``."""
 FILE = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 """What other programs read as the name of a file: ``<lora:style:0.8>``."""
 
@@ -73,8 +77,37 @@ def tell_weighted(texts: Sequence[str]) -> None:
     for text in texts:
         if match := FILE.search(text):
             _tell_file(text, match[0])
-        if match := WEIGHTED.search(text):
-            _tell(text, match[0])
+        for syntax in ("a1111", "compel"):
+            if weight := weight_in(text, syntax):
+                _tell(text, weight, syntax)
+
+
+def weight_in(text: str, syntax: str) -> str:
+    """Return the first piece of ``text`` that looks like a weight in ``syntax`` ("a1111", "compel"), or ""."""
+    if syntax == "compel":
+        match = BEHIND.search(text)
+        return _from_bracket(text, match.start(), match.end()) if match else ""
+    match = ENDS.search(text)
+    if match and (weight := _from_bracket(text, match.end() - 1, match.end())):
+        return weight
+    unclosed = UNCLOSED.search(text)
+    return unclosed[0] if unclosed else ""
+
+
+def _from_bracket(text: str, last: int, end: int) -> str:
+    """Return ``text`` up to ``end`` from the bracket that the one at ``last`` closes, or "" where none does.
+
+    What ends in no bracket begins with its word.
+    """
+    if text[last] != ")":
+        return re.split(r"\s", text[:end])[-1]
+    depth = 0
+    for place in range(last, -1, -1):
+        if text[place] in "()" and text[place - 1 : place] != "\\":
+            depth += 1 if text[place] == ")" else -1
+            if not depth:
+                return text[place:end]
+    return ""
 
 
 @lru_cache(maxsize=1024)  # one text is read again and again in a drawing or a fit: say it once
@@ -91,10 +124,10 @@ def _beginning(text: str) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _tell(text: str, weight: str) -> None:
+def _tell(text: str, weight: str, syntax: str) -> None:
+    unclosed = syntax == "a1111" and not weight.endswith(")")
     LOGGER.warning(
         "the text %r: %r is read as it is written, brackets, number and all. In prompts a reader of weights "
-        "reads it: --weights a1111",
-        _beginning(text),
-        weight,
+        "reads it%s: --weights %s",
+        *(_beginning(text), weight, " where its bracket is closed" if unclosed else "", syntax),
     )

@@ -134,6 +134,9 @@ class PromptReader(Protocol):
     def parts(self, text: str) -> Sequence[tuple[str, float]]:
         """Return the pieces of ``text`` in order as they are to be read, each with its weight."""
 
+    def tell(self, text: str) -> None:
+        """Say once what of a prompt looks like a weight and is none as it is read."""
+
     def weigh(self, text: Tensor, weights: Tensor, empty: Callable[[], Tensor]) -> Tensor:
         """Return what the encoder says [n l d], weighed; ``weights`` [n l], 1 at start, end and padding.
 

@@ -42,3 +42,11 @@ class WeightEdit(ModuleEdit):
     def residual(self, x: Tensor, y: Tensor, cond: Conditioning | None) -> Tensor:
         """Return what is added to the layer's output: g(x) or g(y)."""
         return torch.zeros_like(y)
+
+    def low_rank(self) -> tuple[Tensor, Tensor, float] | None:
+        """Return down [r in*], up [out r] and scale of what the first subject's edit adds to the weight.
+
+        That is scale * up @ down, with the inputs of a convolution's kernel in one axis; None where what it
+        does is no such product. Exports and merges of low-rank updates go by it.
+        """
+        return None

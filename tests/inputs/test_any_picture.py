@@ -23,6 +23,7 @@ MODES = {
     "TIFF": ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "F", "LAB"),
     "GIF": ("L", "P"),
     "AVIF": ("RGB", "RGBA"),
+    "HEIF": ("RGB", "RGBA"),
 }
 SUFFIX = {form: form.lower() for form in MODES} | {"JPEG": "jpg", "TIFF": "tif"}
 LOSSY = 12
@@ -60,23 +61,26 @@ def as_seen(image: Image.Image, mode: str) -> np.ndarray:
 def test_a_picture_is_read_as_it_looks(data: st.DataObject, tmp_path: Path) -> None:
     form = data.draw(st.sampled_from(FORMATS))
     mode = data.draw(st.sampled_from(MODES[form]))
-    least = 8 if form in ("JPEG", "WEBP", "AVIF") else 1  # lossy formats mix colours of few pixels
+    least = (
+        8 if form in ("JPEG", "WEBP", "AVIF", "HEIF") else 1
+    )  # lossy formats mix colours of few pixels
     width, height = data.draw(st.tuples(st.integers(least, 70), st.integers(least, 70)))
     colours = data.draw(st.lists(st.integers(0, 255), min_size=6, max_size=6))
     orientation = data.draw(st.sampled_from((None, *range(1, 9))))
     size = data.draw(st.none() | st.tuples(st.integers(4, 64), st.integers(4, 64)))
     image = smooth(width, height, colours)
     exif = Image.Exif()
-    if orientation is not None and form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+    if orientation is not None and form in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF", "HEIF"):
         exif[0x0112] = orientation
     path = tmp_path / f"a.{SUFFIX[form]}"
     # as bytes: writing AVIF takes the orientation out of an object
     options: dict[str, Any] = {"exif": exif.tobytes()} if len(exif) else {}
-    if form in ("JPEG", "WEBP", "AVIF"):
+    if form in ("JPEG", "WEBP", "AVIF", "HEIF"):
         fine: dict[str, dict[str, Any]] = {
             "JPEG": {"quality": 95, "subsampling": 0},
             "WEBP": {"quality": 95},
             "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+            "HEIF": {"quality": -1, "chroma": 444},
         }
         options |= fine[form]
     of_mode(image, mode).save(path, form, **options)

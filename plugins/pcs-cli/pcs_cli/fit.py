@@ -164,7 +164,7 @@ def fit(
     """
     from pcs_cli.dry_run import notes, plan_lines, print_dry_run
     from pcs_cli.fingerprint import facts
-    from pcs_cli.fit_plan import plan_fit
+    from pcs_cli.fit_plan import plan_fit, shown_as
     from pcs_cli.fit_previews import read_previews
     from pcs_cli.fit_start import fit_start
     from pcs_cli.fit_work import open_together
@@ -213,12 +213,7 @@ def fit(
         from pcs_core.engine.continuing import origin
 
         known["start"] = origin(plan.start, seed)
-    if crop != "auto":
-        known["crop"] = crop
-    if plan.size is not None:
-        known["size"] = list(plan.size)
-    if buckets:
-        known["buckets"] = True
+    known |= shown_as(plan)
     processes = join(plan.backbone.device)
     place = open_together(plan.destination, known, resume=resume, processes=processes)
     if place.finished:

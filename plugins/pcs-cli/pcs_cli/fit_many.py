@@ -25,8 +25,8 @@ def fit_many(
         Path,
         typer.Argument(
             metavar="QUEUE",
-            help='JSON lines: {"system", "folder", "name", "noun", "token", "set", "seed"}; system and '
-            "folder must be there.",
+            help='JSON lines: {"system", "folder", "name", "noun", "token", "set", "seed", "size", '
+            '"buckets", "crop"}; system and folder must be there.',
             show_default=False,
         ),
     ],

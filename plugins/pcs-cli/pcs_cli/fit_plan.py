@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcs_cli.fit_keeping import count_kept
 from pcs_cli.fit_settings import class_pictures_settings, masked_line, with_masked_loss
@@ -48,6 +48,13 @@ class FitPlan:
     buckets: bool = False
     said: tuple[str, ...] = ()
     """What options of the command make of the recipe, a sentence each."""
+
+
+def shown_as(plan: FitPlan) -> dict[str, Any]:
+    """Return how pictures are shown, where it is not the usual way."""
+    usual = {"crop": "auto", "size": None, "buckets": False}
+    said = {"crop": plan.crop, "size": plan.size and list(plan.size), "buckets": plan.buckets}
+    return {key: value for key, value in said.items() if value != usual[key]}
 
 
 # long: an option of the command each, checked in the order of the command line

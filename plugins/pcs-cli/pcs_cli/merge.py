@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from pcs_cli.options import Device, Json, Out, Overwrite
-from pcs_cli.output import emit, emit_json
+from pcs_cli.output import emit, emit_json, notice
+from pcs_cli.strengths import numbers_by_name
 from pcs_core.errors import InputError, UnknownNameError, nearest
 from pcs_core.small_files import check_bounds
 
@@ -22,8 +23,22 @@ def merge(
     ],
     out: Out,
     method: Annotated[
-        str, typer.Option("--method", help="How to merge: closed-form, average ...")
-    ] = "closed-form",
+        str | None,
+        typer.Option(
+            "--method",
+            help="How to merge: sum, closed-form, average ... [default: what their papers say, else sum]",
+            show_default=False,
+        ),
+    ] = None,
+    strength: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--strength",
+            metavar="NAME=VALUE",
+            help="How strongly each acts: A=0.7, B=0.5, of one use B:lora=0.5; 1 is as fitted. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method. Repeatable."),
@@ -39,7 +54,11 @@ def merge(
     ] = True,
     json: Json = False,
 ) -> None:
-    """Merge artifacts into one that knows all their subjects."""
+    """Merge artifacts into one that knows all their subjects.
+
+    By the method sum, it draws what `pcs sample A --add B` draws at these strengths. `--set rank=16` bounds the
+    rank of summed low-rank updates, and says how far they are from the sum.
+    """
     from pcs_cli.opening import open_artifact, open_for
     from pcs_cli.output_folder import destination
     from pcs_cli.preview import draw_preview
@@ -48,22 +67,41 @@ def merge(
     if len(folders) < 2:
         raise InputError("a merge needs at least two artifacts: pcs merge A B --out DIR")
     target = destination(out, overwrite=overwrite, inputs=folders)
-    values = read_settings(settings or (), method, catalogue().get("mergers", method))
+    strengths = numbers_by_name(strength or ())
     artifacts = [open_artifact(folder) for folder in folders]
 
     from pcs_core import merge_personalizations
     from pcs_core.storage import save
 
+    chosen = method or catalogue().get("services", "usual_method")(artifacts)
+    values = read_settings(settings or (), chosen, catalogue().get("mergers", chosen))
+
     with target.claimed():
         opened = open_for(artifacts[0], backbone, device)
-        merged = merge_personalizations(artifacts, opened, method=method, **values)
+        merged = merge_personalizations(
+            artifacts,
+            opened,
+            method=chosen,
+            strengths=strengths,
+            names=[folder.resolve().name for folder in folders],
+            **values,
+        )
         extra = draw_preview(merged, opened) if preview else {}
         with target.filling() as ready:
             save(merged, ready, extra_files=extra)
     if json:
         tokens = [concept.token for concept in merged.concepts]
-        emit_json({"out": str(target.folder), "method": method, "tokens": tokens})
+        emit_json(
+            {
+                "out": str(target.folder),
+                "method": chosen,
+                "tokens": tokens,
+                "strengths": dict(merged.extra.get("strengths", {})),
+                **({"sum": merged.extra["sum"]} if "sum" in merged.extra else {}),
+            }
+        )
     else:
+        notice(f"merged by {chosen}")
         emit(str(target.folder))
 
 

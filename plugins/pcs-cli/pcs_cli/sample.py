@@ -105,7 +105,7 @@ def sample(
         preset, [*(added or ()), *more], [*(settings_of or ()), *changes], personalization, base
     )
     boxes = read.read_layout(layout, prompt, personalization, chosen)
-    strengths = read.read_strengths(strength or (), personalization, chosen)
+    strengths = read.read_strengths(strength or (), personalization, chosen, folders)
     numbers = read.read_numbers(
         chosen,
         personalization,

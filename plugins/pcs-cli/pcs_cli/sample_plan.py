@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_cli.output import notice
+from pcs_cli.strengths import numbers_by_name
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -202,9 +202,12 @@ def read_layout(
 
 
 def read_strengths(
-    words: Sequence[str], personalization: Personalization | None, preset: Preset
+    words: Sequence[str],
+    personalization: Personalization | None,
+    preset: Preset,
+    folders: Sequence[Path] = (),
 ) -> dict[str, float]:
-    """Return name -> value of the words ``NAME=VALUE``.
+    """Return name -> value of the words ``NAME=VALUE``; the first folder's name means all uses of its artifact.
 
     Raises
     ------
@@ -213,21 +216,30 @@ def read_strengths(
     """
     from pcs_core.engine.strengths import part_strengths
 
-    strengths: dict[str, float] = {}
-    for word in words:
-        name, _, text = word.partition("=")
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not name.strip() or not math.isfinite(value):
-            raise InputError(f"--strength {word}: write NAME=VALUE with a number, as style=0.5")
-        if name.strip() in strengths:
-            raise InputError(f"--strength {name.strip()} is given twice")
-        strengths[name.strip()] = value
     recipe = () if personalization is None else personalization.recipe.uses
+    strengths = numbers_by_name(words)
+    if personalization is not None and folders:
+        own = personalization.parts[0][1] if personalization.parts else personalization
+        strengths = of_first(strengths, folders[0].expanduser().resolve().name, own)
     part_strengths(strengths, (*recipe, *preset.uses))
     return strengths
+
+
+def of_first(
+    strengths: Mapping[str, float], label: str, first: Personalization
+) -> dict[str, float]:
+    """Return ``strengths`` with "<label>" and "<label>:<use>" as the first artifact's uses are called alone."""
+    from pcs_core.engine.strengths import strength_names
+
+    known = strength_names(first.recipe.uses)
+    told: dict[str, float] = {}
+    for name, value in strengths.items():
+        if name == label and name not in known and known:
+            told |= dict.fromkeys(dict.fromkeys(known.values()), value)
+        else:
+            short = name.removeprefix(f"{label}:")
+            told[short if short in known else name] = value
+    return told
 
 
 def read_preset(

@@ -147,7 +147,7 @@ def test_names_of_other_tools_and_forms_are_read(
         ("0.json", b'{"points": [[0.1]]}', "give [x, y] in parts of the picture"),
         ("0.txt", "a dog".encode("utf-16-le"), "is no text, or UTF-16"),
         ("2.exr", b"x", ".exr pictures are not read"),
-        ("2.jpg", b"____ftypheic", "holds HEIC, which is not read"),
+        ("2.jpg", b"\xff\x0a____", "holds JPEG XL, which is not read"),
         ("2.png", None, "is HDR (its cICP chunk says PQ)"),
     ],
 )

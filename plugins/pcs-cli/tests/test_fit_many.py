@@ -242,3 +242,53 @@ def test_killed_at_random_points_every_artifact_is_that_of_an_undisturbed_run(
     done = pcs(*arguments)  # nothing is fitted twice
     assert "4 of 4 are there already" in done.err
     assert "fitted 0" in done.err
+
+
+def test_sizes_buckets_and_crops_are_those_of_separate_runs(
+    pcs: Callable, queue: Callable, tmp_path: Path
+) -> None:
+    """Fits of one size share a forward; one of buckets trains by itself."""
+    sized = {"size": "48x32"}
+    lines = (
+        {"folder": "subjects/rex", **sized},
+        {"folder": "subjects/bella", **sized, "crop": "none"},
+        {"folder": "subjects/kit", "buckets": True, "size": "32x32"},
+        {"folder": "subjects/oscar"},
+    )
+    many, alone = tmp_path / "many", tmp_path / "alone"
+    done = pcs("fit-many", queue(*lines), *options(many), "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["forwards"] == 8  # two of 48x32 together, one of the backbone's own
+    ways = {"rex": ["--size", "48x32"], "bella": ["--size", "48x32", "--crop", "none"]}
+    ways["kit"] = ["--size", "32x32", "--buckets"]
+    for name in ("rex", "bella", "kit", "oscar"):
+        words = ["--noun", "dog", "--token", f"<{name}>", "--no-preview", *ways.get(name, [])]
+        folder = tmp_path / "subjects" / name
+        done = pcs("fit", tmp_path / "packed.toml", folder, *words, *options(alone / name))
+        assert done.code == 0, done.err
+        assert_equal(many / name, alone / name)
+        extra = [
+            json.loads((p / name / "manifest.json").read_text())["extra"] for p in (many, alone)
+        ]
+        assert extra[0].get("size") == extra[1].get("size")
+        assert extra[0].get("buckets") == extra[1].get("buckets")
+    again = pcs("fit-many", queue(*lines), *options(many), "--resume")
+    assert "4 of 4 are there already" in again.err
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"size": "33x32"}, "multiples of 4"),
+        ({"size": 512}, "'size' is 512: give a text"),
+        ({"buckets": "yes"}, "'buckets' is 'yes': give true or false"),
+        ({"crop": "middle"}, "crop"),
+    ],
+)
+def test_a_size_that_cannot_be_is_refused_with_its_line(
+    pcs: Callable, queue: Callable, tmp_path: Path, line: dict[str, Any], said: str
+) -> None:
+    done = pcs("fit-many", queue({"folder": "subjects/rex", **line}), *options(tmp_path / "many"))
+    assert done.code == 2
+    assert "queue.jsonl:1" in done.err
+    assert said in done.err

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pcs_core.backbone import weighed
+from pcs_tokens import prompt_weights
 
 
 @pytest.fixture(autouse=True)
 def nothing_said_before() -> None:
     weighed._tell.cache_clear()
+    prompt_weights.tell_unread.cache_clear()
 
 
 @pytest.fixture
@@ -76,6 +78,53 @@ def test_brackets_mean_nothing_where_nobody_asked(drawn: Callable, off: list[str
     _, said = drawn("a <rex> (red), at 10:30 [toy]", *off)
     assert "read as it is written" not in said
     assert picture
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown", "syntax"),
+    [
+        ("a <rex> (red:1.3", "(red:1.3", "where its bracket is closed: --weights a1111"),
+        ("a <rex>, (red:1.3 toy on grass", "(red:1.3", "where its bracket is closed"),
+        ("a <rex> ((red) toy:1.3)", "((red) toy:1.3)", "reads it: --weights a1111"),
+        ("a <rex> (red: -0.5)", "(red: -0.5)", "reads it: --weights a1111"),
+        ("a (<rex>)1.3 on grass", ")1.3", "reads it: --weights compel"),
+        ("a <rex> on (green grass)++", "(green grass)++", "reads it: --weights compel"),
+        ("a <rex> on green++ grass", "green++", "reads it: --weights compel"),
+    ],
+)
+def test_what_looks_like_a_weight_is_said(
+    drawn: Callable, prompt: str, shown: str, syntax: str
+) -> None:
+    _, said = drawn(prompt)
+    assert f"{shown}' is read as it is written" in said
+    assert syntax in said
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["<rex> (at 10:30 in the evening", "a 4:3 <rex> (16:9", r"\(red:1.3\) <rex>", "a B+ <rex> :)"],
+)
+def test_what_does_not_look_like_one_is_not(drawn: Callable, prompt: str) -> None:
+    assert "read as it is written" not in drawn(prompt)[1]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "syntax", "said"),
+    [
+        ("a (red <rex>:1.3)", "compel", "'(red <rex>:1.3)' weighs nothing as compel reads it"),
+        ("a <rex> (red)1.3", "a1111", "'(red)1.3' weighs nothing as a1111 reads it"),
+        (
+            "a <rex> (red:1.3",
+            "a1111",
+            "'(red:1.3' is never closed: as a1111 reads it, it weighs 1.1",
+        ),
+    ],
+)
+def test_a_weight_of_the_other_syntax_is_said(
+    drawn: Callable, prompt: str, syntax: str, said: str
+) -> None:
+    assert drawn(prompt, "--weights", syntax)[1].count(said) == 1
+    assert "weighs nothing" not in drawn("a <rex> (red) toy", "--weights", syntax)[1]
 
 
 def test_a_file_named_in_a_prompt_is_said_to_be_read_as_words(drawn: Callable) -> None:

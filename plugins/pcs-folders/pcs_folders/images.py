@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pcs_core.arguments import checks_arguments
 from pcs_core.errors import InputError
+from pcs_folders import heif
 from pcs_folders.colour import grey_curve, to_srgb
 from pcs_folders.other_formats import what_it_is
 from pcs_folders.said_colour import SaidColour, avif_colour, exif_colour, png_colour, take
@@ -27,10 +28,15 @@ AVIF = "avif" in features.modules and features.check("avif")
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif"),
     *(".webp", ".bmp", ".tif", ".tiff", ".gif", *((".avif",) if AVIF else ())),
+    *(heif.SUFFIXES if heif.HEIF else ()),
 )
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", *(("AVIF",) if AVIF else ()))
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"),
+    *(("AVIF",) if AVIF else ()),
+    *((heif.FORMAT,) if heif.HEIF else ()),
+)
 MOST_PIXELS = 64_000_000
-SAID = {"PNG": png_colour, "AVIF": avif_colour}
+SAID = {"PNG": png_colour, "AVIF": avif_colour, heif.FORMAT: heif.heif_colour}
 """What reads the colour that a file of a format says without a profile; of others Exif says it."""
 ORIENTATION = 0x0112
 """The EXIF tag; 5 to 8 are turned by a quarter."""
@@ -64,12 +70,16 @@ class Opened:
     whole: tuple[int, int]
     frames: int
     said: SaidColour | None = None
+    main: bool = False
+    """Whether the file itself says which one of its pictures is meant, as HEIF does."""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of it."""
         if self.frames == 1:
             return ()
+        if self.main:
+            return (f"the main one of its {self.frames} pictures is read",)
         return (f"the first of its {self.frames} pictures is read: an animation, or pages",)
 
 
@@ -156,7 +166,8 @@ def read_file(
                 turned = image.getexif().get(ORIENTATION, 1) in range(5, 9)
                 whole = (width, height) if turned else (height, width)
                 said = SAID.get(image.format or "", exif_colour)(file, image)
-                return use(Opened(upright, whole, frames, said))
+                main = image.format == heif.FORMAT
+                return use(Opened(upright, whole, frames, said, main))
     except InputError:
         raise
     except Image.DecompressionBombError as error:

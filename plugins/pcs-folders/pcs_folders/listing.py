@@ -10,6 +10,7 @@ from typing import Any
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, check_utf8, nearest
 from pcs_folders import captions as caption_files
+from pcs_folders import heif
 from pcs_folders.clips import VIDEO_SUFFIXES, find_clips
 from pcs_folders.concepts import FILE, read_concepts
 from pcs_folders.images import SUFFIXES
@@ -107,6 +108,10 @@ def list_folder(folder: Path, *, noun: str | None, token: str | None) -> FolderL
 def _check_readable(entries: Sequence[Path]) -> None:
     for path in entries:
         suffix = path.suffix.lower()
+        if suffix in heif.SUFFIXES and suffix not in SUFFIXES:
+            raise InputError(
+                f"{path}: {suffix} pictures are not read yet: {heif.MEND}, or move it away"
+            )
         if suffix in UNREADABLE and suffix not in SUFFIXES:
             raise InputError(
                 f"{path}: {path.suffix.lower()} pictures are not read: convert it to PNG or JPEG, "

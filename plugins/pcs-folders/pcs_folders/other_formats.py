@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from pcs_folders import heif
+
 UNREADABLE = (
-    *(".heic", ".heif", ".hif", ".avif", ".avifs", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr"),
+    *(*heif.SUFFIXES, ".avif", ".avifs", ".jxl", ".jp2", ".j2k", ".jpx", ".jxr"),
     *(".svg", ".psd", ".psb", ".eps", ".exr", ".hdr", ".pfm"),
     *(".tga", ".ppm", ".pgm", ".pnm", ".dds", ".qoi"),
     *(".cr2", ".cr3", ".nef", ".arw", ".dng", ".orf", ".raf", ".rw2", ".pef", ".srw"),
@@ -48,6 +50,8 @@ def what_it_is(path: Path, formats: Sequence[str]) -> str:
         known = _BRANDS.get(head[8:12], "a film (MPEG-4)")
     if not known and head.lstrip()[:1] == b"<":
         known = "a page of HTML or XML, as a failed download leaves"
+    if known == "HEIC" and not heif.HEIF:
+        return f"{path} holds HEIC, as telephones write it: {heif.MEND}, or move it away"
     if known:
         return (
             f"{path} holds {known}, which is not read: convert it to PNG or JPEG, copy it again, or move it "

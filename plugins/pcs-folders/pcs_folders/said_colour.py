@@ -85,7 +85,7 @@ def avif_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
     primaries, transfer = struct.unpack(">HH", head[place + 8 : place + 12])
     if max(primaries, transfer) > 255:
         primaries = transfer = 0  # of none that there are
-    return _coded(bytes((primaries, transfer, 0, 1)), grey=False, what="its colr box")
+    return coded_colour(bytes((primaries, transfer, 0, 1)), grey=False, what="its colr box")
 
 
 def png_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
@@ -99,7 +99,7 @@ def png_colour(file: BinaryIO, image: Image.Image) -> SaidColour | None:
         )
     grey = kind in (0, 4)
     if b"cICP" in chunks and len(chunks[b"cICP"]) == 4:
-        return _coded(chunks[b"cICP"], grey)
+        return coded_colour(chunks[b"cICP"], grey)
     if b"iCCP" in chunks or b"sRGB" in chunks:
         return None
     return _measured(chunks.get(b"gAMA"), chunks.get(b"cHRM"), grey)
@@ -119,7 +119,8 @@ def _chunks(file: BinaryIO) -> dict[bytes, bytes]:
     return chunks
 
 
-def _coded(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour | None:
+def coded_colour(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour | None:
+    """Return the colour of primaries, transfer, matrix and range, a byte each by H.273; None: sRGB."""
     primaries, transfer, matrix, full = said
     curve = _curve(transfer)
     if curve is None or primaries not in PRIMARIES or matrix != 0:
@@ -140,7 +141,7 @@ def _coded(said: bytes, grey: bool, what: str = "its cICP chunk") -> SaidColour 
 
 def high_range_profile(numbers: bytes) -> tuple[bytes, str]:
     """Return an ICC profile of the ``numbers`` that a profile's tag ``cicp`` says, PQ or HLG, and a note."""
-    said = _coded(numbers, grey=False, what="its profile")
+    said = coded_colour(numbers, grey=False, what="its profile")
     return (said.profile, said.note) if said else (b"", "")
 
 

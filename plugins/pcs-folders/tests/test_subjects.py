@@ -210,7 +210,7 @@ def test_one_bad_image_beside_good_ones_is_refused(good: Path, name: str, conten
         load(good)
 
 
-@pytest.mark.parametrize("name", ["z.heic", "x.AVIFS", "photo.svg", "raw.cr2", "raw.DNG"])
+@pytest.mark.parametrize("name", ["x.AVIFS", "photo.svg", "raw.cr2", "raw.DNG"])
 def test_a_format_that_is_not_read_is_refused(good: Path, name: str) -> None:
     (good / name).write_bytes(b"x")
     message = re.escape(str(good / name)) + ".*convert it to PNG or JPEG, or move it away"

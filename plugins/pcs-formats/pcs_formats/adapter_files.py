@@ -12,8 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.backbone import globs_of
 from pcs_formats.layer_forms import size
-from pcs_formats.layer_names import selector
 from pcs_formats.reading import Given, Reading, Use
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def add_updates(
     linear = [site for site in layers.values() if site.part == "denoiser"]
     for rank, paths in by_rank.items():
         name = "lora:face" if len(by_rank) == 1 else f"lora:face-{rank}"
-        where = selector([layers[path] for path in paths], linear)
+        where = globs_of([layers[path] for path in paths], linear)
         reading.uses.append(
             Use(name, "weights.lora", {"rank": rank, "alpha": float(rank), "sites": where})
         )

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import CapabilityError
@@ -99,17 +97,3 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     ending = name[-12:]
     closest = [n for n in alike if n.endswith(ending)] or alike
     return next(iter(difflib.get_close_matches(name, closest, n=1, cutoff=0.5)), "")
-
-
-def selector(sites: Iterable[Site], among: Iterable[Site]) -> str:
-    """Return globs over module names that choose exactly ``sites`` of those ``among`` (one part, one kind)."""
-    chosen = {site.name for site in sites}
-    names = [site.name for site in among]
-    by_pattern: dict[str, list[str]] = {}
-    for name in sorted(chosen):
-        by_pattern.setdefault(re.sub(r"(?<![^.])\d+(?![^.])", "*", name), []).append(name)
-    globs: list[str] = []
-    for pattern, members in by_pattern.items():
-        exact = all(name in chosen for name in names if fnmatchcase(name, pattern))
-        globs += [pattern] if exact else members
-    return "|".join(globs)

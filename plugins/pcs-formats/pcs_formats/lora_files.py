@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pcs_core.backbone import globs_of
 from pcs_core.data import Concept
 from pcs_core.errors import InputError
 from pcs_core.small_files import parse_json
@@ -22,7 +23,6 @@ from pcs_formats.layer_names import (
     BEGINNINGS,
     names_of_layers,
     nearest_name,
-    selector,
     text_path,
 )
 from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
@@ -182,7 +182,7 @@ def add_uses(forms: Mapping[Site, Form], backbone: Backbone, reading: Reading) -
         stem = f"{NAME}:{'text' if part == 'text' else 'denoiser'}"
         counts[stem] = counts.get(stem, 0) + 1
         name = stem if counts[stem] == 1 else f"{stem}-{counts[stem]}"
-        where = {"part": part, "sites": selector(sites, among[part, kind]), "kind": kind}
+        where = {"part": part, "sites": globs_of(sites, among[part, kind]), "kind": kind}
         if technique != "weights.lora":
             where["layers"] = where.pop("kind")
         reading.uses.append(Use(name, technique, {**json.loads(settings), **where}))

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pcs_core.errors import CapabilityError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -31,12 +33,25 @@ def is_update(edit: Edit) -> bool:
 
 
 def lycoris_tensors(edit: Any) -> dict[str, Tensor]:
-    """Return the tensors of one layer's update by their endings in a file."""
+    """Return the tensors of one layer's update by their endings in a file, a strength of its own multiplied in.
+
+    Raises
+    ------
+    CapabilityError
+        It has a strength other than 1 that these files have no number for.
+    """
     parts = {name: t.detach().float().cpu().contiguous() for name, t in edit.owned().items()}
     if set(parts) == BIAS:
-        return {"b_norm" if edit.site.kind == "norm" else "diff_b": parts["bias"]}
-    scale = parts.pop("scale")
-    del parts["strength"]
+        bias = parts["bias"] * parts["strength_bias"]
+        return {"b_norm" if edit.site.kind == "norm" else "diff_b": bias}
+    scale, strength = parts.pop("scale"), parts.pop("strength")
+    if float(strength) != 1 and not parts.keys().isdisjoint({"magnitude", "oft_blocks"}):
+        raise CapabilityError(
+            f"{edit.owner!r}: its strength at {edit.site} is {float(strength):g}, and kohya's files have no "
+            "number for that of magnitudes or rotations: load the file of the original at that strength"
+        )
+    scale = scale * strength
+    parts |= {name: parts[name] * scale for name in ("diff", "w_norm") if name in parts}
     if "magnitude" in parts:
         shape = [1] * len(edit.site.shape)
         shape[1 if getattr(edit, "decomposed", "") == "columns" else 0] = -1

@@ -83,7 +83,13 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
     updates = [edit for edit in net.fusion.of(WeightEdit) if is_update(edit)]
     for edit in updates:
         name = kohya_name(edit.site, backbone)
-        tensors |= {f"{name}.{key}": tensor for key, tensor in lycoris_tensors(edit).items()}
+        more = {f"{name}.{key}": tensor for key, tensor in lycoris_tensors(edit).items()}
+        if more.keys() & tensors.keys():
+            raise CapabilityError(
+                f"{edit.owner!r}: there are two updates of {edit.site}, of which such a file holds one: "
+                "export the artifacts each, and load both files"
+            )
+        tensors |= more
     about = {
         "ss_network_module": "lycoris.kohya" if updates else "networks.lora",
         "ss_network_dim": str(max(ranks, default=0)),
@@ -129,26 +135,35 @@ def _low_rank(
         if not isinstance(edit, WeightEdit | TokenEdit)
     }
     others |= {e.owner: e.stage() for e in fusion.of(TokenEdit) if e.stage() != "vocabulary"}
+    updates: dict[Site, list[tuple[Tensor, Tensor, float]]] = {}
     for edit in fusion.of(WeightEdit):
-        owned: Any = edit.owned()
         if edit.mode == "fit" or besides(edit):  # the former is not there when pictures are drawn
             continue
-        if set(owned) != {"A", "B"} or not hasattr(edit, "scale"):
+        if (product := edit.low_rank()) is None:
             others[edit.owner] = type(edit).__name__
+        else:
+            updates.setdefault(edit.site, []).append(product)
     if others:
         owner, what = next(iter(others.items()))
         raise CapabilityError(
             f"{owner!r} cannot be written for {to}: low-rank updates and learned words can, "
             f"and its {what} is neither"
         )
-    for edit in fusion.of(WeightEdit):
-        if edit.mode == "fit" or besides(edit):
-            continue
-        owned = edit.owned()
-        down, up = (owned[k][0].detach().float().cpu().contiguous() for k in ("A", "B"))
-        if len(edit.site.shape) == 4:
-            down, up = down.view(down.shape[0], *edit.site.shape[1:]), up[..., None, None]
-        yield edit.site, down, up, float(getattr(edit, "scale"))  # noqa: B009
+    for site, several in updates.items():
+        down, up, scale = _one(several)
+        if len(site.shape) == 4:
+            down, up = down.view(down.shape[0], *site.shape[1:]), up[..., None, None]
+        yield site, down, up, scale
+
+
+def _one(several: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor, float]:
+    """Return one update for all those of a layer, of which a file holds one, their ranks side by side."""
+    plain = [(down.detach().float().cpu(), up.detach().float().cpu(), s) for down, up, s in several]
+    if len(plain) == 1:
+        down, up, scale = plain[0]
+        return down.contiguous(), up.contiguous(), scale
+    downs, ups = [down for down, _, _ in plain], [scale * up for _, up, scale in plain]
+    return torch.cat(downs), torch.cat(ups, dim=1), 1.0
 
 
 def _write(

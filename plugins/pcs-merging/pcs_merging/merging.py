@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ from pcs_core.backbone.written import composed
 from pcs_core.engine.opening import resolve_artifact, resolve_backbone
 from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
+from pcs_merging.stacking import labelled, name_of
+from pcs_merging.weighing import read_weights, weighed
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -27,25 +29,32 @@ def merge_personalizations(
     artifacts: Sequence[Personalization | Path | str],
     backbone: Backbone | str | Path | None = None,
     *,
-    method: str = "closed-form",
+    method: str | None = None,
+    strengths: Mapping[str, float] | None = None,
+    names: Sequence[str] | None = None,
     **settings: Any,
 ) -> Personalization:
     """Merge two or more personalizations of one backbone into one that knows all their concepts.
 
-    ``method`` is the id of an installed merger; ``settings`` are its own.
+    ``method`` is the id of an installed merger, None: see :func:`usual_method`; ``settings`` are its own.
+    ``strengths`` weigh them before, as a drawing does: ``{"dog": 0.7, "cat:lora": 0.5}``, by ``names``
+    (default: of their folders, else subjects); a use's name alone is the first one's.
 
     Raises
     ------
     InputError
-        Fewer than two, two that share a token, or two tokens that stand for the same words.
+        Fewer than two, two that share a token, two tokens that stand for the same words, or a strength that
+        nothing of them has.
     ArtifactError
         They were made on different backbones.
     """
     from pcs_core import installed
 
     loaded = [p for p in (resolve_artifact(q) for q in artifacts) if p is not None]
-    if len(loaded) < 2:
+    if len(loaded) < 2 or len(loaded) < len(artifacts):
         raise InputError("a merge needs at least two personalizations")
+    if names is not None and len(names) != len(loaded):
+        raise InputError(f"names: {len(names)} of {len(loaded)} personalizations")
     if any(artifact.parts for artifact in loaded):
         raise InputError(
             "personalizations that are drawn together do not merge: give each by itself"
@@ -59,12 +68,31 @@ def merge_personalizations(
                     f"{concept.token!r}: fit one of them again with another token"
                 )
             tokens[concept.token] = artifact.subject
+    labels = labelled(names or [name_of(q, p) for q, p in zip(artifacts, loaded, strict=True)])
+    weights = read_weights(strengths or {}, loaded, labels)
+    merger = installed().get("mergers", method or usual_method(loaded))
     opened = resolve_backbone(backbone, loaded[0])
     for artifact in loaded[1:]:
         resolve_backbone(opened, artifact)
     words = words_of(loaded, opened)
-    merged: Personalization = installed().get("mergers", method)(loaded, opened, **settings)
-    return replace(merged, extra={**merged.extra, "words": words}) if words else merged
+    acting = [weighed(p, opened, own) for p, own in zip(loaded, weights, strict=True)]
+    merged: Personalization = merger(acting, opened, **settings)
+    extra = {**merged.extra, **({"words": words} if words else {})}
+    if strengths:
+        extra["strengths"] = {
+            f"{label}:{use}": value
+            for label, own in zip(labels, weights, strict=True)
+            for use, value in own.items()
+        }
+    return replace(merged, extra=extra)
+
+
+def usual_method(artifacts: Sequence[Personalization]) -> str:
+    """Return the merger that a technique of each names as its paper's, else "sum", which adds them up."""
+    named = [
+        {use.technique.merges_by for use in artifact.recipe.uses} - {""} for artifact in artifacts
+    ]
+    return next(iter(sorted(set.intersection(*named))), "sum")
 
 
 def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[str, dict[str, str]]:

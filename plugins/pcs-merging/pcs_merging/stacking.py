@@ -49,7 +49,7 @@ def stack_personalizations(
         raise InputError("give personalizations to draw with, at least one")
     if len(loaded) == 1:
         return loaded[0]
-    labels = labelled(names or [_name(q, p) for q, p in zip(given, loaded, strict=True)])
+    labels = labelled(names or [name_of(q, p) for q, p in zip(given, loaded, strict=True)])
     check_one_backbone(loaded, labels)
     check_layers(loaded, labels)
     lead = leading(loaded, labels)
@@ -228,5 +228,6 @@ def _free(name: str, taken: Sequence[str], form: str) -> str:
     return free
 
 
-def _name(given: Any, part: Personalization) -> str:
+def name_of(given: Any, part: Personalization) -> str:
+    """Return what a personalization is called: by its folder, where it was given as one, else its subject."""
     return Path(given).name if isinstance(given, str | Path) else part.subject

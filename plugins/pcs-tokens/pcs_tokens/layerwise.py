@@ -79,8 +79,7 @@ class LayerwiseToken(LearnableToken):
             raise CapabilityError(f"{self.id}: the denoiser has no cross-attention site")
         kind = LayerRows if self.stages == 1 else StagedRows
         edits = []
-        for slot in range(max(len(c) for c in features.concepts)):
-            concepts = [c[min(slot, len(c) - 1)] for c in features.concepts]
+        for concepts in self._slots(features):
             start = torch.stack(
                 [self._start(run, concept, subject) for subject, concept in enumerate(concepts)]
             )

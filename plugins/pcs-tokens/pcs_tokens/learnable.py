@@ -10,9 +10,12 @@ from torch import nn
 
 from pcs_core import Technique, hookimpl
 from pcs_core.data import Features, Fusion, TokenEdit, Word
+from pcs_core.errors import InputError
 from pcs_tokens.templates import TEMPLATES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from pcs_core.data import Concept, Run, Subject
@@ -36,7 +39,7 @@ class LearnableToken(Technique):
     id = "tokens.learnable"
     rowwise = True
     catalogue: ClassVar[tuple[str, ...]] = ("learnable-token",)
-    later = ("sigma",)
+    later = ("sigma", "tokens")
     weighs = ("*/rows",)
 
     vectors: Annotated[int, Field(ge=1, le=64)] = 1
@@ -55,6 +58,8 @@ class LearnableToken(Technique):
     """Whether the noun follows the token wherever it stands, in captions and prompts ("<dog> dog")."""
     templates: tuple[str, ...] = TEMPLATES
     """Captions of references that have none; ``{token}`` stands for the subject."""
+    tokens: tuple[str, ...] = ()
+    """Placeholders that get rows here, where another use gives the others theirs; empty: every concept's."""
 
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
@@ -68,8 +73,7 @@ class LearnableToken(Technique):
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Put one stacked row block per concept slot into the vocabulary."""
         edits = []
-        for slot in range(max(len(c) for c in features.concepts)):
-            concepts = [c[min(slot, len(c) - 1)] for c in features.concepts]
+        for concepts in self._slots(features):
             start = torch.stack(
                 [self._start(run, concept, subject) for subject, concept in enumerate(concepts)]
             )
@@ -85,6 +89,12 @@ class LearnableToken(Technique):
         row = run.embed_words(noun).mean(dim=0).to(value)
         return row + strength * (value - row)
 
+    def _slots(self, features: Features) -> list[list[Concept]]:
+        """Return the concepts that get rows, one of each subject at a time; one with fewer repeats its last."""
+        meant = [self._meant(concepts) for concepts in features.concepts]
+        count = max(len(c) for c in meant)
+        return [[c[min(slot, len(c) - 1)] for c in meant] for slot in range(count)]
+
     def _nouns(self, features: Features) -> tuple[Word, ...]:
         return tuple(
             Word(
@@ -94,8 +104,24 @@ class LearnableToken(Technique):
                 subject=subject if len(features.concepts) > 1 else None,
             )
             for subject, concepts in enumerate(features.concepts)
-            for concept in concepts
+            for concept in self._meant(concepts)
         )
+
+    def _meant(self, concepts: Sequence[Concept]) -> Sequence[Concept]:
+        """Return those of a subject's concepts that get rows here.
+
+        Raises
+        ------
+        InputError
+            None does.
+        """
+        meant = [c for c in concepts if not self.tokens or c.token in self.tokens]
+        if not meant and concepts:
+            raise InputError(
+                f"{self.id}: no concept has the placeholder {' or '.join(map(repr, self.tokens))} of its "
+                f"setting tokens (there are: {', '.join(c.token for c in concepts)})"
+            )
+        return meant
 
     def _start(self, run: Run, concept: Concept, subject: int) -> Tensor:
         word = self.init_word if self.init == "word" and self.init_word else concept.noun

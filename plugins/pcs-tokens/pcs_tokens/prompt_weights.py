@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from pcs_core import Technique, hookimpl
+from pcs_core.backbone import weight_in
 from pcs_core.data import Fusion
 from pcs_tokens.weight_syntax import SYNTAXES, Parts
 
@@ -17,8 +20,24 @@ if TYPE_CHECKING:
     from pcs_core.data import Run
 
 
+LOGGER = logging.getLogger("pcs")
 ROUNDING = 1e-5
 """A mean that is smaller than this part of the numbers' size is rounding."""
+
+
+@lru_cache(maxsize=1024)  # one text is read again and again in a drawing: say it once
+def tell_unread(text: str, syntax: str, other: str) -> None:
+    """Say what looks like a weight in ``text`` and is none in ``syntax``."""
+    if weight := weight_in(text, other):
+        LOGGER.warning(
+            "%r weighs nothing as %s reads it: it looks like a weight of %s (--weights %s)",
+            *(weight, syntax, other, other),
+        )
+    if syntax == "a1111" and (weight := weight_in(text, syntax)) and not weight.endswith(")"):
+        LOGGER.warning(
+            "%r is never closed: as a1111 reads it, it weighs 1.1 up to the end, and its number is text",
+            weight,
+        )
 
 
 class Scaled:
@@ -34,6 +53,10 @@ class Scaled:
     def parts(self, text: str) -> Parts:
         """Return the pieces of ``text`` with their weights."""
         return SYNTAXES["a1111"](text)
+
+    def tell(self, text: str) -> None:
+        """Say what looks like a weight and is none."""
+        tell_unread(text, "a1111", "compel")
 
     def weigh(self, text: Tensor, weights: Tensor, empty: Callable[[], Tensor]) -> Tensor:
         """Return text [n l d] times weights [n l], the mean of each row as before."""
@@ -58,6 +81,10 @@ class Lerped:
     def parts(self, text: str) -> Parts:
         """Return the pieces of ``text`` with their weights."""
         return SYNTAXES["compel"](text)
+
+    def tell(self, text: str) -> None:
+        """Say what looks like a weight and is none."""
+        tell_unread(text, "compel", "a1111")
 
     def weigh(self, text: Tensor, weights: Tensor, empty: Callable[[], Tensor]) -> Tensor:
         """Return text [n l d] as far from the empty prompt's as weights [n l] say."""

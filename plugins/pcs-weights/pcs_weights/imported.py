@@ -60,6 +60,14 @@ class AddedUpdate(Update):
         stride = -(-x.shape[-1] // y.shape[-1])
         return F.conv2d(low, delta, stride=stride, padding=delta.shape[-1] // 2).to(y.dtype)
 
+    def low_rank(self) -> tuple[Tensor, Tensor, float] | None:
+        """Return the two factors and their scale, where it is a product of two."""
+        tensors = self.tensors()
+        if tensors.keys() != {"down", "up"}:
+            return None
+        scale = float(self.scale * self.strength)
+        return tensors["down"].flatten(1), tensors["up"].flatten(1), scale
+
 
 class AddedBias(WeightEdit):
     """y + strength * b: the difference of a layer's or norm's bias."""

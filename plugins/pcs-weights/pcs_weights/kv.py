@@ -69,6 +69,7 @@ class KVDelta(Technique):
     catalogue = ("kv-finetune",)
     neutral = {"strength": 0.0}
     weighs = ("*",)
+    merges_by = "closed-form"
 
     sites: str = "cross"
     """Which attention sites get a delta: "cross", "self", "joint", "attention", or globs joined by ``|``."""

@@ -61,6 +61,10 @@ class LowRank(WeightEdit):
         added = self._added(x, y, self.A, self.B, subject) * self.scale
         return self._thinned(added, cond).to(y.dtype)
 
+    def low_rank(self) -> tuple[Tensor, Tensor, float] | None:
+        """Return the first subject's factors and their scale."""
+        return self.A[0], self.B[0], float(self.scale)
+
     def _added(self, x: Tensor, y: Tensor, a: Tensor, b: Tensor, which: Tensor | None) -> Tensor:
         """Return B A x in the shape of ``y``, by the factors a [n r in] and b [n out r] at ``which`` [b]."""
         low = x.to(a.dtype)  # the factors stay in fp32 whatever the network's dtype
@@ -147,6 +151,10 @@ class ReferenceLowRank(LowRank):
         known = (index >= 0).to(added.dtype).repeat_interleave(len(added) // len(index))
         added = added * known.view(-1, *[1] * (added.dim() - 1))
         return self._thinned(added, cond).to(y.dtype)
+
+    def low_rank(self) -> tuple[Tensor, Tensor, float] | None:
+        """Return the sum of the first subject's updates, as one of N times the rank, and the scale."""
+        return self.A[0].flatten(0, 1), self.B[0].transpose(0, 1).flatten(1, 2), float(self.scale)
 
     def stored(self, key: str, tensor: Tensor, subject: int = 0) -> Tensor:
         """Return the factors of the subject's own references."""

@@ -22,6 +22,7 @@ class ClosedFormMerge(Technique):
     stacks_subjects = False
     neutral = {"strength": 0.0}
     weighs = ("*",)
+    merges_by = "closed-form"
 
     sites: str = "cross"
     """Attention sites that were merged."""

@@ -118,8 +118,7 @@ def deltas_of(artifact: Personalization) -> dict[str, Tensor]:
     if not deltas:
         raise InputError(
             f"{artifact.subject!r} (recipe {artifact.recipe.id!r}) has no key/value deltas: these are what "
-            "merges in closed form or as an average, of weights.kv, as in custom-diffusion; low-rank updates "
-            "merge by --method gradient-fusion, and `pcs sample A --add B PROMPT` draws with two artifacts "
-            "as they are"
+            "merges in closed form or as an average, of weights.kv, as in custom-diffusion; --method sum "
+            "adds up low-rank updates and learned words, --method gradient-fusion fuses low-rank updates"
         )
     return deltas

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pcs_cli.claims import release, take
 from pcs_cli.fingerprint import facts
 from pcs_cli.fit import diverged
-from pcs_cli.fit_plan import FitPlan, plan_fit
+from pcs_cli.fit_plan import FitPlan, plan_fit, shown_as
 from pcs_cli.fit_start import FitStart
 from pcs_cli.fit_work import Workplace, open_workplace, partial_folder
 from pcs_cli.many.joint import kind_of, why_apart
@@ -18,7 +18,9 @@ from pcs_cli.many.journal import BEGUN, DONE, FAILED, Journal, digest
 from pcs_cli.many.packer import Packer
 from pcs_cli.output import complain, notice
 from pcs_cli.output_folder import Destination
+from pcs_core.backbone import suspended
 from pcs_core.engine.adapters import find_adapter, needs_adapter
+from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.fit import Fitting, checked
 from pcs_core.errors import InputError, PcsError
 
@@ -28,6 +30,10 @@ if TYPE_CHECKING:
     from pcs_cli.many.queue_file import Line
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
+
+
+BUCKETS = "their batches hold one size each"
+"""Why fits of buckets share no forward."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Job:
     kind: tuple[Any, ...]
     facts: Mapping[str, Any]
     apart: str = ""
+    size: tuple[int, int] | None = None
 
     @property
     def digest(self) -> str:
@@ -71,6 +78,10 @@ class Fits:
     failures: dict[str, str] = field(default_factory=dict)
     forwards: int = 0
 
+    def __post_init__(self) -> None:
+        height, width = self.backbone.card.size
+        self.own_size = height, width
+
     def run(self) -> None:
         """Fit all of them. A kill leaves what is whole, and the checkpoints of those that ran."""
         kinds: dict[Any, list[int]] = {}
@@ -81,21 +92,40 @@ class Fits:
             for (apart, *_), numbers in kinds.items():
                 if apart and len(numbers) > 1:
                     notice(f"{len(numbers)} fits train one after the other: {apart}")
-                packer = Packer(
-                    self.backbone,
-                    together=1 if apart else self.options.together,
-                    begin=self.begin,
-                    done=self.done,
-                    failed=self.failed,
-                    say=notice,
-                    precision=self.options.precision,
-                    checkpointing=self.options.checkpointing,
-                )
-                packer.run(numbers)
-                self.forwards += packer.forwards
+                with sized(self.backbone, self.jobs[numbers[0]].size):
+                    self._kind(apart, numbers)
         finally:
             for _, place in self.places.values():
                 place.close()
+
+    def _kind(self, apart: str, numbers: Sequence[int]) -> None:
+        """Fit jobs of one kind, the backbone at their size."""
+        if apart == BUCKETS:
+            for number in numbers:
+                self._whole(number)
+            return
+        packer = Packer(
+            self.backbone,
+            together=1 if apart else self.options.together,
+            begin=self.begin,
+            done=self.done,
+            failed=self.failed,
+            say=notice,
+            precision=self.options.precision,
+            checkpointing=self.options.checkpointing,
+        )
+        packer.run(numbers)
+        self.forwards += packer.forwards
+
+    def _whole(self, number: int) -> None:
+        """Fit one job as `pcs fit` does: a batch of one size is no place for another fit's rows."""
+        try:
+            with suspended(self.backbone):
+                artifacts = self.begin(number).run()
+        except PcsError as error:
+            self.failed(number, error)
+        else:
+            self.done(number, artifacts)
 
     def begin(self, number: int) -> Fitting:
         """Make the fit of a job, or take it up where it was left."""
@@ -107,7 +137,9 @@ class Fits:
         base = (
             find_adapter(plan.recipe, self.backbone, None) if needs_adapter(plan.recipe) else None
         )
-        (subject,), _ = checked(plan.recipe, plan.subjects, self.backbone)
+        (subject,), sizes = checked(
+            plan.recipe, plan.subjects, self.backbone, crop=plan.crop, buckets=plan.buckets
+        )
         fitting = Fitting(
             plan.recipe,
             [subject],
@@ -121,6 +153,9 @@ class Fits:
         )
         fitting.precision_name = self.options.precision
         fitting.checkpointing = self.options.checkpointing
+        fitting.crop = plan.crop
+        fitting.chosen_size, fitting.own_size = plan.size, self.own_size
+        fitting.sizes = sizes if plan.buckets else []
         return fitting
 
     def done(self, number: int, artifacts: list[Personalization]) -> None:
@@ -177,6 +212,9 @@ def plan_of(line: Line, options: Options, backbone: Backbone) -> FitPlan:
         overwrite=False,
         precision=options.precision,
         checkpointing=options.checkpointing,
+        crop=line.crop,
+        size=line.size,
+        buckets=line.buckets,
         opened=backbone,
     )
     # an artifact is named after its folder in the result, as that of a fit is after the pictures'
@@ -193,11 +231,13 @@ def job_of(line: Line, options: Options, backbone: Backbone) -> Job:
         As :func:`plan_of`, and what speaks against the fit besides.
     """
     plan = plan_of(line, options, backbone)
-    checked(plan.recipe, plan.subjects, backbone)
+    with sized(backbone, plan.size):
+        checked(plan.recipe, plan.subjects, backbone, crop=plan.crop, buckets=plan.buckets)
     known = facts(plan.recipe, plan.subjects, backbone.card, plan.seed, plan.device)
-    known |= {"precision": options.precision}
+    known |= {"precision": options.precision, **shown_as(plan)}
     concepts = len(plan.subjects[0].concepts)
-    return Job(line, (*kind_of(plan.recipe), concepts), known, why_apart(plan.recipe))
+    apart = BUCKETS if plan.buckets else why_apart(plan.recipe)
+    return Job(line, (*kind_of(plan.recipe), concepts, plan.size), known, apart, plan.size)
 
 
 def plan_queue(

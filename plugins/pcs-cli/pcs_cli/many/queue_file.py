@@ -14,7 +14,7 @@ from pcs_cli.many.journal import FILE
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import is_plain_name, read_text
 
-KEYS = ("system", "folder", "name", "noun", "token", "set", "seed")
+KEYS = ("system", "folder", "name", "noun", "token", "set", "seed", "size", "buckets", "crop")
 OURS = re.compile(rf"\A\.|\A{re.escape(FILE)}\Z|\.(?:partial|old|new)(?:-\d+)?\Z")
 """What stands beside the results: the journal, hidden files, and folders of work."""
 SHOWN = 40
@@ -33,6 +33,9 @@ class Line:
     token: str | None = None
     settings: tuple[str, ...] = ()
     seed: int = 0
+    size: str | None = None
+    buckets: bool = False
+    crop: str = "auto"
 
 
 def read_queue(path: Path) -> tuple[list[Line], list[str]]:
@@ -94,8 +97,22 @@ def read_line(row: str, place: str, beside: Path) -> Line:
     where = beside / Path(folder).expanduser()
     name = _text(said, "name") or where.resolve().name
     check_name(name)
-    noun, token = _text(said, "noun"), _text(said, "token")
-    return Line(place, system, where, name, noun, token, tuple(_settings(said.get("set"))), seed)
+    buckets = said.get("buckets", False)
+    if not isinstance(buckets, bool):
+        raise InputError(f"'buckets' is {buckets!r}: give true or false")
+    return Line(
+        place,
+        system,
+        where,
+        name,
+        noun=_text(said, "noun"),
+        token=_text(said, "token"),
+        settings=tuple(_settings(said.get("set"))),
+        seed=seed,
+        size=_text(said, "size"),
+        buckets=buckets,
+        crop=_text(said, "crop") or "auto",
+    )
 
 
 def check_name(name: str) -> None:
