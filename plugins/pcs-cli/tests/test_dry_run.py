@@ -148,7 +148,6 @@ def test_names_of_other_tools_and_forms_are_read(
         ("0.txt", "a dog".encode("utf-16-le"), "is no text, or UTF-16"),
         ("2.exr", b"x", ".exr pictures are not read"),
         ("2.jpg", b"\xff\x0a____", "holds JPEG XL, which is not read"),
-        ("2.png", None, "is HDR (its cICP chunk says PQ)"),
     ],
 )
 def test_what_is_not_read_is_refused_by_its_true_cause(
@@ -156,19 +155,27 @@ def test_what_is_not_read_is_refused_by_its_true_cause(
     fit_arguments: list[object],
     tmp_path: Path,
     name: str,
-    content: bytes | None,
+    content: bytes,
     said: str,
 ) -> None:
-    folder = tmp_path / "subjects" / "rex"
-    if content is None:  # a picture with what it says of its colour behind its head of 33 bytes
-        plain, chunk = (folder / "0.png").read_bytes(), b"cICP" + bytes((9, 16, 0, 1))
-        coded = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        content = plain[:33] + coded + plain[33:]
-    (folder / name).write_bytes(content)
+    (tmp_path / "subjects" / "rex" / name).write_bytes(content)
     done = pcs(*fit_arguments, "--dry-run")
     assert done.code == 2
     assert said in done.err
     assert name in done.err
+
+
+def test_high_dynamic_range_is_said_with_its_file(
+    pcs: Callable, fit_arguments: list[object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "subjects" / "rex"
+    # what a picture says of its colour stands behind its head of 33 bytes
+    plain, chunk = (folder / "0.png").read_bytes(), b"cICP" + bytes((9, 16, 0, 1))
+    coded = struct.pack(">I", 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    (folder / "2.png").write_bytes(plain[:33] + coded + plain[33:])
+    (row,) = json.loads(pcs(*fit_arguments, "--dry-run", "--json").out)["subjects"]
+    (note,) = [f["note"] for f in row["files"] if f["file"] == "2.png"]
+    assert "its cICP chunk says PQ" in note
 
 
 def test_how_long_it_takes_is_measured_and_printed(

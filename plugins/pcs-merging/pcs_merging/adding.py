@@ -208,7 +208,7 @@ def tensors_of(sums: Sums, uses: Sequence[Mapping[str, Any]]) -> dict[str, Tenso
         for use in uses
         if use["technique"] == LOW_RANK
     }
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for site, (down, up) in sums.factors.items():
         name = f"{owners[site.part, site.kind, len(down)]}/{site.name}"
         tensors |= {f"{name}/A": down.contiguous(), f"{name}/B": up.contiguous()}
