@@ -17,6 +17,7 @@ from pcs_core.errors import InputError, UnknownNameError, nearest
 from pcs_core.small_files import check_bounds
 
 
+# long: the options of a command
 def merge(
     folders: Annotated[
         list[Path], typer.Argument(metavar="A B...", help="Artifacts made on one backbone.")

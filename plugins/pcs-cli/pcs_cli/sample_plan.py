@@ -219,8 +219,8 @@ def read_strengths(
     recipe = () if personalization is None else personalization.recipe.uses
     strengths = numbers_by_name(words)
     if personalization is not None and folders:
-        own = personalization.parts[0][1] if personalization.parts else personalization
-        strengths = of_first(strengths, folders[0].expanduser().resolve().name, own)
+        first = personalization.parts[0][1] if personalization.parts else personalization
+        strengths = of_first(strengths, folders[0].expanduser().resolve().name, first)
     part_strengths(strengths, (*recipe, *preset.uses))
     return strengths
 
@@ -232,14 +232,14 @@ def of_first(
     from pcs_core.engine.strengths import strength_names
 
     known = strength_names(first.recipe.uses)
-    told: dict[str, float] = {}
+    read: dict[str, float] = {}
     for name, value in strengths.items():
         if name == label and name not in known and known:
-            told |= dict.fromkeys(dict.fromkeys(known.values()), value)
+            read |= dict.fromkeys(dict.fromkeys(known.values()), value)
         else:
             short = name.removeprefix(f"{label}:")
-            told[short if short in known else name] = value
-    return told
+            read[short if short in known else name] = value
+    return read
 
 
 def read_preset(

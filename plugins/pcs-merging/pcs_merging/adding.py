@@ -145,9 +145,9 @@ def kept_uses(
     for prefix, part in stacked.parts:
         for use in part.recipe.uses:
             name = prefix + use.name
-            own = [e for e in edits.get(name, ()) if e.mode != "fit"]
-            if acts(use) and own and any(low_rank_of(e) is None for e in own):
-                words = any(isinstance(edit, TokenEdit) for edit in own)
+            acting = [e for e in edits.get(name, ()) if e.mode != "fit"]
+            if acts(use) and acting and any(low_rank_of(e) is None for e in acting):
+                words = any(isinstance(edit, TokenEdit) for edit in acting)
                 several = len(stacked.concepts) > len(part.concepts)
                 tables.append(
                     {
@@ -255,7 +255,7 @@ def check_alike(
     with restored(merged, backbone, 0) as (_, fusion):
         after = {(e.owner, e.key()): e for e in fusion.edits if e.owner in owners}
         for place in before.keys() | after.keys():
-            ours, theirs = (held(es.get(place)) for es in (before, after))
+            ours, theirs = (state_of(es.get(place)) for es in (before, after))
             if ours.keys() != theirs.keys() or not all(
                 torch.equal(ours[name], theirs[name]) for name in ours
             ):
@@ -265,7 +265,7 @@ def check_alike(
                 )
 
 
-def held(edit: Edit | None) -> dict[str, Tensor]:
+def state_of(edit: Edit | None) -> dict[str, Tensor]:
     """Return the parameters and buffers of an edit by name."""
     if not isinstance(edit, torch.nn.Module):
         return {}

@@ -75,14 +75,14 @@ def merge_personalizations(
     for artifact in loaded[1:]:
         resolve_backbone(opened, artifact)
     words = words_of(loaded, opened)
-    acting = [weighed(p, opened, own) for p, own in zip(loaded, weights, strict=True)]
+    acting = [weighed(p, opened, by_use) for p, by_use in zip(loaded, weights, strict=True)]
     merged: Personalization = merger(acting, opened, **settings)
     extra = {**merged.extra, **({"words": words} if words else {})}
     if strengths:
         extra["strengths"] = {
             f"{label}:{use}": value
-            for label, own in zip(labels, weights, strict=True)
-            for use, value in own.items()
+            for label, by_use in zip(labels, weights, strict=True)
+            for use, value in by_use.items()
         }
     return replace(merged, extra=extra)
 

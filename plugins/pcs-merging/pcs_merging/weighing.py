@@ -48,18 +48,18 @@ def read_weights(
         )
     read: list[dict[str, float]] = []
     for label, artifact in zip(labels, artifacts, strict=True):
-        own = {
+        by_use = {
             name.removeprefix(f"{label}:"): value
             for name, value in weights.items()
             if name.startswith(f"{label}:")
         }
         stored = {name.partition("/")[0] for name in artifact.tensors}
-        for use in own.keys() - stored:
+        for use in by_use.keys() - stored:
             raise InputError(
                 f"strength of {use!r} of {label!r}: the artifact holds no tensors of it that could be weighed "
                 "(its pre-trained weights are shared)"
             )
-        read.append(own)
+        read.append(by_use)
     return read
 
 

@@ -97,13 +97,19 @@ def test_a_sum_draws_what_both_draw_together(
     merged = merge_personalizations(parts, tiny, method="sum", strengths=strengths)
     save(merged, tmp_path / "merged")
     stored = load(tmp_path / "merged")
-    own = {n.removeprefix("dog:"): v for n, v in strengths.items() if n != "dog"}
+    together_at = {n.removeprefix("dog:"): v for n, v in strengths.items() if n != "dog"}
     if "dog" in strengths:
-        own |= {u.get("name", "lora"): strengths["dog"] for u in ours[1:]}
-    together = sample(parts, tiny, PROMPT, strengths=own, **DRAWING)
+        together_at |= {u.get("name", "lora"): strengths["dog"] for u in ours[1:]}
+    together = sample(parts, tiny, PROMPT, strengths=together_at, **DRAWING)
     torch.testing.assert_close(sample(stored, tiny, PROMPT, **DRAWING), together, atol=1e-5, rtol=0)
-    apart = sample(parts, tiny, PROMPT, strengths=dict.fromkeys(own, 1.0) if own else {}, **DRAWING)
-    assert not own or (together - apart).abs().max() > 1e-4  # the strengths are seen
+    apart = sample(
+        parts,
+        tiny,
+        PROMPT,
+        strengths=dict.fromkeys(together_at, 1.0) if together_at else {},
+        **DRAWING,
+    )
+    assert not together_at or (together - apart).abs().max() > 1e-4  # the strengths are seen
     alone = sample(parts[:1], tiny, "a photo of <a> and tiger", **DRAWING)
     assert (together - alone).abs().max() > 1e-4
 
