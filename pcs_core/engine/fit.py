@@ -36,6 +36,7 @@ from pcs_core.engine.continuing import (
 from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.fit_rows import FitSupply
+from pcs_core.engine.freeing import free_circles, size_of
 from pcs_core.engine.given import check_count, check_switch, given_subjects
 from pcs_core.engine.live import Drawing, live_drawing
 from pcs_core.engine.memory_bounds import check_rows
@@ -161,6 +162,9 @@ def fit(
             fitting.sizes = [sizes[number]] if buckets else []
             with suspended(opened):
                 results += fitting.run()
+            size = size_of(fitting.fusion)
+            del fitting
+            free_circles(size)
     return results
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pcs_core.backbone import import_tensors
 from pcs_core.data import Features, Recipe, Word
 from pcs_core.engine.adapters import adapter_of
+from pcs_core.engine.freeing import size_of
 from pcs_core.engine.run import EngineRun
 from pcs_core.engine.strengths import weighed_tensors
 from pcs_core.errors import InputError
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 KEPT = 8
 """Personalizations that stay ready on one backbone."""
+KEPT_BYTES = 2**30
+"""What their edits may hold together. The last one drawn stays, whatever it holds."""
 
 
 @contextmanager
@@ -63,17 +66,19 @@ def restored(
     kept = shelf.pop(key, None)
     if kept is None:
         run, fusion = restore(artifact, backbone, seed, (), weights)
-        features = run.features
+        features, size = run.features, size_of(fusion)
     else:
-        _, _, run, fusion, features = kept
+        _, _, run, fusion, features, size = kept
         run.seed, run.features = seed, features
         run.scratch.clear()
     yield run, fusion
     if not any(edit.LARGE for edit in fusion.edits):
         # the artifact and its tensors too: an id is free for others once its object is gone
-        shelf[key] = (artifact, tensors, run, fusion, features)
-        while len(shelf) > KEPT:
+        shelf[key] = (artifact, tensors, run, fusion, features, size)
+        sizes = [kept[-1] for kept in shelf.values()]
+        while len(sizes) > KEPT or (len(sizes) > 1 and sum(sizes) > KEPT_BYTES):
             shelf.popitem(last=False)
+            sizes.pop(0)
 
 
 def restore(

@@ -129,3 +129,14 @@ def test_only_some_stay_and_none_that_replaces_the_networks_weights(
     draw(whole, backbone)
     draw(whole, backbone)
     assert made == [whole, whole]
+
+
+def test_what_stays_is_bounded_in_bytes_too(
+    artifacts: list[Personalization], made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = open_backbone("tiny")
+    monkeypatch.setattr(restoring, "KEPT_BYTES", 1)
+    for who in (artifacts[0], artifacts[0], artifacts[1], artifacts[0]):
+        draw(who, backbone)
+    # the last one stays, whatever it holds
+    assert [next(i for i, p in enumerate(artifacts) if p is m) for m in made] == [0, 1, 0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,8 +65,8 @@ def write_recogniser(path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def skeletons() -> Callable[[str], Backbone]:
-    """Return the skeleton of a family, built once a module."""
+def skeletons() -> Iterator[Callable[[str], Backbone]]:
+    """Return the skeleton of a family, built once a module; its memory is given back at the end."""
     from pcs_diffusers.skeletons import SKELETONS
 
     built: dict[str, Backbone] = {}
@@ -75,7 +77,18 @@ def skeletons() -> Callable[[str], Backbone]:
             built[family] = SKELETONS[family]()
         return built[family]
 
-    return open_one
+    yield open_one
+    built.clear()
+    give_memory_back()
+
+
+def give_memory_back() -> None:
+    """Return to the system what is free: the allocator keeps it, and two workers have one memory."""
+    gc.collect()
+    library = ctypes.util.find_library("c")
+    trim = getattr(ctypes.CDLL(library), "malloc_trim", None) if library else None
+    if trim is not None:  # glibc's
+        trim(0)
 
 
 @pytest.fixture
@@ -95,6 +108,8 @@ def runs_on_skeleton(
         assert all(bool(torch.isfinite(t).all()) for t in artifact.tensors.values())
         if any(not phase.pretrain for phase in recipe.phases):
             assert artifact.tensors
+        del artifact, picture
+        give_memory_back()
 
     return run
 

@@ -40,6 +40,7 @@ from pcs_core.data import (
 from pcs_core.engine.adapters import digest
 from pcs_core.engine.batches import stack_regions
 from pcs_core.engine.checkpoints import Checkpoints
+from pcs_core.engine.freeing import free_circles
 from pcs_core.engine.phase_loop import Training, train_phase
 from pcs_core.engine.precision import Precision
 from pcs_core.engine.prepare import fit_image, fit_points, regions_of, subject_masks
@@ -109,9 +110,11 @@ def pretrain(
             f"the weights to start from are of system {init.recipe.id!r}, not of {recipe.id!r}"
         )
     with suspended(backbone):
-        return _Pretraining(
+        artifact = _Pretraining(
             recipe, records, backbone, seed, work, resume, precision, checkpointing, watch, init
         ).run()
+    free_circles(sum(t.numel() * t.element_size() for t in artifact.tensors.values()))
+    return artifact
 
 
 @dataclass
