@@ -96,9 +96,10 @@ PROMISES = (
         tuple(f"engine/{name}.py" for name in "checkpoints continuing restoring adapters".split()),
     ),
     Topic(
-        "Several devices",
-        "Shares of one step, with the gradient of one process. Only the loop knows which rows a mean is of.",
-        ("engine/processes.py",),
+        "Devices and their memory",
+        "Shares of one step, with the gradient of one process: only the loop knows which rows a mean is of. "
+        "How threads wait, and when what a training held is given back.",
+        ("engine/processes.py", "engine/freeing.py", "threads.py"),
     ),
     Topic(
         "What users bring",

@@ -19,6 +19,7 @@ import typer
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
 from pcs_core.errors import ConflictError, missing_distribution
+from pcs_core.threads import POLICY, SLEEP, quota, sleep_while_waiting
 
 if TYPE_CHECKING:
     from pcs_core.catalogue import Catalogue
@@ -72,7 +73,22 @@ def _torch() -> Iterator[Finding]:
     yield Finding("torch", "ok", torch.__version__)
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield Finding("devices", "ok", ", ".join(["cpu", *gpus]))
-    yield Finding("threads", "ok", str(torch.get_num_threads()))
+    yield _threads(torch.get_num_threads())
+
+
+def _threads(count: int) -> Finding:
+    share = quota()
+    bound = "" if share is None else f" of the {share} cores that this container may use"
+    if count == 1:
+        return Finding("threads", "ok", f"1{bound}")
+    if sleep_while_waiting():
+        return Finding("threads", "ok", f"{count}{bound}, which sleep while they wait")
+    return Finding(
+        "threads",
+        "note",
+        f"{count}{bound}, which keep a core busy while they wait: beside another program a step takes many "
+        f"times as long; set {POLICY}={SLEEP}, or import pcs_core before torch",
+    )
 
 
 def _plugins(known: Catalogue) -> Iterator[Finding]:
