@@ -162,9 +162,9 @@ def fit(
             fitting.sizes = [sizes[number]] if buckets else []
             with suspended(opened):
                 results += fitting.run()
-            size = size_of(fitting.fusion)
+            held = size_of(fitting.fusion)
             del fitting
-            free_circles(size)
+            free_circles(held)
     return results
 
 
