@@ -162,9 +162,9 @@ def fit(
             fitting.sizes = [sizes[number]] if buckets else []
             with suspended(opened):
                 results += fitting.run()
-            held = size_of(fitting.fusion)
+            trained = size_of(fitting.fusion)
             del fitting
-            free_circles(held)
+            free_circles(trained)
     return results
 
 
