@@ -6,7 +6,9 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import pytest
 
@@ -14,9 +16,27 @@ if "PCS_CACHE" not in os.environ:
     os.environ["PCS_CACHE"] = tempfile.mkdtemp(prefix="pcs-cache-")
     atexit.register(shutil.rmtree, os.environ["PCS_CACHE"], ignore_errors=True)
 
+os.environ.setdefault("PCS_DAY", str(datetime.now(UTC).toordinal()))  # of all processes of a run
+PARTS = 3
+"""Of tests marked `rotated` each day runs one in so many."""
 BEFORE = pytest.StashKey[set[str]]()
 TOOLS = {".pytest_cache", ".hypothesis", "build"}
 """What tools write beside the checkout's files."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what is another day's turn of the tests marked ``rotated``: three days see them all.
+
+    With a recipe or technique more such tests grow by a dozen. One that is named runs on any day.
+    """
+    today, counts = int(os.environ["PCS_DAY"]), Counter[str]()
+    for item in items:
+        if item.get_closest_marker("rotated"):
+            test = item.nodeid.partition("[")[0]
+            if (counts[test] + today) % PARTS:
+                item.add_marker("slow")
+            counts[test] += 1
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

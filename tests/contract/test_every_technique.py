@@ -20,6 +20,7 @@ def test_contract(id: str, check: Callable[[Case], None]) -> None:
     check(case(id))
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("id", catalogue().ids("techniques"))
 def test_pairs(id: str) -> None:
     """Every technique beside every one that comes after it in the alphabet, where both can run."""

@@ -29,6 +29,7 @@ def test_fails_when_neutral(system: str) -> None:
     assert not find(system).run(neutral=True).holds
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize(("system", "name"), PAIRS)
 def test_fails_on_a_neighbour(system: str, name: str) -> None:
     check = find(system)

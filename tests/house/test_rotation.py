@@ -1,0 +1,39 @@
+"""Three days of `make test` see every test marked `rotated`, each once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = """
+import pytest
+
+@pytest.mark.rotated
+@pytest.mark.parametrize("n", range(5))
+def test_of_many(n): pass
+
+@pytest.mark.rotated
+def test_alone(): pass
+
+def test_each_day(): pass
+"""
+
+
+def test_three_days_see_all(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(FILE)
+    (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"))
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow:\n    rotated:\n")
+    code = (
+        "import os, sys, pytest\n"
+        "for day in ('739000', '739001', '739002'):\n"
+        "    os.environ['PCS_DAY'] = day\n"
+        "    pytest.main(['-q', '--collect-only', '-m', 'not slow', '-p', 'no:cacheprovider'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    seen = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+    each = [f"test_of_many[{n}]" for n in range(5)]
+    assert sorted(seen) == sorted([*each, "test_alone", *["test_each_day"] * 3])
