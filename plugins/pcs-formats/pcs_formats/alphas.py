@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,21 @@ if TYPE_CHECKING:
 
 METADATA = "lora_adapter_metadata"
 NETWORKS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
-KNOWN = ("lora_alpha", "alpha_pattern", "r", "rank_pattern", "use_rslora", "use_dora")
-"""Keys of peft's configuration that say by how much an update counts."""
+LYCORIS = ("LOHA", "LOKR")
+"""peft's own types that call alpha "alpha", and divide it by the configuration's rank."""
+CHANGED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways of peft to begin that take from the base's weights what the update starts with."""
+TENSORS, NOWHERE = "its own tensors", ""
+"""Where a layer's alpha is from, beside a configuration's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alpha:
+    """A layer's ``value`` (None: said nowhere), its ``place``, and its ``factor`` where only that is said."""
+
+    value: float | None
+    place: str = NOWHERE
+    factor: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +61,39 @@ class Configuration:
         alpha = self._number("lora_alpha", "alpha_pattern", path, rank)
         # arXiv:2312.03732: alpha / sqrt(r)
         return alpha * math.sqrt(rank) if self.values.get("use_rslora") else alpha
+
+    def factor(self, path: str) -> float | None:
+        """Return alpha / rank of peft's LoHa or LoKr at ``path``; None of another type.
+
+        Raises
+        ------
+        InputError
+            A value is no number.
+        """
+        if self.values.get("peft_type") not in LYCORIS:
+            return None
+        rank = self._number("r", "rank_pattern", path, 8.0)
+        return self._number("alpha", "alpha_pattern", path, 8.0) / (rank or 1.0)
+
+    def problems(self, parts: Iterable[str]) -> list[str]:
+        """Return why updates of ``parts`` ("down", "magnitude" ...) are not what this configuration is of."""
+        held, values = set(parts), self.values
+        start, said = values.get("init_lora_weights"), []
+        if isinstance(start, str) and start.startswith(CHANGED_BASE):
+            said.append(
+                f"init_lora_weights is {start!r}: the training changed the base's weights as it began, and the "
+                "update is of that base. peft converts it: save_pretrained(..., path_initial_model_for_weight_"
+                "conversion=...)"
+            )
+        if values.get("use_dora") and held and not held & {"magnitude", "dora_scale"}:
+            said.append(
+                "use_dora is true, and the file holds no magnitude: it was left out on the way"
+            )
+        kind = values.get("peft_type")
+        lora = bool(held & {"down", "alpha"})
+        if (kind in LYCORIS and "down" in held) or (kind == "LORA" and not lora):
+            said.append(f"peft_type is {kind!r}, and the file holds {', '.join(sorted(held))}")
+        return [f"{self.place}: {text}" for text in said]
 
     def _number(self, key: str, patterns: str, path: str, default: float) -> float:
         value = self.values.get(key, default)

@@ -68,9 +68,13 @@ def import_(
         "uses": [use.name for use in artifact.recipe.uses],
         "tensors": len(artifact.tensors),
     }
+    imported = artifact.extra["imported"]
+    facts |= {key: imported[key] for key in ("alpha from", "notes") if key in imported}
     if json:
         emit(to_json.dumps(facts, indent=2, ensure_ascii=False))
         return
+    for note in imported.get("notes", ()):
+        notice(note)
     if any(phase.pretrain for phase in artifact.recipe.phases):
         notice(
             f"it is of no subject yet: pcs fit {target.folder}/recipe.toml PICTURES --adapter {target.folder} "
@@ -122,6 +126,7 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
             f"  {loader['matched']} of {loader['keys']} keys match {against}",
             *(f"  problem: {text}" for text in loader["problems"]),
             *(f"  missing: {key}" for key in loader["missing"]),
+            *(f"  note: {text}" for text in loader["notes"]),
             *(f"  {name}: {listed(value)}" for name, value in loader["facts"].items()),
         ]
     lines += [f"metadata {key}: {value}" for key, value in facts["metadata"].items()]

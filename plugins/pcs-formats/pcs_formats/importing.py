@@ -101,6 +101,7 @@ def described(id: str, reading: Reading, contents: Contents) -> dict[str, Any]:
         "missing": reading.missing[:EXAMPLES],
         "problems": reading.problems[:EXAMPLES],
         "facts": reading.facts,
+        "notes": reading.notes,
         "uses": [use.name for use in reading.uses],
     }
 

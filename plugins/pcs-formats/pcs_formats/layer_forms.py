@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Site
+    from pcs_formats.alphas import Alpha
     from pcs_formats.layer_parts import LayerParts
 
 
@@ -28,7 +29,7 @@ class Form:
     tensors: Mapping[str, Tensor]
 
 
-def form_of(site: Site, layer: LayerParts, alpha: float | None) -> Form:
+def form_of(site: Site, layer: LayerParts, alpha: Alpha) -> Form:
     """Return what the update of ``site`` becomes.
 
     Raises
@@ -43,10 +44,13 @@ def form_of(site: Site, layer: LayerParts, alpha: float | None) -> Form:
                 f"the layer of {layer.keys[part]!r} lacks {other!r}: the file is damaged"
             )
     if parts == {"down", "up"} and site.kind in ("linear", "conv"):
-        form = low_rank(site, layer, alpha)
+        form = low_rank(site, layer, alpha.value)
         if form is not None:
             return form
-    return Form(*other_form(site, layer, alpha))
+    technique, settings, tensors = other_form(site, layer, alpha.value)
+    if alpha.factor is not None:
+        tensors = {**tensors, "scale": torch.tensor(alpha.factor)}
+    return Form(technique, settings, tensors)
 
 
 def low_rank(site: Site, layer: LayerParts, alpha: float | None) -> Form | None:

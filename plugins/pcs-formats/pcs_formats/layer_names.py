@@ -25,6 +25,8 @@ CLIPS = ("clip_l", "clip_g", "t5xxl")
 """Names of the text encoders in files of those two."""
 T5 = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
 """Family -> its encoder that is no CLIP."""
+DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
+"""Family -> what diffusers calls the denoiser."""
 BEGINNINGS = (
     *(DOTTED[:-1]),
     *JOINED,

@@ -55,17 +55,23 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
-def by_layer(tensors: Mapping[str, Tensor]) -> tuple[dict[str, LayerParts], list[str]]:
-    """Return the layers of a file by their names in it, and the keys that are of none."""
+def by_layer(
+    tensors: Mapping[str, Tensor],
+) -> tuple[dict[str, LayerParts], list[str], list[tuple[str, str]]]:
+    """Return the layers of a file by their names in it, the keys of none, and pairs of keys of one tensor."""
     layers: dict[str, LayerParts] = {}
     strange = []
+    twice = []
     for key, tensor in tensors.items():
         if (named := split_key(key)) is None:
             strange.append(key)
             continue
         layer = layers.setdefault(named[0], LayerParts())
+        if named[1] in layer.parts:
+            twice.append((layer.keys[named[1]], key))
+            continue
         layer.parts[named[1]], layer.keys[named[1]] = tensor, key
-    return layers, strange
+    return layers, strange, twice
 
 
 def nearest_ending(key: str, known: Iterable[str]) -> str:

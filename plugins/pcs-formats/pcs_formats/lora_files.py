@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,12 @@ from pcs_core.backbone import globs_of
 from pcs_core.data import Concept
 from pcs_core.errors import InputError
 from pcs_core.small_files import parse_json
-from pcs_formats.alphas import configurations
+from pcs_formats.alphas import METADATA, NOWHERE, TENSORS, Alpha, configurations
 from pcs_formats.joined_names import joined_names, split_rows
 from pcs_formats.layer_forms import Form, form_of
 from pcs_formats.layer_names import (
     BEGINNINGS,
+    DENOISERS,
     names_of_layers,
     nearest_name,
     text_path,
@@ -48,7 +50,7 @@ def read_layers(contents: Contents, backbone: Backbone | None, given: Given) -> 
         Its metadata cannot be used.
     """
     words = {k: t for k, t in contents.tensors.items() if k.startswith(BUNDLED)}
-    layers, strange = by_layer({k: t for k, t in contents.tensors.items() if k not in words})
+    layers, strange, twice = by_layer({k: t for k, t in contents.tensors.items() if k not in words})
     if not layers or len(strange) > len(layers):
         return None
     reading = Reading(kind_of(layers), base_of(layers, contents.metadata))
@@ -60,6 +62,10 @@ def read_layers(contents: Contents, backbone: Backbone | None, given: Given) -> 
             f"{key!r} is no part of a layer's update that is known here"
             + (f", did you mean {near!r}?" if near else "")
         )
+    reading.problems += [
+        f"{key!r} and {other!r} are the same of one layer: a file holds one adapter, save them apart"
+        for key, other in twice
+    ]
     if backbone is None:
         reading.used = {*known, *words}
         return reading
@@ -135,37 +141,73 @@ def forms_of(
     """Return what each layer's update is; what is incomplete or of another shape is a problem."""
     tables = configurations(contents)
     forms = {}
+    if chosen:
+        parts = {part for layer in chosen.values() for part in layer.parts}
+        reading.problems += [p for table in tables.values() for p in table.problems(parts)]
+    alphas = []
     for site, layer in chosen.items():
         try:
             alpha = said_alpha(site, layer, tables, backbone)
+            alphas.append(alpha)
             forms[site] = form_of(site, layer, alpha)
         except InputError as error:
             reading.problems.append(str(error))
         else:
             reading.used.update(layer.keys.values())
+    if alphas:
+        tell_alphas(alphas, contents, reading)
     return forms
+
+
+def tell_alphas(alphas: Sequence[Alpha], contents: Contents, reading: Reading) -> None:
+    """Say in the reading where the alphas are from, and what of the metadata is not used."""
+    counts = Counter(alpha.place for alpha in alphas)
+    reading.facts["alpha from"] = [
+        f"{place or 'nowhere: it is the rank'}" + (f" ({count} layers)" if len(counts) > 1 else "")
+        for place, count in counts.items()
+    ]
+    silent, none = counts.get(NOWHERE, 0), sum(alpha.value == 0 for alpha in alphas)
+    said = contents.metadata.get("ss_network_alpha", "")
+    if silent and said and said != contents.metadata.get("ss_network_dim", said):
+        reading.notes.append(
+            f"its metadata says alpha {said} for rank {contents.metadata['ss_network_dim']}, and {silent} of "
+            f"{len(alphas)} layers hold none: as in kohya's own loader theirs is the rank, and the metadata is "
+            "not used"
+        )
+    elif 0 < silent < len(alphas):
+        reading.notes.append(f"{silent} of {len(alphas)} layers say no alpha: theirs is their rank")
+    if none:
+        reading.notes.append(
+            f"alpha is 0 of {none} of {len(alphas)} layers: their updates add nothing"
+        )
+    used = {alpha.place for alpha in alphas}
+    if METADATA in contents.metadata and not any(METADATA in place for place in used):
+        reading.notes.append(
+            f"its metadata {METADATA!r} speaks of none of these layers: nothing of it is used"
+        )
 
 
 def said_alpha(
     site: Site, layer: LayerParts, tables: Mapping[str, Configuration], backbone: Backbone
-) -> float | None:
-    """Return a layer's alpha: its own tensor's, else the configuration's, None where nothing is said."""
+) -> Alpha:
+    """Return a layer's alpha: its own tensor's, else the configuration's."""
     if "alpha" in layer.parts:
         alpha = layer.parts["alpha"]
         if alpha.numel() != 1:
             raise InputError(f"{layer.keys['alpha']!r} is no number, but {tuple(alpha.shape)}")
         if not math.isfinite(float(alpha)):
             raise InputError(f"{layer.keys['alpha']!r} is {float(alpha)}, which is no scale")
-        return float(alpha)
-    if "down" not in layer.parts:
-        return None
-    network, path = "unet", site.name
+        return Alpha(float(alpha), TENSORS)
+    family = backbone.card.family
+    network, path = DENOISERS.get(family, "unet"), site.name
     if site.part == "text":
-        network, _, path = text_path(backbone.card.family, site).partition(".")
-    elif "transformer" in tables:
-        network = "transformer"
+        network, _, path = text_path(family, site).partition(".")
     table = tables.get(network, tables.get(""))
-    return None if table is None else table.alpha(path, layer.parts["down"].shape[0])
+    if table is None:
+        return Alpha(None)
+    if "down" in layer.parts:
+        return Alpha(table.alpha(path, layer.parts["down"].shape[0]), table.place)
+    return Alpha(None, table.place, table.factor(path))
 
 
 def add_uses(forms: Mapping[Site, Form], backbone: Backbone, reading: Reading) -> None:

@@ -48,7 +48,8 @@ class Reading:
     """What one importer makes of a file.
 
     ``kind`` says what the file is, ``base`` the family it is for, as far as it shows, ``used`` are the keys it
-    takes, ``problems`` what it cannot take and why (each names a key), ``missing`` keys that should be there.
+    takes, ``problems`` what it cannot take and why (each names a key), ``missing`` keys that should be there,
+    ``notes`` what a user should know of how it is read.
     ``uses``, ``tensors``, ``concepts`` and ``words`` (token -> text) make the artifact. ``system`` is the id of
     the artifact's recipe and ``phases`` its tables.
     """
@@ -59,6 +60,7 @@ class Reading:
     problems: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     concepts: list[Concept] = field(default_factory=list)
@@ -80,7 +82,7 @@ def refuse_problems(reading: Reading, contents: Contents, backbone: Backbone) ->
         Names the first keys, and what was expected in their place.
     """
     unused = sorted(set(contents.tensors) - reading.used)
-    problems = list(reading.problems)
+    problems = list(dict.fromkeys(reading.problems))
     if not problems and unused:
         problems = [f"nothing reads the key {key!r}" for key in unused]
     problems += [f"the key {key!r} is missing" for key in reading.missing]
@@ -88,7 +90,7 @@ def refuse_problems(reading: Reading, contents: Contents, backbone: Backbone) ->
         more = f" (and {len(problems) - SHOWN} more)" if len(problems) > SHOWN else ""
         raise InputError(
             f"{contents.path} is not imported for backbone {backbone.card.id!r}: "
-            f"{'; '.join(problems[:SHOWN])}{more}. `pcs inspect {contents.path.name}` shows what it is for"
+            f"{'; '.join(problems[:SHOWN])}{more} (`pcs inspect {contents.path.name}` shows what it is for)"
         )
 
 
@@ -116,6 +118,8 @@ def artifact_of(
                 "sha256": contents.sha256,
                 "kind": reading.kind,
                 "metadata": {k: shortened(v) for k, v in contents.metadata.items()},
+                **{k: v for k, v in reading.facts.items() if k == "alpha from"},
+                **({"notes": list(reading.notes)} if reading.notes else {}),
             },
             **({"words": reading.words} if reading.words else {}),
         },

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
-from pcs_formats.layer_names import text_path
+from pcs_formats.layer_names import DENOISERS, text_path
 from pcs_formats.lycoris_keys import is_update, lycoris_tensors
 from pcs_formats.original_names import original_path
 from pcs_formats.usage import README, metadata, readme, usage
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pcs_core.backbone import Attachment
     from pcs_core.data import Recipe, Site
 
-DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
-"""Family -> what diffusers calls the denoiser."""
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
 """Names of a word's tensors where several encoders read it, as other tools write them."""
 
@@ -182,11 +180,19 @@ def _write(
     for edit in net.fusion.of(TokenEdit):
         rows: Any = edit.vocabulary()[0].detach().float().cpu().contiguous()  # type: ignore[attr-defined]
         name = free_name(edit.tokens[0], taken=[file, *words])
+        if named_by_file and net.backbone.tokenizer.is_entry(name.removesuffix(".safetensors")):
+            # such tools would read the learned word wherever a prompt has the usual one
+            name = free_name(f"{edit.tokens[0]}-{recipe.id}", taken=[file, *words])
         words[name] = _by_encoder(net, edit.tokens[0], rows)
         learned[name] = edit.tokens[0]
     if not tensors and not words:
         raise CapabilityError(
             f"system {recipe.id!r} holds neither low-rank updates nor learned words"
+        )
+    if tensors and not any(bool(t.any()) for name, t in tensors.items() if is_up(name)):
+        raise CapabilityError(
+            f"the updates of {recipe.id!r} are all zero, as before a fit: fit it, and export the artifact "
+            "(pcs fit, then pcs export DIR)"
         )
     facts = usage(net, recipe, learned, named_by_file=named_by_file)
     described = metadata(facts, recipe.id)
@@ -198,6 +204,14 @@ def _write(
     lora = [file] if tensors else []
     (folder / README).write_text(readme(facts, recipe.id, lora, learned), encoding="utf-8")
     return {"system": recipe.id, "files": [*lora, *words], "readme": README, **facts}
+
+
+def is_up(name: str) -> bool:
+    """Return whether a tensor of that name is one that starts at zero, in diffusers' or kohya's files.
+
+    Of LyCORIS' forms every tensor counts: which of them starts at zero differs.
+    """
+    return not name.endswith((".lora_A.weight", ".lora_down.weight", ".alpha"))
 
 
 def free_name(token: str, taken: Sequence[str]) -> str:
