@@ -8,6 +8,7 @@ from pcs_core.data import ALL
 from pcs_core.data.later import entries_of
 from pcs_core.data.masks import region_name
 from pcs_core.data.words import meet
+from pcs_core.engine.doubts import doubts
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe, Subject
@@ -46,7 +47,7 @@ def unread_marks(recipe: Recipe, subject: Subject) -> tuple[str, ...]:
             f"subject {subject.name!r}: the repeats of its pictures change nothing: no phase of {recipe.id!r} "
             "draws some of them, each shows all or none"
         )
-    return tuple(said)
+    return (*said, *doubts(subject))
 
 
 def reads_masks(recipe: Recipe) -> bool:

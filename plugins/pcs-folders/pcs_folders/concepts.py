@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pcs_core.data.concepts import check_concepts
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, read_toml
+from pcs_folders.same_names import plain
 
 FILE = "subject.toml"
 KEYS = ("name", "token", "noun", "kind")
@@ -97,3 +99,20 @@ def check_noun(noun: str, place: str) -> None:
     article, _, rest = noun.strip().partition(" ")
     if article.lower() in ("a", "an", "the") and rest.strip():
         raise InputError(f"{place}: noun {noun!r}: leave out the article: {rest.strip()!r}")
+
+
+def called(word: str, concepts: Sequence[Concept]) -> str:
+    """Return the name of the concept that ``word`` calls by its name, noun or token, else ``word`` itself.
+
+    Its name as it stands comes first; case and normal form do not count where one concept alone is meant.
+    """
+    if any(concept.name == word for concept in concepts):
+        return word
+    spelled = plain(word).casefold()
+    meant = {
+        c.name
+        for c in concepts
+        for spelling in (c.name, c.noun, c.token)
+        if plain(spelling).casefold() == spelled
+    }
+    return meant.pop() if len(meant) == 1 else word

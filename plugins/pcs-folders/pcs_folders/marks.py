@@ -11,6 +11,7 @@ from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, nearest
 from pcs_core.small_files import inside, read_json
 from pcs_folders.captions import COLUMNS
+from pcs_folders.concepts import called
 
 KEYS = ("boxes", "points", "concepts")
 
@@ -18,7 +19,7 @@ KEYS = ("boxes", "points", "concepts")
 def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
     """Return what the file says; nothing where there is none.
 
-    ``concepts`` are the names of those that the picture shows.
+    ``concepts`` in it are those that the picture shows, by name, noun or token.
 
     Raises
     ------
@@ -36,4 +37,7 @@ def read_marks(file: Path, concepts: Sequence[Concept]) -> dict[str, Any]:
             if key in COLUMNS:
                 hint = f": a caption lies beside its picture as {file.stem}.txt"
             raise InputError(f"{file}: unknown key {key!r}{hint}")
+    listed = data.get("concepts")
+    if isinstance(listed, list):
+        data["concepts"] = [called(n, concepts) if isinstance(n, str) else n for n in listed]
     return checked_marks(data, [c.name for c in concepts], str(file))

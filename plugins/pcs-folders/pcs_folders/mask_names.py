@@ -9,6 +9,7 @@ from typing import Any
 
 from pcs_core.data.subject import Concept
 from pcs_core.errors import InputError, check_utf8, nearest
+from pcs_folders.concepts import called
 from pcs_folders.images import SUFFIXES
 from pcs_folders.parts import MASK_FOLDERS, visible
 from pcs_folders.same_names import plain
@@ -84,6 +85,7 @@ def assign_masks(
     given: dict[tuple[Path, str], Path] = {}
     for path in masks:
         stem, concept = _named(path, stems, names, folder)
+        concept = None if concept is None else called(concept, concepts)
         if path.suffix.lower() != ".png":
             raise InputError(f"{path}: a mask is a PNG file: save it as {path.stem}.png")
         if stem not in stems:
