@@ -77,7 +77,7 @@ class Configuration:
 
     def problems(self, parts: Iterable[str]) -> list[str]:
         """Return why updates of ``parts`` ("down", "magnitude" ...) are not what this configuration is of."""
-        held, values = set(parts), self.values
+        present, values = set(parts), self.values
         start, said = values.get("init_lora_weights"), []
         if isinstance(start, str) and start.startswith(CHANGED_BASE):
             said.append(
@@ -85,14 +85,14 @@ class Configuration:
                 "update is of that base. peft converts it: save_pretrained(..., path_initial_model_for_weight_"
                 "conversion=...)"
             )
-        if values.get("use_dora") and held and not held & {"magnitude", "dora_scale"}:
+        if values.get("use_dora") and present and not present & {"magnitude", "dora_scale"}:
             said.append(
                 "use_dora is true, and the file holds no magnitude: it was left out on the way"
             )
         kind = values.get("peft_type")
-        lora = bool(held & {"down", "alpha"})
-        if (kind in LYCORIS and "down" in held) or (kind == "LORA" and not lora):
-            said.append(f"peft_type is {kind!r}, and the file holds {', '.join(sorted(held))}")
+        lora = bool(present & {"down", "alpha"})
+        if (kind in LYCORIS and "down" in present) or (kind == "LORA" and not lora):
+            said.append(f"peft_type is {kind!r}, and the file holds {', '.join(sorted(present))}")
         return [f"{self.place}: {text}" for text in said]
 
     def _number(self, key: str, patterns: str, path: str, default: float) -> float:
