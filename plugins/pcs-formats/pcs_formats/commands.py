@@ -18,6 +18,7 @@ FILE = typer.Argument(
 )
 
 
+# long: the options of a command
 @import_app.command()
 def import_(
     file: Annotated[Path, FILE],
