@@ -21,7 +21,7 @@ import torch
 
 from pcs_core.backbone import Attachment, trainable
 from pcs_core.catalogue import catalogue
-from pcs_core.data import BranchEdit, Phase, SampleSettings
+from pcs_core.data import BranchEdit, Phase, SampleSettings, StreamEdit
 from pcs_core.engine import fit, sample
 from pcs_core.errors import ConflictError, RecipeError
 from pcs_core.hookspecs import RUN_HOOKS
@@ -180,7 +180,10 @@ def gradients_stay_inside(case: Case) -> None:
     perturb(fusion)
     owned = trainable(fusion)
     with Attachment(backbone, fusion, fitting=True) as net:
-        seen = [case.look(net, [case.prompt(), case.prompt()]).output, *beside_the_network(net)]
+        seen = [
+            case.look(net, [case.prompt(), case.prompt()]).output,
+            *beside_the_network(net, case),
+        ]
         base = {
             f"{part}:{name}": p
             for part, module in backbone.parts.items()
@@ -202,8 +205,11 @@ def gradients_stay_inside(case: Case) -> None:
     before.assert_unchanged()
 
 
-def beside_the_network(net: Attachment) -> list[torch.Tensor]:
-    """Return what a fusion gives the network to look at: changed references, pictures of a renderable."""
+def beside_the_network(net: Attachment, case: Case) -> list[torch.Tensor]:
+    """Return what a fusion gives beside the network's answer: changed references, rendered pictures, tokens.
+
+    Streams of the fit alone are the losses' to read: no drawing has them.
+    """
     outputs = []
     if net.encodes_each_step:
         pictures = torch.stack([make_picture(i, net.backbone.card.size) for i in range(2)])
@@ -211,6 +217,10 @@ def beside_the_network(net: Attachment) -> list[torch.Tensor]:
     if net.fusion.source is not None:
         rng = torch.Generator().manual_seed(0)
         outputs.append(net.fusion.source.render(2, rng, 0.0).images)
+    if of_the_fit := [e.name for e in net.fusion.of(StreamEdit) if e.mode == "fit"]:
+        rows = net.read_features(case.features.tensors, torch.zeros(2, dtype=torch.long))
+        streams = net.streams(rows)
+        outputs.extend(streams[name] for name in of_the_fit)
     return outputs
 
 
