@@ -102,17 +102,17 @@ class Disentangle(Technique):
     def regularize(self, run: Run, step: FitStep) -> list[Loss]:
         """Return the terms that have a factor: a value for each of the subject's rows."""
         cond, rows = step.cond, step.batch.rows("subject")
-        own = _own(cond)
+        vector = _row_vectors(cond)
         terms = {}
         if self.joint:
-            terms["joint"] = self._error(step, _shifted(cond, own))
+            terms["joint"] = self._error(step, _shifted(cond, vector))
         if self.common:
             terms["common"] = _mean(step.error)
         if self.specific:
-            terms["specific"] = self._error(step, _replaced(cond, own))
+            terms["specific"] = self._error(step, _replaced(cond, vector))
         if self.apart:
             said = cond.text.float().mean(dim=1)
-            terms["apart"] = F.cosine_similarity(said, own[:, 0].float(), dim=-1, eps=1e-6)
+            terms["apart"] = F.cosine_similarity(said, vector[:, 0].float(), dim=-1, eps=1e-6)
         return [
             Loss(f"{KEY}.{name}", value, weight=getattr(self, name), rows=rows)
             for name, value in terms.items()
@@ -129,21 +129,21 @@ def _mean(error: Tensor) -> Tensor:
     return error.mean(dim=tuple(range(1, error.dim())))
 
 
-def _own(cond: Conditioning) -> Tensor:
+def _row_vectors(cond: Conditioning) -> Tensor:
     """Return the vector [b 1 w] of the reference that each row comes from; zeros where it comes from none."""
     vectors, index = cond.streams[KEY], cond.extra[REFERENCE]
     rows = torch.arange(len(vectors), device=vectors.device)
-    own = vectors[rows, index.clamp_min(0)] * (index >= 0).to(vectors).unsqueeze(-1)
-    return own.unsqueeze(1)
+    vector = vectors[rows, index.clamp_min(0)] * (index >= 0).to(vectors).unsqueeze(-1)
+    return vector.unsqueeze(1)
 
 
-def _shifted(cond: Conditioning, own: Tensor) -> Conditioning:
+def _shifted(cond: Conditioning, vector: Tensor) -> Conditioning:
     """Return ``cond`` with the vector added at every position of the text."""
-    layered = None if cond.layered is None else cond.layered + own.unsqueeze(1).to(cond.layered)
-    return cond.with_(text=cond.text + own.to(cond.text), layered=layered)
+    layered = None if cond.layered is None else cond.layered + vector.unsqueeze(1).to(cond.layered)
+    return cond.with_(text=cond.text + vector.to(cond.text), layered=layered)
 
 
-def _replaced(cond: Conditioning, own: Tensor) -> Conditioning:
+def _replaced(cond: Conditioning, vector: Tensor) -> Conditioning:
     """Return ``cond`` with the vector at every position of the text, in place of what stood there."""
-    layered = None if cond.layered is None else own.unsqueeze(1).expand_as(cond.layered)
-    return cond.with_(text=own.to(cond.text).expand_as(cond.text), layered=layered)
+    layered = None if cond.layered is None else vector.unsqueeze(1).expand_as(cond.layered)
+    return cond.with_(text=vector.to(cond.text).expand_as(cond.text), layered=layered)

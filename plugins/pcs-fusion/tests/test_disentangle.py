@@ -1,4 +1,4 @@
-"""Each row of a fit is told the vector of its own reference, by the formulas of DisenBooth's released code."""
+"""Each row of a fit is given the vector of its own reference, by the formulas of DisenBooth's released code."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def made(width: int) -> OwnVectors:
 
 def step(index: list[int], **changes: Any) -> SimpleNamespace:
     """Return a step whose network says the mean of its text at every place, and whose target is 0."""
-    told: list[Conditioning] = []
+    given: list[Conditioning] = []
 
     def evaluate(noisy: torch.Tensor, level: Any, cond: Conditioning) -> SimpleNamespace:
-        told.append(cond)
+        given.append(cond)
         return SimpleNamespace(
             output=cond.text.mean(dim=(1, 2)).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
         )
@@ -54,7 +54,7 @@ def step(index: list[int], **changes: Any) -> SimpleNamespace:
         error=torch.tensor([1.0, 2.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2),
         evaluate=evaluate,
         compute_error=lambda output, target: (output - target).square(),
-        told=told,
+        given=given,
     )
 
 
@@ -82,13 +82,13 @@ def test_another_width_starts_with_the_features_first_entries(width: int) -> Non
 def test_a_row_is_told_its_own_reference_at_every_position() -> None:
     seen: Any = step([2, -1])
     losses = {loss.name: loss for loss in Disentangle(specific=0.5).regularize(None, seen)}
-    joint, specific = seen.told
+    joint, specific = seen.given
     torch.testing.assert_close(joint.text[0], TEXT[0] + VECTORS[0, 2])
     assert torch.equal(joint.text[1], TEXT[1]), "a row of no reference has no vector"
     assert torch.equal(specific.text[0], VECTORS[0, 2].expand(5, 4))
     assert not specific.text[1].any()
-    told = {"disentangle.joint": joint.text, "disentangle.specific": specific.text}
-    for name, text in told.items():
+    given = {"disentangle.joint": joint.text, "disentangle.specific": specific.text}
+    for name, text in given.items():
         torch.testing.assert_close(losses[name].value, text.mean(dim=(1, 2)).square())
     assert losses["disentangle.common"].value.tolist() == [1.0, 2.0]
     weights = {name: loss.weight for name, loss in losses.items()}
@@ -101,9 +101,9 @@ def test_a_row_is_told_its_own_reference_at_every_position() -> None:
 def test_the_text_of_each_layer_is_shifted_too() -> None:
     seen: Any = step([0, 1], layered=TEXT.unsqueeze(1).expand(2, 3, 5, 4))
     Disentangle().regularize(None, seen)
-    own = VECTORS[torch.arange(2), torch.arange(2)]
+    each = VECTORS[torch.arange(2), torch.arange(2)]
     torch.testing.assert_close(
-        seen.told[0].layered, (TEXT + own.unsqueeze(1)).unsqueeze(1).expand(2, 3, 5, 4)
+        seen.given[0].layered, (TEXT + each.unsqueeze(1)).unsqueeze(1).expand(2, 3, 5, 4)
     )
 
 
@@ -111,7 +111,7 @@ def test_the_contrast_is_the_cosine_with_the_texts_mean() -> None:
     seen: Any = step([1, 1])
     losses = Disentangle(joint=0.0, common=0.0).regularize(None, seen)
     assert [loss.name for loss in losses] == ["disentangle.apart"]
-    assert not seen.told, "no forward for terms that are off"
+    assert not seen.given, "no forward for terms that are off"
     mean = TEXT.mean(dim=1)
     expected = (mean * VECTORS[:, 1]).sum(-1) / (mean.norm(dim=-1) * VECTORS[:, 1].norm(dim=-1))
     torch.testing.assert_close(losses[0].value, expected)
