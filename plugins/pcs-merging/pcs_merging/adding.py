@@ -83,7 +83,7 @@ def add_up(
         merged = replace(
             artifacts[0],
             recipe=recipe_of(artifacts[0], uses),
-            concepts=stacked.concepts,
+            concepts=tuple({c.token: c for p in artifacts for c in p.concepts}.values()),
             tensors={
                 **{n: t for n, t in stacked.tensors.items() if n.partition("/")[0] in owners},
                 **tensors_of(sums, uses),

@@ -14,6 +14,7 @@ from pcs_core.backbone.written import composed
 from pcs_core.engine.opening import resolve_artifact, resolve_backbone
 from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
+from pcs_merging.plain_uses import rare_word
 from pcs_merging.stacking import labelled, name_of
 from pcs_merging.weighing import read_weights, weighed
 
@@ -59,18 +60,11 @@ def merge_personalizations(
         raise InputError(
             "personalizations that are drawn together do not merge: give each by itself"
         )
-    tokens: dict[str, str] = {}
-    for artifact in loaded:
-        for concept in artifact.concepts:
-            if concept.token in tokens:
-                raise InputError(
-                    f"{tokens[concept.token]!r} and {artifact.subject!r} share the token "
-                    f"{concept.token!r}: fit one of them again with another token"
-                )
-            tokens[concept.token] = artifact.subject
     labels = labelled(names or [name_of(q, p) for q, p in zip(artifacts, loaded, strict=True)])
+    chosen = method or usual_method(loaded)
+    merger = installed().get("mergers", chosen)
+    check_tokens(loaded, labels, one_subject=chosen == "sum")
     weights = read_weights(strengths or {}, loaded, labels)
-    merger = installed().get("mergers", method or usual_method(loaded))
     opened = resolve_backbone(backbone, loaded[0])
     for artifact in loaded[1:]:
         resolve_backbone(opened, artifact)
@@ -85,6 +79,44 @@ def merge_personalizations(
             for use, value in by_use.items()
         }
     return replace(merged, extra=extra)
+
+
+def check_tokens(
+    artifacts: Sequence[Personalization], labels: Sequence[str], *, one_subject: bool
+) -> None:
+    """Refuse a token that two share, but of fits of ``one_subject`` that name it by the same usual words.
+
+    Raises
+    ------
+    InputError
+        Names both, and the token.
+    """
+    first: dict[str, tuple[str, Personalization]] = {}
+    for label, artifact in zip(labels, artifacts, strict=True):
+        for concept in artifact.concepts:
+            other, before = first.setdefault(concept.token, (label, artifact))
+            if before is artifact and other == label:
+                continue
+            if not (one_subject and rare_words(before) == rare_words(artifact) != ()):
+                raise InputError(
+                    f"{other!r} and {label!r} share the token {concept.token!r}: fit one of them again with "
+                    "another --token, or draw with both as they are: `pcs sample A --add B PROMPT` tells them "
+                    "apart"
+                )
+            LOGGER.warning(
+                "%r and %r call their subject %s by the same words: merged as fits of one",
+                *(other, label, concept.token),
+            )
+
+
+def rare_words(artifact: Personalization) -> tuple[str, ...]:
+    """Return the rare words that name the subjects of ``artifact``, with their nouns; none where it learned words.
+
+    Such a subject is nothing but what the words mean to the network as the fit left it.
+    """
+    rare = tuple(word for use in artifact.recipe.uses if (word := rare_word(use)))
+    learned = any(f"/{c.token}/" in name for name in artifact.tensors for c in artifact.concepts)
+    return () if learned or not rare else (*rare, *(c.noun for c in artifact.concepts))
 
 
 def usual_method(artifacts: Sequence[Personalization]) -> str:
@@ -113,6 +145,8 @@ def words_of(artifacts: Sequence[Personalization], backbone: Backbone) -> dict[s
             fusion_words = fusion.words
         for word in fusion_words:
             text = " ".join(composed(word.text).lower().split())
+            if meant.get(text, ("",))[0] == word.token:
+                continue  # of one subject, fitted twice
             if text in meant:
                 token, subject = meant[text]
                 raise InputError(

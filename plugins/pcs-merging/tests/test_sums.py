@@ -141,6 +141,27 @@ def test_updates_of_one_layer_become_one_of_both_ranks(
     assert less.extra["sum"]["ranks"] == [5]
 
 
+def test_two_fits_of_one_subject_stay_one_subject(
+    tiny: Backbone, fitted: Callable[..., Personalization], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two LoRAs of one subject, as kohya's users mix them; a learned word is of one fit alone."""
+    parts = [fitted("<a>", "dog", RARE, LORA), fitted("<a>", "dog", RARE, KEYS, TEXT)]
+    merged = merge_personalizations(
+        parts, tiny, names=["one", "other"], strengths={"one": 0.6, "other": 0.4}
+    )
+    assert [c.token for c in merged.concepts] == ["<a>"]
+    assert merged.extra["words"] == {"<a>": {"text": "sks dog", "noun": "dog"}}
+    assert "'one' and 'other' call their subject <a> by the same words" in caplog.text
+    strengths = {"lora": 0.6, "dog-2:keys": 0.4, "dog-2:words": 0.4}
+    together = sample(parts, tiny, "a photo of <a>", strengths=strengths, **DRAWING)
+    ours = sample(merged, tiny, "a photo of <a>", **DRAWING)
+    torch.testing.assert_close(ours, together, atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match=r"'dog' and 'dog-2' share the token '<a>': .*--add B"):
+        merge_personalizations([parts[0], fitted("<a>", "dog", WORD, LORA)], tiny)
+    with pytest.raises(InputError, match="share the token '<a>'"):
+        merge_personalizations([parts[0], fitted("<a>", "cat", RARE, LORA)], tiny)
+
+
 def test_a_bound_on_the_rank_loses_what_it_says(
     tiny: Backbone, fitted: Callable[..., Personalization], caplog: pytest.LogCaptureFixture
 ) -> None:
