@@ -110,7 +110,7 @@ def check_tokens(
 
 
 def rare_words(artifact: Personalization) -> tuple[str, ...]:
-    """Return the rare words that name the subjects of ``artifact``, with their nouns; none where it learned words.
+    """Return the rare words that name the subjects of ``artifact``, and their nouns; none of learned words.
 
     Such a subject is nothing but what the words mean to the network as the fit left it.
     """
