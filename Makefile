@@ -50,12 +50,14 @@ test-all: lint ## lint, then every test, and 200 drawn inputs of each kind in pl
 TOOLS := .venv-tools
 TOOL_STAMP := $(TOOLS)/.pcs-tools
 
-tools: $(TOOL_STAMP) ## what releases and audits need, into .venv-tools
+tools: $(TOOL_STAMP) ## what releases, audits and fuzzing need, into .venv-tools
 
 $(TOOL_STAMP):
 	@test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
 	@$(TOOLS)/bin/python -m pip --disable-pip-version-check --quiet install \
 		"cyclonedx-bom>=7,<8" "pip-audit>=2.10,<3" "uv>=0.9"
+	@$(TOOLS)/bin/python -m pip --disable-pip-version-check --quiet install --only-binary :all: "atheris>=3,<4" \
+		|| echo "atheris has no build for this system: fuzzing changes files by chance alone"
 	@touch $@
 
 hashes: setup tools ## write requirements/hashes.txt: constraints.txt with the hashes of every file

@@ -3,14 +3,15 @@
     python scripts/fuzz.py [header|toml|json|png|all] [--runs N] [--seed N] [--engine atheris|random]
 
 `header` is that of a safetensors file, `png` a picture. The engine atheris follows the branches that an input
-takes, where it is installed; random changes good files by the seed, so that a finding can be made again. What
-ends in a bug is written to `build/fuzz/` and the exit code is 1.
+takes (`make tools` installs it into .venv-tools, from where it is taken); random changes good files by the
+seed, so that a finding can be made again. What ends in a bug is written to `build/fuzz/`; the exit code is 1.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import io
 import json
 import random
@@ -19,9 +20,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +37,10 @@ from pcs_core.errors import PcsError
 from pcs_core.small_files import parse_json, parse_toml
 from pcs_core.tensor_headers import check_header
 
-OUT = Path(__file__).resolve().parent.parent / "build" / "fuzz"
+ROOT = Path(__file__).resolve().parent.parent
+OUT = ROOT / "build" / "fuzz"
+TOOLS = ROOT / ".venv-tools"
+"""Where `make tools` installs atheris."""
 SLOWEST = 20.0
 """Seconds of a processor that one input may take."""
 
@@ -80,6 +88,19 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "json": as_json,
     "png": png,
 }
+
+
+FOLLOWED = {
+    "header": ("pcs_core.tensor_headers", "pcs_core.small_files", "json.decoder"),
+    "toml": ("pcs_core.small_files", "tomllib._parser", "tomllib._re"),
+    "json": ("pcs_core.small_files", "json.decoder"),
+    "png": (
+        *("PIL.PngImagePlugin", "PIL.ImageFile", "PIL.ImageOps", "PIL.TiffImagePlugin"),
+        *("pcs_folders.images", "pcs_folders.colour", "pcs_folders.said_colour"),
+        *("pcs_folders.mask_files", "pcs_folders.high_range", "pcs_folders.other_formats"),
+    ),
+}
+"""Modules whose branches are followed: those that read the bytes."""
 
 
 def good(target: str) -> list[bytes]:
@@ -133,6 +154,33 @@ def changed(data: bytes, chance: random.Random) -> bytes:
     return bytes(content)
 
 
+def summed(data: bytes) -> bytes:
+    """Return a PNG with the checksum of each chunk made right, so that readers look into the chunks."""
+    whole, at = bytearray(data), 8
+    while at + 12 <= len(whole):
+        end = at + 8 + int.from_bytes(whole[at : at + 4], "big")
+        if end + 4 > len(whole):
+            break
+        whole[end : end + 4] = zlib.crc32(whole[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(whole)
+
+
+def measured(data: bytes) -> bytes:
+    """Return a safetensors file with the length of its header made right, if it has one."""
+    return struct.pack("<Q", max(0, data.rfind(b"}") - 7)) + data[8:]
+
+
+REPAIRS = {"png": summed, "header": measured}
+"""What makes a broken file less broken, so that readers come further."""
+
+
+def by_any_change(target: str, data: bytes, chance: random.Random) -> bytes:
+    """Return a file with a few changes; half of those that can be repaired are."""
+    data = changed(data, chance)
+    return REPAIRS[target](data) if target in REPAIRS and chance.random() < 0.5 else data
+
+
 def tried(target: str, data: bytes) -> str:
     """Return what went wrong with an input, or nothing."""
     started = time.process_time()
@@ -146,41 +194,65 @@ def tried(target: str, data: bytes) -> str:
     return f"it took {seconds:.0f} s" if seconds > SLOWEST else ""
 
 
-def kept(target: str, data: bytes, why: str) -> None:
-    """Write an input that ended in a bug, and say so."""
+def kept(target: str, data: bytes, why: str) -> str:
+    """Write an input that ended in a bug, say so, and return what was said."""
     OUT.mkdir(parents=True, exist_ok=True)
     file = OUT / f"{target}-{hashlib.sha256(data).hexdigest()[:12]}"
     file.write_bytes(data)
     print(f"{file}: {why}", file=sys.stderr)
+    return f"{file}: {why.strip().splitlines()[-1]}"
 
 
-def by_chance(target: str, runs: int, seed: int) -> int:
-    """Try ``runs`` inputs; return how many went wrong."""
-    wrong, chance, files = 0, random.Random(f"{target} {seed}"), good(target)
+def by_chance(target: str, runs: int, seed: int) -> list[str]:
+    """Try ``runs`` inputs; return what went wrong."""
+    wrong, chance, files = [], random.Random(f"{target} {seed}"), good(target)
     for _ in range(runs):
-        data = changed(chance.choice(files), chance)
+        data = by_any_change(target, chance.choice(files), chance)
         if why := tried(target, data):
-            kept(target, data, why)
-            wrong += 1
-    print(f"{target}: {runs} inputs of seed {seed}, {wrong} went wrong")
+            wrong.append(kept(target, data, why))
     return wrong
+
+
+def find_atheris() -> bool:
+    """Return whether atheris can be imported, from here on also from the tools' environment."""
+    if find_spec("atheris") is None:
+        sys.path += map(str, TOOLS.glob("lib/python*/site-packages"))
+    return find_spec("atheris") is not None
+
+
+def functions(module: ModuleType) -> Iterator[Any]:
+    """Yield the functions and methods that are written in ``module``."""
+    holders = [module, *(c for c in vars(module).values() if inspect.isclass(c))]
+    for holder in holders:
+        for one in vars(holder).values():
+            if inspect.isfunction(one) and one.__module__ == module.__name__:
+                yield one
 
 
 def by_branches(target: str, runs: int, seed: int) -> None:
     """Let atheris choose the inputs; it ends the process."""
     import atheris  # type: ignore[import-not-found]
 
-    atheris.instrument_all()
+    for name in FOLLOWED[target]:
+        for function in functions(import_module(name)):
+            atheris.instrument_func(function)
 
     def one(data: bytes) -> None:
         if why := tried(target, data):
             kept(target, data, why)
             raise AssertionError(why)
 
+    def mutated(data: bytes, most: int, seed: int) -> bytes:
+        chance = random.Random(seed)
+        if chance.random() < 0.5:
+            data = atheris.Mutate(data, most)
+        return by_any_change(target, data, chance)[:most]
+
     with tempfile.TemporaryDirectory() as folder:
         for number, data in enumerate(good(target)):
             (Path(folder) / str(number)).write_bytes(data)
-        atheris.Setup([sys.argv[0], f"-runs={runs}", f"-seed={seed or 1}", folder], one)
+        words = [sys.argv[0], f"-runs={runs}", f"-seed={seed or 1}", "-rss_limit_mb=4096"]
+        atheris.Setup([*words, "-timeout=60", folder], one, custom_mutator=mutated)
         atheris.Fuzz()
 
 
@@ -193,14 +265,17 @@ def main() -> int:
     parser.add_argument("--engine", choices=["atheris", "random"], default="random")
     options = parser.parse_args()
     if options.engine == "atheris":
-        if find_spec("atheris") is None:
-            print("atheris is not installed (pip install atheris): inputs by chance instead")
+        if not find_atheris():
+            print("atheris is not installed (make tools): inputs by chance instead")
         elif options.target == "all":
             parser.error("atheris ends the process: name one target")
         else:
             by_branches(options.target, options.runs, options.seed)
     targets = list(TARGETS) if options.target == "all" else [options.target]
-    return int(sum(by_chance(t, options.runs, options.seed) for t in targets) > 0)
+    wrong = {target: len(by_chance(target, options.runs, options.seed)) for target in targets}
+    for target, count in wrong.items():
+        print(f"{target}: {options.runs} inputs of seed {options.seed}, {count} went wrong")
+    return int(any(wrong.values()))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import itertools
 import json
 import os
 import random
+import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
+import fuzz  # noqa: E402
 from reliability import awkward, commands, full_disk, kills, together  # noqa: E402
 from reliability.deaths import Fault, Trials  # noqa: E402
 from reliability.disk_changes import POWER, READ_ONLY  # noqa: E402
@@ -41,12 +44,24 @@ SUITES = (
 """The tests of hostile and of drawn inputs."""
 EXAMPLES = 120
 """Inputs that each of their properties draws."""
-KILLS, MEETINGS, DISKS, AWKWARD = 200, 40, 40, 120
+NAMED = ("fit", "sample", "merge", "export", "pretrain", "bench")
+"""The commands that the 200 kills are of; signals are sent to all."""
+KILLS, SIGNALS, MEETINGS, DISKS, AWKWARD = 200, 100, 40, 40, 120
+DRAWN = 500
+"""Inputs that the fuzzer changes by chance for each of its readers."""
+BRANCHED = {"header": 5000, "toml": 5000, "png": 2000}
+"""Inputs that atheris chooses by the branches that they take, where it is installed."""
+DREW = re.compile(r"- (\d+) passing examples, (\d+) failing examples, (\d+) invalid examples")
+"""What hypothesis says of one phase of a property."""
+TALLY = re.compile(r"(\d+) (passed|failed|error)")
+"""What pytest says at its end."""
 PEAK = 3 << 30
 """Bytes of memory that a command on the tiny network may hold."""
-STAGES = ("journal", "deaths", "power", "kills", "together", "disk", "awkward", "inputs", "soak")
-SHARED = ("deaths", "power", "kills", "together", "disk", "awkward")
+SHARED = ("deaths", "power", "kills", "signals", "together", "disk", "awkward")
 """Stages that are shared out over processes."""
+ALONE = ("soak", "journal", "fuzz")
+"""Stages of one process each, side by side."""
+STAGES = (*ALONE, *SHARED, "inputs")
 
 
 @dataclass
@@ -71,6 +86,8 @@ class Suite:
     folder: Path
     index: int = 0
     processes: int = 1
+    begun: dict[str, Trials] = field(default_factory=dict)
+    """The trials of each command, which measure it undisturbed once."""
 
     def run(self, stage: str) -> Done:
         """Do a stage."""
@@ -111,13 +128,23 @@ class Suite:
         """Yield each command with its number and those of its changes that this process disturbs."""
         step = self.processes * self.part * each
         for place, scenario in enumerate(self.scenarios()):
-            trials = Trials(scenario, self.folder / "trials")
+            trials = self.trials(scenario)
             first = 1 + (self.index + place * self.processes) % step
             yield place, trials, range(first, len(trials.changes) + 1, step)
 
+    def trials(self, scenario: Scenario) -> Trials:
+        """Return the trials of a command."""
+        if scenario.name not in self.begun:
+            self.begun[scenario.name] = Trials(scenario, self.folder / "trials")
+        return self.begun[scenario.name]
+
     def kills(self) -> Done:
-        """Kills and signals at random moments."""
-        return self.at_random(KILLS, kills.kill)
+        """Kills at random moments of the commands that work for long."""
+        return self.at_random(KILLS, kills.kill, lambda one: one.name.split()[0] in NAMED)
+
+    def signals(self) -> Done:
+        """Kills, SIGTERM, SIGHUP and SIGINT at random moments of all commands."""
+        return self.at_random(SIGNALS, kills.end)
 
     def together(self) -> Done:
         """Two of a command at once."""
@@ -144,7 +171,7 @@ class Suite:
             mine = [n for turn, n in enumerate(numbers) if turn % len(listed) == place]
             if not mine:
                 continue
-            trials = Trials(scenario, self.folder / "trials")
+            trials = self.trials(scenario)
             for number in mine:
                 rng = random.Random(f"{self.seed} {one.__name__} {number}")
                 self.note(done, trials, 1, one(trials, rng))
@@ -157,28 +184,62 @@ class Suite:
         done.bad += [str(fault) for fault in faults]
         done.count += count
         done.peak = max(done.peak, trials.peak)
-        if trials.peak > PEAK:
-            done.bad.append(f"{trials.scenario.name}: held {trials.peak >> 20} MB")
+        large = f"{trials.scenario.name}: held more than {PEAK >> 20} MB"
+        if trials.peak > PEAK and large not in done.bad:
+            done.bad.append(large)
 
     def inputs(self) -> Done:
         """Hostile inputs, and drawn ones."""
         examples = max(5, EXAMPLES // self.part)
         suites = [suite for suite in SUITES if (ROOT / suite).exists()]
         words = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:warnings", *suites]
+        words += ["-n", "2", "--dist", "loadfile", f"--hypothesis-seed={self.seed}"]
+        more = {"PCS_EXAMPLES": str(examples), "PCS_HOSTILE_SHARE": str(self.part)}
         ended = subprocess.run(
-            [*words, "-n", "2", "--dist", "loadfile", f"--hypothesis-seed={self.seed}"],
+            [
+                *words,
+                *(("-m", "not slow") if self.part > 1 else ()),
+                "--hypothesis-show-statistics",
+            ],
             cwd=ROOT,
-            env={**os.environ, "PCS_EXAMPLES": str(examples)},
+            env={**os.environ, **more},
             capture_output=True,
             text=True,
         )
         lines = ended.stdout.strip().splitlines() or [ended.stderr[-300:]]
         bad = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+        last = next((line for line in reversed(lines) if TALLY.search(line)), lines[-1])
         if ended.returncode and not bad:
-            bad = [f"pytest: exit {ended.returncode}: {lines[-1]}"]
-        return Done(
-            properties(suites) * examples, bad, note=f"{lines[-1]}; {examples} of each property"
-        )
+            bad = [f"pytest: exit {ended.returncode}: {last}"]
+        counts = [sum(map(int, found.groups())) for found in map(DREW.search, lines) if found]
+        tests = sum(int(count) for count, _ in TALLY.findall(last))
+        note = f"{last.strip()}; {sum(counts)} drawn inputs in {len(counts)} phases"
+        return Done(tests + sum(counts), bad, note=note)
+
+    def fuzz(self) -> Done:
+        """Broken files for each reader: changed by chance, and where atheris is, chosen by branches."""
+        done, runs = Done(), max(5, DRAWN // self.part)
+        for target in fuzz.TARGETS:
+            done.bad += [f"fuzz {target}: {why}" for why in fuzz.by_chance(target, runs, self.seed)]
+            done.count += runs
+        if not fuzz.find_atheris():
+            done.note = "atheris is not installed: inputs by chance alone"
+            return done
+        for target, most in BRANCHED.items():
+            words = [
+                sys.executable,
+                str(ROOT / "scripts" / "fuzz.py"),
+                target,
+                "--seed",
+                str(self.seed),
+            ]
+            words += ["--engine", "atheris", "--runs", str(count := max(50, most // self.part))]
+            ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+            if ended.returncode or f"Done {count} runs" not in ended.stderr:
+                done.bad.append(f"fuzz {target} by branches: {ended.stderr[-300:]}")
+            done.count += count
+        done.note = f"{runs} inputs of each reader by chance, the others by branches"
+        return done
 
     def soak(self) -> Done:
         """One process at work for long."""
@@ -203,40 +264,53 @@ class Suite:
         return all_scenarios(self.made())
 
 
-def properties(suites: Iterable[str]) -> int:
-    """Return how many properties draw their inputs."""
-    places = [ROOT / suite for suite in suites]
-    files = [file for p in places for file in ([p] if p.is_file() else p.rglob("*.py"))]
-    return sum(file.read_text("utf-8").count("@given(") for file in files)
+def as_process(stages: Iterable[str], suite: Suite, index: int, processes: int) -> Part:
+    """Start a process that does its part of ``stages``, the ``index``-th of ``processes``."""
+    stages = list(stages)
+    report = suite.folder / f"{stages[0]}-{index}.json"
+    words = [sys.executable, str(Path(__file__)), "--stages", ",".join(stages), "--inner"]
+    words += ["--seed", str(suite.seed), "--minutes", str(suite.minutes)]
+    words += ["--share", f"1/{suite.part}", "--one", f"{index}/{processes}"]
+    return Part(subprocess.Popen([*words, "--report", str(report)]), report, stages)
 
 
-def together_run(stage: str, suite: Suite, processes: int) -> Done:
-    """Share a stage out over processes."""
-    began = time.monotonic()
-    running = []
-    for index in range(processes):
-        report = suite.folder / f"{stage}-{index}.json"
-        words = [sys.executable, str(Path(__file__)), "--stages", stage, "--seed", str(suite.seed)]
-        words += [
-            "--share",
-            f"1/{suite.part}",
-            "--one",
-            f"{index}/{processes}",
-            "--report",
-            str(report),
-        ]
-        running.append((subprocess.Popen(words, stdout=subprocess.DEVNULL), report))
-    whole = Done()
-    for process, report in running:
-        if process.wait() not in (0, 1) or not report.exists():
-            whole.bad.append(f"a process of the suite ended with {process.returncode}")
-            continue
-        part = json.loads(report.read_text())[stage]
-        whole.count += part["count"]
-        whole.bad += part["bad"]
-        whole.peak = max(whole.peak, part["peak"])
-    whole.seconds = round(time.monotonic() - began, 1)
-    return whole
+@dataclass
+class Part:
+    """A process that does a part of some stages."""
+
+    process: subprocess.Popen[bytes]
+    report: Path
+    stages: list[str]
+
+    def add_to(self, results: dict[str, Done]) -> None:
+        """Wait for its end, and add what it did."""
+        if self.process.wait() not in (0, 1) or not self.report.exists():
+            first = results.setdefault(self.stages[0], Done())
+            first.bad.append(f"a process of the suite ended with {self.process.returncode}")
+            return
+        for stage, part in json.loads(self.report.read_text()).items():
+            whole = results.setdefault(stage, Done())
+            whole.count += part["count"]
+            whole.bad += part["bad"]
+            whole.note = part["note"]
+            whole.peak = max(whole.peak, part["peak"])
+            whole.seconds = max(whole.seconds, part["seconds"])
+
+
+def in_processes(stages: Iterable[str], suite: Suite, processes: int) -> Iterator[tuple[str, Done]]:
+    """Do stages of one process each side by side, then those that are shared out; yield each that is done."""
+    results: dict[str, Done] = {}
+    alone = [stage for stage in ALONE if stage in stages]
+    # the soak takes its minutes: the others come after one another beside it
+    lanes = [alone[::-1]] if processes == 1 else [alone[:1], alone[1:]]
+    for part in [as_process(lane, suite, 0, 1) for lane in lanes if lane]:
+        part.add_to(results)
+    yield from results.items()
+    results = {}
+    if shared := [stage for stage in SHARED if stage in stages]:
+        for part in [as_process(shared, suite, i, processes) for i in range(processes)]:
+            part.add_to(results)
+    yield from results.items()
 
 
 def main() -> int:
@@ -246,23 +320,36 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 31))
     parser.add_argument("--share", default="1/1", help="1/N: every Nth of all")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--one", default="0/1", help=argparse.SUPPRESS)
+    parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "reliability.json")
     given = parser.parse_args()
     stages = given.stages.split(",")
     if unknown := set(stages) - set(STAGES):
         parser.error(f"no stage {', '.join(sorted(unknown))}: {', '.join(STAGES)}")
-    print(f"seed {given.seed}", flush=True)
+    indent = "    " if given.inner else ""
+    began = time.monotonic()
+    if not given.inner:
+        print(f"seed {given.seed}", flush=True)
     results: dict[str, Done] = {}
     with tempfile.TemporaryDirectory(prefix="pcs-reliability-") as folder:
         suite = Suite(given.seed, given.minutes, int(given.share.split("/")[1]), Path(folder))
-        if given.one:
-            suite.index, suite.processes = map(int, given.one.split("/"))
-        for stage in stages:
-            apart = stage in SHARED and not given.one and given.processes > 1
-            done = together_run(stage, suite, given.processes) if apart else suite.run(stage)
+        suite.index, suite.processes = map(int, given.one.split("/"))
+        here = [stage for stage in stages if given.inner or stage == "inputs"]
+        doing = [
+            iter(()) if given.inner else in_processes(stages, suite, given.processes),
+            ((stage, suite.run(stage)) for stage in here),
+        ]
+        for stage, done in itertools.chain(*doing):
             results[stage] = done
-            print(line(stage, done), *(f"  {bad}" for bad in done.bad), sep="\n", flush=True)
+            said = [line(stage, done), *(f"  {bad}" for bad in done.bad)]
+            print(*(indent + text for text in said), sep="\n", flush=True)
+    if not given.inner:
+        bad = sum(len(done.bad) for done in results.values())
+        used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+        cores = sum(one.ru_utime + one.ru_stime for one in used) / 60
+        minutes = (time.monotonic() - began) / 60
+        print(f"{bad} bad, {minutes:.1f} minutes, {cores:.1f} of a processor, seed {given.seed}")
     given.report.parent.mkdir(parents=True, exist_ok=True)
     given.report.write_text(json.dumps({s: asdict(d) for s, d in results.items()}, indent=1) + "\n")
     return int(any(done.bad for done in results.values()))

@@ -64,6 +64,8 @@ def variable(name: str, value: str | None) -> Callable[[], None]:
     return lambda: os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
+NOWHERE = "/proc/nowhere/at/all"
+"""A folder that nobody can make."""
 SURROUNDINGS: dict[str, Callable[[], object]] = {
     "20 open files": files(20),
     "40 open files": files(40),
@@ -75,9 +77,9 @@ SURROUNDINGS: dict[str, Callable[[], object]] = {
     "no standard error": stream(2, None),
     "no home": variable("HOME", None),
     "a home that is a file": variable("HOME", "/dev/null"),
-    "a home that is not there": variable("HOME", "/nowhere/at/all"),
+    "a home that is not there": variable("HOME", NOWHERE),
     "a cache that is a file": variable("XDG_CACHE_HOME", "/dev/null"),
-    "no temporary folder": variable("TMPDIR", "/nowhere/at/all"),
+    "no temporary folder": variable("TMPDIR", NOWHERE),
     "a language of bytes": variable("LC_ALL", "C"),
     "a mask of everything": lambda: os.umask(0o777),
     "a mask of nothing": lambda: os.umask(0),
@@ -103,7 +105,7 @@ MEDDLING: dict[str, Callable[[Path], object]] = {
     "a file in its way": lambda place: (remove(place / "out"), (place / "out").write_text("dear")),
     "a link in its way": lambda place: (
         remove(place / "out"),
-        (place / "out").symlink_to("/nowhere"),
+        (place / "out").symlink_to(place / "nowhere"),
     ),
 }
 NAMES = (*SEQUENCES, *SURROUNDINGS, *MEDDLING)

@@ -1,4 +1,4 @@
-"""Kills and signals at random moments of a command."""
+"""Kills and other signals at random moments of a command."""
 
 from __future__ import annotations
 
@@ -9,23 +9,36 @@ from random import Random
 from reliability.commands import Ended, start
 from reliability.deaths import Fault, Trials
 
-SIGNALS = (
-    *(signal.SIGKILL, signal.SIGKILL, signal.SIGKILL),
-    *(signal.SIGTERM, signal.SIGHUP, signal.SIGINT),
-)
-"""What is sent, each as often as it stands here."""
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+ATTEMPTS = 5
 LATER = 1.1
 """The last moment of a kill, as a share of the seconds that the command took undisturbed."""
 
 
 def kill(trials: Trials, rng: Random) -> Iterator[Fault]:
-    """Send a signal at a random moment, go on, and yield what is bad."""
-    number = rng.choice(SIGNALS)
-    moment = rng.uniform(0.0, LATER) * trials.seconds
-    scenario = trials.scenario
-    scenario.set_up(trials.place)
-    running = start(scenario.arguments, trials.place, trials.notes, program=scenario.program)
-    ended = running.wait(kill_after=moment, by=number)
+    """Kill a command at a random moment, go on, and yield what is bad."""
+    return send(trials, rng, signal.SIGKILL)
+
+
+def end(trials: Trials, rng: Random) -> Iterator[Fault]:
+    """Send one of :data:`SIGNALS` at a random moment, go on, and yield what is bad."""
+    return send(trials, rng, rng.choice(SIGNALS))
+
+
+def send(trials: Trials, rng: Random, number: signal.Signals) -> Iterator[Fault]:
+    """Send a signal at a random moment, go on, and yield what is bad.
+
+    One that comes when the command is over is sent once more, to a command begun anew.
+    """
+    scenario, seconds = trials.scenario, trials.seconds
+    for _ in range(ATTEMPTS):
+        moment = rng.uniform(0.0, LATER) * seconds
+        scenario.set_up(trials.place)
+        running = start(scenario.arguments, trials.place, trials.notes, program=scenario.program)
+        ended = running.wait(kill_after=moment, by=number)
+        if ended.code != 0:
+            break
+        seconds = min(seconds, ended.seconds)
     where = f"{number.name} after {moment:.2f} s"
     for kind, what in (*signalled(ended, number), *trials.judge(ended)):
         yield Fault(scenario.name, 0, where, kind, what)
