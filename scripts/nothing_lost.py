@@ -247,9 +247,10 @@ class Suite:
         soaked = soak(inputs, self.folder / "soak", self.minutes)
         note = (
             f"memory {soaked.memory / 1e6:+.0f} MB and files {soaked.files:+d} since the first quarter, "
-            f"{soaked.failed} failed"
+            f"{len(soaked.failed)} failed"
         )
-        return Done(soaked.commands, [] if soaked.fine else [note], soaked.highest, note=note)
+        bad = [] if soaked.fine else [note, *soaked.failed]
+        return Done(soaked.commands, bad, soaked.highest, note=note)
 
     def made(self) -> Inputs:
         """Return what the commands read."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import io
 import os
 import shutil
 import time
@@ -20,10 +22,11 @@ FIRST = 0.25
 
 @dataclass
 class Soaked:
-    """What a process did, and how it grew in bytes of memory and in open files."""
+    """How many commands a process gave, and how it grew in bytes of memory and in open files."""
 
     commands: int
-    failed: int
+    failed: list[str]
+    """What ended otherwise than it should have."""
     memory: int
     files: int
     highest: int
@@ -41,13 +44,20 @@ def soak(inputs: Inputs, place: Path, minutes: float) -> Soaked:
 
     place.mkdir(parents=True, exist_ok=True)
     os.chdir(place)
+    commands = commands_of(inputs)
     until, began = time.monotonic() + 60 * minutes, time.monotonic()
-    done = failed = highest = 0
+    done = highest = 0
+    failed: list[str] = []
     first: tuple[int, int] | None = None
-    while time.monotonic() < until or done < 2 * len(commands_of(inputs)):
-        words = commands_of(inputs)[done % len(commands_of(inputs))]
-        failed += main([str(word) for word in words]) != 0
-        shutil.rmtree(place / "out", ignore_errors=True)
+    while time.monotonic() < until or done < 2 * len(commands):
+        words, code = commands[done % len(commands)]
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            ended = main([str(word) for word in words])
+        if ended != code:
+            failed.append(f"{words[0]}: exit {ended} in place of {code}: {said.getvalue()[-200:]}")
+        for path in place.glob("out*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         done += 1
         highest = max(highest, memory())
         if first is None and time.monotonic() - began > FIRST * 60 * minutes:
@@ -56,12 +66,13 @@ def soak(inputs: Inputs, place: Path, minutes: float) -> Soaked:
     return Soaked(done, failed, memory() - first[0], open_files() - first[1], highest)
 
 
-def commands_of(inputs: Inputs) -> list[Words]:
-    """Return one command of each kind."""
+def commands_of(inputs: Inputs) -> list[tuple[Words, int]]:
+    """Return one command of each kind, and with which code it ends."""
     drawn = ("sample", inputs.folder / "a", "a <rex>", "-n", 2, "--out", "out")
     wrong = ("sample", inputs.folder / "a", "a <rexx>", "--steps", 1, "-n", 1, "--out", "out")
     written = [s.arguments for s in writings(inputs) if not s.before]
-    return [drawn, inputs.fit_words(), inputs.several_words(), *written, wrong]
+    right = [drawn, inputs.fit_words(), inputs.several_words(), *written]
+    return [*((words, 0) for words in right), (wrong, 2)]
 
 
 def memory() -> int:
