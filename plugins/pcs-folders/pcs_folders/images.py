@@ -42,6 +42,8 @@ ORIENTATION = 0x0112
 """The EXIF tag; 5 to 8 are turned by a quarter."""
 
 
+ROWS = 128
+"""Rows of a deep picture that are computed in one go: all at once would take twice its memory and more."""
 MARGIN = 2
 """A picture is held at this many times the size that the network is shown: what is cut out stays sharp."""
 
@@ -208,24 +210,18 @@ def _tensors(opened: Opened, path: Path, size: tuple[int, int] | None) -> Pictur
     if profile:
         image.info["icc_profile"] = profile
     notes, mode = (*notes, *([note] if note else [])), image.mode
-    if mode == "I" or mode.startswith("I;16"):
-        levels = np.asarray(image).astype(np.int64)
-        if mode == "I":  # which numbers would be black and white?
-            raise InputError(f"{path} has 32 bits per pixel, or signed ones: save it with 8 or 16")
-        clear = image.info.get("transparency")
-        alpha = None
-        if isinstance(clear, int):
-            alpha = torch.from_numpy((levels != clear).astype(np.float32))[None]
-        values, curve = levels / 65535, grey_curve(image)
-        if curve is not None:
-            values = np.interp(values, np.linspace(0, 1, len(curve)), curve)
-        grey = reduced(_grey(values), whole, size)
-        return Picture(grey, None if alpha is None else reduced(alpha, whole, size), whole, notes)
+    if mode == "I":  # which numbers would be black and white?
+        raise InputError(f"{path} has 32 bits per pixel, or signed ones: save it with 8 or 16")
+    if mode.startswith("I;16"):
+        grey, alpha = _deep_grey(image)
+        alpha = None if alpha is None else reduced(alpha, whole, size)
+        return Picture(_three(reduced(grey, whole, size)), alpha, whole, notes)
     if mode == "F":
         values = np.asarray(image)
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise InputError(f"{path} has numbers outside [0, 1]: save it with 8 or 16 bits")
-        return Picture(reduced(_grey(values), whole, size), None, whole, notes)
+        grey = torch.from_numpy(values.astype(np.float32))[None]
+        return Picture(_three(reduced(grey, whole, size)), None, whole, notes)
     kept, _ = held_size(whole, size)
     image, note = _srgb(image, path)
     clear = image.has_transparency_data
@@ -265,10 +261,25 @@ def reduced(plane: Tensor, whole: tuple[int, int], size: tuple[int, int] | None)
     return scaled[0].clamp(0, 1)
 
 
-def _grey(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(values.astype(np.float32)).expand(3, -1, -1).contiguous()
+def _deep_grey(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+    """Return the greys of 16 bits and the alpha of the level that is clear, or None: [1 h w] in [0, 1]."""
+    levels, curve = np.asarray(image), grey_curve(image)
+    values = np.empty(levels.shape, np.float32)
+    for first in range(0, len(levels), ROWS):
+        part = levels[first : first + ROWS] / np.float64(65535)
+        if curve is not None:
+            part = np.interp(part, np.linspace(0, 1, len(curve)), curve)
+        values[first : first + ROWS] = part
+    clear = image.info.get("transparency")
+    seen = (levels != clear).astype(np.float32) if isinstance(clear, int) else None
+    return torch.from_numpy(values)[None], None if seen is None else torch.from_numpy(seen)[None]
+
+
+def _three(grey: Tensor) -> Tensor:
+    """Return greys [1 h w] as colours [3 h w]."""
+    return grey.expand(3, -1, -1).contiguous()
 
 
 def _planes(image: Image.Image) -> Tensor:
     levels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    return levels.contiguous().to(torch.float32) / 255
+    return levels.contiguous().to(torch.float32).div_(255)

@@ -44,14 +44,11 @@ def looked(path: Path, picture: Picture, size: Size | None) -> Looked:
     )
 
 
-def mask_of(whole: Size, size: Size | None, values: Tensor) -> Any:
-    """Return a mask whose ``values`` [1 h w] were read, of a picture of ``whole``, kept packed.
+def packed_mask(mask: Tensor) -> Later:
+    """Return a mask [1 h w] to be kept packed.
 
     Its levels are counted when it is read, which takes longer than a picture; flat areas pack well.
     """
-    mask = kept_mask(values, whole, size)
-    if size is None:
-        return mask
     packed = zlib.compress(mask.contiguous().numpy().tobytes(), 1)
     return Later(mask.shape, partial(_unpacked, packed, tuple(mask.shape)))
 

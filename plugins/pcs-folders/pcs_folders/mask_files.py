@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,10 @@ LABEL = 0.05
 """Share of the picture that makes a level between black and white an area, and not a soft edge."""
 MANY = 12
 """Most levels that are labels of a segmentation; with more it is a soft mask."""
+BLOCK = 2**20
+"""Pixels that are looked at in one go: a mask of 64 megapixels would take gigabytes at once."""
+BRIGHTNESS = np.array([0.299, 0.587, 0.114])
+"""Of red, green and blue (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ def read_mask(path: Path) -> MaskFile:
         )
     elif values.min() == 1:
         notes = (*notes, "white everywhere: the whole picture counts")
-    return MaskFile(torch.from_numpy(values.astype(np.float32))[None], notes)
+    return MaskFile(torch.from_numpy(values)[None], notes)
 
 
 def _percent(share: float) -> str:
@@ -73,74 +78,135 @@ def _of_file(opened: Opened, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def _read(image: Image.Image, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return the mask [h w] in [0, 1] and notes."""
+    """Return the mask [h w] in [0, 1], float32, and notes."""
     mode = image.mode
     if mode == "1":
-        return np.asarray(image).astype(np.float64), ()
+        return np.asarray(image).astype(np.float32), ()
     if mode == "I" or mode.startswith("I;16"):
-        return _scaled(np.asarray(image).astype(np.float64), 65535, path)
+        return _scaled(np.asarray(image), 65535, path)
     if mode == "F":
-        return _scaled(np.asarray(image).astype(np.float64), 1, path)
+        return _scaled(np.asarray(image), 1, path)
     if image.has_transparency_data:
-        return _with_alpha(np.asarray(image.convert("RGBA")).astype(np.float64), path)
+        return _with_alpha(np.asarray(image.convert("RGBA")), path)
+    if mode == "L":
+        return _scaled(np.asarray(image), 255, path)
     colours = np.asarray(image.convert("RGB"))
     if mode == "P" and _coloured(colours):
-        return _scaled(np.asarray(image).astype(np.float64), 255, path, labels=True)
+        return _scaled(np.asarray(image), 255, path, labels=True)
     return _scaled(_grey(colours, path), 255, path)
 
 
+def _blocks(plane: np.ndarray) -> Iterator[slice]:
+    """Yield the rows of a plane [h w ...] in parts of :data:`BLOCK` pixels."""
+    rows = max(1, BLOCK // max(1, plane.shape[1]))
+    for first in range(0, len(plane), rows):
+        yield slice(first, first + rows)
+
+
 def _with_alpha(planes: np.ndarray, path: Path) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Return the mask of levels [h w 4] of red, green, blue and opacity, and notes."""
     colours, alpha = planes[..., :3], planes[..., 3]
     if alpha.min() == 255:
         return _scaled(_grey(colours, path), 255, path)
-    seen = colours[alpha > 0]
-    if len(seen) and not _coloured(seen[None]) and seen.min() < 64 and seen.max() > 191:
-        grey, notes = _scaled(_grey(colours * (alpha > 0)[..., None], path), 255, path)
-        return np.asarray(grey * alpha / 255), notes
-    return np.asarray(alpha / 255), ("its transparency is the mask",)
+    low, high = 255, 0
+    for rows in _blocks(alpha):
+        seen = colours[rows][alpha[rows] > 0]
+        low, high = min(low, seen.min(initial=255)), max(high, seen.max(initial=0))
+    if low < 64 and high > 191 and not _coloured(colours, alpha):
+        grey, notes = _scaled(_brightness(colours) * (alpha > 0), 255, path)
+        for rows in _blocks(grey):
+            grey[rows] = grey[rows].astype(np.float64) * alpha[rows] / 255
+        return grey, notes
+    return _shares(alpha, 255), ("its transparency is the mask",)
 
 
-def _coloured(colours: np.ndarray) -> bool:
-    spread = colours.max(-1).astype(np.int64) - colours.min(-1)
-    return bool((spread > COLOURED).mean() > 0.01)
+def _coloured(colours: np.ndarray, alpha: np.ndarray | None = None) -> bool:
+    """Return whether colours [h w 3] are no greys, of those that are seen where ``alpha`` [h w] is given."""
+    coloured = count = 0
+    for rows in _blocks(colours):
+        red, green, blue = np.moveaxis(colours[rows], -1, 0)
+        most, least = np.maximum(red, green), np.minimum(red, green)
+        spread = np.maximum(most, blue) - np.minimum(least, blue)
+        if alpha is not None:
+            spread = spread[alpha[rows] > 0]
+        coloured += int((spread > COLOURED).sum())
+        count += spread.size
+    return coloured > 0.01 * count
 
 
 def _grey(colours: np.ndarray, path: Path) -> np.ndarray:
     """Return the brightness [h w] of colours [h w 3] in 0..255; of one colour on black, where that is."""
     if _coloured(colours):
-        different = np.unique(colours.reshape(-1, 3), axis=0)
-        if len(different) == 2 and not different[0].any():
-            return np.asarray(colours.any(-1) * 255.0)
+        different = _different(colours)
+        if len(different) == 2 and different[0] == 0:
+            return np.asarray(colours.any(-1).astype(np.uint8) * np.uint8(255))
         raise InputError(
             f"{path} is no mask: it has {len(different)} colours; save the subject white on black, and "
             "labels of several things as a mask each"
         )
-    brightness: np.ndarray = colours @ np.array([0.299, 0.587, 0.114])
-    return np.asarray(brightness.round())
+    return _brightness(colours)
+
+
+def _brightness(colours: np.ndarray) -> np.ndarray:
+    """Return the brightness [h w] of colours [h w 3], both in 0..255."""
+    bright = np.empty(colours.shape[:2], np.uint8)
+    for rows in _blocks(colours):
+        bright[rows] = (colours[rows] @ BRIGHTNESS).round()
+    return bright
+
+
+def _different(colours: np.ndarray) -> np.ndarray:
+    """Return the different colours of [h w 3] in 0..255, each as a number of 24 bits, the darkest first."""
+    met = np.zeros(2**24, np.bool_)
+    for rows in _blocks(colours):
+        red, green, blue = np.moveaxis(colours[rows].astype(np.uint32), -1, 0)
+        met[(red << 16) | (green << 8) | blue] = True
+    return np.flatnonzero(met)
+
+
+def _levels(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the different levels, the lowest first, and how many pixels each has."""
+    if levels.dtype not in (np.uint8, np.uint16):
+        present, counts = np.unique(levels, return_counts=True)
+        return present, counts
+    counts = np.zeros(np.iinfo(levels.dtype).max + 1, np.int64)
+    for rows in _blocks(levels):
+        counts += np.bincount(levels[rows].ravel(), minlength=len(counts))
+    present = np.flatnonzero(counts)
+    return present, counts[present]
+
+
+def _shares(levels: np.ndarray, most: int) -> np.ndarray:
+    """Return levels [h w] of 0 to ``most`` as numbers in [0, 1], float32."""
+    values = np.empty(levels.shape, np.float32)
+    for rows in _blocks(levels):
+        values[rows] = levels[rows] / np.float64(most)
+    return values
 
 
 def _scaled(
     levels: np.ndarray, most: int, path: Path, labels: bool = False
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return levels [h w] of 0 to ``most`` as a mask in [0, 1], and notes."""
+    """Return levels [h w] of 0 to ``most`` as a mask in [0, 1], float32, and notes."""
     if not np.isfinite(levels).all():
         raise InputError(f"{path} is no mask: it holds numbers that are not finite")
-    present = np.unique(levels)
+    present, counts = _levels(levels)
     low, high = present[0], present[-1]
     span = f"levels {low:g} to {high:g} of 0 to {most}"
-    if high == 0:
-        return levels, ()
+    if low == high == 0:
+        return np.zeros(levels.shape, np.float32), ()
     if low == high:
         if high not in (1, most):
             raise InputError(
                 f"{path} is no mask: every pixel has the level {high:g} of 0 to {most}: save the "
                 "subject white on black"
             )
-        return np.ones_like(levels), ()
+        return np.ones(levels.shape, np.float32), ()
     if len(present) == 2 and low == 0:
         said = () if high == most else (f"levels 0 and {high:g}: {high:g} is read as the subject",)
-        return (levels > 0).astype(np.float64), said
-    between = [v for v in present[1:-1] if (levels == v).mean() >= LABEL]
+        return (levels > 0).astype(np.float32), said
+    shares = counts / levels.size
+    between = [v for v, share in zip(present[1:-1], shares[1:-1], strict=True) if share >= LABEL]
     few = low == 0 and len(present) <= MANY
     if labels or (few and (len(between) > 1 or high < (1 - NEARLY) * most)):
         names = ", ".join(f"{v:g}" for v in present[:MANY])
@@ -153,12 +219,12 @@ def _scaled(
             f"{path} is no mask: it holds {span}, where black (0) is the ground and white ({most}) the "
             "subject: save it with the whole range"
         )
-    return np.asarray(levels / most), _in_part(levels / most, few)
+    grey = (present > NEARLY * most) & (present < (1 - NEARLY) * most)
+    return _shares(levels, most), _in_part(float(shares[grey].sum()), few)
 
 
-def _in_part(values: np.ndarray, few: bool) -> tuple[str, ...]:
-    """Return what a user should know of a mask [h w] in [0, 1] that is much neither black nor white."""
-    share = float(((values > NEARLY) & (values < 1 - NEARLY)).mean())
+def _in_part(share: float, few: bool) -> tuple[str, ...]:
+    """Return what a user should know of a mask of which a ``share`` is neither black nor white."""
     if few and share >= LABEL:
         return (f"{_percent(share)} of it is grey, and counts in part: is it a label of its own?",)
     if share > 0.5:

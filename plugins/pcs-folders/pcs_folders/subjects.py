@@ -18,7 +18,7 @@ from pcs_core.data.subject import Subject
 from pcs_core.errors import InputError
 from pcs_folders.images import read_picture
 from pcs_folders.listing import FolderListing, list_folder
-from pcs_folders.looking import Looked, kept_mask, looked, mask_of
+from pcs_folders.looking import Looked, kept_mask, looked, packed_mask
 from pcs_folders.mask_files import read_mask
 from pcs_folders.uses import FileUse
 
@@ -184,5 +184,5 @@ def _mask(
             )
         note = f"{width} x {height}, scaled to the {columns} x {rows} of its picture"
         listing.say(file, listing.uses_by_path[file].use, note)
-    mask = mask_of(picture.size, size, read.values)
-    return mask, bool(kept_mask(read.values, picture.size, size).any())
+    mask = kept_mask(read.values, picture.size, size)
+    return (mask if size is None else packed_mask(mask)), bool(mask.any())

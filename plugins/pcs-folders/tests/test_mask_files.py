@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from pcs_core.errors import InputError
+from pcs_folders import mask_files
 from pcs_folders.mask_files import read_mask
 
 INSIDE = np.zeros((10, 12), dtype=np.uint8)
@@ -126,3 +128,31 @@ def test_what_is_neither_black_nor_white_is_said(
 ) -> None:
     Image.fromarray(levels.round().astype(np.uint8)[None].repeat(4, 0)).save(tmp_path / "m.png")
     assert note in read_mask(tmp_path / "m.png").notes[0]
+
+
+LARGE = (1200, 1300)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "I;16", "P", "RGB", "RGBA", "F", "colour"])
+def test_a_large_mask_is_read_part_by_part(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file's own planes, the mask in 32 bits and little more: 64 megapixels fit into a gigabyte."""
+    levels = np.zeros(LARGE, np.uint8)
+    levels[300:900, 200:700] = 255
+    planes = {
+        "I;16": levels.astype(np.uint16) * 257,
+        "RGBA": np.dstack([levels] * 4),
+        "F": levels.astype(np.float32) / 255,
+        "colour": np.dstack([levels, levels * 0, levels * 0]),
+    }
+    image = Image.fromarray(planes.get(mode, levels))
+    file = tmp_path / ("a.tif" if mode == "F" else "a.png")
+    (image.convert(mode) if mode in ("1", "P", "RGB") else image).save(file)
+    monkeypatch.setattr(mask_files, "BLOCK", 2**14)
+    tracemalloc.start()
+    mask = read_mask(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert torch.equal(mask.values[0], torch.from_numpy(levels / 255).float())
+    assert peak < 14 * levels.size + 2**24, peak / levels.size  # a byte for each colour that there is
