@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pcs_core.assembly.build import document_hash, recipe_from_document
-from pcs_core.assembly.load import load_recipe
+from pcs_core.assembly.load import load_recipe, recipe_from_text
 from pcs_core.assembly.presets import load_preset
 
 __all__ = [
@@ -11,4 +11,5 @@ __all__ = [
     "load_preset",
     "load_recipe",
     "recipe_from_document",
+    "recipe_from_text",
 ]

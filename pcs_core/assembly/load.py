@@ -99,7 +99,20 @@ def load_recipe(
         )
         check_scheduler(changed, backbone, catalogue)
         return replace(changed, not_on=source.not_on)
-    recipe_source = _find(source, catalogue)
+    return _loaded(_find(source, catalogue), backbone, overrides, catalogue)
+
+
+def recipe_from_text(text: str, file: str, *, backbone: Target = None) -> Recipe:
+    """Return the recipe that stands in ``text``, as :func:`load_recipe` does; ``file`` is what messages name.
+
+    Raises as :func:`load_recipe`.
+    """
+    return _loaded(_Source(text, file, None), backbone, (), installed())
+
+
+def _loaded(
+    recipe_source: _Source, backbone: Target, overrides: Sequence[str], catalogue: Catalogue
+) -> Recipe:
     layer = _resolve(recipe_source, catalogue)
     id, family = id_and_family(backbone, catalogue)
     profiled = with_profile(layer, profile_of(id, family, catalogue), catalogue)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ def write_tensors(
 ) -> None:
     """Write ``tensors`` (any device and layout) and text ``metadata`` to ``path``.
 
+    The same tensors and metadata make the same bytes.
+
     Raises
     ------
     OSError
@@ -26,6 +29,7 @@ def write_tensors(
     try:
         # never without metadata: an empty table beside no tensors makes a header that is no JSON
         save_file(own_storage(tensors), path, {"format": "pt", **(metadata or {})})
+        _in_order(path)
         # safetensors writes for the owner alone; the other files of an artifact follow the umask
         mask = os.umask(0)
         os.umask(mask)
@@ -52,9 +56,21 @@ def read_tensors(path: Path, *, floats: bool = False) -> tuple[dict[str, Tensor]
         with safe_open(path, framework="pt") as file:
             # cloned: the file's pages must not stay mapped when it is replaced or cut short
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
+            return tensors, dict(sorted((file.metadata() or {}).items()))
     except SafetensorError as error:
         raise ValueError(str(error)) from error
+
+
+def _in_order(path: Path) -> None:
+    """Sort the metadata in a file's header, which the library writes in another order each time."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        table = json.loads(file.read(length))
+        table["__metadata__"] = dict(sorted(table["__metadata__"].items()))
+        text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:
+            file.seek(8)
+            file.write(text)
 
 
 def own_storage(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

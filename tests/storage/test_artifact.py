@@ -20,6 +20,7 @@ from pcs_core.catalogue import Catalogue
 from pcs_core.data import Personalization
 from pcs_core.errors import ArtifactError, InputError
 from pcs_core.storage import load, save
+from pcs_core.storage.tensor_files import read_tensors, write_tensors
 
 
 @pytest.fixture
@@ -280,3 +281,20 @@ def test_a_setting_that_was_not_there_yet_means_what_was_done_then() -> None:
     said = {**document, "use": [{**document["use"][0], "form": "postfuse"}]}
     assert as_meant(said, catalogue()) == said
     assert "form" not in document["use"][0]
+
+
+def test_the_same_tensors_and_metadata_make_the_same_bytes(tmp_path: Path) -> None:
+    """The library orders metadata by chance: an export would differ from its repetition."""
+    written = set()
+    for number in range(12):
+        file = tmp_path / f"{number}.safetensors"
+        metadata = {
+            word: word.upper() for word in "a quick \x1b[2J brown \u00e9\U0001f600 fox".split()
+        }
+        write_tensors(file, {"a": torch.ones(2), "b": torch.zeros(1)}, metadata)
+        written.add(file.read_bytes())
+        tensors, read = read_tensors(file)
+        assert list(read) == sorted({"format": "pt", **metadata})
+        assert read == {"format": "pt", **metadata}
+        assert torch.equal(tensors["a"], torch.ones(2))
+    assert len(written) == 1

@@ -155,4 +155,6 @@ def test_a_large_mask_is_read_part_by_part(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert torch.equal(mask.values[0], torch.from_numpy(levels / 255).float())
-    assert peak < 14 * levels.size + 2**24, peak / levels.size  # a byte for each colour that there is
+    assert peak < 14 * levels.size + 2**24, (
+        peak / levels.size
+    )  # a byte for each colour that there is

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from pcs_core.data import AttnEdit, StreamEdit, TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
+from pcs_core.storage.tensor_files import write_tensors
 from pcs_formats.adapter_files import NAMES
 from pcs_formats.usage import README, metadata, readme, usage
 
@@ -84,8 +84,7 @@ def _write(
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     facts = usage(net, recipe, {}, named_by_file=False)
-    described = {"format": "pt", **metadata(facts, recipe.id)}
-    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / FILE, described)
+    write_tensors(folder / FILE, tensors, metadata(facts, recipe.id))
     (folder / README).write_text(readme(facts, recipe.id, [], {}), encoding="utf-8")
     return {"system": recipe.id, "files": [FILE], "readme": README, **facts}
 

@@ -96,7 +96,8 @@ def _tensors(file: Path, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]
         read_header(file)
         with safe_open(file, "pt") as opened:
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            return tensors, dict(opened.metadata() or {})
+            # the library gives them in another order each time, and an artifact keeps them
+            return tensors, dict(sorted((opened.metadata() or {}).items()))
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path} is no safetensors file, or damaged: {error}") from error
 

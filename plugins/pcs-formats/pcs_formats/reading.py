@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core import load_recipe
+from pcs_core.assembly import recipe_from_text
 from pcs_core.data import Concept, Personalization
 from pcs_core.engine.restoring import restore
 from pcs_core.errors import InputError
@@ -137,10 +135,7 @@ def shortened(text: str, most: int = 300) -> str:
 def recipe_of(reading: Reading, contents: Contents, backbone: Backbone) -> Recipe:
     """Return the recipe of an artifact: a file like any user's, with the numbers of the backbone's profile."""
     text = recipe_text(reading, contents.path.name, backbone.card.family)
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "recipe.toml"
-        file.write_text(text, encoding="utf-8")
-        return load_recipe(file, backbone=backbone)
+    return recipe_from_text(text, f"the recipe of {contents.path}", backbone=backbone)
 
 
 def recipe_text(reading: Reading, file: str, family: str) -> str:

@@ -16,8 +16,8 @@ SECONDS = 120
 """Time of the processor that it may take."""
 TIMES, ROOM = 4, 12 * 2**30
 """Memory that it may ask for: so many times the file, and this many bytes for the libraries."""
-DEEPEST = 8
-"""Tables inside tables that are still read."""
+DEEPEST, MOST = 8, 2**20
+"""Tables inside tables that are still read, and values in all: tables that share theirs count each time."""
 PLAIN = "pcs.plain"
 """Key of the metadata under which a file's plain values stand."""
 
@@ -39,7 +39,7 @@ def limit(size: int) -> None:
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted path and the value of everything in nested tables that is no table.
+    """Yield the dotted path and the value of everything in nested tables that is no table, or an empty one.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
     """
     if len(path) > DEEPEST:
         raise ValueError(f"tables are nested deeper than {DEEPEST} at {'.'.join(path)!r}")
-    if isinstance(value, dict):
+    if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from leaves(inner, (*path, str(key)))
     else:
@@ -63,7 +63,12 @@ def convert(file: str, out: str) -> None:
     loaded = torch.load(file, map_location="cpu", weights_only=True)
     tensors: dict[str, Any] = {}
     plain: dict[str, Any] = {}
-    for name, value in leaves(loaded if isinstance(loaded, dict) else {"": loaded}):
+    everything = leaves(loaded if isinstance(loaded, dict) else {"": loaded})
+    for number, (name, value) in enumerate(everything):
+        if number == MOST:
+            raise ValueError(f"it holds more than {MOST} values")
+        if isinstance(value, dict):
+            continue
         if isinstance(value, torch.Tensor):
             tensors[name] = value.detach().clone().contiguous()
         elif isinstance(value, float) and not math.isfinite(value):

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import save_file
 
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
+from pcs_core.storage.tensor_files import write_tensors
 from pcs_formats.layer_names import DENOISERS, text_path
 from pcs_formats.lycoris_keys import is_update, lycoris_tensors
 from pcs_formats.original_names import original_path
@@ -197,10 +197,9 @@ def _write(
     facts = usage(net, recipe, learned, named_by_file=named_by_file)
     described = metadata(facts, recipe.id)
     if tensors:
-        whole = {k: v.contiguous() for k, v in tensors.items()}
-        save_file(whole, folder / file, {"format": "pt", **(about or {}), **described})
+        write_tensors(folder / file, tensors, {**(about or {}), **described})
     for name, parts in words.items():
-        save_file(parts, folder / name, {"format": "pt", **described})
+        write_tensors(folder / name, parts, described)
     lora = [file] if tensors else []
     (folder / README).write_text(readme(facts, recipe.id, lora, learned), encoding="utf-8")
     return {"system": recipe.id, "files": [*lora, *words], "readme": README, **facts}

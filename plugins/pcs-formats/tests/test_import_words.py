@@ -14,6 +14,7 @@ from pcs_core.errors import InputError
 from pcs_core.storage import load
 from pcs_diffusers.skeletons import sdxl
 from pcs_diffusers.tiny import tiny_sdxl
+from pcs_formats import unpickling
 from pcs_formats.importing import import_file, inspect_file
 from pcs_testing.inspect import opened as opened_once
 
@@ -188,3 +189,17 @@ def test_the_word_of_a_lora_s_bundle_comes_along(tmp_path: Path) -> None:
     assert artifact.tensors["tokens.learnable/<toy>/rows"].shape == (2, 80)
     (loader,) = inspect_file(tmp_path / "both.safetensors", backbone)["loaders"]
     assert loader["matched"] == 4
+
+
+def test_tables_that_share_theirs_are_read_to_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pickle of a kilobyte holds tables of tables that are one and the same: trillions of values."""
+    monkeypatch.setattr(unpickling, "MOST", 1000)
+    for inner in ({"x": 1}, {}):
+        table: dict[str, Any] = inner
+        for _ in range(7):
+            table = {str(number): table for number in range(50)}
+        torch.save(table, tmp_path / "shared.pt")
+        with pytest.raises(ValueError, match="more than 1000 values"):
+            unpickling.convert(str(tmp_path / "shared.pt"), str(tmp_path / "out"))
