@@ -211,7 +211,7 @@ class Suite:
         last = next((line for line in reversed(lines) if TALLY.search(line)), lines[-1])
         if ended.returncode and not bad:
             bad = [f"pytest: exit {ended.returncode}: {last}"]
-        counts = [sum(map(int, found.groups())) for found in map(DREW.search, lines) if found]
+        counts = [sum(map(int, said.groups())) for said in map(DREW.search, lines) if said]
         tests = sum(int(count) for count, _ in TALLY.findall(last))
         note = f"{last.strip()}; {sum(counts)} drawn inputs in {len(counts)} phases"
         return Done(tests + sum(counts), bad, note=note)
