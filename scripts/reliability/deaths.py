@@ -59,6 +59,8 @@ class Trials:
             raise RuntimeError(f"{self.scenario.name}: exit {ended.code}\n{ended.err}")
         self.changes, self.whole, self.new = ended.changes, self.tree(), self._out()
         self.weights = self._weights()
+        out = self.place / self.scenario.out
+        self.largest = max((p.stat().st_size for p in out.rglob("*") if p.is_file()), default=0)
         self.seconds = ended.seconds
 
     def faults(self, deaths: Iterable[int], how: str = DEATH) -> Iterator[Fault]:

@@ -15,7 +15,14 @@ def limited(size: int, program: Program | None) -> Program:
     """Return a program whose files can have ``size`` bytes at most, as on a full disk."""
 
     def start(words: list[str]) -> int:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+        try:
+            return give(words)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+    def give(words: list[str]) -> int:
         if program is None:
             from pcs_cli.main import main
 
@@ -28,8 +35,7 @@ def limited(size: int, program: Program | None) -> Program:
 def fill_up(trials: Trials, rng: Random) -> Iterator[Fault]:
     """Give a command too little room, then enough; yield what is bad."""
     scenario = trials.scenario
-    sizes = [path.stat().st_size for path in trials.place.rglob("*") if path.is_file()]
-    size = rng.randrange(0, max(sizes, default=1))
+    size = rng.randrange(0, max(1, trials.largest))
     scenario.set_up(trials.place)
     before = tree(trials.place / scenario.out)
     words = scenario.arguments

@@ -43,6 +43,8 @@ class Claim:
     whole: bool = False
     """Whether this command has written the folder."""
     users: int = 0
+    unfinished: set[Path] = field(default_factory=set)
+    """What is being made, and is removed if this command ends before it is worth keeping."""
 
     def note(self, **facts: Any) -> None:
         """Write down what is about to happen; paths as :meth:`name` gives them."""
@@ -53,18 +55,21 @@ class Claim:
         return str(path.relative_to(self.folder.parent))
 
     def making(self, path: Path) -> None:
-        """Note a file or folder that is removed if this command dies."""
+        """Note a file or folder that is removed if this command dies, or ends without :meth:`keeping` it."""
+        self.unfinished.add(path)
         self.note(remove=self.name(path))
 
     def keeping(self, path: Path) -> None:
         """Note that ``path`` is worth keeping from now on."""
         self.note(keep=self.name(path))
+        self.unfinished.discard(path)
 
     def remove(self, path: Path) -> None:
         """Remove a file or folder; if this command dies meanwhile, the next goes on with it."""
         if os.path.lexists(path):
             self.making(path)
             _remove(path)
+        self.unfinished.discard(path)
 
     def temporary(self) -> Path:
         """Make a folder beside that of the claim, which does not outlive the command."""
@@ -112,6 +117,8 @@ def release(claim: Claim) -> None:
         claim.publishing or claim.whole
     ):  # interrupted between two steps, or before its work was removed
         settle(claim.folder, claim.lock)
+    for path in claim.unfinished:  # it failed, or was interrupted, between two steps
+        _remove(path)
     claim.lock.close(remove=not claim.left)
     if not claim.folder.exists():
         remove_empty(claim.made)

@@ -28,6 +28,8 @@ NO_MEMORY = (
     "not enough memory: close other programs, or ask for less at once (a smaller --size, batch or rank; "
     "--dry-run says what a fit takes)"
 )
+_stopped: list[int] = []
+"""Signals that ended this command, as they came."""
 TRACEBACK = "PCS_TRACEBACK"
 """Environment variable: set to 1, errors come with their traceback."""
 
@@ -35,6 +37,7 @@ TRACEBACK = "PCS_TRACEBACK"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``pcs`` with ``arguments`` (default: those of the process) and return its exit code."""
     prepare_streams()
+    _stopped.clear()
     try:
         with stopped_as_by_ctrl_c():
             code = run(arguments)
@@ -47,25 +50,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(KeyboardInterrupt):  # once more is not worse
             complain("interrupted")
         return INTERRUPTED
-    except PcsError as error:
+    except Exception as error:
+        return failed(error)
+    return code
+
+
+def failed(error: Exception) -> int:
+    """Say what ended a command, and return its exit code."""
+    if _stopped:  # a library has made an error of its own out of the interruption
+        complain("interrupted")
+        return INTERRUPTED
+    if isinstance(error, PcsError):
         report(error, str(error))
         if isinstance(error, PluginError) and not wants_traceback():
             complain(f"with {TRACEBACK}=1 in front, the command shows where in the plugin", "")
         return error.exit_code
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         report(error, f"{where}{error.strerror or error}")
         return BAD_INPUT if error.errno in DISK else FAILED
-    except Exception as error:
-        if lacks_memory(error):
-            report(error, NO_MEMORY)
-            return BAD_INPUT
-        text = " ".join(str(error).split())
-        report(error, f"internal error: {type(error).__name__}: {text}")
-        if not wants_traceback():
-            complain(f"this is a bug; with {TRACEBACK}=1 in front, the command shows where", "")
-        return FAILED
-    return code
+    if lacks_memory(error):
+        report(error, NO_MEMORY)
+        return BAD_INPUT
+    text = " ".join(str(error).split())
+    report(error, f"internal error: {type(error).__name__}: {text}")
+    if not wants_traceback():
+        complain(f"this is a bug; with {TRACEBACK}=1 in front, the command shows where", "")
+    return FAILED
 
 
 def lacks_memory(error: Exception) -> bool:
@@ -109,18 +120,23 @@ def run(arguments: Sequence[str] | None) -> int:
 def stopped_as_by_ctrl_c() -> Iterator[None]:
     """Let SIGTERM and SIGHUP end a command as Ctrl-C does: it keeps its work and says how to go on.
 
+    What came is noted: a library may catch the interruption, and raise an error of its own.
+
     Where somebody else decides of them, as nohup does of SIGHUP, that stays.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread decide of signals
         return
 
-    def stop(*_: object) -> None:
+    def stop(number: int, _: object) -> None:
+        _stopped.append(number)
         raise KeyboardInterrupt
 
-    ends = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    names = ("SIGINT", "SIGTERM", "SIGHUP")
+    ends = [getattr(signal, name) for name in names if hasattr(signal, name)]
     before = {end: signal.getsignal(end) for end in ends}
-    ours = [end for end in ends if before[end] is signal.SIG_DFL]
+    plain = (signal.SIG_DFL, signal.default_int_handler)
+    ours = [end for end in ends if before[end] in plain]
     for end in ours:
         signal.signal(end, stop)
     try:

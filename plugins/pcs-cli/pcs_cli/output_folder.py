@@ -29,12 +29,24 @@ class Destination:
         Raises
         ------
         InputError
-            Another command is at work there, or the folder's parents cannot be made.
+            Another command is at work there, or wrote it since it was looked at, or the folder's parents
+            cannot be made.
         """
         try:
-            return take(self.folder)
+            claim = take(self.folder)
+            if claim.users == 1 and not self.overwrite and self.taken():
+                release(claim)
+                raise InputError(
+                    f"{self.folder} was written by another command meanwhile: give another folder, or "
+                    "--overwrite to replace it"
+                )
+            return claim
         except OSError as error:
             raise self._unwritable(error) from error
+
+    def taken(self) -> bool:
+        """Return whether something is there."""
+        return self.folder.exists() and any(self.folder.iterdir())
 
     @contextmanager
     def claimed(self) -> Iterator[Claim]:
@@ -95,7 +107,7 @@ class Destination:
         from pcs_core.storage.durable import exchange
 
         with self.claimed() as claim:
-            taken = self.folder.exists() and any(self.folder.iterdir())
+            taken = self.taken()
             if taken and not self.overwrite:
                 kept = free_name(self.folder, "new")
                 os.replace(ready, kept)

@@ -92,34 +92,36 @@ def sample_many(
         for why in wrong:
             complain(why)
         raise typer.Exit(2)
-    with reporting("opening") as reporter, ExitStack() as stack:
-        location = location_of(opened_artifacts[0].backbone)
-        backbone = open_backbone(location, device=device_name(device))
-        places = [
-            stack.enter_context(
-                drawing_into(
-                    Destination(target.folder / name, overwrite),
-                    lambda _: command_line(context, "--overwrite"),
+    try:
+        with reporting("opening") as reporter, ExitStack() as stack:
+            location = location_of(opened_artifacts[0].backbone)
+            backbone = open_backbone(location, device=device_name(device))
+            places = [
+                stack.enter_context(
+                    drawing_into(
+                        Destination(target.folder / name, overwrite),
+                        lambda _: command_line(context, "--overwrite"),
+                    )
                 )
+                for name in names
+            ]
+
+            def finished(number: int, pictures: Tensor) -> None:
+                place = places[number]
+                place.add(pictures)
+                if place.count == len(lines) * count:
+                    facts = facts_of(subjects[number], backbone, seed, count)
+                    facts["artifact"] = facts_of_artifact(
+                        folders[number], "", subjects[number].artifact
+                    )
+                    place.finish(facts)
+
+            drawing = Drawing(
+                backbone, subjects, count, seed, finished, notice, (reporter.drawing,)
             )
-            for name in names
-        ]
-
-        def finished(number: int, pictures: Tensor) -> None:
-            place = places[number]
-            place.add(pictures)
-            if place.count == len(lines) * count:
-                facts = facts_of(subjects[number], backbone, seed, count)
-                facts["artifact"] = facts_of_artifact(
-                    folders[number], "", subjects[number].artifact
-                )
-                place.finish(facts)
-
-        drawing = Drawing(backbone, subjects, count, seed, finished, notice, (reporter.drawing,))
-        try:
             drawing.run()
-        except KeyboardInterrupt:
-            raise typer.Exit(130) from None
+    except KeyboardInterrupt:  # each drawing has said what is kept of it
+        raise typer.Exit(130) from None
     paths = [str(target.folder / name) for name in names]
     if json:
         emit_json({"out": str(target.folder), "batches": drawing.batches, "folders": paths})
