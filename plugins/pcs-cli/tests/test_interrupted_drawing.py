@@ -124,3 +124,24 @@ def test_kept_pictures_are_not_written_over(
     pcs(*WORDS, "-n", 4, "--out", tmp_path / "p")
     assert not list((tmp_path / "p.partial").iterdir())
     assert len(list((tmp_path / "p.partial-2").iterdir())) == 2
+
+
+def test_an_interruption_that_a_library_swallows_is_said(
+    pcs: Callable, tmp_path: Path, after_two: Callable
+) -> None:
+    """A reader in another language makes an error of its own out of it, with words about its objects."""
+
+    def swallowed() -> None:
+        try:
+            stopped_by("SIGTERM")()
+        except KeyboardInterrupt:
+            raise InputError("the shape of object type UntypedStorage") from None
+
+    after_two(swallowed)
+    done = pcs(*WORDS, "-n", 4, "--out", tmp_path / "p")
+    assert done.code == 130
+    assert done.err.splitlines()[-1] == "Error: interrupted"
+    after_two(lambda: None)
+    assert (
+        pcs(*WORDS, "-n", 1, "--out", tmp_path / "q").code == 0
+    )  # it is forgotten with its command

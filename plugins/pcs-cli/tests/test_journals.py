@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pcs_cli import fit_work
 from pcs_cli.claims import release, take
 from pcs_cli.output_folder import destination
 from pcs_core.errors import InputError
@@ -79,3 +81,39 @@ def test_a_claim_keeps_others_out_and_leaves_no_parents(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
     release(claim)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_was_begun_and_not_kept_goes_with_its_command(tmp_path: Path) -> None:
+    claim = take(tmp_path / "out")
+    half, whole = tmp_path / ".out.0123abcd", tmp_path / "out.partial"
+    for folder in (half, whole):
+        claim.making(folder)
+        (folder / "x").mkdir(parents=True)
+    claim.keeping(whole)
+    release(claim)
+    assert list(tmp_path.iterdir()) == [whole]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "no space"), KeyboardInterrupt()])
+def test_a_fit_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A folder without its facts would be taken for somebody else's by the next fit."""
+
+    def refuse(path: Path, data: object) -> None:
+        path.with_name("run.json.new").touch()
+        raise error
+
+    monkeypatch.setattr(fit_work, "_write", refuse)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        fit_work.open_workplace(destination(tmp_path / "out", overwrite=False), {}, resume=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_written_since_it_was_looked_at_is_refused_before_the_work(tmp_path: Path) -> None:
+    target = destination(tmp_path / "out", overwrite=False)
+    (tmp_path / "out").mkdir()
+    target.folder.joinpath("letter").touch()
+    with pytest.raises(InputError, match="written by another command meanwhile"):
+        target.take()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

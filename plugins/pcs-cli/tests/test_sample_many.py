@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pcs_cli.many.drawing import Drawing
 from pcs_testing import recipe_text
 
 ARTIFACTS = {"ann": "weights.lora", "bo": "weights.lora", "cy": "weights.kv", "dee": "weights.kv"}
@@ -100,3 +101,22 @@ def test_what_is_wrong_is_said_of_all(pcs: Callable, fitted: Path, tmp_path: Pat
     prompts.write_text("\n")
     assert "holds no prompt" in pcs("sample-many", fitted / "ann", *words).err
     assert not (tmp_path / "drawn").exists()
+
+
+@pytest.mark.parametrize("after", [0, 1])
+def test_what_is_kept_of_an_interrupted_drawing_is_said(
+    pcs: Callable, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    def stopped(drawing: Drawing) -> None:
+        for number in range(after):
+            drawing.finished(number, torch.zeros(1, 3, 32, 32))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Drawing, "run", stopped)
+    (tmp_path / "prompts.txt").write_text("a {token}\n{token} there\n")
+    words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "drawn", "-n", 1)
+    done = pcs("sample-many", "--artifacts", fitted / "ann", fitted / "bo", *words)
+    assert done.code == 130
+    assert done.err.count("interrupted: 1 finished picture is kept") == after
+    assert done.err.count("interrupted: no picture was finished") == 2 - after
+    assert "failed" not in done.err
