@@ -34,7 +34,8 @@ class Destination:
         """
         try:
             claim = take(self.folder)
-            if claim.users == 1 and not self.overwrite and self.taken():
+            ours = claim.users > 1 or claim.finished is not None or claim.whole
+            if not (ours or self.overwrite) and self.taken():
                 release(claim)
                 raise InputError(
                     f"{self.folder} was written by another command meanwhile: give another folder, or "

@@ -117,3 +117,18 @@ def test_a_folder_written_since_it_was_looked_at_is_refused_before_the_work(tmp_
     with pytest.raises(InputError, match="written by another command meanwhile"):
         target.take()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_fit_that_was_whole_when_its_command_died_may_be_taken_up(tmp_path: Path) -> None:
+    target = destination(tmp_path / "out", overwrite=False)
+    place = fit_work.open_workplace(target, {"seed": 1}, resume=False)
+    place.result.mkdir()
+    (place.result / "manifest.json").write_text("{}")
+    place.publish(target)
+    journal = (tmp_path / ".out.pcs").read_bytes()
+    place.close()
+    (tmp_path / ".out.pcs").write_bytes(journal)  # as after a death
+    again = fit_work.choose_destination(tmp_path / "out", overwrite=False, resume=True)
+    place = fit_work.open_workplace(again, {"seed": 1}, resume=True)
+    assert place.finished
+    place.close()
