@@ -24,6 +24,8 @@ DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
 
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE)
 """What a system says of a disk that takes no more, or of too many open files."""
+LOOP = "Symlink loop from "
+"""How Python's error about a link that leads to itself begins; the link follows, in quotation marks."""
 NO_MEMORY = (
     "not enough memory: close other programs, or ask for less at once (a smaller --size, batch or rank; "
     "--dry-run says what a fit takes)"
@@ -65,6 +67,9 @@ def failed(error: Exception) -> int:
         if isinstance(error, PluginError) and not wants_traceback():
             complain(f"with {TRACEBACK}=1 in front, the command shows where in the plugin", "")
         return error.exit_code
+    if isinstance(error, RuntimeError) and str(error).startswith(LOOP):  # of Path.resolve
+        report(error, f"{str(error)[len(LOOP) :]} is a link that leads to itself: remove it")
+        return BAD_INPUT
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         report(error, f"{where}{error.strerror or error}")
