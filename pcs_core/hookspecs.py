@@ -223,7 +223,11 @@ class RunSpecs:
 
     @hookspec
     def regularize(self, run: Run, step: FitStep) -> Loss | Sequence[Loss] | None:
-        """Return named, weighted loss terms. Summed; duplicate names are an error."""
+        """Return named, weighted loss terms. Summed; duplicate names are an error.
+
+        `step.evaluate` asks the network again; with `model=` the base, or a further model that the recipe
+        names, about texts that `step.encode(texts, model=...)` read for it.
+        """
 
     @hookspec(firstresult=True)
     def sample(self, run: Run, step: SampleStep) -> Prediction | None:

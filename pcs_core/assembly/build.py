@@ -10,11 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from pcs_core.arguments import checks_arguments
-from pcs_core.assembly.layers import phase_name, use_name
+from pcs_core.assembly.layers import model_name, phase_name, use_name
 from pcs_core.assembly.schema import (
     USE_KEYS,
     FitTable,
     HeadTable,
+    ModelTable,
     PhaseTable,
     RecipeTable,
     SampleTable,
@@ -25,7 +26,7 @@ from pcs_core.assembly.tables import Layer, Table, layer_of
 from pcs_core.assembly.words import check_words
 from pcs_core.catalogue import Catalogue
 from pcs_core.catalogue import catalogue as installed
-from pcs_core.data.recipe import Recipe, SampleSettings, Use
+from pcs_core.data.recipe import FurtherModel, Recipe, SampleSettings, Use
 from pcs_core.errors import PcsError, RecipeError, nearest
 from pcs_core.technique import Technique
 
@@ -72,7 +73,9 @@ def build(
     if not layer.uses:
         raise RecipeError(f"{recipe.place}: recipe {head.id!r} uses no technique: add a [[use]]")
     uses = tuple(make_use(table, catalogue) for table in layer.uses)
-    check_words(uses, [table.where("technique") for table in layer.uses])
+    models = [_table(ModelTable, m, f"model {model_name(m)!r}") for m in layer.models]
+    places = {model_name(m): m.where("name") for m in layer.models}
+    check_words(uses, [table.where("technique") for table in layer.uses], places)
     phases = [_table(PhaseTable, p, f"phase {phase_name(p)!r}") for p in layer.phases]
     fit = _table(FitTable, layer.fit, "[fit]")
     sample = _table(SampleTable, layer.sample, "[sample]")
@@ -86,10 +89,13 @@ def build(
         "fit": fit.document(),
         "sample": sample.model_dump(mode="json"),
     }
+    if models:  # documents written before have no such key
+        document["model"] = [model.document() for model in models]
     return Recipe(
         **head.model_dump(),
         uses=uses,
         phases=tuple(phase.phase() for phase in phases),
+        models=tuple(FurtherModel(**model.model_dump()) for model in models),
         cycles=fit.cycles,
         caption_dropout=fit.caption_dropout,
         sample=SampleSettings(**sample.model_dump()),
@@ -107,6 +113,7 @@ def origins(layer: Layer) -> dict[str, str]:
     """Return where each number of merged tables was written: see :attr:`Recipe.origins`."""
     tables = [(use_name(use), use) for use in layer.uses]
     tables += [(phase_name(phase), phase) for phase in layer.phases]
+    tables += [(model_name(model), model) for model in layer.models]
     tables += [("fit", layer.fit), ("sample", layer.sample)]
     return {
         f"{name}.{key}": table.where(key)

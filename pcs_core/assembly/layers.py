@@ -44,8 +44,22 @@ def phase_name(phase: Table) -> str:
     return name
 
 
+def model_name(model: Table) -> str:
+    """Return the name of a ``[[model]]``.
+
+    Raises
+    ------
+    RecipeError
+        It has none.
+    """
+    name = model.values.get("name")
+    if not isinstance(name, str) or not name:
+        raise RecipeError(f'{model.where("name")}: [[model]] without a name (name = "<name>")')
+    return name
+
+
 def extend(parent: Layer, child: Layer) -> Layer:
-    """Return ``parent`` with ``child`` over it.
+    """Return ``parent`` with ``child`` over it, uses and models merged by name.
 
     Phases of the child replace the parent's, and with them what the parent's backbone tables say
     about phases.
@@ -61,6 +75,7 @@ def extend(parent: Layer, child: Layer) -> Layer:
         recipe=recipe,
         uses=_merge_uses(parent.uses, child.uses),
         phases=child.phases or parent.phases,
+        models=_merge_models(parent.models, child.models),
         fit=parent.fit.merged(child.fit),
         sample=parent.sample.merged(child.sample),
         file=child.file,
@@ -148,6 +163,7 @@ def _apply(layer: Layer, id: str, above: Layer) -> Layer:
         recipe=layer.recipe,
         uses=_change(uses, [use_name(u) for u in uses], above.use_changes, "use", id),
         phases=_change(phases, [phase_name(p) for p in phases], above.phase_changes, "phase", id),
+        models=layer.models,
         fit=layer.fit.merged(above.fit),
         sample=layer.sample.merged(above.sample),
         check=layer.check,
@@ -186,6 +202,13 @@ def _merge_uses(below: Sequence[Table], above: Sequence[Table]) -> list[Table]:
     return list(merged.values())
 
 
+def _merge_models(below: Sequence[Table], above: Sequence[Table]) -> list[Table]:
+    merged = {model_name(model): model for model in below}
+    for model in above:  # what a child says of a model is the whole of it
+        merged[model_name(model)] = model
+    return list(merged.values())
+
+
 def _merge_changes(below: dict[str, Table], above: dict[str, Table]) -> dict[str, Table]:
     merged = dict(below)
     for name, table in above.items():
@@ -202,14 +225,18 @@ def _with_technique(use: Table, below: Table | None) -> Table:
 def _check_names(layer: Layer) -> None:
     uses = [(use_name(u), u) for u in layer.uses]
     phases = [(phase_name(p), p) for p in layer.phases]
+    models = [(model_name(m), m) for m in layer.models]
     _unique(uses, "use", "give one of them a name of its own")
+    _unique(models, "model", "rename one")
     _unique(phases, "phase", "rename one")
     taken = {name for name, _ in uses} | {"sample"}
-    for name, phase in phases:
-        if name in taken:
-            raise RecipeError(
-                f"{phase.where('name')}: {name!r} cannot be the name of a phase: it is taken"
-            )
+    for what, named in (("phase", phases), ("model", models)):
+        for name, table in named:
+            if name in taken:
+                raise RecipeError(
+                    f"{table.where('name')}: {name!r} cannot be the name of a {what}: it is taken"
+                )
+        taken |= {name for name, _ in named}
 
 
 def _unique(named: Iterable[tuple[str, Table]], what: str, mend: str) -> None:

@@ -1,4 +1,4 @@
-"""``--set KEY=VALUE``: KEY is a use, a phase, ``sample`` or ``fit``, a dot, and its field."""
+"""``--set KEY=VALUE``: KEY is a use, a phase, a model, ``sample`` or ``fit``, a dot, and its field."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 from pcs_core.assembly.build import technique_class
-from pcs_core.assembly.layers import phase_name, use_name
-from pcs_core.assembly.schema import FitTable, PhaseTable, SampleTable
+from pcs_core.assembly.layers import model_name, phase_name, use_name
+from pcs_core.assembly.schema import FitTable, ModelTable, PhaseTable, SampleTable
 from pcs_core.assembly.tables import Layer, Table, not_plain
 from pcs_core.catalogue import Catalogue
 from pcs_core.errors import InputError, UnknownNameError, nearest
@@ -28,7 +28,9 @@ def override(layer: Layer, overrides: Sequence[str], catalogue: Catalogue) -> La
     """
     if not overrides:
         return layer
-    changed = replace(layer, uses=list(layer.uses), phases=list(layer.phases))
+    changed = replace(
+        layer, uses=list(layer.uses), phases=list(layer.phases), models=list(layer.models)
+    )
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.strip()
@@ -49,6 +51,8 @@ def _set(layer: Layer, key: str, value: Any, place: str, catalogue: Catalogue) -
         layer.uses[index] = layer.uses[index].merged(change)
     elif kind == "phase":
         layer.phases[index] = layer.phases[index].merged(change)
+    elif kind == "model":
+        layer.models[index] = layer.models[index].merged(change)
     elif kind == "fit":
         layer.fit = layer.fit.merged(change)
     else:
@@ -65,6 +69,10 @@ def _keys(layer: Layer, catalogue: Catalogue) -> dict[str, tuple[str, int, str]]
         for field in PhaseTable.model_fields:
             if field != "name":
                 keys.setdefault(f"{phase_name(phase)}.{field}", ("phase", index, field))
+    for index, model in enumerate(layer.models):
+        for field in ModelTable.model_fields:
+            if field != "name":
+                keys.setdefault(f"{model_name(model)}.{field}", ("model", index, field))
     for field in FitTable.model_fields:
         keys.setdefault(f"fit.{field}", ("fit", 0, field))
     for field in SampleTable.model_fields:

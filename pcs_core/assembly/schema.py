@@ -170,6 +170,32 @@ FACT_TABLES: dict[str, type[Table]] = {
 """What each entry of a list of facts holds."""
 
 
+class ModelTable(Table):
+    """``[[model]]``: see :class:`pcs_core.data.FurtherModel`."""
+
+    name: Name
+    backbone: str = ""
+    artifact: str = ""
+    system: str = ""
+
+    def document(self) -> dict[str, Any]:
+        """Return the table as a recipe's document holds it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if self.name in ("self", "base"):
+            raise ValueError(
+                f"{self.name!r} is what techniques call the fitted network itself: choose another name"
+            )
+        if self.artifact and self.system:
+            raise ValueError(
+                "an artifact and a system at once: give the artifact of an earlier fit, or the system "
+                "that is fitted first"
+            )
+        return self
+
+
 class PhaseTable(Table):
     """``[[phase]]``: see :class:`pcs_core.data.Phase`. A single number stands for all."""
 

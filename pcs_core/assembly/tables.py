@@ -18,6 +18,7 @@ TOP = (
     "use",
     "pretrain",
     "phase",
+    "model",
     "fit",
     "sample",
     "backbone",
@@ -58,7 +59,7 @@ class Table:
 class Layer:
     """One file, or one of its ``[backbone.<id>]`` tables.
 
-    ``uses`` and ``phases`` are lists. ``use_changes`` and ``phase_changes`` change what must be
+    ``uses``, ``phases`` and ``models`` are lists. ``use_changes`` and ``phase_changes`` change what must be
     there already, by name (the form ``[backbone.<id>.use.<name>]``); ``removed`` names uses that a
     backbone does without.
     """
@@ -66,6 +67,7 @@ class Layer:
     recipe: Table = field(default_factory=Table)
     uses: list[Table] = field(default_factory=list)
     phases: list[Table] = field(default_factory=list)
+    models: list[Table] = field(default_factory=list)
     fit: Table = field(default_factory=Table)
     sample: Table = field(default_factory=Table)
     use_changes: dict[str, Table] = field(default_factory=dict)
@@ -115,7 +117,7 @@ class _Reader:
         for key in data:
             if key not in TOP:
                 self.refuse((key,), f"unknown table or key {key!r}{nearest(key, TOP)}")
-        for key in ("use", "pretrain", "phase", *FACT_LISTS):
+        for key in ("use", "pretrain", "phase", "model", *FACT_LISTS):
             if isinstance(data.get(key), dict):
                 self.refuse((key,), f"{key} must be a list of tables: write [[{key}]]")
         layer = self.body(data, ())
@@ -124,6 +126,7 @@ class _Reader:
             self.refuse((), "no [recipe] table: it needs at least an id")
         for id, tables in self.names(data.get("backbone", {}), ("backbone",)).items():
             layer.backbones[id] = self.overlay(tables, ("backbone", id), id)
+        layer.models = self.items(data.get("model", []), ("model",))[0]
         layer.check = self.table(data.get("check", {}), ("check",)).values
         layer.facts = {key: self.items(data.get(key, []), (key,))[0] for key in FACT_LISTS}
         return layer

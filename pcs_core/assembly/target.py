@@ -117,6 +117,7 @@ def with_profile(layer: Layer, profile: Profile | None, catalogue: Catalogue) ->
         recipe=layer.recipe,
         uses=[_filled(use, profile, place, bool(families), catalogue) for use in layer.uses],
         phases=layer.phases,
+        models=layer.models,
         fit=layer.fit,
         sample=_over(layer.sample, sample, place, bool(families)),
         backbones=layer.backbones,

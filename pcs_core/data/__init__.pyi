@@ -33,6 +33,7 @@ from pcs_core.data.preset import Preset as Preset
 from pcs_core.data.profile import Profile as Profile
 from pcs_core.data.recipe import ALL as ALL
 from pcs_core.data.recipe import RENDERED as RENDERED
+from pcs_core.data.recipe import FurtherModel as FurtherModel
 from pcs_core.data.recipe import Phase as Phase
 from pcs_core.data.recipe import Recipe as Recipe
 from pcs_core.data.recipe import SampleSettings as SampleSettings

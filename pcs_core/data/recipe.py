@@ -27,6 +27,20 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class FurtherModel:
+    """One ``[[model]]``: a frozen network that techniques ask by ``name`` in a step of the fit.
+
+    ``backbone`` is an id, a folder or a hub id ("": the one that is fitted). On it acts nothing, or the
+    ``artifact`` in that folder, or a fit of ``system`` on the same subject, made before this one.
+    """
+
+    name: str
+    backbone: str = ""
+    artifact: str = ""
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """One ``[[phase]]`` of the fit.
 
@@ -92,6 +106,7 @@ class Recipe:
     ``"sample.<field>"`` -> ``"file:line"``, a profile or ``--set``; what is not there is a default.
     ``check`` is the ``[check]`` table as written, ``not_on`` a family of backbones -> why it cannot run there
     (empty where the recipe was read from a document: what was trained runs where it was trained).
+    ``models`` are what a fit asks beside the network that it trains; a drawing needs none of them.
     """
 
     id: str
@@ -103,6 +118,7 @@ class Recipe:
     notes: str = ""
     uses: tuple[Use, ...] = ()
     phases: tuple[Phase, ...] = ()
+    models: tuple[FurtherModel, ...] = ()
     cycles: int = 1
     caption_dropout: float = 0.0
     sample: SampleSettings = field(default_factory=SampleSettings)

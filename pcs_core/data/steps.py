@@ -90,7 +90,7 @@ class Batch:
         return self.subject.new_tensor([r == role for r in self.roles]).bool()
 
 
-def no_text(text: str, model: str = "self") -> Conditioning:
+def no_text(text: str | Sequence[str], model: str = "self") -> Conditioning:
     """Refuse to encode a text: the loop that made the step cannot.
 
     Raises
@@ -108,8 +108,10 @@ class FitStep:
     ``noisy`` [b c h w] = alpha * latents + sigma * noise (clips [b c t h w]; tokens [b 1 h w], some
     masked). ``output``, ``target``, ``error``, ``x0``
     and ``tape`` are computed when first read, once. ``encode(text)`` is the conditioning of one text
-    (placeholders allowed) for every row, in the caller's grad mode; with ``model="base"`` by the network
-    without edits. ``stop(subject)`` ends this phase for one subject after this step, ``stop()`` for all; where
+    (placeholders allowed) for every row, or of a list with a text for each, in the caller's grad mode;
+    ``evaluate(latents, level, cond)`` asks the network. With ``model="base"`` both are of the network without
+    edits, with the name of a further model (``[[model]]``) of that one: each reads texts that it encoded.
+    ``stop(subject)`` ends this phase for one subject after this step, ``stop()`` for all; where
     several processes train, it is refused.
     """
 

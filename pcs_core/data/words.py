@@ -16,6 +16,7 @@ KINDS: Mapping[str, str] = {
     "region": "masks of examples, in batch.regions",
     "mask": "weights of the error, in step.masks",
     "extra": "what examples or a renderable carry, in batch.extra",
+    "model": "a further model of the recipe, which step.evaluate(..., model=<name>) asks",
     "place": "token positions, boxes and points of a prompt, in cond.spans, cond.masks and cond.extra",
 }
 """Kind of a word -> where it is found. A word is written "<kind>:<name>"; a name may be a glob."""

@@ -77,12 +77,17 @@ class CaptionTable:
         )
 
     def tell(
-        self, net: Attachment, text: str, like: Conditioning, edits: str, model: str = "self"
+        self,
+        net: Attachment,
+        texts: Sequence[str],
+        like: Conditioning,
+        edits: str,
+        model: str = "self",
     ) -> Conditioning:
-        """Return the conditioning of one text that is no caption, a row for each of ``like``."""
+        """Return the conditioning of texts that are no captions, one for each row of ``like``."""
         assert like.subject is not None
         windows = 1 if self.tokens is None else self.tokens.windows
-        prompts = self._tokenise(net, [text] * like.rows, like.subject.tolist(), windows)
+        prompts = self._tokenise(net, texts, like.subject.tolist(), windows)
         cond = net.encode_text(
             prompts, like.subject, time=like.time, streams=like.streams, edits=edits, model=model
         )

@@ -37,6 +37,7 @@ from pcs_core.engine.cropping import crop_subject
 from pcs_core.engine.drawn_size import sized
 from pcs_core.engine.fit_rows import FitSupply
 from pcs_core.engine.freeing import free_circles, size_of
+from pcs_core.engine.further import OpenedModel, check_models, kept, open_models
 from pcs_core.engine.given import check_count, check_switch, given_subjects
 from pcs_core.engine.live import Drawing, live_drawing
 from pcs_core.engine.memory_bounds import check_rows
@@ -134,6 +135,7 @@ def fit(
     from pcs_core.assembly import load_recipe
 
     recipe = load_recipe(recipe, backbone=backbone)  # refuses a family before its weights are read
+    check_models(recipe, backbone)
     opened: Any = open_backbone(backbone) if isinstance(backbone, str | Path) else backbone
     check_count("checkpoints", checkpoints)
     check_count("every", every, 0 if each is None else 1)
@@ -149,7 +151,8 @@ def fit(
         base = find_adapter(recipe, opened, adapter) if needs_adapter(recipe) else None
         results: list[Personalization] = []
         memory = {} if memory is None else memory  # class pictures serve every subject of the class
-        groups = fit_groups(recipe, subjects, apart=buckets)
+        # further models are opened for one subject
+        groups = fit_groups(recipe, subjects, apart=buckets or bool(recipe.models))
         for number, group in enumerate(groups):
             fitting = Fitting(
                 recipe, group, opened, seed, watch, work, resume, memory, number, len(groups), base
@@ -279,6 +282,7 @@ class Fitting:
         self.precision = Precision(self.precision_name, self.backbone)
         for phase in self.recipe.phases:
             phase_size(phase, self.backbone)
+        self.run_.models = self._models()
         self.processes = join(self.backbone.device)
         check_shared(self.recipe.phases, self.recipe.uses, self.processes.count)
         self.card = self.backbone.card
@@ -304,6 +308,25 @@ class Fitting:
         self.stopped: dict[int, dict[str, int]] = {
             int(n): dict(after) for n, after in checkpoints.value("stopped", {}).items()
         }
+
+    def _models(self) -> Mapping[str, OpenedModel]:
+        """Open the further models of the recipe, while the network is bare and whole."""
+        if not self.recipe.models:
+            return {}
+        (subject,) = self.subjects
+
+        return open_models(
+            self.recipe,
+            self.backbone,
+            subject,
+            seed=self.seed,
+            fit=partial(fit, memory=self.memory, crop=self.crop),
+            keep=partial(kept, self.work, self.resume),
+            say=self.run_.log,
+        )
+
+    def _models_identity(self) -> dict[str, Any]:
+        return {name: model.identity() for name, model in self.run_.models.items()}
 
     def _ask(self) -> list[Answers]:
         """Ask what is known of the subjects; of pictures of several sizes, name the use that needs one.
@@ -403,6 +426,7 @@ class Fitting:
                 "start": self.start and digest(self.start.tensors),
                 "size": self.chosen_size and list(self.chosen_size),
                 "buckets": True if self.sizes else None,
+                "set of further models": self._models_identity() or None,
             },
             resume=self.resume,
             snapshots=snapshots,
@@ -571,6 +595,8 @@ class Fitting:
         if self.sizes:
             shown = sorted({size for row in self.sizes for size in row})
             extra = {**extra, "buckets": [list(size) for size in shown]}
+        if self.run_.models:
+            extra = {**extra, "models": self._models_identity()}
         if self.start is not None:
             started = origin(self.start, self.seed)
             extra = {**extra, "started_from": started, "steps": self._steps(0)}

@@ -141,8 +141,17 @@ class FitSupply:
             cond=cond,
             stop=asked.stops.ask if self.processes.count == 1 else one_process,
             beside=beside,
-            encode=lambda text, **more: self.table.tell(net, text, cond, edits, **more),
+            encode=lambda text, model="self": self._told(text, cond, edits, model),
         )
+
+    def _told(
+        self, text: str | Sequence[str], cond: Conditioning, edits: str, model: str
+    ) -> Conditioning:
+        """Return the conditioning of one text for every row of ``cond``, or of a text for each."""
+        texts = [text] * cond.rows if isinstance(text, str) else list(text)
+        if (further := self.run.models.get(model)) is not None:
+            return further.encode(texts, cond)
+        return self.table.tell(self.net, texts, cond, edits, model)
 
     def _rows(self, batch: Batch, seeds: Tensor) -> dict[str, Tensor]:
         """Return what edits know of each row: the seed of its subject's step, and its reference."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from pcs_core.backbone import Backbone
+    from pcs_core.catalogue import Catalogue
     from pcs_core.data import Personalization, Recipe, Subject, Use
 
 
@@ -42,27 +43,17 @@ def open_backbone(
         The folder is damaged, or not named in UTF-8, or the hub cannot be reached; no such device.
     """
     from pcs_core.catalogue import catalogue
-    from pcs_core.catalogue.known import absent
 
     check_utf8(name, what="the backbone")
     check_device(device)
     known = catalogue()
     ids = known.ids("backbones")
     location: Any = name
+    check_backbone_name(name, known)
     if str(name) in ids:
         location = known.get("backbones", str(name))()
         if not isinstance(location, str | Path):
             return location  # type: ignore[no-any-return]
-    elif not Path(name).exists() and (
-        str(name).count("/") != 1 or str(name).startswith((".", "/")) or str(name).endswith("/")
-    ):
-        if (missing := absent(known, "backbone", str(name))) is not None:
-            raise missing
-        what = "folder" if "/" in str(name) else "backbone"
-        raise UnknownNameError(
-            f"no {what} {str(name)!r}{nearest(str(name), ids)} "
-            f"(installed: {', '.join(ids) or 'none'}; or a folder, or a hub id)"
-        )
     for loader in known.ids("loaders"):
         opened = known.get("loaders", loader)(location, id=str(name), device=device, dtype=dtype)
         if opened is not None:
@@ -72,6 +63,29 @@ def open_backbone(
     raise InputError(
         f"backbone {str(name)!r}: no installed plugin knows this layout "
         f"(layouts known: {', '.join(known.ids('loaders')) or 'none; install pcs-diffusers'})"
+    )
+
+
+def check_backbone_name(name: str | Path, known: Catalogue) -> None:
+    """Refuse what is neither the id of an installed backbone, nor a folder, nor of the form of a hub id.
+
+    Raises
+    ------
+    UnknownNameError
+        Names the nearest id, or what to install.
+    """
+    from pcs_core.catalogue.known import absent
+
+    ids, text = known.ids("backbones"), str(name)
+    hub = text.count("/") == 1 and not text.startswith((".", "/")) and not text.endswith("/")
+    if text in ids or Path(name).exists() or hub:
+        return
+    if (missing := absent(known, "backbone", text)) is not None:
+        raise missing
+    what = "folder" if "/" in text else "backbone"
+    raise UnknownNameError(
+        f"no {what} {text!r}{nearest(text, ids)} "
+        f"(installed: {', '.join(ids) or 'none'}; or a folder, or a hub id)"
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Layout, Prediction, Recipe, SampleStep, Site, Subject
+    from pcs_core.engine.further import OpenedModel
     from pcs_core.engine.services import RunServices
 
 LOGGER = logging.getLogger("pcs")
@@ -83,6 +84,7 @@ class EngineRun:
         self.phase = ""
         self.strengths: dict[str, float] = {}
         self.heads: Mapping[str, HeadEdit] = {}
+        self.models: Mapping[str, OpenedModel] = {}
         self._fusion: Fusion | None = None
         self._started: Callable[[], Fusion] | None = None
         self._memory = {} if memory is None else memory

@@ -43,6 +43,10 @@ def make_step(
     noisy = process.corrupt(batch.latents, noise, level)
 
     def evaluate(x: Tensor, at: Any, given: Conditioning, **options: Any) -> Evaluation:
+        if (further := run.models.get(options.get("model", "self"))) is not None:
+            return further.evaluate(
+                x, at, given, **{k: v for k, v in options.items() if k != "model"}
+            )
         return net.evaluate(x, at, given, **{"edits": edits, **options})
 
     def forward() -> Evaluation:

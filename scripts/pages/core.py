@@ -96,6 +96,11 @@ PROMISES = (
         tuple(f"engine/{name}.py" for name in "checkpoints continuing restoring adapters".split()),
     ),
     Topic(
+        "Further models",
+        "A teacher is asked on the network that trains, whose edits make room: only what attaches can do that.",
+        ("engine/further.py",),
+    ),
+    Topic(
         "Devices and their memory",
         "Shares of one step, with the gradient of one process: only the loop knows which rows a mean is of. "
         "How threads wait, and when what a training held is given back.",

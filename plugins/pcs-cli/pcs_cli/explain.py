@@ -78,6 +78,8 @@ def explain(
     for hook in ORDER:
         lines += hook_lines(by_name[hook])
     lines += ["", "Words, by which they meet", *word_lines(explained.words)]
+    if recipe.models:
+        lines += ["", "Further models, which are asked and do not train", *model_lines(recipe)]
     lines += ["", "Fit", *phases(recipe), "", "Sample", f"  {sample_line(recipe)}"]
     lines += ["", f"Edits on {name}, for one subject", *edit_lines(edits, missing)]
     lines += ["", "Numbers, and where each comes from", *number_lines(numbers(recipe))]
@@ -134,6 +136,17 @@ def word_lines(words: Sequence[WordRow]) -> list[str]:
         for row in words
     ]
     return columns(("  kind", "name", "written by", "read by"), rows).splitlines()
+
+
+def model_lines(recipe: Recipe) -> list[str]:
+    """Return a line per further model: its name, on which network, and what acts there."""
+    rows = []
+    for model in recipe.models:
+        acting = f"the artifact in {model.artifact}" if model.artifact else "nothing: the base"
+        if model.system:
+            acting = f"{model.system}, fitted first on the same subject"
+        rows.append((f"  {model.name}", model.backbone or "the fitted one", acting))
+    return columns(("  model", "backbone", "what acts on it"), rows).splitlines()
 
 
 def hook_lines(hook: HookOrder) -> list[str]:

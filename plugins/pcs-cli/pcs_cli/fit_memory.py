@@ -31,9 +31,40 @@ def memory_line(plan: FitPlan) -> str:
     )
     pictures = megabytes(picture_bytes(plan))
     return (
-        f"memory: weights {megabytes(weights)}, {training}, pictures at most {pictures}; on top "
+        f"memory: weights {megabytes(weights)}, {further(plan)}{training}, pictures at most {pictures}; on top "
         f"what a step keeps of {rows_of_a_step(plan)} rows at a time, however many pictures there are"
     )
+
+
+def further(plan: FitPlan) -> str:
+    """Return what the further models of the recipe take, as the middle of a sentence; "" without any.
+
+    Each network is opened to be measured, and let go. What a system learns that is fitted first is small or as
+    large as a full fine-tuning: it is named, for nothing of it is there yet.
+    """
+    from pathlib import Path
+
+    from pcs_core.engine import open_backbone
+    from pcs_core.engine.further import beside_recipe
+
+    parts = []
+    for model in plan.recipe.models:
+        size, later = 0, ""
+        if model.backbone:
+            opened = open_backbone(model.backbone, device="cpu")
+            if opened.card.hash != plan.backbone.card.hash:
+                size += sum(
+                    tensor.numel() * tensor.element_size()
+                    for part in opened.parts.values()
+                    for tensor in part.parameters()
+                )
+        if model.artifact:
+            folder = Path(beside_recipe(plan.recipe, model, "artifact"))
+            size += sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        if model.system:
+            later = f" and what {model.system} learns first"
+        parts.append(f"model {model.name!r} {megabytes(size)}{later}, ")
+    return "".join(parts)
 
 
 def trained_numbers(plan: FitPlan) -> int | None:

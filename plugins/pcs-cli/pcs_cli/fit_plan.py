@@ -104,6 +104,7 @@ def plan_fit(
     from pcs_core.engine.adapters import needs_adapter
     from pcs_core.engine.continuing import continued_subject
     from pcs_core.engine.drawn_size import sized
+    from pcs_core.engine.further import check_models
     from pcs_core.engine.processes import check_shared, place
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
@@ -119,6 +120,7 @@ def plan_fit(
     if keep_every is not None:
         count_kept(recipe, keep_every)
     check_shared(recipe.phases, recipe.uses, place()[1])
+    check_models(recipe, name)
     # names first: they cost nothing, and a backbone takes seconds to open
     words = [start.words_of(folder) for folder in folders or (None,)]
     listed = [

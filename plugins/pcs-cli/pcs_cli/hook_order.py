@@ -83,7 +83,7 @@ def explain(recipe: Recipe, builtin: Sequence[Technique] = ()) -> Explanation:
         implementations = reversed(getattr(manager.hook, hook).get_hookimpls())
         calls = tuple(_call(impl, names[impl.plugin_name]) for impl in implementations)
         hooks.append(HookOrder(hook, calls))
-    words = tuple(WordRow(*row) for row in meetings(recipe.uses))
+    words = tuple(WordRow(*row) for row in meetings(recipe.uses, recipe.models))
     return Explanation(
         recipe.id, recipe.name, tuple(use.name for use in recipe.uses), tuple(hooks), words
     )

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pcs_core.data.recipe import Use
+from pcs_core.data.recipe import FurtherModel, Use
 from pcs_core.data.words import GIVEN, meet
 
 
-def meetings(uses: Sequence[Use]) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
+def meetings(
+    uses: Sequence[Use], models: Sequence[FurtherModel] = ()
+) -> list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]:
     """Return (kind, name, uses that write it, uses that read it) of each word of a recipe, in order.
 
-    A word of the user or the engine that nobody reads is left out.
+    A word of the user or the engine that nobody reads is left out. A model is the recipe's own word.
     """
+    own = [f"model:{model.name}" for model in models]
     spoken = {use.name: use.technique.words() for use in uses}
     written = dict.fromkeys(word for words in spoken.values() for word in words.writes)
     asked = dict.fromkeys(w for words in spoken.values() for w in (*words.reads, *words.may_read))
@@ -28,6 +31,8 @@ def meetings(uses: Sequence[Use]) -> list[tuple[str, str, tuple[str, ...], tuple
         )
         if any(meet(word, given) for given in GIVEN):
             writers = ("(given)", *writers)
+        if any(meet(word, mine) for mine in own):
+            writers = ("(the recipe)", *writers)
         if writers:
             kind, _, name = word.partition(":")
             rows.append((kind, name, writers, readers))

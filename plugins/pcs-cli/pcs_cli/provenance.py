@@ -17,7 +17,8 @@ the backbone or its family, ``--set``."""
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """One value of a recipe: ``"<use>.<setting>"``, ``"<phase>.<field>"``, ``"fit..."`` or ``"sample..."``.
+    """One value of a recipe: ``"<use>.<setting>"``, ``"<phase>.<field>"``, ``"<model>.<field>"``, ``"fit..."``
+    or ``"sample..."``.
 
     ``place`` is ``"file:line"``, the name of the profile or the option as given; "" for a default.
     """
@@ -29,7 +30,7 @@ class Number:
 
 
 def numbers(recipe: Recipe) -> tuple[Number, ...]:
-    """Return all values in the order of the recipe: uses, phases, fit, sample."""
+    """Return all values in the order of the recipe: uses, phases, models, fit, sample."""
     return tuple(
         Number(name, value, source_of(place), place)
         for name, value in _values(recipe)
@@ -57,6 +58,10 @@ def _values(recipe: Recipe) -> Iterator[tuple[str, Any]]:
         for key, value in phase.items():
             if key not in ("name", "pretrain"):
                 yield f"{phase['name']}.{key}", value
+    for model in recipe.document.get("model", ()):
+        for key, value in model.items():
+            if key != "name":
+                yield f"{model['name']}.{key}", value
     for table in ("fit", "sample"):
         for key, value in recipe.document[table].items():
             yield f"{table}.{key}", value

@@ -105,6 +105,11 @@ def pretrain(
         raise RecipeError(
             "fit.caption_dropout is for fits: in a pre-training data.condition_dropout.text drops captions"
         )
+    if recipe.models:
+        raise RecipeError(
+            f"recipe {recipe.id!r} asks the model {recipe.models[0].name!r}, and a pre-training asks none: "
+            "leave the technique that asks it out of [[pretrain]]'s recipe"
+        )
     if init is not None and init.recipe.id != recipe.id:
         raise ArtifactError(
             f"the weights to start from are of system {init.recipe.id!r}, not of {recipe.id!r}"

@@ -10,6 +10,7 @@ Each check raises an ``AssertionError`` that says what does not hold.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Mapping
@@ -23,7 +24,7 @@ from pcs_core.backbone import Attachment, trainable
 from pcs_core.catalogue import catalogue
 from pcs_core.data import BranchEdit, Phase, SampleSettings, StreamEdit
 from pcs_core.engine import fit, sample
-from pcs_core.errors import ConflictError, RecipeError
+from pcs_core.errors import ConflictError, PcsError, RecipeError, distribution_of
 from pcs_core.hookspecs import RUN_HOOKS
 from pcs_testing.case import Case
 from pcs_testing.fixtures import (
@@ -351,8 +352,54 @@ def subjects_train_as_if_alone(case: Case) -> None:
             )
 
 
+HOOKS: Mapping[str, str] = {
+    **dict.fromkeys(("losses_are_per_row", "rows_share_out"), "regularize"),
+    **dict.fromkeys(
+        (
+            "detaching_restores",
+            "gradients_stay_inside",
+            "base_is_reachable",
+            "everything_is_registered",
+            "nothing_is_hidden",
+            "starts_at_the_base",
+            "rows_are_apart",
+            "other_texts_stay",
+            "later_windows_are_read",
+            "constants_follow_the_device",
+            "works_in_half_precision",
+            "stages_keep_shapes",
+            "joint_sites_are_met",
+        ),
+        "fuse",
+    ),
+}
+"""Check -> the hook whose results it is about; of others, any hook may be the cause."""
+
+
+def named(check: Callable[[Case], None]) -> Callable[[Case], None]:
+    """Return ``check`` with plugin, use and hook in front of what it says does not hold."""
+
+    @functools.wraps(check)
+    def run(case: Case) -> None:
+        try:
+            check(case)
+        except PcsError:  # says by itself whose it is
+            raise
+        except Exception as error:
+            cls = case.technique
+            mine = [hook for hook in RUN_HOOKS if hasattr(cls, hook)]
+            hooks = [h for h in mine if h == HOOKS.get(check.__name__, h)] or mine
+            where = " or ".join(f"`{hook}`" for hook in hooks) or "(none)"
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            raise AssertionError(
+                f"{distribution_of(cls.__module__)}: the use {cls.id!r}, in its hook {where}: {kind}{error}"
+            ) from error
+
+    return run
+
+
 CHECKS: Mapping[str, Callable[[Case], None]] = {
-    check.__name__: check
+    check.__name__: named(check)
     for check in (
         settings_round_trip,
         unknown_setting_refused,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,10 @@ from pcs_core.engine.prepare import extract, references, subject_masks
 from pcs_core.engine.processes import Processes, given
 from pcs_core.engine.restoring import restore
 from pcs_core.engine.run import EngineRun
-from pcs_core.errors import PcsError
+from pcs_core.errors import PcsError, PluginError
 from pcs_core.merge import merge_fusions
-from pcs_testing.edit_tensors import everything_is_registered, nothing_is_hidden
+from pcs_testing.case import Case
+from pcs_testing.edit_tensors import edits_of, everything_is_registered, nothing_is_hidden
 from pcs_testing.fixtures import (
     build,
     evaluate,
@@ -55,10 +56,11 @@ from pcs_testing.watchers import FitEnd, StepWatch, glance, prompt_latents
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import Recipe
+    from pcs_core.data import Loss, Recipe
     from pcs_core.technique import Technique
-    from pcs_testing.case import Case
 
+JOINT = "tiny-sd3"
+"""The small backbone whose text and picture share their attention."""
 PLAIN = ("a photo of a dog", "")
 """Prompts without the subject's word, as negative prompts are."""
 CLOSE = 1e-4
@@ -180,6 +182,47 @@ def losses_are_per_row(case: Case) -> None:
                 f"the loss {loss.name!r} has no gradient: what it is made of was detached, or computed "
                 "under no_grad or with `.item()`; nothing learns from it"
             )
+    _no_mean_in_each_row(case, phase, watch.losses)
+
+
+def _no_mean_in_each_row(case: Case, phase: Phase, together: Sequence[Loss]) -> None:
+    """Refuse a mean over the batch that was expanded to its rows: alone, a row would have another value.
+
+    A value that all rows have for another reason, as the norm of a parameter, is the same in a row alone.
+    """
+    alike = {loss.name: _of_rows(loss) for loss in together if loss.name != "core.denoise"}
+    alike = {name: v for name, v in alike.items() if len(v) > 1 and float(v.max() - v.min()) == 0}
+    if not alike:
+        return
+    uses = [_sharing(technique) for technique in (*case.others(), case.make(), Probe())]
+    for index in range(2):
+        watch: Any = _sharing(StepWatch())
+        with given(_Apart(index, 2)):
+            fit(make_recipe([watch, *uses], phase), case.subject(), case.open())
+        for loss in watch.losses:
+            if loss.name not in alike or not len(rows := _of_rows(loss)):
+                continue
+            whole, alone = float(alike[loss.name][0]), float(rows[0])
+            assert abs(whole - alone) <= 1e-5 * max(abs(whole), abs(alone)), (
+                f"the loss {loss.name!r} is {whole:.4g} in every row of a batch, and {alone:.4g} where half of "
+                "the rows stand alone: it is a mean over the batch, expanded. Give each row its own value, "
+                "`.flatten(1).mean(1)`: rows have weights, and the mean over them is taken after that"
+            )
+
+
+def _of_rows(loss: Loss) -> Tensor:
+    value = loss.value.detach()
+    return value if loss.rows is None else value[loss.rows]
+
+
+def _sharing(technique: Technique) -> Technique:
+    """Return the technique as one that says `rowwise`: processes may share out its rows for a look."""
+    kind = type(technique)
+    if kind.rowwise:
+        return technique
+    names = {"rowwise": True, "__doc__": kind.__doc__, "__module__": kind.__module__}
+    shared: Technique = type(kind.__name__, (kind,), names).from_settings(technique.settings())
+    return shared
 
 
 class _Apart(Processes):
@@ -215,6 +258,27 @@ def rows_share_out(case: Case) -> None:
             f"{name} differs by {moved:.3g} where two processes share out the rows: a row depends on the "
             "other rows, or a loss speaks about some rows of a role only; leave `rowwise` out"
         )
+
+
+def joint_sites_are_met(case: Case) -> None:
+    """Where text and picture share their attention (SD 3), it acts too, or says by name that it cannot."""
+    if case.backbone != "tiny":
+        return
+    here = edits_of(case, case.fusion())
+    there = Case(case.technique, case.settings, JOINT, case.roles, beside=case.beside)
+    try:
+        fusion = there.fusion()
+        with torch.no_grad(), Attachment(there.open(), fusion) as net:
+            there.look(net, [there.prompt()])
+    except PluginError:
+        raise
+    except PcsError:
+        return
+    assert not here or edits_of(there, fusion), (
+        f"it plugs {len(here)} edits into a U-Net and none into SD 3, whose text and picture share their "
+        "attention (sites of kind 'joint'), without a word: ask for sites by a role that every family has "
+        '("attention.*.k"), or by a kind that is refused where there is none ("cross")'
+    )
 
 
 def has_an_effect(case: Case) -> None:
@@ -601,6 +665,7 @@ PROMISES = (
     no_global_randomness,
     losses_are_per_row,
     rows_share_out,
+    joint_sites_are_met,
     has_an_effect,
     what_is_given_stays,
     rows_are_apart,

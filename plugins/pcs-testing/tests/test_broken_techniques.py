@@ -27,6 +27,7 @@ from pcs_core.data import (
     TokenEdit,
 )
 from pcs_core.errors import PluginError
+from pcs_core.hookspecs import RUN_HOOKS
 from pcs_testing import CHECKS, Case
 
 
@@ -451,6 +452,139 @@ class AlwaysAnswers(Scaling):
         return None if moment in ("phase", "finish") else Features(captions=("a {token}",))
 
 
+class DefaultEdit(Scale):
+    """The parameter is the default of an argument."""
+
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, subjects)
+        more = {"shift": [nn.Parameter(torch.zeros(site.width))]}
+        self.moved = lambda x, rows=more: x + rows["shift"][0]
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = self.moved(state.out)
+        return state
+
+
+class CopyingEdit(Scale):
+    """What it says it owns is a copy."""
+
+    def owned(self) -> Any:
+        return {"scale": self.scale.detach().clone()}
+
+
+COUNTED: list[int] = []
+
+
+class CountedEdit(Scale):
+    """Acts as often as a list of its module has entries."""
+
+    def out(self, state: Any, cond: Any) -> Any:
+        state = super().out(state, cond)
+        state.out = state.out * (1 + 0.1 * len(COUNTED))
+        return state
+
+
+class Counted(Scaling):
+    """Broken: what a fit counts stands in its module alone."""
+
+    id = "test.counted"
+    edit = CountedEdit
+
+    @hookimpl
+    def extract(self, moment: str) -> None:
+        if moment == "start":
+            COUNTED.clear()
+
+    @hookimpl
+    def regularize(self, step: Any) -> None:
+        COUNTED.append(step.index)
+
+    @hookimpl(wrapper=True)
+    def fuse(self, run: Run, features: Features) -> Any:
+        """As at the beginning: what is put together again counts anew."""
+        COUNTED.clear()
+        answers = yield
+        edits = tuple(self.edit(s, features.subjects) for s in run.sites("cross"))
+        return [*answers, Fusion(edits=edits)]
+
+
+class OffsetEdit(LayerEdit):
+    """Adds what it has not learned yet."""
+
+    def __init__(self, site: Any, subjects: int) -> None:
+        super().__init__(site, stacked=True)
+        self.shift = nn.Parameter(torch.full((subjects, 1), 0.1))
+
+    def after(self, y: Any, cond: Any) -> Any:
+        return y + gather(self.shift, cond.subject)[:, :, None, None]
+
+
+class Offset(Technique):
+    """Broken: away from the base in a layer before anything is learned."""
+
+    id = "test.offset"
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        return Fusion(edits=(OffsetEdit(run.sites("*", "resnet")[0], features.subjects),))
+
+
+class NormalisingFeatures(Scaling):
+    """Broken: scales in place what others read too."""
+
+    id = "test.normalising"
+    writes = ("feature:mean",)
+
+    @hookimpl
+    def extract(self, moment: str) -> Features | None:
+        return Features(tensors={"mean": torch.ones(4)}) if moment == "start" else None
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        features.tensors["mean"].div_(2)
+        return Fusion(edits=tuple(Scale(s, features.subjects) for s in run.sites("cross")))
+
+
+class Halved(LayerEdit):
+    """Answers in half precision whatever it was given."""
+
+    def after(self, y: Any, cond: Any) -> Any:
+        return y.half()
+
+
+class HalvedLayers(Technique):
+    """Broken: what stands behind the layer cannot compute in that type."""
+
+    id = "test.halved"
+
+    @hookimpl
+    def fuse(self, run: Run) -> Fusion:
+        return Fusion(edits=(Halved(run.sites("*", "resnet")[0]),))
+
+
+class ByName(Scaling):
+    """Broken: looks for U-Nets' names, and finds nothing where layers are called otherwise."""
+
+    id = "test.by_name"
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        sites = run.sites("down_blocks.*|up_blocks.*|mid_block.*", "cross")
+        return Fusion(edits=tuple(Scale(site, features.subjects) for site in sites))
+
+
+class Nowhere(Scaling):
+    """Broken: its sites are of no kind that there is."""
+
+    id = "test.nowhere"
+
+    @hookimpl
+    def fuse(self, run: Run, features: Features) -> Fusion:
+        sites = run.sites("*.no_such_layer")
+        return Fusion(edits=tuple(Scale(site, features.subjects) for site in sites))
+
+
 BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
     (
         with_edit(ListedEdit, "listed"),
@@ -546,6 +680,47 @@ BROKEN: list[tuple[type[Technique], str, str, dict[str, Any]]] = [
         "a loss speaks about some rows of a role only",
         {},
     ),
+    (
+        losing(
+            "expanded_mean",
+            lambda s: Loss("far", s.error.mean().expand(len(s.batch.roles))),
+        ),
+        "losses_are_per_row",
+        "it is a mean over the batch, expanded",
+        {},
+    ),
+    (
+        losing(
+            "summed_into_each_row",
+            lambda s: Loss(
+                "far",
+                s.error.sum().repeat(len(s.batch.roles)) / 1e3,
+                rows=s.batch.rows("subject"),
+            ),
+        ),
+        "losses_are_per_row",
+        "it is a mean over the batch, expanded",
+        {},
+    ),
+    (
+        losing("noisy", lambda s: Loss("far", (s.x0 + torch.randn_like(s.x0)).mean((1, 2, 3)))),
+        "no_global_randomness",
+        "global generator of torch",
+        {},
+    ),
+    (
+        with_edit(DefaultEdit, "default"),
+        "everything_is_registered",
+        "DefaultEdit.moved holds a",
+        {},
+    ),
+    (with_edit(CopyingEdit, "copying"), "nothing_is_hidden", "CopyingEdit.scale is a", {}),
+    (Counted, "state_is_saved", "end of the fit and the loaded one differ", {}),
+    (Offset, "starts_at_the_base", "before any training the output is", {}),
+    (NormalisingFeatures, "what_is_given_stays", "changed the feature 'mean' in place", {}),
+    (HalvedLayers, "detaching_restores", "RuntimeError: ", {}),
+    (ByName, "joint_sites_are_met", "edits into a U-Net and none into SD 3", {}),
+    (Nowhere, "has_an_effect", "it has no effect", {}),
     (Idle, "has_an_effect", "it has no effect", {}),
     (PaintingOver, "what_is_given_stays", "picture 0 of the subject was changed in place", {}),
     (Seeding, "what_is_given_stays", "a hook set run.seed", {}),
@@ -592,7 +767,13 @@ def test_a_broken_technique_is_caught(
     SEEN.clear()
     with pytest.raises((AssertionError, PluginError)) as caught:
         CHECKS[check](Case(technique, settings))
-    assert message in str(caught.value)
+    said = str(caught.value)
+    assert message in said
+    # whoever reads it knows whose it is: the plugin, the use and the hook
+    assert said.startswith(f"module {__name__!r}: the use ")
+    assert repr(technique.id) in said
+    hooks = [hook for hook in RUN_HOOKS if hasattr(technique, hook)]
+    assert any(f"`{hook}`" in said for hook in hooks) or not hooks
 
 
 @pytest.mark.parametrize("check", sorted({check for _, check, _, _ in BROKEN}))

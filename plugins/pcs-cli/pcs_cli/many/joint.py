@@ -57,6 +57,8 @@ def kind_of(recipe: Recipe) -> tuple[Any, ...]:
 
 def why_apart(recipe: Recipe) -> str:
     """Return why fits of this recipe train one after the other, or an empty string."""
+    if recipe.models:
+        return f"the model {recipe.models[0].name!r} is asked about one subject"
     for phase in recipe.phases:
         if RENDERED in phase.batch:
             return f"phase {phase.name!r} learns from what it renders"
