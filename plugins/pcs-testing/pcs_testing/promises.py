@@ -221,7 +221,8 @@ def _sharing(technique: Technique) -> Technique:
     if kind.rowwise:
         return technique
     names = {"rowwise": True, "__doc__": kind.__doc__, "__module__": kind.__module__}
-    shared: Technique = type(kind.__name__, (kind,), names).from_settings(technique.settings())
+    made: Any = type(kind.__name__, (kind,), names)
+    shared: Technique = made.from_settings(technique.settings())
     return shared
 
 
