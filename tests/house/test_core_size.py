@@ -13,7 +13,7 @@ from count_lines import count
 from pages.core import AIM, FIRST, PROMISES, assigned
 
 ROOT = Path(__file__).resolve().parents[2]
-MOST = 12_000
+MOST = 11_700
 """Lines of the whole core: what would bring more stands beside it, or takes the place of something."""
 
 
