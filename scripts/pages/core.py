@@ -146,10 +146,11 @@ def core_page() -> str:
 
 The numbers are generated: lines that hold code, without blanks, comments and docstrings, to the nearest ten.
 
-`pcs_core` has {_tens(total)} lines. The aim is {AIM:,}, it is not met, and the number has grown with every seam that
-only the loop can offer. {_tens(total - first)} of them are promises that every technique gets without code of its own:
-whoever writes a technique, or wants to know how a fit works, need not read them. What left, what was looked at and
-stayed, and which cut comes next is in [decision 33](decisions/0033-what-is-the-cores.md).
+`pcs_core` has {_tens(total)} lines. The aim is {AIM:,}, it is not met, and the number has grown with
+every seam that only the loop can offer. {_tens(total - first)} of them are promises that every technique
+gets without code of its own: whoever writes a technique, or wants to know how a fit works, need not read
+them. What left, what was looked at and stayed, and which cut comes next is in
+[decision 33](decisions/0033-what-is-the-cores.md).
 
 ## To read first
 

@@ -36,7 +36,7 @@ technique = "tokens.learnable"
 [[use]]
 technique = "weights.lora"
 """
-HELD = '\n[[use]]\ntechnique = "regularizers.prediction_preservation"\nmodel = "teacher"\n'
+PRESERVED = '\n[[use]]\ntechnique = "regularizers.prediction_preservation"\nmodel = "teacher"\n'
 PHASE = '\n[[phase]]\nname = "p"\nsteps = 3\nlr = 0.05\n'
 TEACHER = STUDENT.replace("student", "tutor") + PHASE.replace("steps = 3", "steps = 1")
 
@@ -191,8 +191,8 @@ def test_a_loss_of_no_weight_changes_no_bit_of_a_fit(
 ) -> None:
     """However the student is plugged in: layers, other weights, another library's."""
     ends = []
-    for held in ("", HELD + f'\n[[model]]\nname = "teacher"\nartifact = "{teacher}"\n'):
-        light = held.replace('model = "teacher"\n', 'model = "teacher"\nweight = 1e-30\n')
+    for preserved in ("", PRESERVED + f'\n[[model]]\nname = "teacher"\nartifact = "{teacher}"\n'):
+        light = preserved.replace('model = "teacher"\n', 'model = "teacher"\nweight = 1e-30\n')
         (tmp_path / "student.toml").write_text(
             STUDENT.replace("weights.lora", technique) + light + PHASE
         )
@@ -203,9 +203,9 @@ def test_a_loss_of_no_weight_changes_no_bit_of_a_fit(
     assert all(torch.equal(first.tensors[k], second.tensors[k]) for k in first.tensors)
 
 
-def written(folder: Path, model: str, held: str = HELD) -> Path:
+def written(folder: Path, model: str, preserved: str = PRESERVED) -> Path:
     path = folder / "student.toml"
-    path.write_text(STUDENT + held + f'\n[[model]]\nname = "teacher"\n{model}' + PHASE)
+    path.write_text(STUDENT + preserved + f'\n[[model]]\nname = "teacher"\n{model}' + PHASE)
     return path
 
 
@@ -254,34 +254,38 @@ def test_what_is_missing_is_refused_before_weights_are_read(
 
 
 @pytest.mark.parametrize(
-    ("model", "held", "message"),
+    ("model", "preserved", "message"),
     [
         ("", "", r"student.toml:11: no technique of the recipe asks the model 'teacher'"),
         (
             "",
-            HELD.replace('"teacher"', '"techer"'),
+            PRESERVED.replace('"teacher"', '"techer"'),
             r"asks a model 'techer', and the recipe has no \[\[model\]\] of that name, did you mean 'teacher'",
         ),
-        ('artifact = "a"\nsystem = "b"\n', HELD, "an artifact and a system at once"),
-        ('weights = "a"\n', HELD, "student.toml:16: model 'teacher': unknown setting 'weights'"),
-        ('\n[[model]]\nname = "teacher"\n', HELD, "two models are called 'teacher'"),
+        ('artifact = "a"\nsystem = "b"\n', PRESERVED, "an artifact and a system at once"),
+        (
+            'weights = "a"\n',
+            PRESERVED,
+            "student.toml:16: model 'teacher': unknown setting 'weights'",
+        ),
+        ('\n[[model]]\nname = "teacher"\n', PRESERVED, "two models are called 'teacher'"),
         (
             '\n[[model]]\nname = "self"\n',
-            HELD,
+            PRESERVED,
             "'self' is what techniques call the fitted network itself",
         ),
         (
             '\n[[model]]\nname = "weights.lora"\n',
-            HELD,
+            PRESERVED,
             "'weights.lora' cannot be the name of a model: it is taken",
         ),
     ],
 )
 def test_a_table_that_means_nothing_is_refused_when_the_recipe_loads(
-    tmp_path: Path, model: str, held: str, message: str
+    tmp_path: Path, model: str, preserved: str, message: str
 ) -> None:
     with pytest.raises(RecipeError, match=message):
-        load_recipe(written(tmp_path, model, held))
+        load_recipe(written(tmp_path, model, preserved))
 
 
 def test_a_recipe_keeps_its_models(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def meetings(
 
     A word of the user or the engine that nobody reads is left out. A model is the recipe's own word.
     """
-    own = [f"model:{model.name}" for model in models]
+    named = [f"model:{model.name}" for model in models]
     spoken = {use.name: use.technique.words() for use in uses}
     written = dict.fromkeys(word for words in spoken.values() for word in words.writes)
     asked = dict.fromkeys(w for words in spoken.values() for w in (*words.reads, *words.may_read))
@@ -31,7 +31,7 @@ def meetings(
         )
         if any(meet(word, given) for given in GIVEN):
             writers = ("(given)", *writers)
-        if any(meet(word, mine) for mine in own):
+        if any(meet(word, mine) for mine in named):
             writers = ("(the recipe)", *writers)
         if writers:
             kind, _, name = word.partition(":")

@@ -137,9 +137,9 @@ def test_a_teacher_is_learned_without_a_picture_of_what_it_knows(
     backbone: Backbone, teacher: Path
 ) -> None:
     """Held to it the distance falls; under the reconstruction alone it stays what it was."""
-    held, free = (learned(backbone, teacher, glob) for glob in ("preservation", "core.*"))
+    taught, free = (learned(backbone, teacher, glob) for glob in ("preservation", "core.*"))
     start = free_distance(backbone, teacher)
-    assert held.losses["preservation"] < 0.5 * start
+    assert taught.losses["preservation"] < 0.5 * start
     assert free.losses.get("preservation", start) > 0.8 * start
 
 
