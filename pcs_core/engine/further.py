@@ -245,7 +245,6 @@ def kept(
     return made
 
 
-# long: the three kinds of a model, opened and checked one after the other
 def open_models(
     recipe: Recipe,
     fitted: Backbone,
