@@ -141,10 +141,10 @@ class FitSupply:
             cond=cond,
             stop=asked.stops.ask if self.processes.count == 1 else one_process,
             beside=beside,
-            encode=lambda text, model="self": self._told(text, cond, edits, model),
+            encode=lambda text, model="self": self._conditioning(text, cond, edits, model),
         )
 
-    def _told(
+    def _conditioning(
         self, text: str | Sequence[str], cond: Conditioning, edits: str, model: str
     ) -> Conditioning:
         """Return the conditioning of one text for every row of ``cond``, or of a text for each."""
