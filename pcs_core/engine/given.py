@@ -201,7 +201,7 @@ def given_mask(mask: Any, image: Any, place: str) -> Any:
         tensor = tensor[None]
     elif tensor.dim() == 3 and tensor.shape[-1] == 1 and tensor.shape[0] != 1:
         tensor = tensor.movedim(-1, 0)
-    if tensor.dim() < 3 or tensor.shape[0] != 1 or tensor.shape[-2:] != image.shape[-2:]:
+    if tensor.dim() != 3 or tensor.shape[0] != 1 or tensor.shape[-2:] != image.shape[-2:]:
         raise InputError(
             f"{place} has shape {list(tensor.shape)}: give [1 h w] of its image's size, "
             f"{list(image.shape[-2:])}"

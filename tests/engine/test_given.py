@@ -162,6 +162,14 @@ def test_a_large_picture_is_scaled_to_twice_what_is_shown(kind: str) -> None:
         given_subject(wrong, (32, 32))
 
 
+@pytest.mark.parametrize("shape", [(1, 0, 8, 6), (1, 1, 8, 6), (0, 8, 6), (1, 8, 6, 1)])
+def test_a_mask_has_three_axes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(
+        InputError, match="a mask has shape .* give \\[1 h w\\] of its image's size"
+    ):
+        given_mask(torch.ones(shape), torch.ones(3, 8, 6), "a mask")
+
+
 def test_a_fit_sees_no_picture_larger_than_that() -> None:
     shapes: list[tuple[int, ...]] = []
 
