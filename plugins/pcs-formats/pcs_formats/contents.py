@@ -53,13 +53,6 @@ def read_contents(file: str | Path) -> Contents:
         path = only_file(path)
     if not path.is_file():
         raise InputError(f"{path}: there is no such file")
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as opened:
-            while block := opened.read(2**22):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     if path.suffix.lower() in PICKLED:
         tensors, metadata = _unpickled(path)
     elif path.suffix.lower() == ".safetensors":
@@ -71,6 +64,14 @@ def read_contents(file: str | Path) -> Contents:
     if not tensors:
         raise InputError(f"{path} holds no tensor")
     plain = _table(metadata.pop(PLAIN), f"{path}: {PLAIN}") if PLAIN in metadata else {}
+    # last: a file that says more than it holds may be terabytes of nothing
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as opened:
+            while block := opened.read(2**22):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
     return Contents(path, tensors, metadata, plain, _beside(path), digest.hexdigest())
 
 
