@@ -64,7 +64,7 @@ def sample_many(
     each artifact alone. Each folder appears when its pictures are there; an interruption keeps those that are
     finished.
     """
-    from pcs_cli.drawn_pictures import drawing_into
+    from pcs_cli.drawn_pictures import DrawnPictures, drawing_into
     from pcs_cli.many.drawing import Drawing
     from pcs_cli.opening import device_name, open_artifact
     from pcs_cli.output_folder import Destination, destination
@@ -92,6 +92,7 @@ def sample_many(
         for why in wrong:
             complain(why)
         raise typer.Exit(2)
+    places: list[DrawnPictures] = []
     try:
         with reporting("opening") as reporter, ExitStack() as stack:
             location = location_of(opened_artifacts[0].backbone)
@@ -120,7 +121,9 @@ def sample_many(
                 backbone, subjects, count, seed, finished, notice, (reporter.drawing,)
             )
             drawing.run()
-    except KeyboardInterrupt:  # each drawing has said what is kept of it
+    except KeyboardInterrupt:
+        if not places:  # nothing was begun, and nothing said
+            raise
         raise typer.Exit(130) from None
     paths = [str(target.folder / name) for name in names]
     if json:

@@ -120,3 +120,17 @@ def test_what_is_kept_of_an_interrupted_drawing_is_said(
     assert done.err.count("interrupted: 1 finished picture is kept") == after
     assert done.err.count("interrupted: no picture was finished") == 2 - after
     assert "failed" not in done.err
+
+
+def test_an_interruption_before_anything_was_drawn_is_said(
+    pcs: Callable, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pcs_core.engine.known_backbones.location_of", stopped)
+    (tmp_path / "prompts.txt").write_text("a {token}\n")
+    words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "drawn", "-n", 1)
+    done = pcs("sample-many", "--artifacts", fitted / "ann", fitted / "bo", *words)
+    assert done.code == 130
+    assert "interrupted" in done.err
