@@ -784,4 +784,5 @@ def test_the_good_technique_passes(check: str) -> None:
 def test_every_promise_is_broken_by_one() -> None:
     from pcs_testing.promises import PROMISES
 
-    assert {p.__name__ for p in PROMISES} == {check for _, check, _, _ in BROKEN}
+    broken = {check for _, check, _, _ in BROKEN}
+    assert {p.__name__ for p in PROMISES} <= broken <= set(CHECKS)
