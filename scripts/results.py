@@ -13,6 +13,7 @@ where every one of its pictures was drawn, by its recipe as it is now, on the we
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,21 @@ def between(begin: str, end: str, text: str) -> None:
 
 
 def write_later(results: Any) -> None:
-    """Write the table and the sheets of systems that the first table has not."""
-    first = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    """Write the table and the sheets of systems that the first table has not.
+
+    What an earlier run wrote there stays, but for the systems that this one has too.
+    """
+    page = PAGE.read_text("utf-8")
+    first = page.partition(BEGIN)[2].partition(END)[0]
     rows = [row for row in results.rows if f"(images/{sheet_name(row.system)})" not in first]
-    sheets = ", ".join(f"[{row.name}](images/{sheet_name(row.system)})" for row in rows)
+    names = [row.name for row in rows]
+    head, rule, *lines = table(results, rows, seconds=False)
+    links = [f"[{row.name}](images/{sheet_name(row.system)})" for row in rows]
+    earlier = page.partition(LATER)[2].partition(LATER_END)[0]
+    stays = [line for line in earlier.splitlines() if line.startswith("| ") and line != head]
+    stays = [line for line in stays if line.split(" | ")[0].removeprefix("| ") not in names]
+    linked = [match[0] for match in re.finditer(r"\[([^][]+)\]\(images/[^)]+\)", earlier)]
+    linked = [link for link in linked if link.partition("]")[0].removeprefix("[") not in names]
     protocol = results.protocol
     text = (
         f"**Later systems**, on the same {len(protocol['subjects'])} subjects, prompts and seeds "
@@ -85,7 +97,9 @@ def write_later(results: Any) -> None:
     between(
         LATER,
         LATER_END,
-        text + "\n".join(table(results, rows, seconds=False)) + f"\n\nContact sheets: {sheets}.",
+        text
+        + "\n".join([head, rule, *stays, *lines])
+        + f"\n\nContact sheets: {', '.join([*linked, *links])}.",
     )
     write_sheets(results, rows)
 

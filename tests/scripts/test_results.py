@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,23 @@ def test_the_table() -> None:
     lines = script.markdown(results()).splitlines()
     assert lines[0] == "|  | Likeness ↑ | Copies ↓ | seconds a fit |"
     assert f"| {SYSTEM} | 0.500 [0.400, 0.600] | 0.100 | 12 |" in lines
+
+
+def test_later_systems_stand_beside_those_of_earlier_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "results.md"
+    parts = (script.BEGIN, script.END, script.LATER, script.LATER_END)
+    page.write_text("\n".join(parts), "utf-8")
+    monkeypatch.setattr(script, "PAGE", page)
+    monkeypatch.setattr(script, "write_sheets", lambda *_: None)
+    run = results()
+    untuned, fitted = run.rows
+    other = replace(untuned, system="hiper", name="HiPer", scores={})
+    for rows in ([fitted], [other], [fitted]):
+        script.write_later(replace(run, rows=rows))
+    text = page.read_text("utf-8")
+    lines = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert lines == ["| ", "| HiPer", f"| {SYSTEM}"]  # the head, then a line for each
+    assert text.count("(images/") == 2
+    assert text.index("[HiPer]") < text.index(f"[{SYSTEM}]")
