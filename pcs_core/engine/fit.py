@@ -171,6 +171,30 @@ def fit(
     return results
 
 
+def answer_of(
+    keep: Callable[[Sequence[Personalization]], Sequence[bool]],
+    finished: Sequence[Personalization],
+) -> list[bool]:
+    """Return what a fit's ``keep`` says of each subject.
+
+    Raises
+    ------
+    InputError
+        It says something else than a truth for each.
+    """
+    answer: Any = keep(finished)
+    try:
+        flags = [bool(one) for one in answer]
+    except TypeError:  # no sequence
+        flags = []
+    if len(flags) != len(finished):
+        raise InputError(
+            f"keep: it returned {str(answer)[:60]!r}, and is to return True or False for each of the "
+            f"{len(finished)} subjects that it is shown"
+        )
+    return flags
+
+
 def fit_groups(
     recipe: Recipe, subjects: Sequence[Subject], *, apart: bool = False
 ) -> list[list[Subject]]:
@@ -501,7 +525,7 @@ class Fitting:
         keep = self.keep
         if keep is None:
             return
-        flags = self.processes.first(lambda: keep(finished), len(finished))
+        flags = self.processes.first(lambda: answer_of(keep, finished), len(finished))
         for artifact, best in zip(finished, flags, strict=True):
             if best:
                 self.best[artifact.subject] = artifact
