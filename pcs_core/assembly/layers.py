@@ -31,17 +31,8 @@ def use_name(use: Table) -> str:
 
 
 def phase_name(phase: Table) -> str:
-    """Return the name of a ``[[phase]]``.
-
-    Raises
-    ------
-    RecipeError
-        It has none.
-    """
-    name = phase.values.get("name")
-    if not isinstance(name, str) or not name:
-        raise RecipeError(f'{phase.where("name")}: [[phase]] without a name (name = "<name>")')
-    return name
+    """Return the name of a ``[[phase]]``; raises as :func:`model_name`."""
+    return _own_name(phase, "phase")
 
 
 def model_name(model: Table) -> str:
@@ -52,9 +43,13 @@ def model_name(model: Table) -> str:
     RecipeError
         It has none.
     """
-    name = model.values.get("name")
+    return _own_name(model, "model")
+
+
+def _own_name(table: Table, header: str) -> str:
+    name = table.values.get("name")
     if not isinstance(name, str) or not name:
-        raise RecipeError(f'{model.where("name")}: [[model]] without a name (name = "<name>")')
+        raise RecipeError(f'{table.where("name")}: [[{header}]] without a name (name = "<name>")')
     return name
 
 
@@ -75,7 +70,8 @@ def extend(parent: Layer, child: Layer) -> Layer:
         recipe=recipe,
         uses=_merge_uses(parent.uses, child.uses),
         phases=child.phases or parent.phases,
-        models=_merge_models(parent.models, child.models),
+        # what a child says of a model is the whole of it
+        models=list({model_name(m): m for m in (*parent.models, *child.models)}.values()),
         fit=parent.fit.merged(child.fit),
         sample=parent.sample.merged(child.sample),
         file=child.file,
@@ -199,13 +195,6 @@ def _merge_uses(below: Sequence[Table], above: Sequence[Table]) -> list[Table]:
         # settings of another technique mean nothing to this one
         replaces = first is None or other not in (None, first.values.get("technique"))
         merged[name] = use if replaces or first is None else first.merged(use)
-    return list(merged.values())
-
-
-def _merge_models(below: Sequence[Table], above: Sequence[Table]) -> list[Table]:
-    merged = {model_name(model): model for model in below}
-    for model in above:  # what a child says of a model is the whole of it
-        merged[model_name(model)] = model
     return list(merged.values())
 
 

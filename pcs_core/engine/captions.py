@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,6 +14,9 @@ from pcs_core.data import Conditioning, StreamEdit, TokenEdit, concatenate
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+KEPT_TEXTS = 64
+"""Batches of texts whose reading by a frozen network is kept: steps ask it about the same ones again."""
 
 
 @dataclass
@@ -29,6 +32,8 @@ class CaptionTable:
     concepts: Sequence[Sequence[str]] = ()
     projected: Made = field(default_factory=dict)
     """Keys and values of the captions, where the table holds their texts."""
+    base: dict[tuple[Any, ...], Conditioning] = field(default_factory=dict)
+    """What the base made of texts that steps asked it about: the same in every step."""
 
     def add(self, subject: int, caption: str) -> int:
         """Return the row of ``caption`` for ``subject``, added if new."""
@@ -48,7 +53,7 @@ class CaptionTable:
         subjects = [s for s, _ in self.captions]
         self.tokens = self._tokenise(net, [c for _, c in self.captions], subjects)
         self.cond = None  # an earlier phase may have left what it could keep
-        self.projected = {}
+        self.projected, self.base = {}, {}
         if not constant:
             return
         index = torch.tensor(subjects, device=net.backbone.device)
@@ -87,11 +92,23 @@ class CaptionTable:
         """Return the conditioning of texts that are no captions, one for each row of ``like``."""
         assert like.subject is not None
         windows = 1 if self.tokens is None else self.tokens.windows
-        prompts = self._tokenise(net, texts, like.subject.tolist(), windows)
-        cond = net.encode_text(
-            prompts, like.subject, time=like.time, streams=like.streams, edits=edits, model=model
-        )
-        return cond.with_(extra=like.extra)
+        subjects = like.subject.tolist()
+
+        def make() -> Conditioning:
+            prompts = self._tokenise(net, texts, subjects, windows)
+            return net.encode_text(
+                prompts,
+                like.subject,
+                time=like.time,
+                streams=like.streams,
+                edits=edits,
+                model=model,
+            )
+
+        if model != "base":
+            return make().with_(extra=like.extra)
+        cond = kept_texts(self.base, (*texts, *subjects, windows), make)
+        return cond.with_(time=like.time, streams=like.streams, extra=like.extra)
 
     def read(
         self,
@@ -118,6 +135,22 @@ class CaptionTable:
             cond = self.cond.rows_at(at)
             net.known_texts.show(cond.text, (self.projected, at))
         return cond.with_(subject=subject, time=time, streams=dict(streams))
+
+
+def kept_texts(
+    kept: dict[tuple[Any, ...], Conditioning],
+    key: tuple[Any, ...],
+    make: Callable[[], Conditioning],
+) -> Conditioning:
+    """Return what ``make`` made of the texts of ``key``, which a frozen network reads the same each time.
+
+    The :data:`KEPT_TEXTS` last made are kept.
+    """
+    if key not in kept:
+        while len(kept) >= KEPT_TEXTS:
+            del kept[next(iter(kept))]
+        kept[key] = make()
+    return kept[key]
 
 
 def text_is_constant(net: Attachment, training: Sequence[str]) -> bool:

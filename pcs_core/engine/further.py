@@ -15,6 +15,7 @@ from pcs_core.backbone.base import weights_hash
 from pcs_core.backbone.tokens import substitute
 from pcs_core.data import Evaluation, Features, Fusion, Personalization, TokenEdit, Word
 from pcs_core.engine.adapters import digest
+from pcs_core.engine.captions import kept_texts
 from pcs_core.engine.opening import check_backbone_name, is_of, open_backbone
 from pcs_core.engine.processes import Processes, given
 from pcs_core.engine.restoring import restore
@@ -116,6 +117,9 @@ class OpenedModel:
             for place, mine in enumerate(subject.concepts)
         )
         self.width = 0
+        self.texts: dict[tuple[Any, ...], Conditioning] = {}
+        edits = () if self.fusion is None else self.fusion.edits
+        self.constant = not any("level" in edit.text_reads() for edit in edits)
 
     def identity(self) -> dict[str, Any]:
         """Return what tells this model from another of its name: hashes of weights and of an artifact."""
@@ -126,7 +130,16 @@ class OpenedModel:
         return {**known, "system": self.artifact.recipe.id, "artifact": digest(tensors)}
 
     def encode(self, texts: Sequence[str], like: Conditioning) -> Conditioning:
-        """Return the conditioning of a text for each row of ``like``, as this model reads them."""
+        """Return the conditioning of a text for each row of ``like``, as this model reads them.
+
+        It is frozen: what it reads without regard to the level of noise is made once.
+        """
+        if not self.constant:
+            return self._encode(texts, like)
+        cond = kept_texts(self.texts, tuple(texts), lambda: self._encode(texts, like))
+        return cond.with_(time=like.time)
+
+    def _encode(self, texts: Sequence[str], like: Conditioning) -> Conditioning:
         index = torch.zeros(like.rows, dtype=torch.long, device=self.backbone.device)
         with self._asked() as (net, model):
             prompts = tokenise(

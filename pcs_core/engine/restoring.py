@@ -75,7 +75,7 @@ def restored(
     if not any(edit.LARGE for edit in fusion.edits):
         # the artifact and its tensors too: an id is free for others once its object is gone
         shelf[key] = (artifact, tensors, run, fusion, features, size)
-        sizes = [kept[-1] for kept in shelf.values()]
+        sizes = [entry[-1] for entry in shelf.values()]
         while len(sizes) > KEPT or (len(sizes) > 1 and sum(sizes) > KEPT_BYTES):
             shelf.popitem(last=False)
             sizes.pop(0)

@@ -77,8 +77,16 @@ THINGS: dict[str, Callable[[Path], object]] = {
 NAME = "odd\x1b[2J\u202e name"
 
 
-@pytest.mark.parametrize("thing", sorted(THINGS))
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+# class pictures are drawn into a folder that is not there yet, and a link may lead to it
+PLACES = [
+    (command, thing)
+    for command in sorted(COMMANDS)
+    for thing in sorted(THINGS)
+    if (command, thing) != ("fit-class-pictures", "nothing")
+]
+
+
+@pytest.mark.parametrize(("command", "thing"), PLACES)
 def test_what_is_no_file(
     command: str,
     thing: str,
@@ -87,8 +95,6 @@ def test_what_is_no_file(
     subject: Path,
     tmp_path: Path,
 ) -> None:
-    if (command, thing) == ("fit-class-pictures", "nothing"):
-        pytest.skip("class pictures are drawn into a folder that is not there yet")
     golden()
     (tmp_path / "p.txt").write_text("a {token}\n")
     words = COMMANDS[command](NAME)
