@@ -58,9 +58,10 @@ def part_strengths(
         meant = [names[name]] if name in names else list(whole)
         if not meant:
             listing = ", ".join(listed_strengths(uses)) or "it has none"
+            parts = {part for full in names.values() if (part := full.rpartition(":")[0])}
             raise InputError(
-                f"unknown strength {name!r}{nearest(name, [*names, *known])} (of this personalization: "
-                f"{listing})"
+                f"unknown strength {name!r}{nearest(name, [*names, *known, *parts])} (of this "
+                f"personalization: {listing})"
             )
         for full in meant:
             if weights.setdefault(full, value) != value:

@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from pcs_core.backbone import suspended
 from pcs_core.engine.given import LARGE, check_number
 from pcs_core.engine.restoring import run_of
-from pcs_core.engine.strengths import part_strengths, weighed_tensors
+from pcs_core.engine.strengths import (
+    number_names,
+    part_strengths,
+    strength_names,
+    weighed_tensors,
+)
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,11 +40,13 @@ def read_weights(
         for label, artifact in zip(labels, artifacts, strict=True)
         for use in artifact.recipe.uses
     )
+    first = artifacts[0].recipe.uses
+    alone = {*strength_names(first), *number_names(first)}
     named = {}
     for name, value in given.items():
         check_number(f"strength {name}", value, -LARGE, LARGE)
-        ours = any(name == label or name.startswith(f"{label}:") for label in labels)
-        named[name if ours else f"{labels[0]}:{name}"] = value
+        whole = name in labels or name not in alone
+        named[name if whole else f"{labels[0]}:{name}"] = value
     weights, numbers = part_strengths(named, every)
     if numbers:
         raise InputError(

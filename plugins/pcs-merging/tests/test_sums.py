@@ -282,6 +282,8 @@ def test_what_cannot_be_added_up_is_refused(
         InputError, match=r"unknown strength 'tiger:lra', did you mean 'tiger:lora'"
     ):
         merge_personalizations([lora, other], tiny, strengths={"tiger:lra": 1})
+    with pytest.raises(InputError, match=r"unknown strength 'tigre', did you mean 'tiger'\?"):
+        merge_personalizations([lora, other], tiny, strengths={"tigre": 1})
     with pytest.raises(InputError, match="strength tiger=nan: give a finite number"):
         merge_personalizations([lora, other], tiny, strengths={"tiger": float("nan")})
     with pytest.raises(InputError, match="names: 1 of 2"):
