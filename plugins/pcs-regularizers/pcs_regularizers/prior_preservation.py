@@ -94,8 +94,7 @@ class PriorPreservation(Technique):
         return tuple(dict.fromkeys(self.prompt.replace("{noun}", noun) for noun in nouns))
 
     def _listed(self, prompt: str, prompts: Sequence[str]) -> ClassFolder:
-        # a link to what is not there yet is the folder that is made
-        folder = Path(self.class_pictures).expanduser().resolve()
+        folder = Path(self.class_pictures).expanduser()
         return list_class_folder(place_of(folder, prompt, prompts), prompt)
 
     def _of_folder(self, run: Run, prompt: str, prompts: Sequence[str]) -> list[Example]:
