@@ -6,21 +6,21 @@ from pcs_core.assembly import recipe_from_document as recipe_from_document
 from pcs_core.backbone import Backbone as Backbone
 from pcs_core.caches import cache_folder as cache_folder
 from pcs_core.catalogue import installed as installed
-from pcs_core.engine import fit as fit
-from pcs_core.engine import open_backbone as open_backbone
-from pcs_core.engine import open_engine as open_engine
-from pcs_core.engine import sample as sample
-from pcs_core.engine import text_features as text_features
-from pcs_core.engine.prepare import fit_image as fit_image
-from pcs_core.engine.shown import how_to_name_concepts as how_to_name_concepts
-from pcs_core.engine.shown import said_concepts as said_concepts
-from pcs_core.engine.shown import shown_concepts as shown_concepts
 from pcs_core.errors import PcsError as PcsError
 from pcs_core.hookspecs import catalogue_hookimpl as catalogue_hookimpl
 from pcs_core.hookspecs import hookimpl as hookimpl
 from pcs_core.storage import load as load
 from pcs_core.storage import save as save
 from pcs_core.technique import Technique as Technique
+from pcs_engine import fit as fit
+from pcs_engine import open_backbone as open_backbone
+from pcs_engine import open_engine as open_engine
+from pcs_engine import sample as sample
+from pcs_engine import text_features as text_features
+from pcs_engine.prepare import fit_image as fit_image
+from pcs_engine.shown import how_to_name_concepts as how_to_name_concepts
+from pcs_engine.shown import said_concepts as said_concepts
+from pcs_engine.shown import shown_concepts as shown_concepts
 
 # beside the core, where they are installed: names of a library, and services of plugins
 from pcs_folders.images import read_planes as read_planes

@@ -148,7 +148,7 @@ def compare_encoding(
 def compare_hooks(lora: Recipe, group: list[Subject], backbone: Any, repeats: int) -> None:
     """Print what calling the hooks costs, beside a step."""
     print("hook calls of a fit step (mask at moment batch, regularize), without what they compute")
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
     run = EngineRun(lora, backbone)
     term = object()

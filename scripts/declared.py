@@ -10,24 +10,41 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+CORE_HOLDS = "pcs-core=pcs_core|pcs_engine"
+"""The one distribution with two packages."""
 
 
-def distributions() -> list[tuple[Path, str]]:
-    """Return the folder and the package of each distribution that holds one."""
+def distributions() -> list[tuple[Path, tuple[str, ...]]]:
+    """Return the folder and the packages of each distribution that holds any."""
     projects = [*ROOT.glob("plugins/*/pyproject.toml"), *ROOT.glob("optimizers/*/pyproject.toml")]
     folders = [(p.parent, p.parent.name.replace("-", "_")) for p in sorted(projects)]
-    return [(ROOT, "pcs_core"), *((f, p) for f, p in folders if (f / p).is_dir())]
+    return [
+        (ROOT, ("pcs_core", "pcs_engine")),
+        *((f, (p,)) for f, p in folders if (f / p).is_dir()),
+    ]
+
+
+def _holds(folder: Path) -> list[str]:
+    """Return the packages whose names differ from their distributions; the option hides a project's own."""
+    table = tomllib.loads((folder / "pyproject.toml").read_text("utf-8")).get("tool", {})
+    names = table.get("deptry", {}).get("package_module_name_map", {})
+    return [
+        "--package-module-name-map",
+        ",".join([CORE_HOLDS, *(f"{k}={v}" for k, v in names.items())]),
+    ]
 
 
 def main() -> int:
     """Print what deptry finds, and return how many distributions it finds something in."""
     failed = 0
-    for folder, package in distributions():
+    for folder, packages in distributions():
+        first_party = [word for package in packages for word in ("--known-first-party", package)]
         done = subprocess.run(
-            [sys.executable, "-m", "deptry", package, "--known-first-party", package, "--no-ansi"],
+            [sys.executable, "-m", "deptry", *packages, *first_party, *_holds(folder), "--no-ansi"],
             cwd=folder,
             env={**os.environ, "PYTHONWARNINGS": "ignore"},
             capture_output=True,

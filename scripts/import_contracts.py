@@ -10,7 +10,7 @@ says so:
 
     [tool.pcs.imports]
     diffusers = ["pcs_mini"]                      # the modules that may; the package stands for all of it
-    "pcs_core.engine" = ["pcs_formats.exporting"]
+    "pcs_engine" = ["pcs_formats.exporting"]
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "build" / "import-contracts.toml"
 MODEL_LIBRARIES = ("diffusers", "transformers", "peft")
-CORE = "pcs_core"
-PRIVATE = ("assembly", "catalogue", "engine", "merge", "storage")
-"""Parts of the core that plugins reach through `pcs_core` itself only."""
+CORE, ENGINE = "pcs_core", "pcs_engine"
+PRIVATE = (*(f"{CORE}.{part}" for part in ("assembly", "catalogue", "merge", "storage")), ENGINE)
+"""What plugins reach through `pcs_core` itself only."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def contracts(distributions: list[Distribution]) -> list[dict[str, Any]]:
     libraries = [d.package for d in distributions if not d.plugin]
     rules: list[dict[str, Any]] = [
         _independence("plugins-apart", "Plugins do not import each other", plugins),
-        _forbidden("core-below", "The core imports no plugin", [CORE], [*plugins, *libraries]),
+        _forbidden(
+            "core-below", "The core imports no plugin", [CORE, ENGINE], [*plugins, *libraries]
+        ),
         _forbidden("libraries-below", "Libraries import no plugin", libraries, plugins),
     ]
     for library in libraries:
@@ -80,17 +82,17 @@ def contracts(distributions: list[Distribution]) -> list[dict[str, Any]]:
         ]
         rules.append(_forbidden(library, f"Who imports {library} declares it", sources, [library]))
     for part in PRIVATE:
-        rules.append(_declared(f"{CORE}.{part}", [d for d in distributions if d.plugin]))
+        rules.append(_declared(part, [d for d in distributions if d.plugin]))
     for library in MODEL_LIBRARIES:
         rule = _declared(library, distributions)
-        rules.append(rule | {"source_modules": [CORE, *rule["source_modules"]]})
+        rules.append(rule | {"source_modules": [CORE, ENGINE, *rule["source_modules"]]})
     return [rule for rule in rules if rule.get("source_modules") or rule.get("modules")]
 
 
 def document(distributions: list[Distribution]) -> str:
     """Return the file for import-linter."""
     head = {
-        "root_packages": [CORE, *(d.package for d in distributions)],
+        "root_packages": [CORE, ENGINE, *(d.package for d in distributions)],
         "include_external_packages": True,
         "exclude_type_checking_imports": True,
     }
@@ -111,7 +113,7 @@ def _declared(target: str, distributions: list[Distribution]) -> dict[str, Any]:
         modules = one.imports.get(target, [])
         if one.package not in modules:
             sources.append(one.package)
-            inside = f"{target}.**" if target.startswith(CORE) else target
+            inside = f"{target}.**" if target in PRIVATE else target
             exceptions += [f"{module} -> {inside}" for module in modules]
             exceptions += [f"{module} -> {target}" for module in modules if inside != target]
     rule = _forbidden(target, f"Only who says so imports {target}", sources, [target])

@@ -82,7 +82,7 @@ def measure(name: str, safe: Path, arguments: argparse.Namespace, table: Table) 
 
     from pcs_core import fit, load_recipe, load_subject, open_backbone, sample
     from pcs_core.catalogue import catalogue
-    from pcs_core.engine.prepare import fit_image
+    from pcs_engine.prepare import fit_image
 
     subject = load_subject(catalogue().get("datasets", "mini.subjects")()[name])
     scorer = catalogue().get("feature_models", "mini.clip")()

@@ -12,10 +12,10 @@ from pcs_core import fit, load, load_recipe, load_subject, save
 from pcs_core.backbone import export_tensors
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Concept, Personalization, Subject
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

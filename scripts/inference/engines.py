@@ -19,8 +19,8 @@ from inference.artifacts import Prepared, prompts_of
 from inference.rows import BF16, COMPILE, EAGER, INT8, ONNX, TWINS, Side
 from inference.steps import Step
 from pcs_core import export, open_backbone, open_engine, sample
-from pcs_core.engine.opening import open_deployment
 from pcs_core.errors import InputError, PcsError
+from pcs_engine.opening import open_deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,9 +12,9 @@ import torch
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Branch, SampleSettings
 from pcs_core.data.conditioning import concatenate
-from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.restoring import restored
-from pcs_core.engine.strengths import part_strengths, read_numbers
+from pcs_engine.guidance import Guidance
+from pcs_engine.restoring import restored
+from pcs_engine.strengths import part_strengths, read_numbers
 
 if TYPE_CHECKING:
     from torch import Tensor

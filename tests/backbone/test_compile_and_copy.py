@@ -19,7 +19,7 @@ from pcs_core.data import (
     ReplaceEdit,
     WeightEdit,
 )
-from pcs_core.engine import open_backbone
+from pcs_engine import open_backbone
 from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject, perturb
 from pcs_testing.fixtures import build_fusion
 from pcs_testing.probe import Probe

@@ -10,8 +10,8 @@ from torch import nn
 
 from pcs_core.backbone import Attachment, Backbone, names_token, substitute, tokenise
 from pcs_core.data import Fusion, TokenEdit, Word
-from pcs_core.engine import open_backbone
 from pcs_core.errors import InputError
+from pcs_engine import open_backbone
 from pcs_testing import Snapshot, evaluate, evaluate_attached
 
 

@@ -8,8 +8,8 @@ from pcs_core import open_backbone
 from pcs_core.backbone import select_sites
 from pcs_core.backbone.sites import KNOWN_ROLES, is_selector
 from pcs_core.data import Recipe
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import CapabilityError, RecipeError
+from pcs_engine.run import EngineRun
 
 FAMILIES = ("tiny", "tiny-sdxl", "tiny-sd3", "tiny-video", "tiny-tokens", "mini")
 EQUAL = [

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pcs_core.backbone import Attachment, overlong, tokenise, windows
 from pcs_core.backbone.windows import Reading, windows_of
 from pcs_core.data import Fusion, TokenEdit
-from pcs_core.engine import open_backbone
+from pcs_engine import open_backbone
 
 WORDS = "a red toy on the beach with blue snow in forest at table big dog style small car green grass".split()
 READERS = ("tiny", "tiny-sdxl", "tiny-video")

@@ -10,8 +10,8 @@ import pytest
 from pcs_core.backbone import Backbone, names_token, substitute, tokenise
 from pcs_core.backbone.overlong import _tell
 from pcs_core.data import Word
-from pcs_core.engine import open_backbone, sample
 from pcs_core.errors import InputError
+from pcs_engine import open_backbone, sample
 
 COMPOSED = unicodedata.normalize("NFC", "<café>")
 DECOMPOSED = unicodedata.normalize("NFD", COMPOSED)

@@ -96,6 +96,6 @@ def test_only_public_rooms_are_imported(path: Path) -> None:
 
 
 def test_the_check_can_fail() -> None:
-    tree = ast.parse('"sd"\nif run.backbone == "sd":\n    from pcs_core.engine import fit\n')
+    tree = ast.parse('"sd"\nif run.backbone == "sd":\n    from pcs_engine import fit\n')
     assert [n.value for n in strings_of(tree)] == ["sd"]
-    assert list(imports_of(tree)) == ["pcs_core.engine"]
+    assert list(imports_of(tree)) == ["pcs_engine"]

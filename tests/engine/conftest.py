@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pcs_core.backbone import Backbone
-from pcs_core.engine import open_backbone
+from pcs_engine import open_backbone
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,10 @@ import torch
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
-from pcs_core.engine import fit
-from pcs_core.engine.averages import Averages
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import fit
+from pcs_engine.averages import Averages
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -10,11 +10,11 @@ import torch
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import Example, Features, Phase, Recipe
-from pcs_core.engine import Progress, fit
-from pcs_core.engine import checkpoints as checkpoints_module
-from pcs_core.engine import progress as progress_module
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import Progress, fit
+from pcs_engine import checkpoints as checkpoints_module
+from pcs_engine import progress as progress_module
 from pcs_testing import make_picture, make_recipe, make_subject
 from pcs_testing.probe import Probe
 

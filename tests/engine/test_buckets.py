@@ -11,13 +11,13 @@ import torch
 from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Example, Features, Phase, Subject
-from pcs_core.engine import checkpoints as checkpoints_module
-from pcs_core.engine import progress as progress_module
-from pcs_core.engine.buckets import bucket_of, bucket_sizes, picture_sizes
-from pcs_core.engine.cropping import crop_subject
-from pcs_core.engine.prepare import ask
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import CapabilityError, InputError, PcsError, RecipeError
+from pcs_engine import checkpoints as checkpoints_module
+from pcs_engine import progress as progress_module
+from pcs_engine.buckets import bucket_of, bucket_sizes, picture_sizes
+from pcs_engine.cropping import crop_subject
+from pcs_engine.prepare import ask
+from pcs_engine.run import EngineRun
 from pcs_testing import make_recipe
 from pcs_testing.probe import Probe
 

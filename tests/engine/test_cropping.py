@@ -11,9 +11,9 @@ import torch
 from pcs_core import fit, open_backbone
 from pcs_core.assembly import load_recipe
 from pcs_core.data import Concept, Masks, Subject
-from pcs_core.engine.cropping import crop_subject
-from pcs_core.engine.prepare import fit_image, references
 from pcs_core.errors import InputError
+from pcs_engine.cropping import crop_subject
+from pcs_engine.prepare import fit_image, references
 
 SIZE = (32, 32)
 WIDE = torch.rand(3, 20, 60, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ import torch
 from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase, Recipe
-from pcs_core.engine import fit, open_backbone
+from pcs_engine import fit, open_backbone
 from pcs_testing import make_subject
 
 STEPS = 4

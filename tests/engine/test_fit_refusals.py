@@ -12,7 +12,6 @@ from pcs_core import merge_personalizations
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase
-from pcs_core.engine import fit, sample
 from pcs_core.errors import (
     ArtifactError,
     CapabilityError,
@@ -23,6 +22,7 @@ from pcs_core.errors import (
 )
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import fit, sample
 from pcs_testing import Snapshot, make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import AttnEdit, AttnState, Conditioning, FitRow, Fusion, Phase
-from pcs_core.engine import fit
 from pcs_core.errors import ConflictError, RecipeError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import fit
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -11,7 +11,7 @@ import pytest
 
 from pcs_core import fit, load_recipe, open_backbone, pretrain
 from pcs_core.edits import Edit
-from pcs_core.engine import freeing
+from pcs_engine import freeing
 from pcs_testing import make_subject
 from pcs_testing.whole_run import TwoRecords, fewer_settings
 

@@ -14,8 +14,6 @@ import torch
 from pcs_core import Technique, fit, hookimpl, load, load_recipe, sample, save
 from pcs_core.backbone import Attachment, Backbone, tokenise, trainable
 from pcs_core.data import FurtherModel, Personalization, TokenEdit, Words
-from pcs_core.engine import checkpoints, open_backbone, restore
-from pcs_core.engine import further as module
 from pcs_core.errors import (
     ArtifactError,
     CapabilityError,
@@ -24,6 +22,8 @@ from pcs_core.errors import (
     RecipeError,
     UnknownNameError,
 )
+from pcs_engine import checkpoints, open_backbone, restore
+from pcs_engine import further as module
 from pcs_testing import make_recipe, make_subject
 
 SEEN: list[dict[str, Any]] = []
@@ -71,7 +71,7 @@ def _nothing_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """And every step is told of, and may be the last before a fit goes on."""
     SEEN.clear()
     monkeypatch.setattr(checkpoints, "SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["pcs_core.engine.progress"], "REPORT_EVERY", 1)
+    monkeypatch.setattr(sys.modules["pcs_engine.progress"], "REPORT_EVERY", 1)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_what_is_missing_is_refused_before_weights_are_read(
 ) -> None:
     recipe = load_recipe(written(tmp_path, f"{line}\n"), backbone="tiny")
     # the package gives the function under the name of its file
-    monkeypatch.setattr(sys.modules["pcs_core.engine.fit"], "open_backbone", opens_nothing)
+    monkeypatch.setattr(sys.modules["pcs_engine.fit"], "open_backbone", opens_nothing)
     with pytest.raises(kind, match=message):
         fit(recipe, make_subject(), "tiny")
 
@@ -375,7 +375,7 @@ def test_a_system_is_fitted_first_and_not_again_when_the_fit_goes_on(
     said = [m for m in caplog.messages if "first, which is the model 'teacher'" in m]
     assert said == ["fitting 'tutor' on 'fido' first, which is the model 'teacher'"]
     (made,) = fit(load_recipe(tmp_path / "tutor.toml"), subject, backbone)
-    from pcs_core.engine.adapters import digest
+    from pcs_engine.adapters import digest
 
     assert whole.extra["models"]["teacher"]["artifact"] == digest(made.tensors)
     with pytest.raises(KeyboardInterrupt):

@@ -12,11 +12,11 @@ from PIL import Image
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Phase
-from pcs_core.engine import fit, sample
-from pcs_core.engine.given import given_mask, given_picture, given_subject
 from pcs_core.errors import InputError, PcsError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import fit, sample
+from pcs_engine.given import given_mask, given_picture, given_subject
 from pcs_folders import said_colour
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe

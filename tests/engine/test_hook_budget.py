@@ -9,7 +9,7 @@ import pytest
 
 from pcs_core import fit, recipe_from_document, sample
 from pcs_core.backbone import Backbone
-from pcs_core.engine import run as run_module
+from pcs_engine import run as run_module
 from pcs_testing import make_subject
 
 STEPS = 4

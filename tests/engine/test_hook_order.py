@@ -11,11 +11,11 @@ import torch
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Fusion, Loss, Phase, Prediction, Recipe
-from pcs_core.engine import SampleProgress, fit, open_backbone, sample
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import ConflictError
 from pcs_core.hookspecs import RUN_HOOKS, RunSpecs, hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import SampleProgress, fit, open_backbone, sample
+from pcs_engine.run import EngineRun
 from pcs_testing import Snapshot, make_recipe, make_subject
 from pcs_testing.probe import Probe
 

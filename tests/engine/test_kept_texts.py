@@ -11,7 +11,7 @@ import torch
 from pcs_core import fit, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import FurtherModel
-from pcs_core.engine.captions import KEPT_TEXTS, kept_texts
+from pcs_engine.captions import KEPT_TEXTS, kept_texts
 from pcs_testing import make_subject
 
 ONE_CAPTION = 'tokens.rare.templates=["a {token}"]'

@@ -11,8 +11,8 @@ import torch
 from pcs_core import Technique, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import FitStep, Loss, Phase, Recipe
-from pcs_core.engine import fit, sample
 from pcs_core.errors import InputError
+from pcs_engine import fit, sample
 from pcs_testing import make_recipe, make_subject
 from pcs_tokens.learnable import LearnableToken
 from pcs_weights.lora import LoRA

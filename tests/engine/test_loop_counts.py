@@ -20,8 +20,8 @@ from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Attachment, Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase, Recipe
-from pcs_core.engine import Progress, fit
-from pcs_core.engine import progress as progress_module
+from pcs_engine import Progress, fit
+from pcs_engine import progress as progress_module
 from pcs_testing import build_fusion, evaluate_attached, make_recipe, make_subject
 
 CROSS = ("attn2.to_k", "attn2.to_v")

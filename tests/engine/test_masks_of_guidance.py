@@ -9,8 +9,8 @@ import torch
 
 from pcs_core import Technique, hookimpl, open_backbone, sample
 from pcs_core.data import Branch, Features, Fusion, GuidanceTerm, Prediction, SampleStep
-from pcs_core.engine import fit
 from pcs_core.errors import CapabilityError
+from pcs_engine import fit
 from pcs_testing import make_recipe, make_subject
 
 SEEN: list[torch.Tensor] = []

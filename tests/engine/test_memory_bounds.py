@@ -7,8 +7,8 @@ import tracemalloc
 import pytest
 
 from pcs_core import fit, load_recipe, open_backbone
-from pcs_core.engine import memory_bounds
 from pcs_core.errors import InputError
+from pcs_engine import memory_bounds
 from pcs_testing import make_subject
 
 

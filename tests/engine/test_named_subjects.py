@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pcs_core.data import Concept, Subject
-from pcs_core.engine.prepare import name_subject
-from pcs_core.engine.shown import shown_concepts
+from pcs_engine.prepare import name_subject
+from pcs_engine.shown import shown_concepts
 
 
 def named(caption: str, *pairs: tuple[str, str]) -> str:

@@ -15,8 +15,8 @@ from pcs_core import Technique, fit, hookimpl, load_subject
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Phase, Subject
 from pcs_core.data.later import Later, Pictures
-from pcs_core.engine.pools import ENCODE_BATCH
 from pcs_core.errors import InputError
+from pcs_engine.pools import ENCODE_BATCH
 from pcs_folders.looking import AT_HAND
 from pcs_testing import make_recipe
 from pcs_testing.probe import Probe

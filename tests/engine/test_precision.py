@@ -12,14 +12,14 @@ import torch
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import AttnState, Fusion, Personalization, Phase, Recipe
-from pcs_core.engine import Progress, fit
-from pcs_core.engine import checkpoints as checkpoints_module
-from pcs_core.engine import precision as precision_module
-from pcs_core.engine import progress as progress_module
-from pcs_core.engine.precision import Precision
 from pcs_core.errors import CapabilityError, InputError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import Progress, fit
+from pcs_engine import checkpoints as checkpoints_module
+from pcs_engine import precision as precision_module
+from pcs_engine import progress as progress_module
+from pcs_engine.precision import Precision
 from pcs_testing import Snapshot, make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -16,8 +16,11 @@ import torch
 from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import ALL, Phase, Recipe, Use
-from pcs_core.engine import fit
-from pcs_core.engine.processes import (
+from pcs_core.errors import CapabilityError, InputError, RecipeError
+from pcs_core.hookspecs import hookimpl
+from pcs_core.technique import Technique
+from pcs_engine import fit
+from pcs_engine.processes import (
     Processes,
     buckets,
     check_shared,
@@ -26,9 +29,6 @@ from pcs_core.engine.processes import (
     place,
     shared,
 )
-from pcs_core.errors import CapabilityError, InputError, RecipeError
-from pcs_core.hookspecs import hookimpl
-from pcs_core.technique import Technique
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 
@@ -225,7 +225,7 @@ def test_buckets_hold_one_type_and_no_more_than_they_may() -> None:
 
 
 def test_one_process_imports_no_accelerate() -> None:
-    text = "import sys; import pcs_core.engine.fit; assert 'accelerate' not in sys.modules"
+    text = "import sys; import pcs_engine.fit; assert 'accelerate' not in sys.modules"
     subprocess.run([sys.executable, "-c", text], check=True)
 
 
@@ -235,7 +235,7 @@ TRAIN = textwrap.dedent(
     from pathlib import Path
     from safetensors.torch import save_file
     from pcs_core import fit, load_recipe, open_backbone
-    from pcs_core.engine.processes import place
+    from pcs_engine.processes import place
     from pcs_testing import make_subject
 
     folder, *settings = sys.argv[1:]

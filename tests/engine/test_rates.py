@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from pcs_core.data import Phase
-from pcs_core.engine.optimizers import make_optimizer
-from pcs_core.engine.rates import set_rates
+from pcs_engine.optimizers import make_optimizer
+from pcs_engine.rates import set_rates
 
 
 def rates(**settings: object) -> list[float]:

@@ -12,7 +12,7 @@ import torch
 from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization
-from pcs_core.engine import fit, open_backbone, restoring, sample
+from pcs_engine import fit, open_backbone, restoring, sample
 from pcs_testing import make_subject
 
 

@@ -12,9 +12,9 @@ import torch
 from pcs_core.assembly import load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization, Phase, Recipe, Subject
-from pcs_core.engine import Progress, fit
-from pcs_core.engine import checkpoints as checkpoints_module
 from pcs_core.errors import ArtifactError, InputError
+from pcs_engine import Progress, fit
+from pcs_engine import checkpoints as checkpoints_module
 from pcs_testing import make_subject
 
 
@@ -34,7 +34,7 @@ def _often(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["pcs_core.engine.progress"], "REPORT_EVERY", 3)
+    monkeypatch.setattr(sys.modules["pcs_engine.progress"], "REPORT_EVERY", 3)
 
 
 def recipe_of(system: str, **settings: Any) -> Recipe:

@@ -10,9 +10,9 @@ import torch
 from pcs_core import fit, open_backbone
 from pcs_core.assembly import load_recipe
 from pcs_core.data import Concept, Masks, Subject
-from pcs_core.engine.prepare import Answers, references
-from pcs_core.engine.shown import said_concepts, shown_concepts
 from pcs_core.errors import InputError
+from pcs_engine.prepare import Answers, references
+from pcs_engine.shown import said_concepts, shown_concepts
 
 DOG, BALL = Concept("dog", "<dog>", "dog"), Concept("ball", "<ball>", "red ball")
 FULL, EMPTY = torch.ones(1, 8, 8), torch.zeros(1, 8, 8)

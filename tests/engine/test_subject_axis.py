@@ -22,11 +22,11 @@ from pcs_core.data import (
     Site,
     Subject,
 )
-from pcs_core.engine import Progress, fit
-from pcs_core.engine.clipping import clip_per_subject
 from pcs_core.errors import RecipeError
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine import Progress, fit
+from pcs_engine.clipping import clip_per_subject
 from pcs_testing import (
     CHECKS,
     Case,
@@ -267,9 +267,9 @@ def test_subjects_may_share_a_placeholder(backbone: Backbone) -> None:
 
 
 def test_masks_of_one_subject_do_not_need_masks_of_the_other() -> None:
-    from pcs_core.engine.batches import draw_batch
-    from pcs_core.engine.captions import CaptionTable
-    from pcs_core.engine.pools import Pool
+    from pcs_engine.batches import draw_batch
+    from pcs_engine.captions import CaptionTable
+    from pcs_engine.pools import Pool
 
     def pool(mask: Tensor | None) -> Pool:
         latents = torch.zeros(1, 4, 2, 2)

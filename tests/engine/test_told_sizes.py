@@ -8,9 +8,9 @@ import torch
 
 from pcs_core import fit, open_backbone
 from pcs_core.data import Concept, Example, Features, Phase, Subject
-from pcs_core.engine.prepare import fit_image, references
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine.prepare import fit_image, references
 from pcs_testing import make_recipe
 from pcs_testing.probe import Probe
 

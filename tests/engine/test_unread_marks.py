@@ -10,7 +10,7 @@ import torch
 from pcs_core import fit, open_backbone
 from pcs_core.assembly import load_recipe
 from pcs_core.data import Concept, Subject
-from pcs_core.engine.unread import reads_masks, unread_marks
+from pcs_engine.unread import reads_masks, unread_marks
 
 
 def marked(concepts: int = 1) -> Subject:

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase
-from pcs_core.engine import Progress, fit
-from pcs_core.engine import progress as progress_module
+from pcs_engine import Progress, fit
+from pcs_engine import progress as progress_module
 from pcs_testing import make_recipe, make_subject
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pcs_cli.main import main
-from pcs_core.engine import checkpoints
+from pcs_engine import checkpoints
 
 NAME = "lora/denoiser:x/A"
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}

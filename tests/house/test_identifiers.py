@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("pcs_core", "plugins", "optimizers", "scripts", "tests")
+FOLDERS = ("pcs_core", "pcs_engine", "plugins", "optimizers", "scripts", "tests")
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 # they fit whatever a function finds, gets or keeps: name the thing (graphs, digests, expected)
@@ -18,7 +18,7 @@ CATCH_ALL = {"found", "own", "held", "wanted", "told", "untold"}
 CASTS = (
     "plugins/pcs-defense/",  # of a colour over a picture
     "optimizers/pcs-onnx/",  # to another type of numbers
-    "pcs_core/engine/precision.py",
+    "pcs_engine/precision.py",
 )
 FORMER = {
     "person": ("artifact", ("plugins/pcs-mini/",)),  # somebody whom Mini draws

@@ -23,7 +23,7 @@ def printing(path: Path) -> Iterator[int]:
 def test_nothing_is_printed_past_it() -> None:
     files = [
         path
-        for place in ("pcs_core", "plugins/*/pcs_*", "optimizers/*/pcs_*")
+        for place in ("pcs_core", "pcs_engine", "plugins/*/pcs_*", "optimizers/*/pcs_*")
         for folder in ROOT.glob(place)
         for path in folder.rglob("*.py")
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("pcs_core", "plugins", "optimizers", "scripts")
+FOLDERS = ("pcs_core", "pcs_engine", "plugins", "optimizers", "scripts")
 LONGEST = 60
 """Lines from `def` to the end, with signature, docstring and comments."""
 REASON = re.compile(r"#\s*long: (\w.*)$")

@@ -49,21 +49,21 @@ print(json.dumps({
 """
 
 
-def package_of(folder: Path) -> str:
-    return "pcs_core" if folder == ROOT else folder.name.replace("-", "_")
+def packages_of(folder: Path) -> list[str]:
+    """Return the packages of a distribution, none where it is a list of others."""
+    names = ["pcs_core", "pcs_engine"] if folder == ROOT else [folder.name.replace("-", "_")]
+    return [name for name in names if (folder / name).is_dir()]
 
 
-def with_package(folders: list[Path]) -> list[Path]:
-    """Leave out a distribution that is a list of others."""
-    return [f for f in folders if (f / package_of(f)).is_dir()]
-
-
-@pytest.mark.parametrize("folder", with_package(FOLDERS), ids=lambda f: f.name)
+@pytest.mark.parametrize("folder", [f for f in FOLDERS if packages_of(f)], ids=lambda f: f.name)
 def test_every_tracked_file_is_in_the_wheel(folder: Path) -> None:
     """What git has in the package is what is installed: hatchling leaves out what .gitignore names."""
-    package = package_of(folder)
+    packages = packages_of(folder)
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", package], cwd=folder, capture_output=True, check=False
+        ["git", "ls-files", "-z", "--cached", *packages],
+        cwd=folder,
+        capture_output=True,
+        check=False,
     )
     if listed.returncode:
         pytest.skip("no git here to ask for the files")
@@ -73,7 +73,7 @@ def test_every_tracked_file_is_in_the_wheel(folder: Path) -> None:
     wheel = {file.distribution_path for file in builder.recurse_included_files()}
     assert tracked <= wheel, f"not in the wheel: {sorted(tracked - wheel)}"
     assert not [name for name in wheel if "__pycache__" in name]
-    assert {name.split("/")[0] for name in wheel} == {package}
+    assert {name.split("/")[0] for name in wheel} == set(packages)
 
 
 def run(*command: object, cwd: Path, code: int = 0, **environment: str) -> str:
@@ -125,12 +125,12 @@ def test_licences_and_types_are_in_them(wheels: list[Path]) -> None:
         names = zipfile.ZipFile(wheel).namelist()
         assert any(name.endswith("licenses/LICENSE") for name in names)
     (core,) = [zipfile.ZipFile(w).namelist() for w in wheels if w.name.startswith("pcs_core-")]
-    assert {"pcs_core/py.typed", "pcs_core/__init__.pyi"} <= set(core)
+    assert {"pcs_core/py.typed", "pcs_core/__init__.pyi", "pcs_engine/py.typed"} <= set(core)
     assert any(name.endswith("licenses/NOTICE") for name in core)
 
 
 def test_every_plugin_loads_from_its_wheel(home: Path, tmp_path: Path) -> None:
-    packages = [package_of(f) for f in with_package(FOLDERS)]
+    packages = [package for folder in FOLDERS for package in packages_of(folder)]
     python = home / "bin" / "python"
     report = json.loads(run(python, "-I", "-c", LOADS, json.dumps(packages), cwd=tmp_path))
     assert all(Path(file).resolve().is_relative_to(home.resolve()) for file in report["files"])

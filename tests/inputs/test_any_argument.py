@@ -15,8 +15,8 @@ from PIL import Image
 from pcs_core import fit, load_recipe, open_backbone, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Recipe, Subject
-from pcs_core.engine.given import SLACK, given_mask, given_picture
 from pcs_core.errors import InputError, PcsError
+from pcs_engine.given import SLACK, given_mask, given_picture
 
 SIDES = st.tuples(st.integers(1, 9), st.integers(1, 9))
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uint8, torch.int64)

@@ -68,7 +68,7 @@ def test_learned_words_share_the_published_list() -> None:
 
 
 def test_the_network_is_told_these_sentences_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pcs_core.engine import captions as table
+    from pcs_engine import captions as table
 
     seen_captions: set[str] = set()
     add = table.CaptionTable.add

@@ -8,7 +8,7 @@ import pytest
 
 from pcs_core import load_recipe
 from pcs_core.catalogue import catalogue
-from pcs_core.engine.rates import rate_factor
+from pcs_engine.rates import rate_factor
 
 
 def settings(system: str, use: str, backbone: str | None = None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Conditioning
-    from pcs_core.engine import SampleProgress
+    from pcs_engine import SampleProgress
 
 SYSTEM = "fastcomposer"
 PROMPT = "a photo of <first> on the beach"

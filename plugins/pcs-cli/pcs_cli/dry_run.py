@@ -29,7 +29,7 @@ def notes(plan: FitPlan) -> list[str]:
 
 def print_dry_run(plan: FitPlan, *, json: bool) -> None:
     """Print the plan to stdout, as text or JSON. Nothing is trained, and nothing made."""
-    from pcs_core.engine.drawn_size import sized
+    from pcs_engine.drawn_size import sized
 
     with sized(plan.backbone, plan.size):
         facts = described(plan)
@@ -66,8 +66,8 @@ def described(plan: FitPlan) -> dict[str, Any]:
     """Return the plan as JSON-able data."""
     from pcs_cli.fit_memory import memory_line
     from pcs_cli.fit_time import time_lines
-    from pcs_core.engine.cropping import crop_subject
-    from pcs_core.engine.unread import unread_marks
+    from pcs_engine.cropping import crop_subject
+    from pcs_engine.unread import unread_marks
 
     return {
         "system": plan.recipe.id,
@@ -99,7 +99,7 @@ def described(plan: FitPlan) -> dict[str, Any]:
 
 def shown_sizes(plan: FitPlan, subject: Subject) -> Any:
     """Return height and width at which the network is shown all pictures of a subject, or each."""
-    from pcs_core.engine.buckets import picture_sizes
+    from pcs_engine.buckets import picture_sizes
 
     whole = (plan.backbone.card.size[0], plan.backbone.card.size[1])
     return (picture_sizes(subject, plan.backbone) or whole) if plan.buckets else whole
@@ -137,7 +137,7 @@ def technique_lines(plan: FitPlan) -> list[str]:
 
 def _picture(subject: Subject, index: int) -> dict[str, Any]:
     from pcs_core.data.later import entries_of
-    from pcs_core.engine.shown import shown_concepts
+    from pcs_engine.shown import shown_concepts
 
     image = entries_of(subject.images)[index]
     caption = subject.captions[index] if index < len(subject.captions) else None

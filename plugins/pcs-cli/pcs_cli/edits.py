@@ -31,8 +31,8 @@ def overview(recipe: Recipe, backbone: Backbone) -> list[EditRow]:
         Whatever a technique raises that needs to see a subject's pictures first.
     """
     from pcs_core.data import Concept, Features
-    from pcs_core.engine.run import EngineRun
     from pcs_core.merge import merge_fusions
+    from pcs_engine.run import EngineRun
 
     concepts = ((Concept("subject", "<subject>", "dog"),),)
     run = EngineRun(recipe, backbone, names=("subject",), concepts=concepts)

@@ -57,7 +57,7 @@ def explain(
     name = backbone_name(backbone or DEFAULT)
     recipe = load_recipe(system, backbone=name, overrides=settings or ())
 
-    from pcs_core.engine import CoreDenoise
+    from pcs_engine import CoreDenoise
 
     explained = order(recipe, builtin=(CoreDenoise(),))
     edits, missing = edits_of(recipe, name) if backbone else (None, NOT_OPENED)
@@ -95,7 +95,7 @@ def edits_of(recipe: Recipe, backbone: str) -> tuple[list[EditRow] | None, str]:
         The backbone does not open.
     """
     from pcs_cli.edits import overview
-    from pcs_core.engine import open_backbone
+    from pcs_engine import open_backbone
 
     opened = open_backbone(backbone)
     try:

@@ -95,7 +95,7 @@ def open_exported(
     """
     from pcs_cli.opening import backbone_name, device_name, open_artifact, open_for
     from pcs_core.assembly import load_recipe
-    from pcs_core.engine import open_backbone
+    from pcs_engine import open_backbone
 
     folder = Path(what).expanduser()
     if folder.is_dir():

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from pcs_cli.fit_work import Workplace
     from pcs_cli.output_folder import Destination
     from pcs_core.data import Personalization
-    from pcs_core.engine import Progress
+    from pcs_engine import Progress
 
 
 # long: the options of a command, and what is undone where it ends early
@@ -168,7 +168,7 @@ def fit(
     from pcs_cli.fit_previews import read_previews
     from pcs_cli.fit_start import fit_start
     from pcs_cli.fit_work import open_together
-    from pcs_core.engine.processes import join
+    from pcs_engine.processes import join
 
     started = time.monotonic()
     words = [] if system is None else [system, *map(str, folders or ())]
@@ -210,7 +210,7 @@ def fit(
     chosen = watcher(watch) if watch is not None else None
     known = facts(plan.recipe, plan.subjects, plan.backbone.card, seed, plan.device)
     if plan.start is not None:
-        from pcs_core.engine.continuing import origin
+        from pcs_engine.continuing import origin
 
         known["start"] = origin(plan.start, seed)
     known |= shown_as(plan)
@@ -293,8 +293,8 @@ def run(
     from pcs_cli.fit_keeping import copy_kept
     from pcs_cli.fit_previews import Previews, PreviewStrips, final_previews
     from pcs_cli.progress import reporting
-    from pcs_core.engine.drawn_size import sized
     from pcs_core.storage import save
+    from pcs_engine.drawn_size import sized
 
     strips = PreviewStrips(place.previews, previews or Previews(), plan.subjects, plan.seed)
     with reporting("preparing") as reporter:
@@ -321,7 +321,7 @@ def train(
 ) -> list[Personalization]:
     """Fit, with work in ``place``; write no artifact."""
     from pcs_cli.fit_keeping import keeping
-    from pcs_core.engine import fit as engine_fit
+    from pcs_engine import fit as engine_fit
 
     return engine_fit(
         plan.recipe,

@@ -62,8 +62,8 @@ def fit_many(
     from pcs_cli.many.journal import Journal
     from pcs_cli.many.queue_file import read_queue
     from pcs_cli.opening import backbone_name, device_name
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.processes import place
+    from pcs_engine import open_backbone
+    from pcs_engine.processes import place
 
     started = time.monotonic()
     check_precision(precision)

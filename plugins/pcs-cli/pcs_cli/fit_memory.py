@@ -44,8 +44,8 @@ def further(plan: FitPlan) -> str:
     """
     from pathlib import Path
 
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.further import beside_recipe
+    from pcs_engine import open_backbone
+    from pcs_engine.further import beside_recipe
 
     parts = []
     for model in plan.recipe.models:
@@ -84,7 +84,7 @@ def picture_bytes(plan: FitPlan) -> int:
     Pictures that are read later are there one at a time.
     """
     from pcs_core.data.later import Later, entries_of
-    from pcs_core.engine.pools import ENCODE_BATCH
+    from pcs_engine.pools import ENCODE_BATCH
 
     height, width = plan.backbone.card.size
     images = [image for subject in plan.subjects for image in entries_of(subject.images)]

@@ -89,7 +89,7 @@ def plan_fit(
     PcsError
         The first thing that is wrong, and what to do.
     """
-    from pcs_core.engine.cropping import check_crop
+    from pcs_engine.cropping import check_crop
 
     check_precision(precision)
     check_crop(crop)
@@ -100,12 +100,12 @@ def plan_fit(
     target = choose_destination(out, overwrite=overwrite, resume=resume, inputs=inputs)
 
     from pcs_core.assembly import load_recipe
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.adapters import needs_adapter
-    from pcs_core.engine.continuing import continued_subject
-    from pcs_core.engine.drawn_size import sized
-    from pcs_core.engine.further import check_models
-    from pcs_core.engine.processes import check_shared, place
+    from pcs_engine import open_backbone
+    from pcs_engine.adapters import needs_adapter
+    from pcs_engine.continuing import continued_subject
+    from pcs_engine.drawn_size import sized
+    from pcs_engine.further import check_models
+    from pcs_engine.processes import check_shared, place
     from pcs_folders.listing import list_folder
     from pcs_folders.subjects import read_listing
 
@@ -172,7 +172,7 @@ def bucket_lines(recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone
     PcsError
         The backbone or a phase of the recipe has one size alone.
     """
-    from pcs_core.engine.buckets import bucket_line, check_buckets, picture_sizes
+    from pcs_engine.buckets import bucket_line, check_buckets, picture_sizes
 
     check_buckets(recipe, recipe.phases)
     return [f"{s.name}: {bucket_line(picture_sizes(s, backbone))}" for s in subjects]
@@ -196,7 +196,7 @@ def without_folders(
     """
     from pcs_core.data import RENDERED, Concept, Subject
     from pcs_core.data.concepts import check_concepts
-    from pcs_core.engine.opening import needs_pictures
+    from pcs_engine.opening import needs_pictures
     from pcs_folders.concepts import name_of
 
     if needs_pictures(recipe):

@@ -14,7 +14,7 @@ from pcs_folders.strips import write_row
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization, Recipe, Subject
-    from pcs_core.engine.live import Drawing
+    from pcs_engine.live import Drawing
 
 NAME = "previews.png"
 
@@ -118,7 +118,7 @@ def final_previews(
     from functools import partial
 
     from pcs_cli.preview import draw_preview
-    from pcs_core.engine import sample
+    from pcs_engine import sample
 
     previews = strips.previews
     first = previews.of([concept.token for concept in artifact.concepts])[0]

@@ -51,7 +51,7 @@ def fit_start(words: Sequence[str], begun: Path | None, backbone: str | None) ->
         folders = tuple(map(Path, words[1:]))
         return FitStart(words[0], folders, backbone or BACKBONE)
     from pcs_cli.opening import open_artifact
-    from pcs_core.engine.known_backbones import location_of
+    from pcs_engine.known_backbones import location_of
 
     artifact = open_artifact(begun)
     system, folders = apart(words)
@@ -79,7 +79,7 @@ def recipe_id(system: str) -> str:
 
 def start_line(artifact: Personalization, recipe: Recipe) -> str:
     """Return what a fit that goes on says: from where, and how many steps."""
-    from pcs_core.engine.continuing import steps_behind
+    from pcs_engine.continuing import steps_behind
 
     more = sum(p.steps for p in recipe.phases if not p.pretrain) * recipe.cycles
     return (

@@ -48,8 +48,8 @@ def seconds_of_a_row(plan: FitPlan) -> float:
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import Branch, Fusion, Recipe, SampleSettings
-    from pcs_core.engine.guidance import Guidance
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.guidance import Guidance
+    from pcs_engine.run import EngineRun
 
     backbone = plan.backbone
     run = EngineRun(Recipe(id="base"), backbone)

@@ -18,7 +18,7 @@ from pcs_core.errors import InputError
 from pcs_core.small_files import read_json
 
 if TYPE_CHECKING:
-    from pcs_core.engine.processes import Processes
+    from pcs_engine.processes import Processes
 
 RUN = "run.json"
 FORMAT = 1
@@ -124,7 +124,7 @@ def choose_destination(
     InputError
         It is taken, cannot be made, or an earlier run did not finish; the message says what to do.
     """
-    from pcs_core.engine.processes import place
+    from pcs_engine.processes import place
 
     if place()[0]:
         return Destination(out.expanduser().resolve(), overwrite)

@@ -27,7 +27,7 @@ def device_name(device: str) -> str:
     """
     import torch
 
-    from pcs_core.engine.processes import place
+    from pcs_engine.processes import place
 
     several = place()[1] > 1
     if device == "auto":
@@ -77,8 +77,8 @@ def open_for(artifact: Personalization, backbone: str | None, device: str) -> Ba
 
     What draws, merges or exports with it refuses one of other weights.
     """
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.known_backbones import location_of
+    from pcs_engine import open_backbone
+    from pcs_engine.known_backbones import location_of
 
     name = backbone_name(backbone or location_of(artifact.backbone))
     return open_backbone(name, device=device_name(device))

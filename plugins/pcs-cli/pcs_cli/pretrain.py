@@ -24,7 +24,7 @@ from pcs_core.errors import InputError, PcsError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from pcs_core.data import Personalization, Records
-    from pcs_core.engine import Progress
+    from pcs_engine import Progress
 
 
 # long: the options of a command, and what is undone where it ends early
@@ -75,9 +75,9 @@ def pretrain(
 
     from pcs_cli.progress import reporting
     from pcs_core import pretrain as run
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.processes import join
     from pcs_core.storage import save
+    from pcs_engine import open_backbone
+    from pcs_engine.processes import join
 
     name = backbone_name(backbone)
     recipe = load_recipe(system, backbone=name, overrides=settings or ())

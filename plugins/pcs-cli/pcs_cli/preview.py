@@ -32,7 +32,7 @@ def draw_preview(
     Empty, with a word on stderr, where it cannot be drawn (a control branch without key points, too little
     memory, Ctrl-C): what was fitted must not be lost for a picture, whatever its fault.
     """
-    from pcs_core.engine import sample
+    from pcs_engine import sample
     from pcs_folders.pictures import frame_sheet, png_bytes
 
     try:

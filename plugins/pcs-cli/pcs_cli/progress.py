@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
-    from pcs_core.engine import Progress, SampleProgress
+    from pcs_engine import Progress, SampleProgress
 
 PLAIN_EVERY = 10.0
 """Seconds between two lines where stderr is no terminal."""
@@ -34,12 +34,12 @@ class Reporter:
     first: tuple[float, int] | None = None
 
     def fitting(self, progress: Progress) -> None:
-        """Show a step of a fit; a ``watch`` of :func:`pcs_core.engine.fit`."""
+        """Show a step of a fit; a ``watch`` of :func:`pcs_engine.fit`."""
         losses = "  ".join(f"{name} {_number(value)}" for name, value in progress.losses.items())
         self._show(progress.done, progress.total, progress.phase, losses)
 
     def drawing(self, progress: SampleProgress) -> None:
-        """Show a step of a drawing; a ``watch`` of :func:`pcs_core.engine.sample`."""
+        """Show a step of a drawing; a ``watch`` of :func:`pcs_engine.sample`."""
         self._show(progress.done, progress.total, "drawing", "")
 
     def _show(self, done: int, total: int, phase: str, losses: str) -> None:

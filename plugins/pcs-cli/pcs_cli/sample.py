@@ -171,7 +171,7 @@ def open_networks(
     device: str,
 ) -> Backbone:
     """Open what draws: a deployment, or the backbone, run by the engine where one is named."""
-    from pcs_core.engine import open_engine
+    from pcs_engine import open_engine
 
     if engine.deployed:
         return open_deployed(engine, device)
@@ -184,7 +184,7 @@ def open_for_sampling(
 ) -> Backbone:
     """Open the backbone to draw with."""
     from pcs_cli.opening import backbone_name, device_name, open_for
-    from pcs_core.engine import open_backbone
+    from pcs_engine import open_backbone
 
     if personalization is not None:
         return open_for(personalization, backbone, device)
@@ -194,7 +194,7 @@ def open_for_sampling(
 def open_deployed(engine: Engine, device: str) -> Backbone:
     """Open a deployment to draw with."""
     from pcs_cli.opening import device_name
-    from pcs_core.engine.opening import open_deployment
+    from pcs_engine.opening import open_deployment
 
     folder = None if engine.deployment is None else engine.deployment.expanduser()
     return open_deployment(folder, engine.name, device=device_name(device), **engine.options)
@@ -207,7 +207,7 @@ def draw(
     finished: Sequence[Callable[[Tensor], None]] = (),
 ) -> Tensor:
     """Return the pictures [n 3 h w], or clips [n 3 t h w], in [0, 1]; tell ``finished`` of them before."""
-    from pcs_core.engine import sample as draw_pictures
+    from pcs_engine import sample as draw_pictures
 
     return draw_pictures(
         plan.personalization,

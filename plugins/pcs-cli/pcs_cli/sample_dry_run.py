@@ -40,9 +40,9 @@ def check_plan(plan: SamplePlan, backbone: Backbone) -> None:
     PcsError
         Says what is wrong.
     """
-    from pcs_core.engine.drawn_size import drawn_at
-    from pcs_core.engine.given import check_drawing
-    from pcs_core.engine.opening import check_prompts, resolve_backbone
+    from pcs_engine.drawn_size import drawn_at
+    from pcs_engine.given import check_drawing
+    from pcs_engine.opening import check_prompts, resolve_backbone
 
     if plan.personalization is not None:
         resolve_backbone(backbone, plan.personalization)

@@ -70,8 +70,8 @@ def sample_many(
     from pcs_cli.output_folder import Destination, destination
     from pcs_cli.progress import reporting
     from pcs_cli.sample_facts import facts_of_artifact
-    from pcs_core.engine import open_backbone
-    from pcs_core.engine.known_backbones import location_of
+    from pcs_engine import open_backbone
+    from pcs_engine.known_backbones import location_of
 
     names = [folder.resolve().name for folder in folders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -155,7 +155,7 @@ def subjects_of(
     """Return what is drawn of each artifact, and all that is wrong with it."""
     from pcs_cli.many.drawing import Subject
     from pcs_cli.weighed_prompts import check_weights
-    from pcs_core.engine.opening import check_prompts
+    from pcs_engine.opening import check_prompts
 
     said = {key: value for key, value in changes.items() if value is not None}
     subjects, wrong = [], []

@@ -58,7 +58,7 @@ def read_engine(
     InputError, UnknownNameError
         A deployment beside another backbone; options that the engine does not have.
     """
-    from pcs_core.engine.opening import runs_deployments
+    from pcs_engine.opening import runs_deployments
 
     options = read_options(name, words)
     deployed = deployment is not None or (name is not None and runs_deployments(name))
@@ -187,7 +187,7 @@ def read_layout(
 ) -> Layout | None:
     """Return the layout in ``file``, its phrases found in ``prompt``, if what draws reads one."""
     from pcs_cli.layouts import load_layout
-    from pcs_core.engine.opening import check_layout
+    from pcs_engine.opening import check_layout
 
     if file is None:
         for use in preset.uses:
@@ -214,7 +214,7 @@ def read_strengths(
     InputError
         Not of this form, no finite number, a name given twice, or one that nothing drawn reads.
     """
-    from pcs_core.engine.strengths import part_strengths
+    from pcs_engine.strengths import part_strengths
 
     recipe = () if personalization is None else personalization.recipe.uses
     strengths = numbers_by_name(words)
@@ -229,7 +229,7 @@ def of_first(
     strengths: Mapping[str, float], label: str, first: Personalization
 ) -> dict[str, float]:
     """Return ``strengths`` with "<label>" and "<label>:<use>" as the first artifact's uses are called alone."""
-    from pcs_core.engine.strengths import strength_names
+    from pcs_engine.strengths import strength_names
 
     known = strength_names(first.recipe.uses)
     read: dict[str, float] = {}
@@ -277,7 +277,7 @@ def read_options(engine: str | None, words: Sequence[str]) -> dict[str, Any]:
     """
     from pcs_cli.merge import read_settings
     from pcs_core.catalogue import catalogue
-    from pcs_core.engine.opening import runs_deployments
+    from pcs_engine.opening import runs_deployments
 
     if not words:
         return {}

@@ -93,8 +93,8 @@ def strengths_of(facts: ArtifactFacts) -> list[str]:
     """Return the names by which `pcs sample --strength` weighs the artifact."""
     from pcs_core.assembly import recipe_from_document
     from pcs_core.catalogue import catalogue
-    from pcs_core.engine.strengths import listed_strengths
     from pcs_core.storage.artifact import as_meant
+    from pcs_engine.strengths import listed_strengths
 
     document = as_meant(facts.manifest.recipe, catalogue())
     return listed_strengths(recipe_from_document(document).uses)

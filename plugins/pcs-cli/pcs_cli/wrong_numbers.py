@@ -21,7 +21,7 @@ def refuse_number(error: Exception) -> None:
     least, most = (getattr(option, n, getattr(kind, n, None)) for n in ("min", "max"))
     if option is None or (least is None and most is None):
         return
-    from pcs_core.engine.given import check_count, check_number
+    from pcs_engine.given import check_count, check_number
 
     described = repr(getattr(option, "type_descriptor", kind)).lower()
     whole = "'int'" in described or "intrange" in described

@@ -44,7 +44,7 @@ def test_a_preview_that_cannot_be_drawn_loses_no_fit(
     def refuse(*rest: object, **options: object) -> None:
         raise InputError("the control branch needs key points")
 
-    monkeypatch.setattr("pcs_core.engine.sample", refuse)
+    monkeypatch.setattr("pcs_engine.sample", refuse)
     done = pcs(*fit_arguments)
     assert done.code == 0, done.err
     assert names(tmp_path / "out" / "rex") == FILES - {"preview.png"}
@@ -160,13 +160,13 @@ def test_an_interrupted_fit_says_how_to_go_on(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import pcs_core.engine
+    import pcs_engine
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pcs_core.engine, "fit", interrupt)
+        patch.setattr(pcs_engine, "fit", interrupt)
         done = pcs(*fit_arguments, "--set", "words.steps=4")
     assert done.code == 130
     out = tmp_path / "out" / "rex"
@@ -191,13 +191,13 @@ def test_resuming_with_something_else_is_refused_by_name(
 ) -> None:
     from PIL import Image
 
-    import pcs_core.engine
+    import pcs_engine
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pcs_core.engine, "fit", interrupt)
+        patch.setattr(pcs_engine, "fit", interrupt)
         assert pcs(*fit_arguments).code == 130
     for options, says in (
         (["--seed", 7], "seed was 0, is 7"),
@@ -255,7 +255,7 @@ def test_an_error_before_the_first_step_is_not_resumed(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import pcs_core.engine
+    import pcs_engine
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -265,7 +265,7 @@ def test_an_error_before_the_first_step_is_not_resumed(
 
     wrong = [*fit_arguments, "--set", 'words.train=["nothing/*"]']
     with monkeypatch.context() as patch:
-        patch.setattr(pcs_core.engine, "fit", interrupt)
+        patch.setattr(pcs_engine, "fit", interrupt)
         assert pcs(*wrong).code == 130
     partial = tmp_path / "out" / "rex.partial"
     assert partial.exists()
@@ -275,7 +275,7 @@ def test_an_error_before_the_first_step_is_not_resumed(
     assert "--resume" not in done.err
     assert not partial.exists()
     with monkeypatch.context() as patch:
-        patch.setattr(pcs_core.engine, "fit", crash)
+        patch.setattr(pcs_engine, "fit", crash)
         done = pcs(*fit_arguments)
     assert done.code == 1
     assert "--resume" not in done.err
@@ -291,16 +291,16 @@ def test_a_diverged_subject_is_left_out_and_told(
 ) -> None:
     import dataclasses
 
-    import pcs_core.engine
+    import pcs_engine
 
-    fit = pcs_core.engine.fit
+    fit = pcs_engine.fit
 
     def diverging(*arguments: object, **options: object) -> list:
         rex, *others = fit(*arguments, **options)
         tensors = {name: tensor * float("nan") for name, tensor in rex.tensors.items()}
         return [dataclasses.replace(rex, tensors=tensors), *others]
 
-    monkeypatch.setattr(pcs_core.engine, "fit", diverging)
+    monkeypatch.setattr(pcs_engine, "fit", diverging)
     folders = [subject("rex"), subject("tom", seed=1)]
     options = ["--noun", "dog", "--token", "<it>", "--backbone", "tiny", "--no-preview"]
     done = pcs("fit", recipe, *folders, *options, "--out", tmp_path / "both")
@@ -315,7 +315,7 @@ def test_a_diverged_subject_is_left_out_and_told(
 
 KILLED = """
 import os, signal, sys
-import pcs_core.engine.checkpoints as checkpoints
+import pcs_engine.checkpoints as checkpoints
 from pcs_cli.main import main
 checkpoints.SECONDS = 0.0
 write, count = checkpoints.Checkpoints.maybe_write, 0
@@ -415,7 +415,7 @@ def test_a_preview_that_fails_leaves_what_was_fitted(
     def fail(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("pcs_core.engine.sample", fail)
+    monkeypatch.setattr("pcs_engine.sample", fail)
     done = pcs(*fit_arguments)
     assert done.code == 0, done.err
     assert "no preview.png" in done.err

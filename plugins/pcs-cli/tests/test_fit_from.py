@@ -101,13 +101,13 @@ def test_it_is_resumed_from_what_it_was_begun_with(
 ) -> None:
     rex, out = subject(), tmp_path / "more"
     command = ["fit", "--from", fitted, rex, *COMMON, "--set", "words.steps=6", "--out", out]
-    monkeypatch.setattr("pcs_core.engine.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("pcs_engine.checkpoints.SECONDS", 0.0)
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(sys.modules["pcs_core.engine.fit"].Fitting, "_finish", stop)
+        patch.setattr(sys.modules["pcs_engine.fit"].Fitting, "_finish", stop)
         done = pcs(*command)
     assert done.code == 130
     assert f"  pcs fit {rex} --out {out} --from {fitted} --set words.steps=6" in done.err

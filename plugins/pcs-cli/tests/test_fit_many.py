@@ -193,7 +193,7 @@ def dies(arguments: list[str], writes: int) -> bool:
     if not child:
         code = 1
         try:
-            import pcs_core.engine.checkpoints as checkpoints
+            import pcs_engine.checkpoints as checkpoints
             from pcs_cli.main import main
 
             checkpoints.SECONDS = 0.0  # one in every step

@@ -125,7 +125,7 @@ def test_a_strip_outlives_an_interruption(
 ) -> None:
     from pcs_cli import fit_previews
 
-    monkeypatch.setattr("pcs_core.engine.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("pcs_engine.checkpoints.SECONDS", 0.0)
     write = fit_previews.write_row
 
     def interrupted(path: Path, step: int, *rest: object) -> None:

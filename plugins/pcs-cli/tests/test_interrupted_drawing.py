@@ -13,7 +13,7 @@ import pytest
 
 from pcs_core.errors import InputError
 
-drawing = import_module("pcs_core.engine.sample")  # the package calls its function so
+drawing = import_module("pcs_engine.sample")  # the package calls its function so
 
 WORDS = ("sample", "--base", "tiny", "a dog", "--steps", 1, "--scale", 1, "--seed", 5)
 

@@ -59,7 +59,7 @@ def test_what_was_kept_outlives_an_interruption(
 ) -> None:
     import pcs_core.storage
 
-    monkeypatch.setattr("pcs_core.engine.checkpoints.SECONDS", 0.0)
+    monkeypatch.setattr("pcs_engine.checkpoints.SECONDS", 0.0)
     save, calls = pcs_core.storage.save, []
 
     def once(*rest: object, **options: object) -> None:

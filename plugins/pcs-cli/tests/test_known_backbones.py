@@ -11,10 +11,10 @@ import pytest
 from pcs_cli.main import main
 from pcs_core import load, sample
 from pcs_core.data import BackboneCard
-from pcs_core.engine.known_backbones import FILE, location_of, remember
 from pcs_core.errors import ArtifactError
 from pcs_core.storage.manifest import _bytes
 from pcs_diffusers.tiny import write_tiny
+from pcs_engine.known_backbones import FILE, location_of, remember
 from pcs_folders.pictures import write_png
 from pcs_testing import make_picture
 

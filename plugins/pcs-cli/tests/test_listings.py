@@ -64,7 +64,7 @@ def test_explain(pcs: Callable, recipe: Path) -> None:
     done = pcs("explain", recipe, "--backbone", "tiny", "--set", "words.steps=9")
     assert done.code == 0, done.err
     lines = [line.strip() for line in done.out.splitlines()]
-    assert "1. core.denoise (last)  pcs_core.engine.builtin:CoreDenoise.regularize" in lines
+    assert "1. core.denoise (last)  pcs_engine.builtin:CoreDenoise.regularize" in lines
     assert "Edits on tiny, for one subject" in lines
     assert any(line.split()[:2] == ["words", "9"] for line in lines)
     assert any(line.split()[:3] == ["tokens.learnable", "token", "vocabulary"] for line in lines)

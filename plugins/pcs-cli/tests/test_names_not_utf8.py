@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pcs_core import load, load_subject, save
-from pcs_core.engine import fit, open_backbone
 from pcs_core.errors import InputError
+from pcs_engine import fit, open_backbone
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -11,8 +11,8 @@ from pcs_cli.many.packer import Packer
 from pcs_core.backbone import Backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Phase, Recipe, Subject
-from pcs_core.engine import fit, open_backbone
-from pcs_core.engine.fit import Fitting, checked
+from pcs_engine import fit, open_backbone
+from pcs_engine.fit import Fitting, checked
 from pcs_testing import make_recipe, make_subject
 
 WORD = ("tokens.learnable", {"vectors": 2})

@@ -128,7 +128,7 @@ def test_an_interruption_before_anything_was_drawn_is_said(
     def stopped(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pcs_core.engine.known_backbones.location_of", stopped)
+    monkeypatch.setattr("pcs_engine.known_backbones.location_of", stopped)
     (tmp_path / "prompts.txt").write_text("a {token}\n")
     words = ("--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "drawn", "-n", 1)
     done = pcs("sample-many", "--artifacts", fitted / "ann", fitted / "bo", *words)

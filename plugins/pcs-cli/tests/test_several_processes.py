@@ -11,8 +11,8 @@ import pytest
 
 from pcs_cli import fit_work, opening
 from pcs_core import load, load_recipe
-from pcs_core.engine.processes import Processes
 from pcs_core.errors import InputError
+from pcs_engine.processes import Processes
 from pcs_folders.pictures import write_png
 from pcs_testing import brief_settings, make_picture
 

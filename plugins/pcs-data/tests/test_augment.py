@@ -10,9 +10,9 @@ import torch
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import Example, Features, Subject
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_data.augment import Augment, _crop, _rescale
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 from pcs_testing import make_picture, make_recipe, make_subject
 
 
@@ -230,8 +230,8 @@ def test_out_of_range(settings: dict[str, Any]) -> None:
 def test_regions_follow_the_picture(backbone: Backbone) -> None:
     from dataclasses import replace
 
-    from pcs_core.engine.prepare import extract
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.prepare import extract
+    from pcs_engine.run import EngineRun
 
     left = torch.zeros(1, 32, 32)
     left[..., :16] = 1.0

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pcs_core import open_backbone
 from pcs_core.data import Subject
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_data.captions import Captions
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 from pcs_testing import make_recipe, make_subject
 
 

@@ -12,10 +12,10 @@ import torch
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Example, Phase, Subject
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
 from pcs_data.cut_mix import CutMix, half
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 from pcs_testing import make_picture, make_recipe, make_subject
 from pcs_testing.probe import Probe
 

@@ -9,9 +9,9 @@ import torch
 
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Example, Subject
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_data.union_sampling import UnionSampling, mirrored
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 from pcs_testing import make_recipe, make_subject
 
 TOKENS = ("<a>", "<b>", "<c>", "<d>")

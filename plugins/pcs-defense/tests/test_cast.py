@@ -12,10 +12,10 @@ from torch import Tensor
 from pcs_core import fit, fit_image, installed, load_recipe, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Phase
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import UnknownNameError
 from pcs_defense.cast import CASTS, SIZE, ColourCast, furthest_cast
 from pcs_defense.perturbation import Perturbation
+from pcs_engine.run import EngineRun
 from pcs_testing import make_recipe, make_subject
 
 DELTA = "defense.perturbation/pixels/delta"

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_core.engine import open_backbone
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 from pcs_diffusers.tiny import tiny, tiny_sd3, tiny_sdxl
+from pcs_engine import open_backbone
 
 
 @pytest.fixture(scope="module")

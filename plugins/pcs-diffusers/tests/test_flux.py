@@ -15,13 +15,13 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline
 from pcs_core.backbone import Attachment, select_sites
 from pcs_core.catalogue import catalogue
 from pcs_core.data import AttnEdit, Fusion
-from pcs_core.engine import open_backbone, sample
-from pcs_core.engine.randomness import generator
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers.flux import Flux
 from pcs_diffusers.flux_tokens import packed, unpacked
 from pcs_diffusers.recognise import family_of_location
 from pcs_diffusers.tiny_flux import tiny_flux, tiny_schnell
+from pcs_engine import open_backbone, sample
+from pcs_engine.randomness import generator
 from pcs_testing import Snapshot, evaluate, evaluate_attached, make_recipe, make_subject
 from pcs_testing.fixtures import build
 

@@ -13,12 +13,12 @@ from pcs_core import fit_image
 from pcs_core.backbone import Attachment
 from pcs_core.catalogue import catalogue
 from pcs_core.data import BlockEdit, Fusion, SequenceEdit
-from pcs_core.engine import fit, sample
-from pcs_core.engine.randomness import generator
 from pcs_core.errors import CapabilityError
 from pcs_diffusers.flux_tokens import packed
 from pcs_diffusers.tiny import tiny, tiny_sd3
 from pcs_diffusers.tiny_flux import tiny_flux, tiny_kontext
+from pcs_engine import fit, sample
+from pcs_engine.randomness import generator
 from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject
 from pcs_testing.fixtures import build
 

@@ -10,9 +10,9 @@ import torch
 from pcs_core.backbone import Attachment, select_sites
 from pcs_core.catalogue import catalogue
 from pcs_core.data import AttnEdit, Fusion, Level
-from pcs_core.engine.inversion import invert
 from pcs_core.errors import CapabilityError, UnknownNameError
 from pcs_diffusers.tiny import tiny_sd3
+from pcs_engine.inversion import invert
 from pcs_processes import FlowMatching
 from pcs_testing import evaluate, evaluate_attached, make_recipe, make_subject
 from pcs_testing.fixtures import build

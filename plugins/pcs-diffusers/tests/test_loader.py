@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pcs_core.engine import open_backbone, sample
 from pcs_core.errors import InputError, UnknownNameError
 from pcs_diffusers.tiny import tiny
+from pcs_engine import open_backbone, sample
 
 WEIGHTS = {
     "unet": "unet/diffusion_pytorch_model.safetensors",

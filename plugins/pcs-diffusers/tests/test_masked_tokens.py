@@ -105,7 +105,7 @@ def test_guidance_mixes_logits(backbone: TokenTransformer) -> None:
 
 
 def test_what_needs_continuous_latents_says_so(backbone: TokenTransformer) -> None:
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
     run = EngineRun(make_recipe([]), backbone)
     with pytest.raises(CapabilityError, match="draws tokens: only continuous latents"):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from pcs_core.engine import sample
-from pcs_core.engine.randomness import generator
 from pcs_diffusers.tiny import tiny, tiny_v
+from pcs_engine import sample
+from pcs_engine.randomness import generator
 
 PROMPTS = ["a photo of a dog", "a red toy on the beach, grass (snow)!"]
 MAKERS = {"epsilon": tiny, "v_prediction": tiny_v}

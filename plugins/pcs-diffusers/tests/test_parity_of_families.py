@@ -15,9 +15,9 @@ from diffusers import (
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import Fusion
-from pcs_core.engine import sample
-from pcs_core.engine.randomness import generator
 from pcs_diffusers.tiny import tiny_sd3, tiny_sdxl
+from pcs_engine import sample
+from pcs_engine.randomness import generator
 from pcs_testing import Snapshot, evaluate_attached
 
 PROMPTS = ["a photo of a dog", "a red toy on the beach! grass (snow)"]

@@ -11,10 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pcs_core.engine import open_backbone
 from pcs_core.errors import InputError
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 from pcs_diffusers.tiny import tiny_sdxl
+from pcs_engine import open_backbone
 from pcs_formats.weight_files import original_path
 from pcs_testing import evaluate
 

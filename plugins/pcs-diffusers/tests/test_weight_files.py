@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from pcs_core.data import Personalization, Recipe
-from pcs_core.engine import open_backbone
-from pcs_core.engine.opening import resolve_backbone
 from pcs_core.errors import ArtifactError, InputError
 from pcs_diffusers.tiny import tiny
+from pcs_engine import open_backbone
+from pcs_engine.opening import resolve_backbone
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 FILES = (UNET, "vae/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")

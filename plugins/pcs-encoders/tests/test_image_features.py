@@ -213,7 +213,7 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pretrain(recipe(), Records(), backbone)
-    monkeypatch.setattr("pcs_core.engine.checkpoints.SECONDS", -1.0)
+    monkeypatch.setattr("pcs_engine.checkpoints.SECONDS", -1.0)
     read = Records.__getitem__
     calls = 0
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from pcs_core import load_subject
-from pcs_core.engine.doubts import doubts
-from pcs_core.engine.shown import shown_concepts
 from pcs_core.errors import InputError
+from pcs_engine.doubts import doubts
+from pcs_engine.shown import shown_concepts
 
 
 @pytest.fixture

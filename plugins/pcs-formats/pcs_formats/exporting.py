@@ -12,13 +12,13 @@ import torch
 from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import Concept, Fusion, HeadEdit, Recipe, Subject
-from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
-from pcs_core.engine.opening import resolve_backbone
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.restoring import restore
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import CapabilityError
 from pcs_core.merge import merge_fusions
+from pcs_engine.adapters import adapter_of, digest, find_adapter, needs_adapter
+from pcs_engine.opening import resolve_backbone
+from pcs_engine.prepare import extract
+from pcs_engine.restoring import restore
+from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ def export(
 ) -> Mapping[str, Any]:
     """Export a system, or the system of a personalization, on ``backbone``; return the manifest.
 
-    ``folder`` is made. ``adapter`` as in :func:`~pcs_core.engine.fit`; ``options`` are the exporter's.
+    ``folder`` is made. ``adapter`` as in :func:`~pcs_engine.fit`; ``options`` are the exporter's.
 
     Raises
     ------

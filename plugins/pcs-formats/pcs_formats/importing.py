@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core import installed
-from pcs_core.engine.opening import resolve_backbone
 from pcs_core.errors import InputError
+from pcs_engine.opening import resolve_backbone
 from pcs_formats.contents import read_contents
 from pcs_formats.reading import Given, artifact_of, shortened
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.assembly import recipe_from_text
 from pcs_core.data import Concept, Personalization
-from pcs_core.engine.restoring import restore
 from pcs_core.errors import InputError
+from pcs_engine.restoring import restore
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,11 +17,11 @@ from diffusers import (
 )
 
 from pcs_core.backbone import Backbone
-from pcs_core.engine import open_backbone
-from pcs_core.engine.restoring import restore
 from pcs_core.storage import load
 from pcs_diffusers.samplers import make_scheduler
 from pcs_diffusers.skeletons import sd15, sdxl
+from pcs_engine import open_backbone
+from pcs_engine.restoring import restore
 from pcs_testing import evaluate
 
 

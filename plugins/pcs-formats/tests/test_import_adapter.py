@@ -16,13 +16,13 @@ from transformers import CLIPImageProcessor
 from pcs_core import sample
 from pcs_core.backbone import Attachment
 from pcs_core.data import Concept
-from pcs_core.engine.randomness import generator
-from pcs_core.engine.restoring import restore
 from pcs_core.errors import InputError
 from pcs_core.storage import load
 from pcs_diffusers import vision
 from pcs_diffusers.skeletons import vision_tower
 from pcs_diffusers.tiny import tiny, tiny_sdxl
+from pcs_engine.randomness import generator
+from pcs_engine.restoring import restore
 from pcs_formats.adapter_export import write_ip_adapter
 from pcs_formats.importing import import_file, inspect_file
 

@@ -17,9 +17,9 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 from pcs_core import export, open_backbone
-from pcs_core.engine.strengths import part_strengths
 from pcs_core.errors import InputError
 from pcs_core.storage import load
+from pcs_engine.strengths import part_strengths
 from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}

@@ -12,8 +12,8 @@ from lycoris import LycorisNetwork, create_lycoris
 from safetensors.torch import load_file
 
 from pcs_core import export
-from pcs_core.engine.strengths import part_strengths
 from pcs_diffusers.tiny import tiny
+from pcs_engine.strengths import part_strengths
 from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}

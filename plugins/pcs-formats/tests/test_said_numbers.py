@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from pcs_cli.main import main
 from pcs_core import export, load_recipe
 from pcs_core.backbone import Backbone
-from pcs_core.engine import open_backbone
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers.tiny import tiny
+from pcs_engine import open_backbone
 from pcs_formats.importing import import_file, inspect_file
 from pcs_weights.imported_deltas import delta_of
 

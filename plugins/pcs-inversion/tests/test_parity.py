@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pcs_core import open_backbone
-from pcs_core.engine.inversion import invert
+from pcs_engine.inversion import invert
 from pcs_testing import make_picture
 
 PROMPT = "a photo of a dog"

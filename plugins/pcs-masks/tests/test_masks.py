@@ -85,7 +85,7 @@ def test_without_a_region_the_sum_over_channels_stays(backbone: Backbone) -> Non
 
 def test_a_normalised_error_is_the_mean_over_the_region(backbone: Backbone) -> None:
     """Mix-of-Show: the sum over channels and places of the region, over its number of places."""
-    from pcs_core.engine.builtin import CoreDenoise
+    from pcs_engine.builtin import CoreDenoise
 
     step = step_of(backbone, masked(), normalise=True, channels="sum")
     row = step.batch.roles.index("subject")

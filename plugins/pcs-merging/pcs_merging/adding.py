@@ -16,8 +16,8 @@ import torch
 
 from pcs_core.backbone import globs_of, suspended
 from pcs_core.data import TokenEdit, WeightEdit
-from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
+from pcs_engine.restoring import restored
 from pcs_merging.low_rank_sums import joined, of_rank
 from pcs_merging.plain_uses import acts
 from pcs_merging.stacking import beyond, stack_personalizations

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import suspended
 from pcs_core.backbone.written import composed
-from pcs_core.engine.opening import resolve_artifact, resolve_backbone
-from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
+from pcs_engine.opening import resolve_artifact, resolve_backbone
+from pcs_engine.restoring import restored
 from pcs_merging.plain_uses import rare_word
 from pcs_merging.stacking import labelled, name_of
 from pcs_merging.weighing import read_weights, weighed

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.arguments import checks_arguments
-from pcs_core.engine.opening import resolve_artifact
 from pcs_core.errors import ArtifactError, InputError
+from pcs_engine.opening import resolve_artifact
 from pcs_merging.plain_uses import acts, is_plain, rare_word, rewrites
 
 if TYPE_CHECKING:

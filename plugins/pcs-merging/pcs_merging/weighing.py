@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pcs_core.backbone import suspended
-from pcs_core.engine.given import LARGE, check_number
-from pcs_core.engine.restoring import run_of
-from pcs_core.engine.strengths import (
+from pcs_core.errors import InputError
+from pcs_engine.given import LARGE, check_number
+from pcs_engine.restoring import run_of
+from pcs_engine.strengths import (
     number_names,
     part_strengths,
     strength_names,
     weighed_tensors,
 )
-from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone

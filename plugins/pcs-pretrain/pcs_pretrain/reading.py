@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_core.engine.randomness import generator
+from pcs_engine.randomness import generator
 
 if TYPE_CHECKING:
     from torch import Tensor

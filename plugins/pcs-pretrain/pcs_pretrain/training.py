@@ -37,20 +37,20 @@ from pcs_core.data import (
     TokenEdit,
     mask_at,
 )
-from pcs_core.engine.adapters import digest
-from pcs_core.engine.batches import stack_regions
-from pcs_core.engine.checkpoints import Checkpoints
-from pcs_core.engine.freeing import free_circles
-from pcs_core.engine.phase_loop import Training, train_phase
-from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import fit_image, fit_points, regions_of, subject_masks
-from pcs_core.engine.processes import one_process
-from pcs_core.engine.progress import Progress, Reporter
-from pcs_core.engine.randomness import generator, step_seeds
-from pcs_core.engine.run import EngineRun
-from pcs_core.engine.steps import edits_of, make_step, sample_timesteps
 from pcs_core.errors import ArtifactError, InputError, RecipeError
 from pcs_core.merge import merge_features, merge_fusions
+from pcs_engine.adapters import digest
+from pcs_engine.batches import stack_regions
+from pcs_engine.checkpoints import Checkpoints
+from pcs_engine.freeing import free_circles
+from pcs_engine.phase_loop import Training, train_phase
+from pcs_engine.precision import Precision
+from pcs_engine.prepare import fit_image, fit_points, regions_of, subject_masks
+from pcs_engine.processes import one_process
+from pcs_engine.progress import Progress, Reporter
+from pcs_engine.randomness import generator, step_seeds
+from pcs_engine.run import EngineRun
+from pcs_engine.steps import edits_of, make_step, sample_timesteps
 from pcs_pretrain.reading import EncodedRecord, Reading
 from pcs_pretrain.records import record_concepts, record_picture, record_subject
 
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Phase, Recipe
-    from pcs_core.engine.stops import Stops
+    from pcs_engine.stops import Stops
 
 
 @checks_arguments
@@ -78,7 +78,7 @@ def pretrain(
 ) -> Personalization:
     """Run the ``[[pretrain]]`` phases of a recipe; return its weights as an artifact of no subject.
 
-    ``precision`` and ``checkpointing`` as in :func:`~pcs_core.engine.fit`. Under a launcher (``torchrun``) the
+    ``precision`` and ``checkpointing`` as in :func:`~pcs_engine.fit`. Under a launcher (``torchrun``) the
     processes share out the batch and average gradients. ``work`` keeps checkpoints; ``resume`` goes on there,
     bit for bit on a CPU. ``init`` is an earlier pre-training of this system to start from, on this backbone
     or on an earlier state of it.
@@ -124,7 +124,7 @@ def pretrain(
 
 @dataclass
 class _Pretraining:
-    """One pre-training, and the :class:`~pcs_core.engine.phase_loop.Supply` of its phases."""
+    """One pre-training, and the :class:`~pcs_engine.phase_loop.Supply` of its phases."""
 
     recipe: Recipe
     records: Records

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pcs_core import FolderRecords
 from pcs_core.data import Record
-from pcs_core.engine.prepare import fit_image, fit_points
+from pcs_engine.prepare import fit_image, fit_points
 from pcs_pretrain.records import record_subject
 from pcs_testing import make_picture
 

@@ -12,9 +12,9 @@ import torch
 
 from pcs_core import load_recipe, open_backbone, pretrain
 from pcs_core.data import Personalization, Recipe, Record
-from pcs_core.engine import Progress
-from pcs_core.engine import checkpoints as checkpoints_module
 from pcs_core.errors import ArtifactError, InputError
+from pcs_engine import Progress
+from pcs_engine import checkpoints as checkpoints_module
 from pcs_pretrain.reading import TOGETHER, EncodedRecord, Reading
 from pcs_testing import make_picture
 
@@ -126,7 +126,7 @@ def test_an_interrupted_pretraining_goes_on_bit_for_bit(
     import sys
 
     monkeypatch.setattr(checkpoints_module, "SECONDS", 0.0)
-    monkeypatch.setattr(sys.modules["pcs_core.engine.progress"], "REPORT_EVERY", 1)
+    monkeypatch.setattr(sys.modules["pcs_engine.progress"], "REPORT_EVERY", 1)
     backbone = open_backbone("tiny")
 
     def run(work: Path, *, resume: bool = False, stop: int = 99) -> Personalization:

@@ -10,7 +10,7 @@ import torch
 from pcs_core import Technique, fit, hookimpl
 from pcs_core.backbone import Attachment, Backbone, import_tensors, tokenise
 from pcs_core.data import Fusion, Phase, TokenEdit
-from pcs_core.engine.run import EngineRun
+from pcs_engine.run import EngineRun
 from pcs_regularizers.context import Context
 from pcs_testing import build_fusion, make_recipe, make_subject
 from pcs_tokens.learnable import LearnableToken

@@ -12,9 +12,9 @@ import torch
 from pcs_core import Technique, fit, hookimpl, sample
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept, Phase, SampleSettings
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import RecipeError
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 from pcs_regularizers.prior_preservation import PriorPreservation
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe

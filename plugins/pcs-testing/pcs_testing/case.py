@@ -10,7 +10,7 @@ import torch
 
 from pcs_core.backbone import Attachment, trainable
 from pcs_core.data import Features, Fusion, Personalization, Phase, Recipe, Subject
-from pcs_core.engine import fit, open_backbone
+from pcs_engine import fit, open_backbone
 from pcs_testing.fixtures import build, evaluate_attached, make_recipe, make_subject
 
 if TYPE_CHECKING:

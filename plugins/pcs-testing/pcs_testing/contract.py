@@ -23,9 +23,9 @@ import torch
 from pcs_core.backbone import Attachment, trainable
 from pcs_core.catalogue import catalogue
 from pcs_core.data import BranchEdit, Phase, SampleSettings, StreamEdit
-from pcs_core.engine import fit, sample
 from pcs_core.errors import ConflictError, PcsError, RecipeError, distribution_of
 from pcs_core.hookspecs import RUN_HOOKS
+from pcs_engine import fit, sample
 from pcs_testing.case import Case
 from pcs_testing.fixtures import (
     Snapshot,

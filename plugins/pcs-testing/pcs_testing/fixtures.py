@@ -19,9 +19,9 @@ from pcs_core.data import (
     TokenEdit,
     Use,
 )
-from pcs_core.engine.prepare import extract
-from pcs_core.engine.run import EngineRun
 from pcs_core.merge import merge_fusions
+from pcs_engine.prepare import extract
+from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,8 +11,8 @@ import torch
 
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import AttnEdit, Branch, BranchEdit, SampleSettings
-from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.restoring import restore
+from pcs_engine.guidance import Guidance
+from pcs_engine.restoring import restore
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -31,13 +31,13 @@ from pcs_core.data import (
     Use,
 )
 from pcs_core.data.words import meet
-from pcs_core.engine import fit, sample
-from pcs_core.engine.prepare import extract, references, subject_masks
-from pcs_core.engine.processes import Processes, given
-from pcs_core.engine.restoring import restore
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError, PluginError
 from pcs_core.merge import merge_fusions
+from pcs_engine import fit, sample
+from pcs_engine.prepare import extract, references, subject_masks
+from pcs_engine.processes import Processes, given
+from pcs_engine.restoring import restore
+from pcs_engine.run import EngineRun
 from pcs_testing.case import Case
 from pcs_testing.edit_tensors import edits_of, everything_is_registered, nothing_is_hidden
 from pcs_testing.fixtures import (

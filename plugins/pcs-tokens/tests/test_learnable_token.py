@@ -11,8 +11,8 @@ import torch
 from pcs_core import fit, open_backbone, sample
 from pcs_core.backbone import Backbone, trainable
 from pcs_core.data import Concept, Features, Phase, Subject
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import InputError
+from pcs_engine.run import EngineRun
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
 from pcs_tokens.learnable import LearnableToken, LearnedRows
 

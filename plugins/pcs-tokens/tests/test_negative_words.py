@@ -14,9 +14,9 @@ from pcs_cli.main import main
 from pcs_core import fit, load_recipe
 from pcs_core.backbone import Backbone
 from pcs_core.data import Concept
-from pcs_core.engine.run import EngineRun
 from pcs_core.hookspecs import hookimpl
 from pcs_core.technique import Technique
+from pcs_engine.run import EngineRun
 from pcs_testing import make_picture, make_subject
 
 SEEN: list[tuple[float, float]] = []

@@ -57,8 +57,8 @@ def test_its_loss_is_that_of_the_frames_alone(backbone: Backbone, subject: Subje
 
 
 def test_every_second_frame(backbone: Backbone, subject: Subject) -> None:
-    from pcs_core.engine.prepare import extract
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.prepare import extract
+    from pcs_engine.run import EngineRun
 
     run = EngineRun(make_recipe([SingleFrames(every=2)]), backbone, concepts=[subject.concepts])
     (features,) = extract(run, [subject])[1]

@@ -11,8 +11,8 @@ import torch
 from pcs_core import fit, load, merge_personalizations, recipe_from_document, sample, save
 from pcs_core.backbone import Attachment, Backbone, import_tensors, tokenise
 from pcs_core.data import TokenEdit
-from pcs_core.engine.restoring import restored
 from pcs_core.errors import InputError
+from pcs_engine.restoring import restored
 from pcs_testing import Snapshot, build_fusion, make_subject
 from pcs_weights.gradient_fusion import solve
 from pcs_weights.gradient_fusion_inputs import listening, up_to_the_end

@@ -12,11 +12,11 @@ from pcs_cli.many.joint import Apart, Joint, check_packs, kind_of, why_apart
 from pcs_cli.sample_facts import numbers_of
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Features, SampleSettings
-from pcs_core.engine.opening import check_prompts, resolve_backbone
-from pcs_core.engine.restoring import restore
-from pcs_core.engine.sample import SampleProgress, draw_rows
-from pcs_core.engine.sample import sample as draw_alone
 from pcs_core.errors import PcsError
+from pcs_engine.opening import check_prompts, resolve_backbone
+from pcs_engine.restoring import restore
+from pcs_engine.sample import SampleProgress, draw_rows
+from pcs_engine.sample import sample as draw_alone
 
 if TYPE_CHECKING:
     from torch import Tensor

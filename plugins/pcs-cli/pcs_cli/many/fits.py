@@ -19,10 +19,10 @@ from pcs_cli.many.packer import Packer
 from pcs_cli.output import complain, notice
 from pcs_cli.output_folder import Destination
 from pcs_core.backbone import suspended
-from pcs_core.engine.adapters import find_adapter, needs_adapter
-from pcs_core.engine.drawn_size import sized
-from pcs_core.engine.fit import Fitting, checked
 from pcs_core.errors import InputError, PcsError
+from pcs_engine.adapters import find_adapter, needs_adapter
+from pcs_engine.drawn_size import sized
+from pcs_engine.fit import Fitting, checked
 
 if TYPE_CHECKING:
     from torch import Tensor

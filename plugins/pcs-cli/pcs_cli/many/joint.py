@@ -15,9 +15,9 @@ import torch.nn.functional as F
 
 from pcs_cli.many.each_weight import EachWeight, Runs
 from pcs_core.data import RENDERED, Fusion, TokenEdit, WeightEdit
-from pcs_core.engine.run import EngineRun
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
+from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pcs_cli.many.lane_net import LaneNet
-from pcs_core.engine.phase_loop import (
+from pcs_engine.phase_loop import (
     PhaseState,
     Training,
     end_step,
@@ -16,16 +16,16 @@ from pcs_core.engine.phase_loop import (
     take_gradients,
     update,
 )
-from pcs_core.engine.rates import set_rates
+from pcs_engine.rates import set_rates
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import FitStep, Fusion, Personalization, Phase, Recipe
-    from pcs_core.engine.fit import Fitting
-    from pcs_core.engine.fit_rows import Asked, FitSupply
-    from pcs_core.engine.precision import Precision
+    from pcs_engine.fit import Fitting
+    from pcs_engine.fit_rows import Asked, FitSupply
+    from pcs_engine.precision import Precision
 
 
 class Losses:

@@ -13,17 +13,17 @@ from pcs_cli.many.joint import Apart, Joint, check_packs
 from pcs_cli.many.lane import Lane
 from pcs_cli.many.together import evaluate, read_texts
 from pcs_core.backbone import Attachment, suspended
-from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import unite
 from pcs_core.errors import PcsError
+from pcs_engine.precision import Precision
+from pcs_engine.prepare import unite
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import FitStep, Personalization
-    from pcs_core.engine.fit import Fitting
-    from pcs_core.engine.fit_rows import Asked
+    from pcs_engine.fit import Fitting
+    from pcs_engine.fit_rows import Asked
 
 
 class Packer:

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from pcs_core.backbone import TokenisedPrompts
 from pcs_core.data import Evaluation, Level, concatenate
-from pcs_core.engine.steps import edits_of
+from pcs_engine.steps import edits_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pcs_cli.many.lane import Lane
     from pcs_core.backbone import Attachment
     from pcs_core.data import Conditioning, FitStep
-    from pcs_core.engine.fit_rows import Asked
+    from pcs_engine.fit_rows import Asked
 
 
 def read_texts(whole: Attachment, asking: Sequence[tuple[Lane, Asked]]) -> list[Conditioning]:

@@ -11,7 +11,6 @@ from pcs_core.backbone import names_token, word_in
 from pcs_core.data import RENDERED, Layout
 from pcs_core.data.later import entries_of
 from pcs_core.data.marks import checked_box, checked_points
-from pcs_core.engine.known_backbones import location_of, remember
 from pcs_core.errors import (
     ArtifactError,
     CapabilityError,
@@ -20,6 +19,7 @@ from pcs_core.errors import (
     check_utf8,
     nearest,
 )
+from pcs_engine.known_backbones import location_of, remember
 
 if TYPE_CHECKING:
     import torch

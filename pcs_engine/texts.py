@@ -10,7 +10,7 @@ import torch
 from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, suspended, tokenise
 from pcs_core.data import TokenEdit
-from pcs_core.engine.restoring import restore
+from pcs_engine.restoring import restore
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import import_tensors
 from pcs_core.data import Features, Recipe, Word
-from pcs_core.engine.adapters import adapter_of
-from pcs_core.engine.freeing import size_of
-from pcs_core.engine.run import EngineRun
-from pcs_core.engine.strengths import weighed_tensors
 from pcs_core.errors import InputError
 from pcs_core.merge import merge_fusions
+from pcs_engine.adapters import adapter_of
+from pcs_engine.freeing import size_of
+from pcs_engine.run import EngineRun
+from pcs_engine.strengths import weighed_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.engine.optimizers import optimizer_tensors, restore_optimizer
 from pcs_core.errors import InputError
+from pcs_engine.optimizers import optimizer_tensors, restore_optimizer
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn

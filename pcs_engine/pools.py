@@ -13,9 +13,9 @@ from pcs_core.backbone import Attachment
 from pcs_core.data import RENDERED, Example, Features
 from pcs_core.data.later import Later
 from pcs_core.data.masks import mask_at
-from pcs_core.engine.captions import CaptionTable
-from pcs_core.engine.sizes import place_of
 from pcs_core.errors import RecipeError
+from pcs_engine.captions import CaptionTable
+from pcs_engine.sizes import place_of
 
 ENCODE_BATCH = 16
 """Pictures the VAE encodes at a time."""

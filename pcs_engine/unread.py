@@ -8,7 +8,7 @@ from pcs_core.data import ALL
 from pcs_core.data.later import entries_of
 from pcs_core.data.masks import region_name
 from pcs_core.data.words import meet
-from pcs_core.engine.doubts import doubts
+from pcs_engine.doubts import doubts
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe, Subject

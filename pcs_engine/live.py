@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import Features
-from pcs_core.engine.run import EngineRun
-from pcs_core.engine.sample import draw_attached
+from pcs_engine.run import EngineRun
+from pcs_engine.sample import draw_attached
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from pcs_core.backbone import trainable
-from pcs_core.engine.averages import Averages
-from pcs_core.engine.optimizers import make_optimizer
-from pcs_core.engine.rates import set_rates
-from pcs_core.engine.stops import Stops
 from pcs_core.errors import RecipeError
 from pcs_core.merge import flatten_losses, reduce_loss
+from pcs_engine.averages import Averages
+from pcs_engine.optimizers import make_optimizer
+from pcs_engine.rates import set_rates
+from pcs_engine.stops import Stops
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import Constraint, FitStep, Phase
-    from pcs_core.engine.checkpoints import Checkpoints
-    from pcs_core.engine.precision import Precision
-    from pcs_core.engine.progress import Reporter
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.checkpoints import Checkpoints
+    from pcs_engine.precision import Precision
+    from pcs_engine.progress import Reporter
+    from pcs_engine.run import EngineRun
 
 
 class Supply(Protocol):

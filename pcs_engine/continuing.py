@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.engine.adapters import digest
-from pcs_core.engine.opening import is_of
 from pcs_core.errors import InputError
+from pcs_engine.adapters import digest
+from pcs_engine.opening import is_of
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.engine.opening import is_of
 from pcs_core.errors import ArtifactError, InputError
+from pcs_engine.opening import is_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pcs_core.engine.fit import fit
-from pcs_core.engine.processes import Processes, given
-from pcs_core.engine.sample import sample
+from pcs_engine.fit import fit
+from pcs_engine.processes import Processes, given
+from pcs_engine.sample import sample
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Fusion, Personalization, Use
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
 KIND = "strength:"
 

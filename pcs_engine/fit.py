@@ -15,8 +15,10 @@ import torch
 from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, export_tensors, import_tensors, suspended
 from pcs_core.data import RENDERED, Fusion, Masks, Personalization, Phase, Recipe, Subject
-from pcs_core.engine.adapters import adapter_of, digest, find_adapter, needs_adapter
-from pcs_core.engine.buckets import (
+from pcs_core.errors import CapabilityError, InputError, PluginError, RecipeError
+from pcs_core.merge import merge_fusions
+from pcs_engine.adapters import adapter_of, digest, find_adapter, needs_adapter
+from pcs_engine.buckets import (
     Bucket,
     BucketExamples,
     check_buckets,
@@ -24,44 +26,42 @@ from pcs_core.engine.buckets import (
     picture_sizes,
     share_of,
 )
-from pcs_core.engine.captions import CaptionTable
-from pcs_core.engine.checkpoints import Checkpoints
-from pcs_core.engine.continuing import (
+from pcs_engine.captions import CaptionTable
+from pcs_engine.checkpoints import Checkpoints
+from pcs_engine.continuing import (
     adapter_to_keep,
     continued_subject,
     origin,
     steps_behind,
     steps_taken,
 )
-from pcs_core.engine.cropping import crop_subject
-from pcs_core.engine.drawn_size import sized
-from pcs_core.engine.fit_rows import FitSupply
-from pcs_core.engine.freeing import free_circles, size_of
-from pcs_core.engine.further import OpenedModel, check_models, kept, open_models
-from pcs_core.engine.given import check_count, check_switch, given_subjects
-from pcs_core.engine.live import Drawing, live_drawing
-from pcs_core.engine.memory_bounds import check_rows
-from pcs_core.engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
-from pcs_core.engine.phase_loop import Training, train_phase
-from pcs_core.engine.pools import Latents, Pool, encode_pools
-from pcs_core.engine.precision import Precision
-from pcs_core.engine.prepare import Answers, ask, ask_at_border, unite
-from pcs_core.engine.processes import check_shared, join
-from pcs_core.engine.progress import Progress, Reporter
-from pcs_core.engine.randomness import generator
-from pcs_core.engine.run import EngineRun
-from pcs_core.engine.sample import sample
-from pcs_core.engine.sizes import SizedExamples, check_sizes, phase_size
-from pcs_core.engine.unread import unread_marks
-from pcs_core.errors import CapabilityError, InputError, PluginError, RecipeError
-from pcs_core.merge import merge_fusions
+from pcs_engine.cropping import crop_subject
+from pcs_engine.drawn_size import sized
+from pcs_engine.fit_rows import FitSupply
+from pcs_engine.freeing import free_circles, size_of
+from pcs_engine.further import OpenedModel, check_models, kept, open_models
+from pcs_engine.given import check_count, check_switch, given_subjects
+from pcs_engine.live import Drawing, live_drawing
+from pcs_engine.memory_bounds import check_rows
+from pcs_engine.opening import check_sampler, check_subjects, needs_pictures, open_backbone
+from pcs_engine.phase_loop import Training, train_phase
+from pcs_engine.pools import Latents, Pool, encode_pools
+from pcs_engine.precision import Precision
+from pcs_engine.prepare import Answers, ask, ask_at_border, unite
+from pcs_engine.processes import check_shared, join
+from pcs_engine.progress import Progress, Reporter
+from pcs_engine.randomness import generator
+from pcs_engine.run import EngineRun
+from pcs_engine.sample import sample
+from pcs_engine.sizes import SizedExamples, check_sizes, phase_size
+from pcs_engine.unread import unread_marks
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Features
-    from pcs_core.engine.averages import Averages
+    from pcs_engine.averages import Averages
 
 _log = logging.getLogger("pcs.fit")
 
@@ -101,16 +101,16 @@ def fit(
     backbone. ``keep`` is shown the subjects as they are at ``checkpoints`` even points, the end among
     them, and says of each whether it is the best so far: that one is returned. It may draw. ``memory``
     keeps what is drawn before a fit, as class pictures, for the next fit that is given it. ``precision``
-    "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_core.engine.precision`);
+    "bf16" or "fp16" keeps the frozen weights in it while training (see :mod:`pcs_engine.precision`);
     ``checkpointing`` computes activations again in backward, which takes time and spares memory. ``crop`` says
-    which part of a picture is shown (:data:`pcs_core.engine.cropping.CROPS`); what it loses is logged. ``size``
+    which part of a picture is shown (:data:`pcs_engine.cropping.CROPS`); what it loses is logged. ``size``
     is height and width of the pictures, the backbone's own where it is None; with ``buckets`` each has the size
-    of its own shape, of about as many pixels (:mod:`pcs_core.engine.buckets`): a batch holds one size, and
+    of its own shape, of about as many pixels (:mod:`pcs_engine.buckets`): a batch holds one size, and
     subjects train one after the other.
     ``start`` is a finished fit of the same recipe, backbone and concepts to go on with: its tensors are the
     start, the optimizer and the draws are new. ``each`` is given the number of steps done and the
     subjects as they are after every ``every`` steps but the last. ``show`` is given that number and what draws
-    each subject by name (:data:`pcs_core.engine.live.Drawing`), after every ``show_every`` steps but the last.
+    each subject by name (:data:`pcs_engine.live.Drawing`), after every ``show_every`` steps but the last.
 
     Under `torchrun` or `accelerate launch` the processes fit the same subjects together, one device each:
     parts of a step, or rows of each role, are shared out. All draw the numbers that one process would, so

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import FitStep, MaskQuery, Masks
-from pcs_core.engine.beside import evaluate_beside
 from pcs_core.merge import merge_masks
+from pcs_engine.beside import evaluate_beside
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.backbone import Attachment
     from pcs_core.data import Batch, Conditioning, Evaluation, Level, Phase
-    from pcs_core.engine.beside import Beside
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.beside import Beside
+    from pcs_engine.run import EngineRun
 
 
 def make_step(

@@ -14,12 +14,12 @@ from pcs_core.backbone.attach import attached
 from pcs_core.backbone.base import weights_hash
 from pcs_core.backbone.tokens import substitute
 from pcs_core.data import Evaluation, Features, Fusion, Personalization, TokenEdit, Word
-from pcs_core.engine.adapters import digest
-from pcs_core.engine.captions import kept_texts
-from pcs_core.engine.opening import check_backbone_name, is_of, open_backbone
-from pcs_core.engine.processes import Processes, given
-from pcs_core.engine.restoring import restore
 from pcs_core.errors import ArtifactError, CapabilityError, PcsError, RecipeError
+from pcs_engine.adapters import digest
+from pcs_engine.captions import kept_texts
+from pcs_engine.opening import check_backbone_name, is_of, open_backbone
+from pcs_engine.processes import Processes, given
+from pcs_engine.restoring import restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

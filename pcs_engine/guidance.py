@@ -21,15 +21,15 @@ from pcs_core.data import (
     concatenate,
     mask_at,
 )
-from pcs_core.engine.regions import layout_masks, layout_points
 from pcs_core.errors import CapabilityError
+from pcs_engine.regions import layout_masks, layout_points
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import TokenisedPrompts
     from pcs_core.data import Evaluation, Level
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
 
 class Guidance:

@@ -11,9 +11,9 @@ import torch
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import ALL, LOSS, RENDERED, Batch, Phase
-from pcs_core.engine.captions import CaptionTable
-from pcs_core.engine.pools import Pool
 from pcs_core.errors import RecipeError
+from pcs_engine.captions import CaptionTable
+from pcs_engine.pools import Pool
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

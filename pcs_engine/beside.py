@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.data import FitRow
-    from pcs_core.engine.pools import Pool
+    from pcs_engine.pools import Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,16 @@ import torch
 
 from pcs_core.data import ALL, RENDERED, BranchEdit, PixelEdit
 from pcs_core.data.later import Later, entries_of
-from pcs_core.engine.prepare import fit_image, placed
-from pcs_core.engine.sizes import place_of
 from pcs_core.errors import CapabilityError, RecipeError
+from pcs_engine.prepare import fit_image, placed
+from pcs_engine.sizes import place_of
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Example, Features, Fusion, Phase, Recipe, Subject
-    from pcs_core.engine.pools import Pool
+    from pcs_engine.pools import Pool
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.engine.hook_results import complaint
 from pcs_core.errors import PcsError, PluginError, distribution_of
 from pcs_core.hookspecs import RUN_PROJECT
+from pcs_engine.hook_results import complaint
 
 if TYPE_CHECKING:
     from pcs_core.data import Use
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
@@ -66,7 +66,7 @@ def _is_not_its_own(error: Exception, technique: Any) -> bool:
     """Return whether an error says by itself what to do, or is no plugin's fault."""
     full = isinstance(error, OSError) and error.errno in _NO_SPACE
     memory = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    ours = type(technique).__module__.partition(".")[0] == "pcs_core"
+    ours = type(technique).__module__.partition(".")[0] == __name__.partition(".")[0]
     return isinstance(error, PcsError) or full or memory or ours
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from pcs_core.backbone import names_token
 from pcs_core.backbone.written import alike
-from pcs_core.engine.prepare import name_subject
-from pcs_core.engine.shown import (
+from pcs_engine.prepare import name_subject
+from pcs_engine.shown import (
     has_mask_of,
     how_to_name_concepts,
     listed_concepts,

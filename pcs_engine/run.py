@@ -13,11 +13,11 @@ from pcs_core.backbone import select_sites, trainable
 from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, HeadEdit, Use
 from pcs_core.edits import PLACES
-from pcs_core.engine.builtin import CoreDenoise
-from pcs_core.engine.randomness import derive_seed, generator
-from pcs_core.engine.registered import RegisteredUse
 from pcs_core.errors import CapabilityError, nearest
 from pcs_core.hookspecs import run_manager
+from pcs_engine.builtin import CoreDenoise
+from pcs_engine.randomness import derive_seed, generator
+from pcs_engine.registered import RegisteredUse
 
 if TYPE_CHECKING:
     import torch
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from pcs_core.backbone import Backbone
     from pcs_core.data import Fusion, Layout, Prediction, Recipe, SampleStep, Site, Subject
-    from pcs_core.engine.further import OpenedModel
-    from pcs_core.engine.services import RunServices
+    from pcs_engine.further import OpenedModel
+    from pcs_engine.services import RunServices
 
 LOGGER = logging.getLogger("pcs")
 
@@ -61,7 +61,7 @@ class EngineRun:
     """
 
     services: ClassVar[RunServices]
-    """Who draws; :mod:`pcs_core.engine` says it once, as fitting and drawing themselves need runs."""
+    """Who draws; :mod:`pcs_engine` says it once, as fitting and drawing themselves need runs."""
 
     def __init__(
         self,
@@ -308,7 +308,7 @@ class EngineRun:
 
     def invert(self, image: Tensor, prompt: str, *, steps: int, scale: float = 1.0) -> Tensor:
         """Return the DDIM trajectory [steps+1 c h w] of ``image``, from it to pure noise."""
-        from pcs_core.engine.inversion import invert
+        from pcs_engine.inversion import invert
 
         with self.full_precision():
             return invert(self.backbone, image, prompt, steps=steps, scale=scale)

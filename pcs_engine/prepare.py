@@ -15,16 +15,16 @@ from pcs_core.backbone.written import alike, composed, token_pattern
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Masks
 from pcs_core.data.later import changed, entries_of
 from pcs_core.data.masks import REGION, region_name
-from pcs_core.engine.drawn_size import sized
-from pcs_core.engine.shown import check_shown, placeholder, shown_concepts
 from pcs_core.errors import InputError, PluginError
 from pcs_core.merge import merge_features, merge_masks
+from pcs_engine.drawn_size import sized
+from pcs_engine.shown import check_shown, placeholder, shown_concepts
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.data import Subject
-    from pcs_core.engine.run import EngineRun
+    from pcs_engine.run import EngineRun
 
 DEFAULT_CAPTION = "a photo of {token}"
 """Caption of a reference for which neither the user nor a technique gives one."""

@@ -10,25 +10,25 @@ import torch
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import REFERENCE, RENDERED, SEED, FitStep, Phase
-from pcs_core.engine.batches import Drawn, draw_batch, render_batch
-from pcs_core.engine.beside import Beside, DrawnBeside, draw_beside, shown_beside
-from pcs_core.engine.buckets import draw_bucket
-from pcs_core.engine.captions import CaptionTable, text_is_constant
-from pcs_core.engine.clipping import clip_per_subject
-from pcs_core.engine.phase_loop import stacked_names
-from pcs_core.engine.processes import Processes, one_process
-from pcs_core.engine.randomness import step_seeds
-from pcs_core.engine.steps import edits_of, make_step, sample_timesteps
+from pcs_engine.batches import Drawn, draw_batch, render_batch
+from pcs_engine.beside import Beside, DrawnBeside, draw_beside, shown_beside
+from pcs_engine.buckets import draw_bucket
+from pcs_engine.captions import CaptionTable, text_is_constant
+from pcs_engine.clipping import clip_per_subject
+from pcs_engine.phase_loop import stacked_names
+from pcs_engine.processes import Processes, one_process
+from pcs_engine.randomness import step_seeds
+from pcs_engine.steps import edits_of, make_step, sample_timesteps
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from pcs_core.data import Batch, Conditioning, Level
-    from pcs_core.engine.buckets import Bucket
-    from pcs_core.engine.pools import Pool
-    from pcs_core.engine.precision import Precision
-    from pcs_core.engine.run import EngineRun
-    from pcs_core.engine.stops import Stops
+    from pcs_engine.buckets import Bucket
+    from pcs_engine.pools import Pool
+    from pcs_engine.precision import Precision
+    from pcs_engine.run import EngineRun
+    from pcs_engine.stops import Stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Asked:
 
 @dataclass
 class FitSupply:
-    """The :class:`~pcs_core.engine.phase_loop.Supply` of a fit: a generator per subject.
+    """The :class:`~pcs_engine.phase_loop.Supply` of a fit: a generator per subject.
 
     ``concepts`` are the placeholders of each subject's concepts. Where there are several ``processes``, each
     draws the numbers of all rows of a step, as one process would, and computes its share of the rows.

@@ -20,8 +20,8 @@ import torch
 import torch.distributed as dist
 
 from pcs_core.data import ALL, RENDERED, Phase, Use
-from pcs_core.engine.randomness import derive_seed
 from pcs_core.errors import CapabilityError, InputError, RecipeError
+from pcs_engine.randomness import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -12,10 +12,11 @@ import torch
 from pcs_core.arguments import checks_arguments
 from pcs_core.backbone import Attachment, suspended
 from pcs_core.data import Fusion, Preset, Recipe, SampleSettings
-from pcs_core.engine.drawn_size import check_hosts, drawn_at
-from pcs_core.engine.given import check_drawing
-from pcs_core.engine.guidance import Guidance
-from pcs_core.engine.opening import (
+from pcs_core.errors import InputError
+from pcs_engine.drawn_size import check_hosts, drawn_at
+from pcs_engine.given import check_drawing
+from pcs_engine.guidance import Guidance
+from pcs_engine.opening import (
     check_layout,
     check_prompts,
     open_deployment,
@@ -24,11 +25,10 @@ from pcs_core.engine.opening import (
     resolve_backbone,
     runs_deployments,
 )
-from pcs_core.engine.randomness import generator
-from pcs_core.engine.restoring import restored
-from pcs_core.engine.run import EngineRun
-from pcs_core.engine.strengths import part_strengths, read_numbers
-from pcs_core.errors import InputError
+from pcs_engine.randomness import generator
+from pcs_engine.restoring import restored
+from pcs_engine.run import EngineRun
+from pcs_engine.strengths import part_strengths, read_numbers
 
 if TYPE_CHECKING:
     from pathlib import Path
