@@ -18,7 +18,8 @@ from pcs_engine.captions import CaptionTable
 from pcs_engine.sizes import place_of
 
 ENCODE_BATCH = 16
-"""Pictures the VAE encodes at a time."""
+"""Pictures the VAE encodes at a time, of up to ENCODE_PIXELS together: what that takes grows with them."""
+ENCODE_PIXELS = 2 * 512 * 512
 
 
 @dataclass
@@ -117,7 +118,7 @@ def _encode_missing(net: Attachment, examples: Sequence[Example], cache: Latents
     for key, image in missing.items():  # clips and single frames do not share a batch
         shapes.setdefault(tuple(image.shape), []).append(key)
     for shape, keys in shapes.items():
-        batch = max(1, ENCODE_BATCH // (shape[1] if len(shape) == 4 else 1))
+        batch = max(1, encoded_together(shape[-2:]) // (shape[1] if len(shape) == 4 else 1))
         for start in range(0, len(keys), batch):
             chunk = keys[start : start + batch]
             with torch.no_grad():
@@ -125,6 +126,11 @@ def _encode_missing(net: Attachment, examples: Sequence[Example], cache: Latents
                 read = [p.read() if isinstance(p, Later) else p for p in pictures]
                 mean, std = net.backbone.moments(torch.stack(read))
             cache.update({k: (missing[k], mean[i], std[i]) for i, k in enumerate(chunk)})
+
+
+def encoded_together(size: Sequence[int]) -> int:
+    """Return how many pictures or frames of ``size`` [height, width] are encoded at a time."""
+    return max(1, min(ENCODE_BATCH, ENCODE_PIXELS // (size[-2] * size[-1])))
 
 
 def _latent_masks(examples: Sequence[Example], like: Tensor) -> Tensor | None:

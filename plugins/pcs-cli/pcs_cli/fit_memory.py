@@ -84,7 +84,7 @@ def picture_bytes(plan: FitPlan) -> int:
     Pictures that are read later are there one at a time.
     """
     from pcs_core.data.later import Later, entries_of
-    from pcs_engine.pools import ENCODE_BATCH
+    from pcs_engine.pools import encoded_together
 
     height, width = plan.backbone.card.size
     images = [image for subject in plan.subjects for image in entries_of(subject.images)]
@@ -92,7 +92,7 @@ def picture_bytes(plan: FitPlan) -> int:
     read = [math.prod(image.shape) for image in images if isinstance(image, Later)]
     there = sum(image.numel() for image in images if not isinstance(image, Later))
     latents = 2 * math.prod(plan.backbone.latent_shape) * len(images)
-    together = sorted(shown, reverse=True)[:ENCODE_BATCH] if read else shown
+    together = sorted(shown, reverse=True)[: encoded_together((height, width))] if read else shown
     return (there + latents + sum(together) + max(read, default=0)) * NUMBER
 
 

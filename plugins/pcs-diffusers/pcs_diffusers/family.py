@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -376,27 +376,54 @@ class DiffusersBackbone:
             return None
         cls.check_config(folder)
         present = [n for n in cls.layout.parts if (folder / n).is_dir()]
+        libraries = {n: k for n, k in cls.layout.libraries.items() if n in present}
         kind = dtype or torch.float32
+
+        def read(part: str) -> Any:
+            return cls.layout.read_part(
+                part, folder / part, cls.part_dtype(part, folder / part, kind)
+            )
+
+        opened = cls.of_parts(
+            folder,
+            {name: partial(read, name) for name in present},
+            location=location,
+            id=id,
+            device=device,
+            digest=lambda: folder_digest(folder, libraries),
+        )
+        opened.former_hash = lambda: former_digest(folder, libraries)
+        return opened
+
+    @classmethod
+    def of_parts(
+        cls,
+        folder: Path,
+        parts: Mapping[str, Callable[[], Any]],
+        *,
+        location: str | Path,
+        id: str,
+        device: str,
+        digest: Callable[[], str],
+    ) -> Self:
+        """Return the backbone in ``folder``, of what reads its ``parts`` and the hash of its weights.
+
+        Raises
+        ------
+        InputError
+            A part does not load, or they are not of one model.
+        """
         try:
             index = folder / "model_index.json"
-            parts = {
-                name: cls.layout.read_part(
-                    name, folder / name, cls.part_dtype(name, folder / name, kind)
-                )
-                for name in present
-            }
-            libraries = {n: k for n, k in cls.layout.libraries.items() if n in present}
-            opened = cls(
-                **parts,
+            return cls(
+                **{name: read() for name, read in parts.items()},
                 **cls.options(read_config(index) if index.exists() else {}),
                 scheduler_config=read_scheduler(folder),
                 id=id or str(location),
                 location=str(location),
                 device=device,
-                digest=folder_digest(folder, libraries),
+                digest=digest(),
             )
-            opened.former_hash = lambda: former_digest(folder, libraries)
-            return opened
         except PcsError:
             raise
         except Exception as error:  # libraries raise whatever a folder led them to

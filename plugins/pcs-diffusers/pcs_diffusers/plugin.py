@@ -72,4 +72,7 @@ def feature_models() -> Mapping[str, str]:
 @catalogue_hookimpl
 def services() -> Mapping[str, str]:
     """What the command asks for by name."""
-    return {"check_scheduler": "pcs_diffusers.scheduler_check:check_scheduler"}
+    return {
+        "check_scheduler": "pcs_diffusers.scheduler_check:check_scheduler",
+        "open_without_weights": "pcs_diffusers.weightless:open_without_weights",
+    }

@@ -1,0 +1,122 @@
+"""``pcs memory``: what a fit and a drawing take, and which setting makes them fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pcs_cli import device_name, emit, notice, read_size
+
+if TYPE_CHECKING:
+    from pcs_core.data import Recipe
+    from pcs_memory.settings import Setting
+    from pcs_memory.taken import Taken
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+# long: the options of a command
+def memory(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="A system, or a recipe.toml.")],
+    backbone: Annotated[
+        str,
+        typer.Option(
+            "--backbone",
+            metavar="ID|PATH|HUB_ID",
+            help="The image generator; its weights stay unread.",
+        ),
+    ] = "mini",
+    have: Annotated[
+        str | None,
+        typer.Option(
+            "--have",
+            metavar="SIZE",
+            help="How much memory there is, as 12GB: find the first setting with which a fit needs no more.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="WxH", help="Size of the pictures, as 768x512.", show_default=False
+        ),
+    ] = None,
+    pictures: Annotated[
+        int, typer.Option("--pictures", min=1, help="How many pictures the subject has.")
+    ] = 5,
+    count: Annotated[
+        int, typer.Option("-n", "--count", min=1, help="How many pictures are drawn at a time.")
+    ] = 1,
+    precision: Annotated[
+        str, typer.Option("--precision", help="As of pcs fit: fp32, bf16 or fp16.")
+    ] = "fp32",
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="As of pcs fit.")
+    ] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="As of pcs fit. Repeatable."),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="Whose memory is asked for: cuda (of any card) or cpu; auto."
+        ),
+    ] = "auto",
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON to stdout, and nothing else.")
+    ] = False,
+) -> None:
+    """Say what a fit of SYSTEM and a drawing with it take, from the backbone's configuration alone.
+
+    Exit code 1: there is less memory than --have says, whatever is set.
+    """
+    from pcs_core import load_recipe
+    from pcs_memory.report import Answer, Tried
+    from pcs_memory.settings import LADDER, Setting, read_memory
+
+    there = None if have is None else read_memory(have)
+    place = Path(backbone).expanduser()
+    name = str(place.resolve()) if place.exists() else backbone
+    recipe = load_recipe(system, backbone=name, overrides=settings or ())
+    asked = Setting(precision, gradient_checkpointing)
+    ladder = [asked] if there is None else [asked, *(s for s in LADDER if s != asked)]
+    aside = not (device == "cpu" or (device == "auto" and device_name("auto") == "cpu"))
+    chosen_size = read_size(size, None)[0]
+    tried: list[Tried] = []
+    for setting in ladder:
+        fit, drawing = _run(recipe, name, setting, aside, chosen_size, pictures, count)
+        tried.append(Tried(setting, fit, drawing))
+        if there is None:
+            break
+        if not as_json:
+            notice(tried[-1].line(there))
+        if fit.peak <= there:
+            break
+    answer = Answer(system, backbone, "a card" if aside else "the CPU", tuple(tried), there)
+    emit(json.dumps(answer.plain(), indent=2) if as_json else answer.text())
+    if not answer.fits:
+        raise typer.Exit(1)
+
+
+def _run(
+    recipe: Recipe,
+    backbone: str,
+    setting: Setting,
+    aside: bool,
+    size: tuple[int, int] | None,
+    pictures: int,
+    count: int,
+) -> tuple[Taken, Taken]:
+    """Return what a fit with ``setting`` takes, and a drawing after it."""
+    from pcs_memory.running import Run
+
+    run = Run(recipe, backbone, aside=aside, size=size)
+    fit = run.fit(
+        pictures=pictures, precision=setting.precision, checkpointing=setting.checkpointing
+    )
+    return fit, run.draw(count)

@@ -1,0 +1,13 @@
+"""What this distribution holds. Import-cheap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pcs_core.hookspecs import catalogue_hookimpl
+
+
+@catalogue_hookimpl
+def commands() -> Mapping[str, str]:
+    """``pcs memory``."""
+    return {"memory": "pcs_memory.command:app"}
