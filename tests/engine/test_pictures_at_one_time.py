@@ -122,6 +122,6 @@ def test_a_file_that_was_changed_since_is_refused_by_name(tmp_path: Path) -> Non
     ("side", "count"), [(64, 16), (128, 16), (256, 8), (512, 2), (1024, 1), (2048, 1)]
 )
 def test_large_pictures_are_encoded_few_at_a_time(side: int, count: int) -> None:
-    from pcs_core.engine.pools import encoded_together
+    from pcs_engine.pools import encoded_together
 
     assert encoded_together((side, side)) == count
