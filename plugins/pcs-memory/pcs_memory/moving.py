@@ -22,15 +22,15 @@ def moving_unknowns() -> Iterator[None]:
             return before(module, change, recurse)
         for child in module.children() if recurse else ():
             child._apply(change)
-        held: dict[str, Any]
-        for held in (module._parameters, module._buffers):
-            for key, tensor in list(held.items()):
+        table: dict[str, Any]
+        for table in (module._parameters, module._buffers):
+            for key, tensor in list(table.items()):
                 if tensor is None:
                     continue
                 with torch.no_grad():
                     moved = change(tensor)
                 if moved is not tensor:
-                    held[key] = (
+                    table[key] = (
                         nn.Parameter(moved, requires_grad=tensor.requires_grad)
                         if isinstance(tensor, nn.Parameter)
                         else moved

@@ -49,8 +49,8 @@ def forget(part: nn.Module, numbers: UnknownNumbers) -> None:
     """Put unknown numbers in the place of every parameter and buffer of ``part``, in place."""
     replaced: dict[int, Tensor] = {}
     for module in part.modules():
-        for held in (module._parameters, module._buffers):
-            for key, tensor in list(held.items()):
+        for table in (module._parameters, module._buffers):
+            for key, tensor in list(table.items()):
                 if tensor is None:
                     continue
                 if id(tensor) not in replaced:  # one that two layers share stays one
@@ -60,7 +60,7 @@ def forget(part: nn.Module, numbers: UnknownNumbers) -> None:
                         if isinstance(tensor, torch.nn.Parameter)
                         else unknown
                     )
-                held[key] = replaced[id(tensor)]  # type: ignore[assignment]
+                table[key] = replaced[id(tensor)]  # type: ignore[assignment]
 
 
 def weights_of(part: nn.Module) -> Iterator[Tensor]:
