@@ -90,6 +90,7 @@ def lacks_memory(error: Exception) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, of a device
         or "can't allocate memory" in str(error)  # torch's, of the machine
+        or str(error) == "could not create a primitive"  # oneDNN's, which finds no room for its code
     )
 
 

@@ -125,8 +125,12 @@ def test_a_full_disk_is_one_line(pcs: Callable, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "error",
-    [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ...")],
-    ids=["python", "torch"],
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."),
+        RuntimeError("could not create a primitive"),
+    ],
+    ids=["python", "torch", "oneDNN"],
 )
 def test_too_little_memory_is_one_line(
     error: Exception, pcs: Callable, monkeypatch: pytest.MonkeyPatch
