@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from pcs_core.assembly.schema import MOST_STEPS
 from pcs_core.data import Subject
 from pcs_core.data.concepts import check_concepts
 from pcs_core.data.later import Later, changed, entries_of, row_of
@@ -32,8 +33,6 @@ EACH = ("captions", "files", "extra", "alternatives", "repeats")
 SLACK = 1e-3
 """By how much a value may leave [0, 1]: what rounding and resizing leave behind."""
 MOST = sys.float_info.max
-MOST_STEPS = 1000
-"""Of a drawing: as many noise levels as a backbone knows."""
 LARGE = 1000.0
 """Scales and strengths beyond are mistakes: no picture comes of them, only overflow."""
 ORIENTATION = 274

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pcs_core.data import BackboneCard
 
 FILE = "backbones.json"
+LONGEST = 400
+"""Characters of a name from elsewhere that a message shows."""
 MOST = 500
 """Of entries; the oldest go."""
 _log = logging.getLogger("pcs.backbones")
@@ -60,8 +62,10 @@ def location_of(card: BackboneCard) -> str:
     known = _read().get(card.hash)
     mend = "say where it is with --backbone (in Python: backbone=...)"
     if known is None:
+        name = card.location or card.id
+        name = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
         raise ArtifactError(
-            f"this artifact was made on backbone {card.location or card.id!r}, whose weights were not opened "
+            f"this artifact was made on backbone {name!r}, whose weights were not opened "
             f"here before (sha256 {card.hash[:12]}): {mend}"
         )
     if Path(known).is_absolute() and not Path(known).exists():

@@ -60,7 +60,9 @@ PEAK = 3 << 30
 SHARED = ("deaths", "power", "kills", "signals", "together", "disk", "awkward")
 """Stages that are shared out over processes."""
 ALONE = ("soak", "journal", "fuzz")
-"""Stages of one process each, side by side."""
+"""Stages of one process each; the first takes its minutes, and all else comes beside it."""
+PARTS = 4
+"""Parts for each process, so that none waits long for another at the end."""
 STAGES = (*ALONE, *SHARED, "inputs")
 
 
@@ -168,7 +170,7 @@ class Suite:
         done, listed = Done(), list(filter(fit, self.scenarios()))
         numbers = range(self.index * self.part, count, self.processes * self.part)
         for place, scenario in enumerate(listed):
-            mine = [n for turn, n in enumerate(numbers) if turn % len(listed) == place]
+            mine = [n for n in numbers if n // self.part % len(listed) == place]
             if not mine:
                 continue
             trials = self.trials(scenario)
@@ -265,14 +267,21 @@ class Suite:
         return all_scenarios(self.made())
 
 
-def as_process(stages: Iterable[str], suite: Suite, index: int, processes: int) -> Part:
-    """Start a process that does its part of ``stages``, the ``index``-th of ``processes``."""
-    stages = list(stages)
-    report = suite.folder / f"{stages[0]}-{index}.json"
-    words = [sys.executable, str(Path(__file__)), "--stages", ",".join(stages), "--inner"]
-    words += ["--seed", str(suite.seed), "--minutes", str(suite.minutes)]
-    words += ["--share", f"1/{suite.part}", "--one", f"{index}/{processes}"]
-    return Part(subprocess.Popen([*words, "--report", str(report)]), report, stages)
+@dataclass(frozen=True)
+class Job:
+    """Stages for one process: all of them, or the ``index``-th of so many ``parts``."""
+
+    stages: tuple[str, ...]
+    index: int = 0
+    parts: int = 1
+
+    def start(self, suite: Suite) -> Part:
+        """Start the process."""
+        report = suite.folder / f"{self.stages[0]}-{self.index}.json"
+        words = [sys.executable, str(Path(__file__)), "--stages", ",".join(self.stages), "--inner"]
+        words += ["--seed", str(suite.seed), "--minutes", str(suite.minutes)]
+        words += ["--share", f"1/{suite.part}", "--one", f"{self.index}/{self.parts}"]
+        return Part(subprocess.Popen([*words, "--report", str(report)]), report, self.stages)
 
 
 @dataclass
@@ -281,11 +290,11 @@ class Part:
 
     process: subprocess.Popen[bytes]
     report: Path
-    stages: list[str]
+    stages: tuple[str, ...]
 
     def add_to(self, results: dict[str, Done]) -> None:
-        """Wait for its end, and add what it did."""
-        if self.process.wait() not in (0, 1) or not self.report.exists():
+        """Add what it did, at its end."""
+        if self.process.returncode not in (0, 1) or not self.report.exists():
             first = results.setdefault(self.stages[0], Done())
             first.bad.append(f"a process of the suite ended with {self.process.returncode}")
             return
@@ -295,21 +304,25 @@ class Part:
             whole.bad += part["bad"]
             whole.note = part["note"]
             whole.peak = max(whole.peak, part["peak"])
-            whole.seconds = max(whole.seconds, part["seconds"])
+            whole.seconds += part["seconds"]
 
 
 def in_processes(stages: Iterable[str], suite: Suite, processes: int) -> Iterator[tuple[str, Done]]:
-    """Do stages of one process each side by side, then those that are shared out; yield each that is done."""
+    """Do stages in so many processes at a time, the longest first; yield each stage when all is done."""
+    waiting = [Job(ALONE[:1])] if ALONE[0] in stages else []
+    if alone := tuple(stage for stage in ALONE[1:] if stage in stages):
+        waiting.append(Job(alone))
+    if shared := tuple(stage for stage in SHARED if stage in stages):
+        parts = PARTS * processes
+        waiting += [Job(shared, index, parts) for index in range(parts)]
     results: dict[str, Done] = {}
-    alone = [stage for stage in ALONE if stage in stages]
-    # the soak takes its minutes: the others come after one another beside it
-    lanes = [alone[::-1]] if processes == 1 else [alone[:1], alone[1:]]
-    for part in [as_process(lane, suite, 0, 1) for lane in lanes if lane]:
-        part.add_to(results)
-    yield from results.items()
-    results = {}
-    if shared := [stage for stage in SHARED if stage in stages]:
-        for part in [as_process(shared, suite, i, processes) for i in range(processes)]:
+    running: list[Part] = []
+    while waiting or running:
+        while waiting and len(running) < processes:
+            running.append(waiting.pop(0).start(suite))
+        time.sleep(0.2)
+        for part in [part for part in running if part.process.poll() is not None]:
+            running.remove(part)
             part.add_to(results)
     yield from results.items()
 

@@ -21,6 +21,10 @@ from pcs_core.errors import RecipeError
 from pcs_core.technique import explain
 
 Count = Annotated[int, Field(ge=1)]
+MOST_STEPS = 1000
+"""Of a drawing: as many noise levels as a backbone knows."""
+MOST_PARTS = 100_000
+"""Of one step of a fit: each is a forward and a backward pass of its own."""
 
 
 def _rows(value: object) -> object:
@@ -211,7 +215,7 @@ class PhaseTable(Table):
     warmup: Annotated[int, Field(ge=0)] = 0
     decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     clip: Amount = 0.0
-    accumulate: Count = 1
+    accumulate: Annotated[int, Field(ge=1, le=MOST_PARTS)] = 1
     edits: Words = ("*",)
     snapshot: str = ""
     restore: str = ""
@@ -289,7 +293,7 @@ class FitTable(Table):
 class SampleTable(Table):
     """``[sample]``: see :class:`pcs_core.data.SampleSettings`."""
 
-    steps: Count = 50
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)] = 50
     scale: Amount = 7.5
     scheduler: Annotated[str, Field(min_length=1)] = "ddim"
     negative: str = ""

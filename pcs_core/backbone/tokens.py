@@ -84,14 +84,22 @@ _KEPT = "\ue002"
 """Put around the number of a token while weights are read: "[V]" may be a token, and no brackets."""
 
 
+MOST_CHARACTERS = 50_000
+"""Of one text: some twelve thousand words, which are 160 windows of an encoder that reads 75 at once."""
+
+
 def check_text(text: str) -> None:
-    """Refuse a text with the characters that mark placeholders inside this package, or with half of one.
+    """Refuse a text that is too long, has the characters that mark placeholders here, or half of one.
 
     Raises
     ------
     InputError
         Names the character and its place.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise InputError(
+            f"the text {text[:40]!r}... has {len(text)} characters: give {MOST_CHARACTERS} or fewer"
+        )
     for mark in (_OPEN, _CLOSE, _KEPT):
         if mark in text:
             raise InputError(

@@ -176,10 +176,15 @@ def as_meant(document: Mapping[str, Any], catalogue: Catalogue) -> dict[str, Any
     PcsError
         A technique of it is not installed.
     """
-    today = [catalogue.technique_today(use["technique"]) for use in document["use"]]
+    written = document.get("use", [])
+    if not isinstance(written, list) or not all(
+        isinstance(u, dict) and "technique" in u for u in written
+    ):
+        return dict(document)  # read on by the recipes' reader, which says what is wrong
+    today = [catalogue.technique_today(use["technique"]) for use in written]
     uses = [
         {**catalogue.get("techniques", id).absent, **use}
-        for id, use in zip(today, document["use"], strict=True)
+        for id, use in zip(today, written, strict=True)
     ]
     return {**document, "use": uses}
 

@@ -17,13 +17,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from pcs_cli.locks import note_command
-from pcs_cli.output import complain, silence_pipe
+from pcs_cli.output import complain, silence_pipe, warnings_said
 from pcs_core.errors import PcsError, PluginError, check_utf8
 
 DONE, FAILED, BAD_INPUT, FAILED_ROWS, INTERRUPTED = 0, 1, 2, 3, 130
 
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE)
-"""What a system says of a disk that takes no more, or of too many open files."""
+DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EMFILE, errno.ENFILE),
+    *(errno.EACCES, errno.EPERM),
+)
+"""What a system says of a disk that takes no more, of too many open files, and of what is another user's."""
 LOOP = "Symlink loop from "
 """How Python's error about a link that leads to itself begins; the link follows, in quotation marks."""
 NO_MEMORY = (
@@ -41,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     _stopped.clear()
     try:
-        with stopped_as_by_ctrl_c():
+        with stopped_as_by_ctrl_c(), warnings_said():
             code = run(arguments)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -90,7 +93,8 @@ def lacks_memory(error: Exception) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"  # torch's, of a device
         or "can't allocate memory" in str(error)  # torch's, of the machine
-        or str(error) == "could not create a primitive"  # oneDNN's, which finds no room for its code
+        or str(error)
+        == "could not create a primitive"  # oneDNN's, which finds no room for its code
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 
@@ -33,6 +34,25 @@ def notice(text: str) -> None:
 def complain(text: str, prefix: str = "Error: ") -> None:
     """Print an error to stderr, on one line."""
     notice(prefix + " ".join(text.split()))
+
+
+class Said(logging.Handler):
+    """Says what the libraries warn of, as everything is said: with what others wrote made printable."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say one warning."""
+        notice(record.getMessage())
+
+
+@contextlib.contextmanager
+def warnings_said() -> Iterator[None]:
+    """Say on stderr what is logged below "pcs", where nothing else shows it."""
+    logger, handler = logging.getLogger("pcs"), Said(logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def printable(text: str) -> str:

@@ -106,14 +106,14 @@ def _bar(console: Console) -> Bar:
 def _logged(console: Console) -> Iterator[None]:
     logger = logging.getLogger("pcs")
     handler = _Handler(console)
-    level, propagate = logger.level, logger.propagate
-    logger.addHandler(handler)
+    level, propagate, others = logger.level, logger.propagate, logger.handlers
+    logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
         yield
     finally:
-        logger.removeHandler(handler)
+        logger.handlers = others
         logger.setLevel(level)
         logger.propagate = propagate
 

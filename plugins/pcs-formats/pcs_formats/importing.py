@@ -10,7 +10,7 @@ from pcs_core import installed
 from pcs_core.errors import InputError
 from pcs_engine.opening import resolve_backbone
 from pcs_formats.contents import read_contents
-from pcs_formats.reading import Given, artifact_of, shortened
+from pcs_formats.reading import EXAMPLES, Given, artifact_of, shortened
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 WHOLE = ("model.diffusion_model.", "first_stage_model.", "model_ema.", "cond_stage_model.")
 """How keys of whole models begin."""
-EXAMPLES = 10
-"""Keys that are listed of many."""
 
 
 def import_file(

@@ -28,7 +28,7 @@ from pcs_formats.layer_names import (
     text_path,
 )
 from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
-from pcs_formats.reading import Given, Reading, Use
+from pcs_formats.reading import EXAMPLES, Given, Reading, Use
 from pcs_formats.word_files import BUNDLED, read_bundled
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def placed(
         key = next(iter(layer.keys.values()))
         sites = [names[name]] if name in names else joined.get(name, ())
         if not sites:
-            near = nearest_name(name, [*names, *joined])
+            # a name is compared with all of the network's: of a file of another base none of thousands fits
+            compared = len(reading.problems) < EXAMPLES
+            near = nearest_name(name, [*names, *joined]) if compared else ""
             ending = key.removeprefix(name)
             reading.problems.append(
                 f"{key!r} is of no layer of this network"

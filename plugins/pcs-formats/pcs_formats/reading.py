@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Recipe
     from pcs_formats.contents import Contents
 
+EXAMPLES = 10
+"""Keys that are listed of many."""
 SHOWN = 3
 """Problems that an error shows; the number of all is said."""
 

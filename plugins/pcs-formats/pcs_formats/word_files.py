@@ -51,6 +51,12 @@ def read_words(contents: Contents, backbone: Backbone | None, given: Given) -> R
     if parts is None:
         return None
     by_encoder, token = parts
+    for key, tensor in contents.tensors.items():
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise InputError(
+                f"{contents.path}: {key!r} holds {kind}: rows of a learned word are floats"
+            )
     reading = Reading("a learned word, " + spelling(contents.tensors), base_of(by_encoder))
     reading.facts = {
         "vectors": sorted({len(rows(t)) for t in by_encoder.values()}),

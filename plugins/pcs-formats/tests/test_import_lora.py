@@ -20,6 +20,7 @@ from pcs_core import export, open_backbone
 from pcs_core.errors import InputError
 from pcs_core.storage import load
 from pcs_engine.strengths import part_strengths
+from pcs_formats import lora_files
 from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
@@ -274,3 +275,21 @@ def test_the_command_refuses_in_one_line(run_pcs: Any, tmp_path: Path, capsys: A
     assert "the nearest is 'lora_unet_conv_in.lora_down.weight'" in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / "o").exists()
+
+
+def test_of_many_unknown_layers_a_few_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is compared with every name of the network: a file of another base has hundreds."""
+    layers = {f"lora_unet_conv_in{n}.lora_down.weight": torch.ones(2, 4, 3, 3) for n in range(40)}
+    save_file(layers, tmp_path / "other.safetensors")
+    compared: list[str] = []
+    nearest = lora_files.nearest_name
+    monkeypatch.setattr(
+        lora_files,
+        "nearest_name",
+        lambda name, names: compared.append(name) or nearest(name, names),
+    )
+    with pytest.raises(InputError, match=r"the nearest is .*and 37 more"):
+        import_file(tmp_path / "other.safetensors", "tiny")
+    assert len(compared) == 10

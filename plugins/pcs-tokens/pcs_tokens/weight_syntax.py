@@ -101,12 +101,18 @@ def compel(text: str) -> Parts:
     return _joined(pieces)
 
 
+MOST_SIGNS = 100
+"""Signs behind one word; so many ``+`` weigh it 13,781 times."""
 SYNTAXES: Mapping[str, Callable[[str], Parts]] = {"a1111": a1111, "compel": compel}
 
 
 def _factor(written: str) -> float:
     """Return the weight that signs or a number say."""
     if written[0] in "+-":
+        if len(written) > MOST_SIGNS:
+            raise InputError(
+                f"{len(written)} signs {written[0]!r} in a row: give {MOST_SIGNS} or fewer"
+            )
         return float((1.1 if written[0] == "+" else 0.9) ** len(written))
     return float(written)
 

@@ -28,6 +28,8 @@ def root() -> Path:
 
 def missing(suite: str, images: Mapping[str, Any], path: Path) -> InputError:
     """Return the error that says where the pictures come from and where they belong."""
+    if "folder" not in images:
+        return InputError(f"suite {suite!r}: {path} is not there")
     folder = root() / str(images["folder"])
     how = str(images.get("how", "")).replace("{folder}", str(folder))
     return InputError(
