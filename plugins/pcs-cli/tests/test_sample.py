@@ -117,7 +117,7 @@ def test_a_scheduler_is_refused_before_anything_is_opened(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from pcs_core import engine
+    import pcs_engine as engine
 
     monkeypatch.setattr(engine, "open_backbone", lambda *_, **__: pytest.fail("opened"))
     for words in ([fitted, "<rex>"], ["--base", "mini", "a dog"]):

@@ -200,7 +200,7 @@ def test_what_cannot_be_is_refused_before_a_network_is_opened(
 ) -> None:
     one, two = made(kinds[0], f"{kinds[0]}-first"), made(kinds[1], f"{kinds[1]}-second")
     shutil.copytree(two, tmp_path / "second")
-    from pcs_core import engine
+    import pcs_engine as engine
 
     monkeypatch.setattr(engine, "open_backbone", lambda *_, **__: pytest.fail("opened"))
     prompt = f"a photo of <{one.name}>"
