@@ -122,14 +122,27 @@ class CaptionTable:
         """Return the conditioning of the given rows, from the table or encoded now."""
         if self.cond is None:
             assert self.tokens is not None
+            often = any(edit.readings > 1 for edit in net.fusion.of(TokenEdit))
+            places = {caption: at for at, caption in enumerate(rows)} if often else {}
+            if often and not any(edit.text_reads() for edit in net.fusion.edits):
+                first = torch.tensor(list(places.values()), device=subject.device)
+                once, time_of, subject_of = list(places), time[first], subject[first]
+                streams_of = {name: tokens[first] for name, tokens in streams.items()}
+            else:
+                once, time_of, subject_of, streams_of = list(rows), time, subject, dict(streams)
             cond = net.encode_text(
-                self.tokens.rows(rows),
-                subject,
-                time=time,
-                streams=streams,
-                extra=net.strengths(len(rows)),
+                self.tokens.rows(once),
+                subject_of,
+                time=time_of,
+                streams=streams_of,
+                extra=net.strengths(len(once)),
                 edits=edits,
             )
+            if len(once) < len(
+                rows
+            ):  # a text that is read several times a step is read for one row
+                back = [once.index(caption) for caption in rows]
+                cond = cond.rows_at(torch.tensor(back, device=subject.device))
         else:
             at = torch.as_tensor(list(rows), device=subject.device)
             cond = self.cond.rows_at(at)

@@ -10,6 +10,7 @@ import torch
 
 from pcs_core.backbone import Attachment, tokenise
 from pcs_core.data import (
+    PICTURE,
     Branch,
     Conditioning,
     GuidanceTerm,
@@ -37,7 +38,7 @@ class Guidance:
 
     ``texts`` has a prompt per picture and, behind them, one per row that techniques added
     (``roles``); every branch holds all of them. ``subjects`` says whose each picture is, where there are
-    several subjects: an index for each text.
+    several subjects: an index for each text. ``seeds`` are those of the texts' pictures.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class Guidance:
         *,
         roles: Sequence[str] = (),
         subjects: Sequence[int] = (),
+        seeds: Sequence[int] = (),
     ) -> None:
+        self.seeds = list(seeds)
         self.subjects = list(subjects) or [0] * len(texts)
         self.run, self.net, self.texts, self.settings = run, net, list(texts), settings
         self.roles = tuple(roles)
@@ -97,6 +100,9 @@ class Guidance:
         }.get(branch.prompt, [branch.prompt] * count)
 
         extra = dict(net.strengths(count, self.run.strengths))
+        if any(edit.readings > 1 for edit in net.fusion.of(TokenEdit)):
+            seeds = [*self.seeds, *[self.run.seed] * (count - len(self.seeds))]
+            extra[PICTURE] = torch.tensor(seeds, device=subject.device)
 
         def encode(texts: Sequence[str]) -> Conditioning:
             return net.encode_text(

@@ -228,7 +228,7 @@ def _draw(
     sampler = backbone.sampler(settings.scheduler, settings.steps)
     latents = sampler.start(torch.stack(noise).to(backbone.device))
     roles = [r.role for r in rows]
-    guide = Guidance(run, net, prompts, settings, roles=roles, subjects=subjects)
+    guide = Guidance(run, net, prompts, settings, roles=roles, subjects=subjects, seeds=seeds)
     scratch: dict[str, Any] = {}
     times = list(sampler.times)
     for index, time in enumerate(times):

@@ -18,7 +18,7 @@ from pcs_core.backbone.sites import select_sites
 from pcs_core.backbone.tensors import trainable
 from pcs_core.backbone.tokens import TokenisedPrompts
 from pcs_core.backbone.weighed import weigh
-from pcs_core.data import Conditioning, Evaluation, Fusion, Level
+from pcs_core.data import READINGS, Conditioning, Evaluation, Fusion, Level
 from pcs_core.edits import AttnEdit, BranchEdit, Edit, PixelEdit, StreamEdit, TokenEdit
 
 if TYPE_CHECKING:
@@ -183,6 +183,11 @@ class Attachment:
         cross-attention site, in one batch per site.
         """
         device = self.backbone.device
+        said = {
+            str(i)
+            for i, e in enumerate(self.fusion.of(TokenEdit))
+            if e.readings > 1 and bool((prompts.spans[str(i)] >= 0).any())
+        }
         prompts = prompts.to(device)
         subject = None if subject is None else subject.to(device)
         cond = Conditioning(
@@ -213,7 +218,9 @@ class Attachment:
             pooled: Tensor | None = None
             for layer in range(layers):
                 self.context.layer, self.context.layers = layer, layers
-                text, pooled = self.backbone.encode_ids(prompts.ids)
+                text, pooled, readings = self._read(
+                    prompts, cond, [e for k, e in acting if k in said]
+                )
                 for key, edit in acting:
                     if edit.stage() == "output":
                         text = edit.output(text, prompts.spans[key], cond)
@@ -221,10 +228,26 @@ class Attachment:
             self.context.layer, self.context.layers = 0, 1
             names = {edit.untuned for _, edit in acting if edit.untuned}
             untuned = {name: self._untuned(state, name, prompts) for name in sorted(names)}
-        if untuned:
-            cond = cond.with_(extra={**cond.extra, **untuned})
+        if untuned or readings:
+            cond = cond.with_(extra={**cond.extra, **untuned, **readings})
         layered = torch.stack(texts, dim=1) if layers > 1 else None
         return cond.with_(text=texts[-1], layered=layered, pooled=pooled)
+
+    def _read(
+        self, prompts: TokenisedPrompts, cond: Conditioning, several: Sequence[TokenEdit]
+    ) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+        """Return text and pooled state, and in a fit all readings where edits want ``several``."""
+        if not several:
+            return (*self.backbone.encode_ids(prompts.ids), {})
+        texts, pools = [], []
+        for self.context.reading in range(max(e.readings for e in several)):
+            text, pooled = self.backbone.encode_ids(prompts.ids)
+            texts.append(text)
+            pools += [] if pooled is None else [pooled]
+        self.context.reading = 0
+        said, join = torch.stack(texts, dim=1), several[0].joined
+        pooled = join(torch.stack(pools, dim=1), cond) if pools else None
+        return join(said, cond), pooled, {READINGS: said} if self.context.fitting else {}
 
     @torch.no_grad()
     def _untuned(self, state: Mapping[str, Any], name: str, prompts: TokenisedPrompts) -> Tensor:

@@ -88,6 +88,10 @@ class BackboneBase(ABC):
 
         return undo
 
+    def bind_text_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Refuse."""
+        raise CapabilityError(f"backbone {self.card.id!r} takes no edits in its text attention")
+
     def projection(self, site: Site, part: str) -> nn.Module:
         """Return the layer that makes the "q", "k", "v" or "out" of an attention site."""
         return self.parts["denoiser"].get_submodule(f"{site.name}.to_{part}")

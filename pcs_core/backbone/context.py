@@ -22,9 +22,9 @@ class Context:
     """What is in force during one call of the network.
 
     ``off`` gives the base network; ``edits`` globs over owners that act, comma between; ``record`` globs of
-    attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder, ``subject`` [b] and
-    ``layer`` (of ``layers`` cross-attention sites) serve the text encoder, ``instead`` the ``untuned`` of
-    the token edits whose rows stand in the base's reading of a prompt; ``size`` (h, w) or
+    attention sites whose maps go to ``tape``; ``spans`` [b n] by placeholder, ``subject`` [b],
+    ``layer`` (of ``layers`` cross-attention sites) and ``reading`` serve the text encoder, ``instead`` the
+    ``untuned`` of the token edits whose rows stand in the base's reading of a prompt; ``size`` (h, w) or
     (t, h, w) is that of the latents. ``group`` names the sequence edit whose tokens a layer is called for, and
     ``sequence`` is what a backbone knows of them during the call.
     """
@@ -40,6 +40,7 @@ class Context:
     subject: Tensor | None = None
     layer: int = 0
     layers: int = 1
+    reading: int = 0
     instead: str = ""
     size: tuple[int, ...] = ()
     group: str = ""

@@ -166,6 +166,9 @@ class Backbone(Protocol):
     def bind_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
         """Put one chain on each named attention site; return what undoes it exactly."""
 
+    def bind_text_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Do the same in the text encoder, where its ``sites`` name attention (kind "self", part "text")."""
+
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the layer that makes the "q", "k", "v" or "out" of an attention site."""
 

@@ -2,6 +2,8 @@
 
 from pcs_core.data.check import CheckReport as CheckReport
 from pcs_core.data.check import CheckRow as CheckRow
+from pcs_core.data.conditioning import PICTURE as PICTURE
+from pcs_core.data.conditioning import READINGS as READINGS
 from pcs_core.data.conditioning import REFERENCE as REFERENCE
 from pcs_core.data.conditioning import SEED as SEED
 from pcs_core.data.conditioning import Conditioning as Conditioning

@@ -20,6 +20,10 @@ It follows from the subject's generator without drawing from it, so that an edit
 nothing, and a fit that goes on draws the same."""
 REFERENCE = "fit.reference"
 """In ``extra`` of a fit's rows: the reference [b] that a row comes from, or -1."""
+READINGS = "fit.readings"
+"""In ``extra`` of a fit's rows: what the encoder said in each of several readings [b readings l d]."""
+PICTURE = "sample.seed"
+"""In ``extra`` of a drawing's rows, where a text is read several times: the seed [b] of the picture."""
 
 
 @dataclass(frozen=True, slots=True)

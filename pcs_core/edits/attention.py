@@ -72,6 +72,8 @@ class AttnEdit(Edit):
     def bind(cls, edits: Sequence[AttnEdit], net: Attachment) -> None:
         """Put a chain on each attention site of the denoiser: one without edits can still record.
 
+        Of the text encoder's sites those with edits alone get one.
+
         Raises
         ------
         CapabilityError
@@ -84,16 +86,19 @@ class AttnEdit(Edit):
                     f"{edit.owner or type(edit).__name__!r} cannot act on {edit.site}: the attention "
                     f"there is {edit.site.kind}, and its edit acts on {', '.join(edit.kinds)} attention"
                 )
-            by_site.setdefault(edit.site.name, []).append(edit)
+            by_site.setdefault(str(edit.site), []).append(edit)
         counted: dict[str, int] = {}
-        chains = {}
+        chains, of_text = {}, {}
         for site in net.backbone.sites:
+            here = by_site.get(str(site), ())
             if site.part == "denoiser" and site.kind in ATTENTION:
                 index = counted[site.kind] = counted.get(site.kind, -1) + 1
-                chains[site.name] = AttentionChain(
-                    site, by_site.get(site.name, ()), net.context, index
-                )
+                chains[site.name] = AttentionChain(site, here, net.context, index)
+            elif here:
+                of_text[site.name] = AttentionChain(site, here, net.context)
         net.undo(net.backbone.bind_attention(chains))
+        if of_text:
+            net.undo(net.backbone.bind_text_attention(of_text))
 
     def exclusive(self) -> Iterable[tuple[str, str]]:
         """Return what it declares in ``claims``: "probs" or "out", to rewrite and not to add."""

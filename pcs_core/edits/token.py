@@ -36,6 +36,10 @@ class TokenEdit(Edit):
     """Name under which ``Conditioning.extra`` holds [b l d], what the base's text encoder makes of the same
     prompts with :meth:`instead` at the placeholder; "" asks for nothing. Only where the edit acts."""
 
+    readings: int = 1
+    """How often the encoder reads a text with the placeholder: with each of the rows [S, readings, count, d]
+    of ``vocabulary`` in turn. :meth:`joined` makes one text of them; a fit finds them all as ``READINGS``."""
+
     def __init__(
         self, tokens: Sequence[str], *, count: int, hosts: Sequence[str], **options: object
     ) -> None:
@@ -68,6 +72,10 @@ class TokenEdit(Edit):
 
     def vocabulary(self) -> Tensor:
         """Return the rows [S, count, d] that stand at the token's span."""
+        raise NotImplementedError
+
+    def joined(self, said: Tensor, cond: Conditioning) -> Tensor:
+        """Return one text [b l d] (one pooled state [b d]) of those of the readings, [b readings ...]."""
         raise NotImplementedError
 
     def layer(self, time: Tensor | None, layers: int, subject: Tensor | None = None) -> Tensor:
@@ -121,6 +129,8 @@ class BoundEmbedding:
                 continue
             if edit.stage() == "vocabulary":
                 rows = edit.vocabulary()
+                if edit.readings > 1:
+                    rows = rows[:, self.context.reading % edit.readings]
             else:
                 time = None if self.context.cond is None else self.context.cond.time
                 rows = edit.layer(time, self.context.layers, self.context.subject)

@@ -173,6 +173,10 @@ class OnnxBackbone(Holdings):
         """Do nothing: no attention runs here, and edits were bound with their fusion."""
         return lambda: None
 
+    def bind_text_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Do nothing, as :meth:`bind_attention`."""
+        return lambda: None
+
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a stand-in of the layer's shape: what it would start from is in the artifact."""
         path = self.manifest["projections"][site.name][part]

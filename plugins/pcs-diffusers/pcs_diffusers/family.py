@@ -31,7 +31,8 @@ from pcs_diffusers.folders import (
     weights_digest,
 )
 from pcs_diffusers.roles import with_roles
-from pcs_diffusers.sites import layer_sites, temporal_modules
+from pcs_diffusers.sites import layer_sites, temporal_modules, text_attention_sites
+from pcs_diffusers.text_attention import bind_text
 from pcs_diffusers.tokenizers import ClipTokenizer
 
 if TYPE_CHECKING:
@@ -224,10 +225,15 @@ class DiffusersBackbone:
         """Every site, named on the bare network."""
         sites = (
             *self.denoiser_sites(),
+            *text_attention_sites(self.text_encoder, self.unread_text_modules()),
             *layer_sites(self.text_encoder, "text"),
             *layer_sites(self.vae, "vae"),
         )
         return with_roles(sites, temporal_modules(self.denoiser))
+
+    def unread_text_modules(self) -> tuple[str, ...]:
+        """Return the beginnings of names of text layers whose output the denoiser never reads."""
+        return ()
 
     @property
     def embedding(self) -> nn.Module:
@@ -239,6 +245,10 @@ class DiffusersBackbone:
         """Put one chain on each named attention site; return what undoes it."""
         self.tell_fit(chains)
         return bind(self.denoiser, chains, self.processor)
+
+    def bind_text_attention(self, chains: Mapping[str, AttentionChain]) -> Callable[[], None]:
+        """Put one chain on each named attention module of the text encoder; return what undoes it."""
+        return bind_text(self.text_encoder, chains)
 
     def tell_fit(self, chains: Mapping[str, AttentionChain]) -> None:
         """Say of a network of few steps that a fit takes them away, where a fit begins."""

@@ -128,6 +128,15 @@ def scale_in(scales: Mapping[str, int], name: str) -> int:
     return next((s for prefix, s in scales.items() if name.startswith(prefix)), 1)
 
 
+def text_attention_sites(encoder: nn.Module, unread: tuple[str, ...] = ()) -> Iterator[Site]:
+    """Yield the self-attention sites of CLIP text encoders, but those below the modules ``unread``."""
+    for name, module in encoder.named_modules():
+        if type(module).__name__ == "CLIPAttention" and not name.startswith(unread):
+            width: Any = module.embed_dim
+            heads: Any = module.num_heads
+            yield Site(name, "text", "self", width=width, context=width, heads=heads)
+
+
 def layer_sites(root: nn.Module, part: str) -> Iterator[Site]:
     """Yield the weighted layers of any module tree."""
     for name, module in root.named_modules():

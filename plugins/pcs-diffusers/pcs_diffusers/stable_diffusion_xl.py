@@ -69,6 +69,13 @@ class StableDiffusionXL(SeveralTextEncoders, StableDiffusion):
                 f"{config.projection_class_embeddings_input_dim} (the refiner is not supported)"
             )
 
+    def unread_text_modules(self) -> tuple[str, ...]:
+        """Return the first encoder's last layer: its last but one state is read, its pooled one is not."""
+        last = self.text_encoder.clips[0].config.num_hidden_layers - 1
+        names = (name for name, _ in self.text_encoder.named_modules())
+        ends = f".layers.{last}"
+        return tuple(n for n in names if n.startswith("text_encoder.") and n.endswith(ends))
+
     @property
     def text_widths(self) -> tuple[int, ...]:
         """Channels of each encoder's states, side by side in the text."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pcs_checks.observe import NOUN, PROMPT, TOKEN
-from pcs_core.backbone import Attachment, import_tensors, tokenise
+from pcs_core.backbone import Attachment, import_tensors, select_sites, tokenise
 from pcs_core.data import Fusion, TokenEdit
 from pcs_core.data.check import CheckRow
 from pcs_testing import build_fusion, conditioning
@@ -71,6 +71,56 @@ def by_stage(seen: Observation, *, use: str, stages: int) -> Iterator[CheckRow]:
     yield CheckRow.compare("largest difference within a stretch", within, "<=", 1e-6)
     apart = torch.cdist(of[:, 0], of[:, 0]) + torch.eye(stages)
     yield CheckRow.compare("least distance between stretches", float(apart.min()), ">", 1e-3)
+
+
+def text_prefix(seen: Observation, *, use: str, length: int, layers: int) -> Iterator[CheckRow]:
+    """The text encoder's last ``layers`` have ``length`` keys and values of ``use`` that all tokens read."""
+    sites = select_sites(seen.backbone.sites, "self", part="text")
+    numbers = sorted({int(site.block.rpartition(".")[2]) for site in sites})[-layers:]
+    expected = {
+        f"{use}/{site.name}/{part}": (length, site.width)
+        for site in sites
+        if int(site.block.rpartition(".")[2]) in numbers
+        for part in ("keys", "values")
+    }
+    stored = {n: tuple(t.shape) for n, t in seen.artifact.tensors.items()}
+    of_use = {n: shape for n, shape in stored.items() if n.startswith(f"{use}/")}
+    wrong = sum(of_use.get(n) != shape for n, shape in expected.items())
+    yield CheckRow.compare(f"layers without {length} of their own", wrong, "==", 0)
+    others = len(of_use.keys() - expected)
+    yield CheckRow.compare("layers with some beside these", others, "==", 0)
+    for text in ("", "a cat"):
+        moved = conditioning(seen.artifact, seen.backbone, text).text[0] - plain(seen, text)
+        least = float(moved.abs().amax(-1).min())
+        yield CheckRow.compare(f"least change of a token of {text!r}", least, ">", 1e-6)
+
+
+def spans_prompts(
+    seen: Observation, *, use: str, prompts: int, vectors: int, std: float
+) -> Iterator[CheckRow]:
+    """A word of ``use`` is ``prompts`` sets of ``vectors`` rows that began as noise of ``std``.
+
+    Pictures of two seeds read two texts, and one text where nothing is spread.
+    """
+    table: Any = seen.backbone.embedding.weight
+    width = int(table.shape[1])
+    of_use = [t for n, t in seen.artifact.tensors.items() if n.startswith(f"{use}/")]
+    wrong = sum(tuple(t.shape) != (prompts, vectors, width) for t in of_use)
+    yield CheckRow.compare("learned words", len(of_use), "==", 1)
+    yield CheckRow.compare(f"words that are not {prompts} times {vectors} rows", wrong, "==", 0)
+    first = next(iter(seen.notes.starts.values()), {})
+    began = next((t for n, t in first.items() if n.startswith(f"{use}/")), torch.zeros(2))
+    away = abs(float(began.std()) / std - 1)
+    error = 4 / (2 * began.numel()) ** 0.5  # four standard errors of a standard deviation
+    yield CheckRow.compare("how far their start's deviation is off", away, "<=", error)
+    middle = abs(float(began.mean())) / std
+    yield CheckRow.compare(
+        "how far their start's mean is off", middle, "<=", 4 / began.numel() ** 0.5
+    )
+    both = seen.draw(count=2)
+    still = seen.draw(count=2, strengths={"distribution.spread": 0.0})
+    spread = float((both - still).flatten(1).abs().amax(1).min())
+    yield CheckRow.compare("pictures moved by their own draw", spread, ">", 1e-6)
 
 
 @torch.no_grad()
