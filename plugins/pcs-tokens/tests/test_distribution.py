@@ -59,8 +59,8 @@ def test_a_picture_draws_its_own_prompt(backbone: Backbone) -> None:
     text = encode(backbone, edit, texts, **{PICTURE: seeds, SPREAD: ones}).text
     noise = (text - mean) / deviation.clamp_min(1e-12)
     assert not torch.allclose(text[0], text[1])
-    own = encode(backbone, edit, ["<thing>"], **{PICTURE: seeds[:1], SPREAD: ones[:1]}).text
-    torch.testing.assert_close(text[0], own[0], rtol=0, atol=1e-5)  # whatever is drawn beside it
+    single = encode(backbone, edit, ["<thing>"], **{PICTURE: seeds[:1], SPREAD: ones[:1]}).text
+    torch.testing.assert_close(text[0], single[0], rtol=0, atol=1e-5)  # whatever is drawn beside it
     moved = noise[deviation > 1e-4]
     assert abs(float(moved.mean())) < 0.1
     assert abs(float(moved.std()) - 1) < 0.1
