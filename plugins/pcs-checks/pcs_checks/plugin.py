@@ -75,6 +75,7 @@ def claims() -> Mapping[str, str]:
         **{name: f"pcs_checks.claims.drawing:{name}" for name in drawing},
         "by_stage": "pcs_checks.claims.encoding:by_stage",
         "ends_in": "pcs_checks.claims.encoding:ends_in",
+        "head_rank": "pcs_checks.claims.heads:head_rank",
         "lends_maps": "pcs_checks.claims.lending:lends_maps",
         "spans_prompts": "pcs_checks.claims.encoding:spans_prompts",
         "text_prefix": "pcs_checks.claims.encoding:text_prefix",
