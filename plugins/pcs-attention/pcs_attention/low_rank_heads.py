@@ -125,7 +125,7 @@ class LowRankHeads(Technique):
     """Which attention layers of the denoiser have one."""
     scale: Annotated[float, Field(ge=0.0, le=4.0)] = 1.0
     """Alpha, in a fit and (as the strength ``low_rank_heads.scale``) when drawing: queries, keys, values and
-    outputs are each multiplied by it. The authors' example draws with 0.8."""
+    outputs are each multiplied by it. The authors' example draws with 0.8. A fit at 0 has no branches."""
 
     def words(self) -> Words:
         """Return the strength that it writes."""
@@ -134,6 +134,8 @@ class LowRankHeads(Technique):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the branches: every element uniform up to the inverse root of its inputs."""
+        if self.scale == 0.0:
+            return None
         chosen = [s for one in self.sites.split("|") for s in run.sites(one)]
         sites = [site for site in chosen if site.kind in ("self", "cross")]
         if not sites:
