@@ -610,6 +610,8 @@ class Fitting:
         stored, extra = self._own_tensors(fusion)
         if self.precision_name != "fp32":
             extra = {**extra, "precision": self.precision_name}
+        if stored_as := getattr(self.backbone, "stored_as", ""):
+            extra = {**extra, "weights": stored_as}
         if self.checkpointing:
             extra = {**extra, "gradient_checkpointing": True}
         if self.crop != "auto":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +30,17 @@ if TYPE_CHECKING:
     from pcs_core.catalogue import Catalogue
     from pcs_core.data import Personalization, Recipe, Subject, Use
 
+_log = logging.getLogger("pcs.backbones")
+
 
 @checks_arguments
 def open_backbone(
-    name: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None
+    name: str | Path, *, device: str = "cpu", dtype: torch.dtype | None = None, **options: Any
 ) -> Backbone:
     """Open an installed backbone by id, a folder, or a hub id.
+
+    ``options`` are the layout's own: ``quantize`` and ``offload`` of folders in diffusers' layout. Empty ones
+    are left out.
 
     Raises
     ------
@@ -41,9 +48,12 @@ def open_backbone(
         Neither an id, nor a folder, nor the form of a hub id; names the nearest id.
     InputError
         The folder is damaged, or not named in UTF-8, or the hub cannot be reached; no such device.
+    CapabilityError
+        The layout has no such option, or its option needs what is not here.
     """
     from pcs_core.catalogue import catalogue
 
+    options = {key: value for key, value in options.items() if value}
     check_utf8(name, what="the backbone")
     check_device(device)
     known = catalogue()
@@ -53,13 +63,24 @@ def open_backbone(
     if str(name) in ids:
         location = known.get("backbones", str(name))()
         if not isinstance(location, str | Path):
+            if options:
+                raise CapabilityError(
+                    f"backbone {str(name)!r} is built as it is: leave out {' and '.join(options)}"
+                )
             return location  # type: ignore[no-any-return]
     for loader in known.ids("loaders"):
-        opened = known.get("loaders", loader)(location, id=str(name), device=device, dtype=dtype)
+        load = known.get("loaders", loader)
+        if options and not options.keys() <= signature(load).parameters.keys():
+            continue
+        opened = load(location, id=str(name), device=device, dtype=dtype, **options)
         if opened is not None:
             if str(name) not in ids:
                 remember(opened.card, name)
             return opened  # type: ignore[no-any-return]
+    if options:
+        raise CapabilityError(
+            f"backbone {str(name)!r}: no installed plugin opens this layout with {' and '.join(options)}"
+        )
     raise InputError(
         f"backbone {str(name)!r}: no installed plugin knows this layout "
         f"(layouts known: {', '.join(known.ids('loaders')) or 'none; install pcs-diffusers'})"
@@ -243,7 +264,21 @@ def resolve_backbone(
             f"(sha256 {artifact.backbone.hash[:12]}), {opened.card.id!r} has other weights "
             f"({opened.card.hash[:12]}): use the original, or fit again"
         )
+    tell_storage(artifact, opened)
     return opened  # type: ignore[no-any-return]
+
+
+def tell_storage(artifact: Personalization | None, backbone: Backbone) -> None:
+    """Say that a drawing's weights are stored otherwise than those of the fit: pictures differ slightly."""
+    fitted = "" if artifact is None else artifact.extra.get("weights", "")
+    drawn = getattr(backbone, "stored_as", "")
+    if artifact is not None and fitted != drawn:
+        _log.warning(
+            "%s was fitted on weights stored %s, and is drawn with weights stored %s: pictures differ slightly",
+            artifact.subject or artifact.recipe.id,
+            f"as {fitted}" if fitted else "in full",
+            f"as {drawn}" if drawn else "in full",
+        )
 
 
 def is_of(artifact: Personalization, backbone: Backbone) -> bool:

@@ -211,7 +211,9 @@ class EngineRun:
 
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return the base's layer that makes the "q", "k", "v" or "out" of an attention site."""
-        return self.backbone.projection(site, part)
+        layer = self.backbone.projection(site, part)
+        check_full(f"{site}.{part}", layer.weight)
+        return layer
 
     def control_network(self, channels: int, width: float = 1.0) -> nn.Module:
         """Return a new trainable control network for the denoiser."""
@@ -225,8 +227,12 @@ class EngineRun:
         named = self.backbone.parts[part].named_parameters()
         if any(is_selector(one) for one in glob.split("|")):
             chosen = {site.name for site in self.sites(glob, part=part)}
-            return {name: p for name, p in named if name.rpartition(".")[0] in chosen}
-        return {name: p for name, p in named if fnmatchcase(name, glob)}
+            chosen_ones = {n: p for n, p in named if n.rpartition(".")[0] in chosen}
+        else:
+            chosen_ones = {n: p for n, p in named if fnmatchcase(n, glob)}
+        for name, weight in chosen_ones.items():
+            check_full(f"{part}:{name}", weight)
+        return chosen_ones
 
     def plug(self, fusion: Fusion, started: Callable[[], Fusion] | None = None) -> None:
         """Show techniques what is plugged in; ``started`` makes it once more, as it was before any step."""
@@ -369,3 +375,20 @@ def _chosen(fusion: Fusion, glob: str) -> dict[str, Tensor]:
     from fnmatch import fnmatchcase
 
     return {n: p for n, p in trainable(fusion).items() if fnmatchcase(n, glob)}
+
+
+def check_full(name: str, weight: Tensor) -> None:
+    """Refuse to give out a weight that only its layer can read.
+
+    Raises
+    ------
+    CapabilityError
+        It is stored in few bits.
+    """
+    from pcs_core.edits.module import in_few_bits
+
+    if in_few_bits(weight):
+        raise CapabilityError(
+            f"the weight of {name} is asked for itself, and is stored in few bits: open the backbone without "
+            "quantize, or with bf16"
+        )

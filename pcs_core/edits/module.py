@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from pcs_core.edits.edit import Edit
 from pcs_core.errors import CapabilityError
@@ -53,6 +54,12 @@ REWRITABLE = (nn.Linear, nn.Conv2d, nn.GroupNorm, nn.LayerNorm)
 """Layers whose weight may be another's function."""
 
 
+def in_few_bits(weight: Any) -> bool:
+    """Return whether a weight is stored so that nothing can be computed from it but its layer's output."""
+    packed = is_traceable_wrapper_subclass(weight) or not weight.is_floating_point()
+    return packed or weight.element_size() < 2
+
+
 def with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """Return what ``module`` makes of ``x`` with ``weight`` in place of its own."""
     bias: Any = module.bias
@@ -81,6 +88,11 @@ class BoundModule:
                 f"{rewriting[0].owner!r} rewrites the weight of {rewriting[0].site}, a "
                 f"{type(module).__name__}: only linear, 2-d convolution, group and layer norm layers "
                 "can be rewritten"
+            )
+        if rewriting and in_few_bits(module.weight):
+            raise CapabilityError(
+                f"{rewriting[0].owner!r} rewrites the weight of {rewriting[0].site}, which is stored in few "
+                "bits: open the backbone without quantize, or with bf16"
             )
 
     def base(self, *args: Any, **kwargs: Any) -> Any:

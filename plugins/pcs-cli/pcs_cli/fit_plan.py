@@ -52,8 +52,13 @@ class FitPlan:
 
 def shown_as(plan: FitPlan) -> dict[str, Any]:
     """Return how pictures are shown, where it is not the usual way."""
-    usual = {"crop": "auto", "size": None, "buckets": False}
-    said = {"crop": plan.crop, "size": plan.size and list(plan.size), "buckets": plan.buckets}
+    usual = {"crop": "auto", "size": None, "buckets": False, "weights": ""}
+    said = {
+        "crop": plan.crop,
+        "size": plan.size and list(plan.size),
+        "buckets": plan.buckets,
+        "weights": getattr(plan.backbone, "stored_as", ""),
+    }
     return {key: value for key, value in said.items() if value != usual[key]}
 
 
@@ -72,6 +77,8 @@ def plan_fit(
     adapter: Path | None = None,
     precision: str = "fp32",
     checkpointing: bool = False,
+    quantize: str = "",
+    offload: str = "",
     crop: str = "auto",
     size: str | None = None,
     buckets: bool = False,
@@ -132,12 +139,15 @@ def plan_fit(
         () if folders else without_folders(recipe, target, noun=noun or said, token=token or called)
     )
     chosen = device_name(device)
-    opened = opened or open_backbone(name, device=chosen)
+    opened = opened or open_backbone(name, device=chosen, quantize=quantize, offload=offload)
     with sized(opened, chosen_size):
         height, width = opened.card.size
         readings = [read_listing(listing, (height, width)) for listing in listed]
         subjects = bare or tuple(reading.subject for reading in readings)
         more = [masked_line(subjects)] if masked_loss else []
+        if quantize and precision == "fp32":
+            precision = "fp16" if quantize == "fp16" else "bf16"
+            more.append(f"weights are stored as {quantize}: products are {precision}")
         if buckets:
             more += bucket_lines(recipe, subjects, opened)
     if start.artifact is not None:

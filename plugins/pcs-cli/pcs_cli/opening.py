@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import InputError, PcsError
 
@@ -72,8 +72,10 @@ def hide_loading_bars() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 
-def open_for(artifact: Personalization, backbone: str | None, device: str) -> Backbone:
-    """Open the backbone of ``artifact``, or ``backbone`` in its place.
+def open_for(
+    artifact: Personalization, backbone: str | None, device: str, **options: Any
+) -> Backbone:
+    """Open the backbone of ``artifact``, or ``backbone`` in its place; ``options`` are its layout's.
 
     What draws, merges or exports with it refuses one of other weights.
     """
@@ -81,7 +83,7 @@ def open_for(artifact: Personalization, backbone: str | None, device: str) -> Ba
     from pcs_engine.known_backbones import location_of
 
     name = backbone_name(backbone or location_of(artifact.backbone))
-    return open_backbone(name, device=device_name(device))
+    return open_backbone(name, device=device_name(device), **options)
 
 
 def open_artifact(folder: Path) -> Personalization:

@@ -42,6 +42,26 @@ Precision = Annotated[
     ),
 ]
 
+Quantize = Annotated[
+    str,
+    typer.Option(
+        "--quantize",
+        metavar="NAME",
+        help="Store frozen weights in fewer bits: bf16, fp16, fp8, int8, bnb-int8 or nf4.",
+        show_default=False,
+    ),
+]
+
+Offload = Annotated[
+    str,
+    typer.Option(
+        "--offload",
+        metavar="KIND",
+        help="Keep networks that are not in use in the host's memory: model, or group (drawings alone).",
+        show_default=False,
+    ),
+]
+
 Crop = Annotated[
     str,
     typer.Option(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from pcs_cli.options import Device, Json, Out, Overwrite, Seed
+from pcs_cli.options import Device, Json, Offload, Out, Overwrite, Quantize, Seed
 from pcs_cli.output import emit, emit_json, notice
 from pcs_cli.sample_options import (
     Added,
@@ -70,6 +70,8 @@ def sample(
     deployment: Deployment = None,
     option: EngineOptions = None,
     device: Device = "auto",
+    quantize: Quantize = "",
+    offload: Offload = "",
     overwrite: Overwrite = False,
     dry_run: DryRun = False,
     json: Json = False,
@@ -93,6 +95,7 @@ def sample(
     from pcs_cli.weighed_prompts import check_weights, read_weights
 
     runs = read.read_engine(engine, deployment, option or (), base=base, backbone=backbone)
+    spared = read.read_spared(runs, quantize, offload)
     artifact, prompt = read.split_words(words, base, backbone)
     asked, ratio = read_size(size, aspect)
     folders = read.read_folders(artifact, add or ())
@@ -121,7 +124,7 @@ def sample(
     )
 
     if dry_run:
-        show_plan(plan, runs, target, base, backbone, device, asked, ratio, json)
+        show_plan(plan, runs, target, base, backbone, device, spared, asked, ratio, json)
         return
 
     def go_on(done: int) -> str:
@@ -131,7 +134,7 @@ def sample(
     try:
         with drawing_into(target, go_on) as drawn:
             with reporting("opening") as reporter:
-                opened = open_networks(runs, personalization, base, backbone, device)
+                opened = open_networks(runs, personalization, base, backbone, device, spared)
                 plan = replace(plan, size=chosen_size(opened, asked, ratio))
                 pictures = draw(plan, opened, (reporter.drawing,), (drawn.add,))
             facts = describe(plan, runs, opened, pictures)
@@ -148,6 +151,7 @@ def show_plan(
     base: str | None,
     backbone: str | None,
     device: str,
+    spared: Mapping[str, str],
     asked: tuple[int, int] | None,
     ratio: float | None,
     as_json: bool,
@@ -158,7 +162,7 @@ def show_plan(
     from pcs_cli.sizes import chosen_size
 
     with reporting("opening"):
-        opened = open_networks(engine, plan.personalization, base, backbone, device)
+        opened = open_networks(engine, plan.personalization, base, backbone, device, spared)
     plan = replace(plan, size=chosen_size(opened, asked, ratio))
     print_drawing(plan, engine, opened, target, json=as_json)
 
@@ -169,26 +173,31 @@ def open_networks(
     base: str | None,
     backbone: str | None,
     device: str,
+    spared: Mapping[str, str],
 ) -> Backbone:
     """Open what draws: a deployment, or the backbone, run by the engine where one is named."""
     from pcs_engine import open_engine
 
     if engine.deployed:
         return open_deployed(engine, device)
-    opened = open_for_sampling(personalization, base, backbone, device)
+    opened = open_for_sampling(personalization, base, backbone, device, **spared)
     return opened if engine.name is None else open_engine(opened, engine.name, **engine.options)
 
 
 def open_for_sampling(
-    personalization: Personalization | None, base: str | None, backbone: str | None, device: str
+    personalization: Personalization | None,
+    base: str | None,
+    backbone: str | None,
+    device: str,
+    **options: Any,
 ) -> Backbone:
     """Open the backbone to draw with."""
     from pcs_cli.opening import backbone_name, device_name, open_for
     from pcs_engine import open_backbone
 
     if personalization is not None:
-        return open_for(personalization, backbone, device)
-    return open_backbone(backbone_name(base or "mini"), device=device_name(device))
+        return open_for(personalization, backbone, device, **options)
+    return open_backbone(backbone_name(base or "mini"), device=device_name(device), **options)
 
 
 def open_deployed(engine: Engine, device: str) -> Backbone:

@@ -33,6 +33,8 @@ def describe(
     facts = facts_of_drawing(plan, backbone) | facts_of_conditions(plan.layout, plan.strengths)
     if plan.preset.uses or plan.preset.sample:
         facts["preset"] = facts_of_preset(plan.preset, backbone, plan.personalization)
+    if stored_as := getattr(backbone, "stored_as", ""):
+        facts["weights"] = stored_as
     if plan.size is not None:
         facts["size"] = list(plan.size)
     if engine.name is not None or engine.deployed:

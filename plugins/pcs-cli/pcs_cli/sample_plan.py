@@ -67,6 +67,23 @@ def read_engine(
     return Engine(name, deployment, options, deployed)
 
 
+def read_spared(engine: Engine, quantize: str, offload: str) -> dict[str, str]:
+    """Return how the networks spare memory, as options that open them.
+
+    Raises
+    ------
+    InputError
+        An engine or a deployment runs the networks, which holds them in its own way.
+    """
+    spared = {k: v for k, v in (("quantize", quantize), ("offload", offload)) if v}
+    if spared and (engine.name is not None or engine.deployed):
+        what = "a deployment" if engine.name is None else f"--engine {engine.name}"
+        raise InputError(
+            f"{what} holds weights in its own way: leave out --{' and --'.join(spared)}"
+        )
+    return spared
+
+
 def read_numbers(
     preset: Preset,
     personalization: Personalization | None,

@@ -30,8 +30,10 @@ from pcs_diffusers.folders import (
     schedule_digest,
     weights_digest,
 )
+from pcs_diffusers.offload import check_offload, keep_aside
 from pcs_diffusers.roles import with_roles
 from pcs_diffusers.sites import layer_sites, temporal_modules, text_attention_sites
+from pcs_diffusers.stored import compute_dtype, storage_of, store_layerwise
 from pcs_diffusers.text_attention import bind_text
 from pcs_diffusers.tokenizers import ClipTokenizer
 
@@ -72,6 +74,9 @@ class DiffusersBackbone:
     recomputes: ClassVar[bool] = True
     """Whether the denoiser can recompute its activations in backward."""
 
+    stored_as: str = ""
+    """How its frozen weights are stored, where it is in few bits: a name of ``--quantize``."""
+
     former_hash: Callable[[], str] | None = None
     """Returns the hash that this backbone had in artifacts made before files beside were left out of it."""
 
@@ -100,7 +105,7 @@ class DiffusersBackbone:
             raise InputError(f"backbone {id!r}: the folder mixes two models: {misfit}")
         for network in self.parts.values():
             network.to(self.device).eval().requires_grad_(False)
-        self.dtype: torch.dtype = next(self.denoiser.parameters()).dtype
+        self.dtype: torch.dtype = compute_dtype(self.denoiser)
         try:
             self.process = self.make_process()
         except CapabilityError as error:
@@ -373,36 +378,49 @@ class DiffusersBackbone:
         id: str = "",
         device: str = "cpu",
         dtype: torch.dtype | None = None,
+        quantize: str = "",
+        offload: str = "",
     ) -> Self | None:
         """Open a folder or hub id of this family, or return None if it is another layout.
+
+        ``quantize`` stores frozen weights in few bits (:data:`pcs_diffusers.stored.STORAGES`), and ``offload``
+        keeps networks that are not in use in the host's memory (:data:`pcs_diffusers.offload.KINDS`).
 
         Raises
         ------
         InputError
             The folder has the layout, but a part is missing or damaged; or the hub cannot be reached.
+        CapabilityError
+            What ``quantize`` or ``offload`` needs is not here.
         """
         folder = find_folder(location, cls.knows, cls.layout.needed)
         if folder is None:
             return None
         cls.check_config(folder)
+        storage = storage_of(quantize, device) if quantize else None
+        check_offload(offload, device)
         present = [n for n in cls.layout.parts if (folder / n).is_dir()]
         libraries = {n: k for n, k in cls.layout.libraries.items() if n in present}
-        kind = dtype or torch.float32
+        kind = dtype or (torch.float32 if storage is None else storage.dtype)
 
         def read(part: str) -> Any:
-            return cls.layout.read_part(
-                part, folder / part, cls.part_dtype(part, folder / part, kind)
-            )
+            stored_as = cls.part_dtype(part, folder / part, kind)
+            return cls.layout.read_part(part, folder / part, stored_as, storage)
 
         opened = cls.of_parts(
             folder,
             {name: partial(read, name) for name in present},
             location=location,
             id=id,
-            device=device,
+            device="cpu" if offload else device,
             digest=lambda: folder_digest(folder, libraries),
         )
         opened.former_hash = lambda: former_digest(folder, libraries)
+        opened.stored_as = quantize
+        if storage is not None and storage.layerwise:
+            store_layerwise(opened)
+        if offload:
+            keep_aside(opened, offload, device)
         return opened
 
     @classmethod

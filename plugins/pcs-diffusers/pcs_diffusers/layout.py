@@ -12,6 +12,7 @@ import torch
 
 from pcs_diffusers.checked import check_tokenizer
 from pcs_diffusers.folders import whole
+from pcs_diffusers.stored import Storage, reading_options
 from pcs_diffusers.tokenizers import read_t5_tokenizer, read_tokenizer
 from pcs_diffusers.weight_files import weight_files
 
@@ -74,8 +75,10 @@ class FolderLayout:
         if missing or unknown:
             raise TypeError(f"parts missing: {sorted(missing)}, unknown: {sorted(unknown)}")
 
-    def read_part(self, part: str, folder: Path, dtype: torch.dtype) -> Any:
-        """Return one part read from its own ``folder``, weights in ``dtype``.
+    def read_part(
+        self, part: str, folder: Path, dtype: torch.dtype, storage: Storage | None = None
+    ) -> Any:
+        """Return one part read from its own ``folder``, weights in ``dtype`` or as ``storage`` says.
 
         Raises
         ------
@@ -92,5 +95,8 @@ class FolderLayout:
         # transformers calls the weights' type `dtype`, diffusers `torch_dtype`
         option = "torch_dtype" if library == "diffusers" else "dtype"
         variant = weight_files(folder, library).variant
-        options = {option: dtype} if variant is None else {option: dtype, "variant": variant}
+        options: dict[str, Any] = {option: dtype}
+        if variant is not None:
+            options["variant"] = variant
+        options |= reading_options(storage, library, name, self.class_name(self.denoiser))
         return whole(getattr(import_module(library), name), folder, **options)

@@ -11,6 +11,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def loaders() -> Mapping[str, str]:
     """Folder layouts this plugin opens."""
     return {
+        "gguf": "pcs_diffusers.gguf_file:load",
         "single-file": "pcs_diffusers.single_file:load",
         "stable-diffusion": "pcs_diffusers.stable_diffusion:StableDiffusion.load",
         "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:StableDiffusion3.load",

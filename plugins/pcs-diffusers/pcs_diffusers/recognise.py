@@ -20,6 +20,8 @@ OF_CLASS = {
 """Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
 KONTEXT = "FluxKontextPipeline"
 """The pipeline by which a folder of FLUX.1 says that it is given references."""
+GGUF = ".gguf"
+"""Files of a denoiser in few bits; what else the model has is in the folder of their name beside them."""
 WHOLE = "model.diffusion_model."
 """What stands before a denoiser's tensors in a file of a whole model."""
 MARKERS = {
@@ -37,6 +39,8 @@ def family_of_location(location: str | Path) -> str | None:
     A hub id is looked for in the local cache; nothing is downloaded.
     """
     path = Path(location)
+    if path.is_file() and path.suffix == GGUF:
+        return family_of_location(path.with_suffix("")) if path.with_suffix("").is_dir() else None
     if path.is_file():
         return _of_file(path)
     for part in ("unet", "transformer"):

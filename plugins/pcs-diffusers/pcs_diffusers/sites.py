@@ -148,7 +148,10 @@ def layer_site(name: str, module: nn.Module, part: str, scale: int) -> Iterator[
     for cls, kind in _LAYER_KINDS:
         if isinstance(module, cls) and getattr(module, "weight", None) is not None:
             weight: Any = module.weight
-            yield Site(name, part, kind, scale, width=weight.shape[0], shape=tuple(weight.shape))
+            shape = tuple(weight.shape)
+            if isinstance(module, nn.Linear):  # one that is stored in few bits is packed
+                shape = (module.out_features, module.in_features)
+            yield Site(name, part, kind, scale, width=shape[0], shape=shape)
             return
 
 

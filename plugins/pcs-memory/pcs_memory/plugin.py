@@ -11,3 +11,9 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def commands() -> Mapping[str, str]:
     """``pcs memory``."""
     return {"memory": "pcs_memory.command:app"}
+
+
+@catalogue_hookimpl
+def optimizers() -> Mapping[str, str]:
+    """Optimizers whose state takes less."""
+    return {"adamw-8bit": "pcs_memory.eight_bit:adamw"}
