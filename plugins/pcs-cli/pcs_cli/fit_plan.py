@@ -11,7 +11,7 @@ from pcs_cli.fit_keeping import count_kept
 from pcs_cli.fit_settings import class_pictures_settings, masked_line, with_masked_loss
 from pcs_cli.fit_work import choose_destination
 from pcs_cli.opening import backbone_name, device_name
-from pcs_cli.options import check_precision
+from pcs_cli.options import PRECISIONS, check_precision
 from pcs_cli.output_folder import Destination
 from pcs_cli.sizes import read_size
 from pcs_core.errors import InputError
@@ -148,6 +148,11 @@ def plan_fit(
         if quantize and precision == "fp32":
             precision = "fp16" if quantize == "fp16" else "bf16"
             more.append(f"weights are stored as {quantize}: products are {precision}")
+        if quantize not in ("", *PRECISIONS) and not checkpointing:
+            more.append(
+                f"without --gradient-checkpointing a step keeps a copy in {precision} of every matrix stored "
+                f"as {quantize}, which spares nothing in the fit"
+            )
         if buckets:
             more += bucket_lines(recipe, subjects, opened)
     if start.artifact is not None:

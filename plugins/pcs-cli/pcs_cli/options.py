@@ -125,6 +125,9 @@ PreviewEvery = Annotated[
 ]
 
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
 def check_precision(name: str) -> None:
     """Refuse a precision that there is none of, before anything is read.
 
@@ -133,5 +136,5 @@ def check_precision(name: str) -> None:
     InputError
         Names those that there are.
     """
-    if name not in ("fp32", "bf16", "fp16"):
+    if name not in PRECISIONS:
         raise InputError(f"--precision {name!r}: fp32, bf16 or fp16")

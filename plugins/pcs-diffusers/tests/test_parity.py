@@ -37,13 +37,32 @@ def drawn_by_diffusers(backbone: Any, name: str, *, seed: int, steps: int, **opt
     noise = [generator(seed + i, "noise") for i in range(len(PROMPTS))]
     latents = torch.stack([torch.randn(backbone.latent_shape, generator=g) for g in noise])
     return pipeline(
-        PROMPTS, latents=latents, num_inference_steps=steps, output_type="pt", height=32, width=32, **options
-    ).images  # fmt: skip
+        PROMPTS,
+        latents=latents,
+        num_inference_steps=steps,
+        output_type="pt",
+        height=32,
+        width=32,
+        generator=noise,  # what schedulers add comes from the same generators, after the first noise
+        **options,
+    ).images
 
 
 @pytest.mark.parametrize(
     "name",
-    ["ddim", "dpm++", "euler", "unipc", "dpm++2m-karras", "unipc-karras", "heun", "euler-karras"],
+    [
+        *(
+            "ddim",
+            "dpm++",
+            "euler",
+            "unipc",
+            "dpm++2m-karras",
+            "unipc-karras",
+            "heun",
+            "euler-karras",
+        ),
+        *("euler-a", "lcm", "ddpm"),
+    ],
 )
 def test_equals_the_pipeline(backbone: Any, name: str) -> None:
     ours = sample(None, backbone, PROMPTS, seed=3, steps=9, scale=5.0, scheduler=name)

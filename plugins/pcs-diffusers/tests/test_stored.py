@@ -115,6 +115,25 @@ def test_what_rewrites_weights_is_refused_by_name(whole: Path, quantize: str, sy
         fit(recipe, subject(), open_backbone(whole, quantize=quantize))
 
 
+def test_fp8_is_not_recomputed(whole: Path) -> None:
+    recipe = load_recipe("lora-dreambooth", backbone=str(whole), overrides=["tune.steps=1"])
+    with pytest.raises(CapabilityError, match="fp8 change their type.*use int8"):
+        fit(recipe, subject(), open_backbone(whole, quantize="fp8"), checkpointing=True)
+
+
+@pytest.mark.parametrize("quantize", ["bf16", "int8"])
+def test_others_are_recomputed_to_the_same_gradients(whole: Path, quantize: str) -> None:
+    needs(quantize)
+    recipe = load_recipe("lora-dreambooth", backbone=str(whole), overrides=["tune.steps=2"])
+
+    def run(checkpointing: bool) -> Personalization:
+        backbone = open_backbone(whole, quantize=quantize)
+        return fit(recipe, subject(), backbone, precision="bf16", checkpointing=checkpointing)[0]
+
+    plain, again = run(False), run(True)
+    assert all(torch.equal(t, again.tensors[n]) for n, t in plain.tensors.items())
+
+
 def test_what_is_not_there_is_refused(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'int7': no such storage of weights, did you mean 'int8'"):
         open_backbone(whole, quantize="int7")
