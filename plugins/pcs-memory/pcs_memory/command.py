@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pcs_cli import device_name, emit, notice, read_size
+from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe
@@ -57,6 +58,12 @@ def memory(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="As of pcs fit.")
     ] = False,
+    quantize: Annotated[
+        str, typer.Option("--quantize", help="As of pcs fit: bf16 or fp16.", show_default=False)
+    ] = "",
+    offload: Annotated[
+        str, typer.Option("--offload", help="As of pcs fit: model.", show_default=False)
+    ] = "",
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="As of pcs fit. Repeatable."),
@@ -77,15 +84,23 @@ def memory(
     """
     from pcs_core import load_recipe
     from pcs_memory.report import Answer, Tried
-    from pcs_memory.settings import LADDER, Setting, read_memory
+    from pcs_memory.settings import LADDER, Setting, check_setting, read_memory
 
     there = None if have is None else read_memory(have)
     place = Path(backbone).expanduser()
     name = str(place.resolve()) if place.exists() else backbone
     recipe = load_recipe(system, backbone=name, overrides=settings or ())
-    asked = Setting(precision, gradient_checkpointing)
-    ladder = [asked] if there is None else [asked, *(s for s in LADDER if s != asked)]
+    if quantize and precision == "fp32":  # as of a fit
+        precision = "fp16" if quantize == "fp16" else "bf16"
+    asked = Setting(precision, gradient_checkpointing, quantize, offload)
+    check_setting(asked)
     aside = not (device == "cpu" or (device == "auto" and device_name("auto") == "cpu"))
+    if offload and not aside:
+        raise InputError(
+            "--offload: on the CPU weights are in the host's memory already: leave it out"
+        )
+    others = [s for s in LADDER if s != asked and (aside or not s.offload)]
+    ladder = [asked, *(others if there is not None else ())]
     chosen_size = read_size(size, None)[0]
     tried: list[Tried] = []
     for setting in ladder:
@@ -113,10 +128,14 @@ def _run(
     count: int,
 ) -> tuple[Taken, Taken]:
     """Return what a fit with ``setting`` takes, and a drawing after it."""
+    import torch
+
     from pcs_memory.running import Run
 
-    run = Run(recipe, backbone, aside=aside, size=size)
+    types = {"": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    run = Run(recipe, backbone, dtype=types[setting.quantize], aside=aside, size=size)
     fit = run.fit(
         pictures=pictures, precision=setting.precision, checkpointing=setting.checkpointing
     )
-    return fit, run.draw(count)
+    drawing = run.draw(count)
+    return (fit.offloaded(), drawing.offloaded()) if setting.offload else (fit, drawing)

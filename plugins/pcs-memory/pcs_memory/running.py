@@ -17,7 +17,7 @@ from pcs_core import fit, load_recipe, pretrain, sample
 from pcs_core.data import Concept, Subject
 from pcs_memory.moving import moving_unknowns
 from pcs_memory.opening import open_unknown, weights_of
-from pcs_memory.taken import DECODING, DENOISING, ENCODING, READING, Taken
+from pcs_memory.taken import ASKED, DECODING, DENOISING, ENCODING, READING, Taken
 from pcs_memory.unknown import OPENING, UnknownNumbers
 from pcs_testing.whole_run import FEWER, TwoRecords
 
@@ -61,6 +61,7 @@ class Run:
         whole = network.dtype
         numbers.lowered = lambda: network.dtype != whole
         self.artifact: Personalization | None = None
+        self.graded: set[str] = set()
 
     def fit(
         self, *, pictures: int = 4, precision: str = "fp32", checkpointing: bool = False
@@ -73,6 +74,7 @@ class Run:
             The recipe cannot run on this backbone.
         """
         learned, stay = Learned(), Staying()
+        self.graded.clear()
 
         def look(_: Any) -> None:
             parts = self.backbone.parts
@@ -107,6 +109,7 @@ class Run:
             kept=max(0, stay.kept - learned.trained - learned.optimizer),
             waiting=stay.waiting,
             elsewhere=self.numbers.aside,
+            graded=frozenset(self.graded),
         )
 
     def draw(self, count: int = 1) -> Taken:
@@ -140,13 +143,28 @@ class Run:
         }
         network: Any = self.backbone
         for name, stage in entries.items():
-            setattr(network, name, _announced(getattr(network, name), stage, self.numbers))
+            setattr(network, name, self._announced(getattr(network, name), stage))
         try:
             with moving_unknowns(), self.numbers:
                 yield
         finally:
             for name in entries:
                 delattr(network, name)
+
+    def _announced(self, entry: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        """Return ``entry``, which says that ``stage`` begins."""
+
+        def announced(*args: Any, **kwargs: Any) -> Any:
+            self.numbers.stage = stage
+            if torch.is_grad_enabled():
+                self.graded.add(ASKED[stage])
+            result = entry(*args, **kwargs)
+            if stage == DECODING and isinstance(result, FakeTensor) and not result.requires_grad:
+                # pictures are looked at: they are told apart by the place of their pixels
+                return torch.full(result.shape, 0.5, dtype=result.dtype)
+            return result
+
+        return announced
 
 
 @dataclass
@@ -195,20 +213,6 @@ def shortened(recipe: Recipe) -> list[str]:
     ]
     changes += [f"{phase.name}.steps={STEPS}" for phase in recipe.phases]
     return [*changes, "sample.steps=2", "fit.cycles=1"]
-
-
-def _announced(
-    entry: Callable[..., Any], stage: str, numbers: UnknownNumbers
-) -> Callable[..., Any]:
-    def announced(*args: Any, **kwargs: Any) -> Any:
-        numbers.stage = stage
-        result = entry(*args, **kwargs)
-        if stage == DECODING and isinstance(result, FakeTensor) and not result.requires_grad:
-            # pictures are looked at: they are told apart by the place of their pixels
-            return torch.full(result.shape, 0.5, dtype=result.dtype)
-        return result
-
-    return announced
 
 
 def _size(tensors: Any) -> int:

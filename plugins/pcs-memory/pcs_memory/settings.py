@@ -16,12 +16,16 @@ class Setting:
 
     precision: str = "fp32"
     checkpointing: bool = False
+    quantize: str = ""
+    offload: str = ""
 
     @property
     def options(self) -> str:
         """What is written behind ``pcs fit``; "" where a fit needs none."""
         words = [] if self.precision == "fp32" else [f"--precision {self.precision}"]
         words += ["--gradient-checkpointing"] * self.checkpointing
+        words += [f"--quantize {self.quantize}"] * bool(self.quantize)
+        words += [f"--offload {self.offload}"] * bool(self.offload)
         return " ".join(words)
 
 
@@ -30,8 +34,26 @@ LADDER = (
     Setting(checkpointing=True),
     Setting("bf16"),
     Setting("bf16", checkpointing=True),
+    Setting("bf16", checkpointing=True, quantize="bf16"),
+    Setting("bf16", checkpointing=True, quantize="bf16", offload="model"),
 )
 """From exact and fast to what takes least."""
+
+
+def check_setting(setting: Setting) -> None:
+    """Refuse a way to store weights, or to keep them aside, whose memory is not found here.
+
+    Raises
+    ------
+    InputError
+        Names it and those that are.
+    """
+    if setting.quantize not in ("", "bf16", "fp16"):
+        raise InputError(
+            f"--quantize {setting.quantize}: what libraries pack is not run here: bf16 or fp16"
+        )
+    if setting.offload not in ("", "model"):
+        raise InputError(f"--offload {setting.offload}: what it takes is known of model alone")
 
 
 def read_memory(words: str) -> int:

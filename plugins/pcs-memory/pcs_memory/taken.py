@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ENCODING = "pictures are encoded"
 READING = "texts are read"
 DENOISING = "a step"
 DECODING = "pictures are decoded"
-STAGES = (ENCODING, READING, DENOISING, DECODING)
+ASKED = {ENCODING: "vae", READING: "text", DENOISING: "denoiser", DECODING: "vae"}
+"""Stage of a run -> the part of the backbone that answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,21 @@ class Taken:
     """Originals of weights that wait meanwhile for the end of a fit in low precision."""
     elsewhere: bool = False
     """Whether they wait in another memory."""
+
+    graded: frozenset[str] = frozenset()
+    """Parts of the backbone that were asked with gradients: offloading leaves them where they are."""
+
+    def offloaded(self) -> Taken:
+        """Return what is taken where parts wait in the host's memory until they are asked (``offload``)."""
+        peaks = {}
+        for stage, part in ASKED.items():
+            if stage not in self.peaks:
+                continue
+            within = stage in (DENOISING, DECODING) or part in self.graded
+            here = {part, *(self.graded if within else ())}
+            away = sum(size for name, size in self.weights.items() if name not in here)
+            peaks[stage] = self.peaks[stage] - away
+        return replace(self, peaks=peaks)
 
     @property
     def peak(self) -> int:

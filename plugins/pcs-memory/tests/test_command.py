@@ -87,3 +87,33 @@ def test_a_family_that_cannot_host_it_is_refused(memory: Callable[..., Any], fol
     from pcs_cli.main import main
 
     assert main(["memory", "motiondirector", "--backbone", str(folder)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--quantize", "int8"], "--quantize int8: what libraries pack is not run here"),
+        (["--offload", "group", "--device", "cuda"], "known of model alone"),
+        (["--offload", "model", "--device", "cpu"], "in the host's memory already"),
+    ],
+)
+def test_what_is_not_known_is_refused(
+    memory: Callable[..., Any], words: list[str], says: str
+) -> None:
+    code, _, err = memory(*words)
+    assert code == 2
+    assert says in err
+
+
+def test_the_command_line_that_takes_least_is_the_last_of_the_ladder(
+    memory: Callable[..., Any],
+) -> None:
+    last = LADDER[-1]
+    words = ("--precision", "bf16", "--gradient-checkpointing", "--quantize", "bf16")
+    _, out, _ = memory("--json", "--device", "cuda", *words, "--offload", "model")
+    (least,) = json.loads(out)["tried"]
+    assert least["options"] == last.options
+    _, out, _ = memory("--json", "--device", "cuda", *words)
+    (here,) = json.loads(out)["tried"]
+    assert least["fit"]["peak"] < here["fit"]["peak"]
+    assert least["drawing"]["peak"] < here["drawing"]["peak"]

@@ -11,6 +11,7 @@ import torch
 
 from pcs_core import fit, load_recipe, open_backbone, sample
 from pcs_diffusers.skeletons import SKELETONS
+from pcs_diffusers.tiny import write_tiny
 from pcs_memory.running import TOKEN, Run, shortened
 
 WITHIN = 0.1
@@ -25,11 +26,16 @@ Measure = Callable[[Callable[[], Any]], int]
 
 
 def compare(
-    measured: Measure, system: str, name: str, opened: Callable[[], Any], **setting: Any
+    measured: Measure,
+    system: str,
+    name: str,
+    opened: Callable[[], Any],
+    dtype: torch.dtype | None = None,
+    **setting: Any,
 ) -> None:
     """Compare a fit of two pictures and a drawing of two on backbone ``name`` with what is estimated."""
     recipe = load_recipe(system, backbone=name)
-    run = Run(recipe, name)
+    run = Run(recipe, name, dtype=dtype)
     estimated = run.fit(pictures=2, **setting)
     drawing = run.draw(2)
     backbone = opened()
@@ -112,3 +118,29 @@ def test_on_a_card_originals_wait_elsewhere() -> None:
     # until the first of them is cast, weights are there in full
     whole = sum(Run(recipe, "tiny").weights.values())
     assert card.peak >= whole
+
+
+def test_weights_that_are_stored_in_two_bytes(measured: Measure, tmp_path: Path) -> None:
+    folder = write_tiny(tmp_path)
+    setting = {"precision": "bf16", "checkpointing": True}
+    compare(
+        *(measured, "lora-dreambooth", str(folder)),
+        lambda: open_backbone(folder, quantize="bf16"),
+        torch.bfloat16,
+        **setting,
+    )
+
+
+def test_offloading_leaves_out_what_is_not_asked_and_keeps_what_has_gradients() -> None:
+    for system, graded in (
+        ("lora-dreambooth", {"denoiser"}),
+        ("textual-inversion", {"denoiser", "text"}),
+    ):
+        taken = Run(load_recipe(system, backbone="tiny"), "tiny", aside=True).fit(pictures=2)
+        assert taken.graded == graded
+        less, weights = taken.offloaded().peaks, taken.weights
+        idle = sum(size for name, size in weights.items() if name not in graded)
+        assert taken.peaks["a step"] - less["a step"] == idle
+        encoding = "pictures are encoded"
+        assert taken.peaks[encoding] - less[encoding] == weights["denoiser"] + weights["text"]
+        assert "weights are opened" not in less
