@@ -51,7 +51,7 @@ DRAWN = 500
 """Inputs that the fuzzer changes by chance for each of its readers."""
 BRANCHED = {"header": 5000, "toml": 5000, "png": 2000}
 """Inputs that atheris chooses by the branches that they take, where it is installed."""
-DREW = re.compile(r"- (\d+) passing examples, (\d+) failing examples, (\d+) invalid examples")
+DREW = re.compile(r"- (\d+) passing(?: examples)?, (\d+) failing(?: examples)?, (?:and )?(\d+) invalid")
 """What hypothesis says of one phase of a property."""
 TALLY = re.compile(r"(\d+) (passed|failed|error)")
 """What pytest says at its end."""
@@ -214,6 +214,8 @@ class Suite:
         if ended.returncode and not bad:
             bad = [f"pytest: exit {ended.returncode}: {last}"]
         counts = [sum(map(int, said.groups())) for said in map(DREW.search, lines) if said]
+        if not counts:
+            bad.append("hypothesis said of no input that it drew one")
         tests = sum(int(count) for count, _ in TALLY.findall(last))
         note = f"{last.strip()}; {sum(counts)} drawn inputs in {len(counts)} phases"
         return Done(tests + sum(counts), bad, note=note)
