@@ -66,10 +66,11 @@ def variable(name: str, value: str | None) -> Callable[[], None]:
 
 NOWHERE = "/proc/nowhere/at/all"
 """A folder that nobody can make."""
+NO_MEMORY = "no memory"
 SURROUNDINGS: dict[str, Callable[[], object]] = {
     "20 open files": files(20),
     "40 open files": files(40),
-    "no memory": lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
+    NO_MEMORY: lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30)),
     "printing into a full disk": stream(1, "/dev/full"),
     "messages into a full disk": stream(2, "/dev/full"),
     "no standard input": stream(0, None),
@@ -120,7 +121,9 @@ def disturb(trials: Trials, rng: Random) -> Iterator[Fault]:
     if name in SURROUNDINGS:
         around = surrounded(SURROUNDINGS[name], scenario.program)
         ended = run(scenario.arguments, trials.place, trials.notes, program=around)
-        verdicts = [*clear(ended), *trials.judge(ended)]
+        # where C code finds no memory it may crash: that is a death, after which nothing may be lost
+        died = name == NO_MEMORY and ended.code < 0
+        verdicts = [*(() if died else clear(ended)), *trials.judge(ended)]
     elif name in MEDDLING:
         ended = meddled(trials, MEDDLING[name], moment)
         verdicts = [*clear(ended), *lost_letter(trials.place, name)]
