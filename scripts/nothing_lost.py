@@ -51,7 +51,9 @@ DRAWN = 500
 """Inputs that the fuzzer changes by chance for each of its readers."""
 BRANCHED = {"header": 5000, "toml": 5000, "png": 2000}
 """Inputs that atheris chooses by the branches that they take, where it is installed."""
-DREW = re.compile(r"- (\d+) passing(?: examples)?, (\d+) failing(?: examples)?, (?:and )?(\d+) invalid")
+DREW = re.compile(
+    r"- (\d+) passing(?: examples)?, (\d+) failing(?: examples)?, (?:and )?(\d+) invalid"
+)
 """What hypothesis says of one phase of a property."""
 TALLY = re.compile(r"(\d+) (passed|failed|error)")
 """What pytest says at its end."""
