@@ -9,12 +9,15 @@ import pytest
 import torch
 from diffusers.models.embeddings import (
     IPAdapterFaceIDImageProjection,
+    IPAdapterFaceIDPlusImageProjection,
     IPAdapterFullImageProjection,
 )
 from torch import nn
 
 from pcs_attention.imported_adapter import Answered, FaceTokens, FullTokens, ImportedAdapter
 from pcs_attention.parallel_adapter import ParallelAdapter
+from pcs_core.data import Features
+from pcs_core.errors import RecipeError
 from pcs_testing import make_subject
 
 CLOSE = 1e-5
@@ -51,6 +54,38 @@ def test_face_id_is_diffusers() -> None:
     tokens = ours.stream(given[:, None])
     assert tokens.shape == (2, 4, 32)
     torch.testing.assert_close(tokens, theirs(given).reshape(2, 4, 32), atol=CLOSE, rtol=0.0)
+
+
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_face_id_plus_is_diffusers(shortcut: bool) -> None:
+    theirs = IPAdapterFaceIDPlusImageProjection(
+        embed_dims=32, output_dims=32, hidden_dims=24, id_embeddings_dim=16, heads=2, dim_head=8
+    )
+    adapter = ImportedAdapter(
+        **{"projector": "face-perceiver", "seen": 24, "inner": 32, "heads": 2, "head_width": 8},
+        shortcut=shortcut,
+        structure=0.6,
+    )
+    ours = adapter._projector(16, 32)
+    layer = {"ln0": "norm_features", "ln1": "norm_queries", "attn.": "", "to_out.0": "to_out"}
+    feed = {"ff.0": "feed.0", "ff.1.net.0.proj": "feed.1", "ff.1.net.2": "feed.3"}
+    ends = {"proj.net.0.proj": "inward", "proj.net.2": "outward"}
+    ends |= {"proj_in": "read_in", "proj_out": "read_out", "norm_out": "read_norm"}
+    copied(theirs, ours, {**feed, **layer, **ends})
+    vectors, shown = torch.randn(2, 16), torch.randn(2, 5, 24)
+    theirs.clip_embeds, theirs.shortcut, theirs.shortcut_scale = shown[:, None], shortcut, 0.6
+    tokens = ours.stream(vectors[:, None], shown[:, None])
+    assert tokens.shape == (2, 4, 32)
+    torch.testing.assert_close(tokens, theirs(vectors), atol=CLOSE, rtol=0.0)
+
+
+def test_face_id_plus_refuses_another_encoder() -> None:
+    adapter = ImportedAdapter(projector="face-perceiver", seen=24)
+    features = Features(tensors={"image.seen": torch.zeros(1, 1, 5, 20)})
+    with pytest.raises(
+        RecipeError, match="24 channels, and the encoder of feature 'image.seen' gives 20"
+    ):
+        adapter._check(features)
 
 
 def test_a_dropped_row_reads_the_empty_picture_and_no_other_does() -> None:

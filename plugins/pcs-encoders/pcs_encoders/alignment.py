@@ -38,16 +38,16 @@ def similarity(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, target.mean(0) - matrix @ source.mean(0)
 
 
-def aligned(image: Tensor, points: Tensor) -> Tensor:
-    """Return the face [3 112 112] of a picture [3 h w], by five points [5 2] in parts of the picture.
+def aligned(image: Tensor, points: Tensor, side: int = SIDE) -> Tensor:
+    """Return the face [3 side side] of a picture [3 h w], by five points [5 2] in parts of the picture.
 
     Linear between pixels, black outside the picture.
     """
     height, width = image.shape[-2:]
     # a pixel's centre is its index, as where the template was measured
     pixels = points.double() * torch.tensor([width, height]).double() - 0.5
-    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE))
-    index = torch.arange(SIDE).double()
+    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE) * (side / SIDE))
+    index = torch.arange(side).double()
     target = torch.stack(torch.meshgrid(index, index, indexing="xy"), dim=-1) - shift
     place = target @ torch.linalg.inv(matrix).T
     size = torch.tensor([width, height]).double()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
 
 from pcs_encoders.alignment import SIDE, aligned
 from pcs_encoders.image import ImageFeatures
@@ -21,7 +22,7 @@ class FaceFeatures(ImageFeatures):
     id = "encoders.face"
     catalogue = ("face-encoder", "reference-aggregation")
     tiny = {"model": "tiny.face"}
-    later = ("square", "trained_layers", "align")
+    later = ("square", "trained_layers", "align", "side")
 
     model: str = "face.id"
     """Feature model whose ``pooled`` is an identity embedding; ``face.id`` is an ONNX file of your own."""
@@ -31,7 +32,9 @@ class FaceFeatures(ImageFeatures):
     """Whether a reference is cut to its subject's mask first."""
     align: bool = False
     """Whether a reference with five key points beside it (``<stem>.json``) is brought to the pose that
-    recognisers were trained on, 112 pixels wide; one without is cut to its mask, and the log says so."""
+    recognisers were trained on; one without is cut to its mask, and the log says so."""
+    side: Annotated[int, Field(ge=16)] = SIDE
+    """Pixels of an aligned face across and down: a recogniser's 112, or what another encoder reads."""
     normalise: bool = True
     """Whether vectors are scaled to unit length before they are averaged."""
 
@@ -42,7 +45,7 @@ class FaceFeatures(ImageFeatures):
         if self.align:
             points = self._points(subject, index, name)
             if points is not None:
-                return aligned(subject.images[index], points)
+                return aligned(subject.images[index], points, self.side)
             run.log(
                 f"{self.id}: reference {index + 1} of {subject.name!r} has no five key points beside it "
                 "(<stem>.json): the recogniser sees it as it is, not brought to a face's usual pose"
@@ -51,7 +54,7 @@ class FaceFeatures(ImageFeatures):
 
     def _size(self, run: Run, encoder: Any) -> tuple[int, int]:
         """Return the size of an aligned face, where there may be some: all are shown at one size."""
-        return (SIDE, SIDE) if self.align else super()._size(run, encoder)
+        return (self.side, self.side) if self.align else super()._size(run, encoder)
 
     def _points(self, subject: Subject, index: int, name: str) -> Tensor | None:
         """Return the key points [5 2] of picture ``index``, in parts of it, if it has all five."""

@@ -95,7 +95,9 @@ def test_a_similarity_is_found_again() -> None:
     torch.testing.assert_close(shift, torch.tensor([3.0, -5.0], dtype=torch.float64))
 
 
-def test_a_face_is_aligned_as_opencv_warps_it() -> None:
+@pytest.mark.parametrize("side", [SIDE, 2 * SIDE])
+def test_a_face_is_aligned_as_opencv_warps_it(side: int) -> None:
+    """At 224 pixels, as FaceID Plus shows CLIP a face, the template is twice as large."""
     cv2 = pytest.importorskip("cv2")
     rng = torch.Generator().manual_seed(1)
     picture = torch.nn.functional.interpolate(
@@ -103,12 +105,12 @@ def test_a_face_is_aligned_as_opencv_warps_it() -> None:
     )[0].clamp(0, 1)
     points = torch.tensor([[0.38, 0.35], [0.62, 0.42], [0.48, 0.55], [0.36, 0.66], [0.55, 0.72]])
     pixels = points.double() * torch.tensor([240.0, 180.0]) - 0.5
-    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE))
+    matrix, shift = similarity(pixels, torch.tensor(TEMPLATE) * (side // SIDE))
     affine = torch.cat([matrix, shift[:, None]], 1).numpy()
     source = picture.permute(1, 2, 0).numpy()
-    expected = torch.from_numpy(cv2.warpAffine(source, affine, (SIDE, SIDE), borderValue=0.0))
-    actual = aligned(picture, points)
-    assert actual.shape == (3, SIDE, SIDE)
+    expected = torch.from_numpy(cv2.warpAffine(source, affine, (side, side), borderValue=0.0))
+    actual = aligned(picture, points, side)
+    assert actual.shape == (3, side, side)
     # OpenCV rounds places to 1/32 of a pixel
     assert float((actual - expected.permute(2, 0, 1)).abs().max()) < 0.02
 
@@ -135,6 +137,9 @@ def test_a_reference_with_key_points_is_aligned_and_keeps_its_length() -> None:
     assert len(said) == 1
     assert "reference 2" in said[0]
     assert float(features.tensors["face"].norm()) > 1.5, "as the recogniser gives it"
+    wide = FaceFeatures.from_settings({"align": True, "normalise": False, "side": 224})
+    wide.extract(run, subject, Masks(), "start")
+    assert shown[1].shape == (2, 3, 224, 224)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from pcs_core.data import AttnEdit, StreamEdit, TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_core.storage.tensor_files import write_tensors
-from pcs_formats.adapter_files import NAMES
+from pcs_formats.adapter_files import NAMES, NESTED
 from pcs_formats.usage import README, metadata, readme, usage
 
 if TYPE_CHECKING:
@@ -102,20 +102,21 @@ def projector(parts: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:
     if not kind:
         raise CapabilityError(
             f"{owner!r} cannot be written for ip-adapter: no release has its projector (linear, "
-            "perceiver, full and face have one)"
+            "perceiver, full, face and face-perceiver have one)"
         )
+    nested = NESTED if kind == "face-perceiver" else ""
     tensors: dict[str, Tensor] = {}
     for name, value in named.items():
         if match := re.fullmatch(r"layers\.(\d+)\.(.+)", name):
             if ".to_k." not in f".{match[2]}" and ".to_v." not in f".{match[2]}":
-                tensors[perceiver_key(match[1], match[2])] = value
+                tensors[nested + perceiver_key(match[1], match[2])] = value
             continue
         theirs, ours = next(pair for pair in NAMES[kind].items() if name.startswith(pair[1]))
         tensors[theirs + name.removeprefix(ours)] = value[None] if name == "queries" else value
     for name, value in named.items():
         if name.startswith("layers.") and name.endswith(".to_k.weight"):
             both = [value, named[name.replace("to_k", "to_v")]]
-            tensors[f"layers.{name.split('.')[1]}.0.to_kv.weight"] = torch.cat(both)
+            tensors[f"{nested}layers.{name.split('.')[1]}.0.to_kv.weight"] = torch.cat(both)
     return tensors
 
 
@@ -125,6 +126,8 @@ def projector_kind(named: Mapping[str, Tensor]) -> str:
         return "linear"
     if "queries" in named:
         return "perceiver" if "layers.0.norm_features.weight" in named else ""
+    if "read_in.weight" in named:
+        return "face-perceiver"
     if not {"inward.weight", "outward.weight", "norm.weight"} <= named.keys():
         return ""
     return "full" if named["outward.weight"].shape[0] == named["norm.weight"].shape[0] else "face"

@@ -1,4 +1,4 @@
-"""IP-Adapters in files: plain, Plus, full-face and FaceID, for SD and SDXL.
+"""IP-Adapters in files: plain, Plus, full-face, FaceID and FaceID Plus, for SD and SDXL.
 
 Two groups of keys, in diffusers' layout and the authors': ``image_proj`` and ``ip_adapter``. The first says
 which kind it is; the second counts the attention layers of the UNet: keys and values at the odd numbers,
@@ -27,8 +27,12 @@ GROUPS = ("image_proj.", "ip_adapter.")
 TECHNIQUE = "attention.imported_adapter"
 HEAD = 64
 """Channels of a head of the released perceivers."""
+SIDE = 224
+"""Pixels of the aligned face that FaceID Plus shows CLIP."""
 HUGE = (1024, 1280)
 """Widths of ViT-H/14's class token and patches."""
+NESTED = "perceiver_resampler."
+"""How FaceID Plus names the half of its projector that reads a picture's tokens."""
 NAMES: Mapping[str, Mapping[str, str]] = {
     "linear": {"proj.": "project.", "norm.": "norm."},
     "perceiver": {
@@ -40,6 +44,14 @@ NAMES: Mapping[str, Mapping[str, str]] = {
     },
     "full": {"proj.0.": "inward.", "proj.2.": "outward.", "proj.3.": "norm."},
     "face": {"proj.0.": "inward.", "proj.2.": "outward.", "norm.": "norm."},
+    "face-perceiver": {
+        "proj.0.": "inward.",
+        "proj.2.": "outward.",
+        "norm.": "norm.",
+        f"{NESTED}proj_in.": "read_in.",
+        f"{NESTED}proj_out.": "read_out.",
+        f"{NESTED}norm_out.": "read_norm.",
+    },
 }
 """Projector -> how the file's names of its parts begin, and what stands there here."""
 SYSTEMS = {
@@ -47,7 +59,12 @@ SYSTEMS = {
     "perceiver": ("ip-adapter-plus", "IP-Adapter Plus"),
     "full": ("ip-adapter-full-face", "IP-Adapter full-face"),
     "face": ("ip-adapter-faceid", "IP-Adapter FaceID"),
+    "face-perceiver": ("ip-adapter-faceid-plus", "IP-Adapter FaceID Plus"),
 }
+READ_TOKENS = ("perceiver", "full", "face-perceiver")
+"""Projectors that read a picture's tokens: they were trained against those of an empty one."""
+SECOND = re.compile(r"plus_?-?v2", re.IGNORECASE)
+"""What the name of a release of FaceID PlusV2 holds: its keys and shapes are those of Plus."""
 """Projector -> the id of the artifact's system, and the release's name."""
 
 
@@ -68,6 +85,8 @@ def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) ->
     system, title = SYSTEMS[projector]
     reading = Reading(title, base_of(tensors), system=system)
     settings, feature = settings_of(projector, parts)
+    if projector == "face-perceiver":
+        settings["shortcut"] = said_second(contents, reading)
     reading.facts = {
         "tokens": settings.get("tokens", "one for each of the picture's"),
         "reads": feature,
@@ -88,7 +107,7 @@ def projector_of(parts: Mapping[str, Tensor]) -> str | None:
     if "proj.3.weight" in parts:
         return "full"
     if any(key.startswith("perceiver_resampler.") for key in parts):
-        return None  # FaceID Plus reads two features
+        return "face-perceiver"
     if "proj.0.weight" in parts and "norm.weight" in parts:
         return "face"
     return "perceiver" if "latents" in parts else None
@@ -101,26 +120,48 @@ def settings_of(projector: str, parts: Mapping[str, Tensor]) -> tuple[dict[str, 
         return {"tokens": weight.shape[0] // norm.shape[0]}, weight.shape[1]
     if projector == "full":
         return {}, parts["proj.0.weight"].shape[1]
+    if projector == "face-perceiver":
+        inner, seen = parts[f"{NESTED}proj_in.weight"].shape
+        settings = {
+            "tokens": parts["proj.2.weight"].shape[0] // inner,
+            "seen": seen,
+            **layers_of({k.removeprefix(NESTED): t for k, t in parts.items()}, inner),
+        }
+        return settings, parts["proj.0.weight"].shape[1]
     if projector == "face":
         last, norm = parts["proj.2.weight"], parts["norm.weight"]
         tokens = last.shape[0] // norm.shape[0]
         return {"tokens": tokens, "inner": last.shape[1]}, parts["proj.0.weight"].shape[1]
     latents = parts["latents"]
-    depth = 1 + max(int(k.split(".")[1]) for k in parts if k.startswith("layers."))
-    settings = {
-        "tokens": latents.shape[1],
-        "inner": latents.shape[2],
-        "depth": depth,
+    settings = {"tokens": latents.shape[1], **layers_of(parts, latents.shape[2])}
+    return settings, parts["proj_in.weight"].shape[1]
+
+
+def layers_of(parts: Mapping[str, Tensor], inner: int) -> dict[str, Any]:
+    """Return the settings of a perceiver's layers, whose tokens are ``inner`` wide."""
+    return {
+        "inner": inner,
+        "depth": 1 + max(int(k.split(".")[1]) for k in parts if k.startswith("layers.")),
         "heads": parts["layers.0.0.to_q.weight"].shape[0] // HEAD,
         "head_width": HEAD,
     }
-    return settings, parts["proj_in.weight"].shape[1]
+
+
+def said_second(contents: Contents, reading: Reading) -> bool:
+    """Return whether a file is of FaceID PlusV2, as far as its name says, and note what that decides."""
+    second = SECOND.search(contents.path.name) is not None
+    reading.notes.append(
+        "nothing in a file tells FaceID PlusV2 from Plus but its name"
+        + (", which says PlusV2" if second else ", which says Plus")
+        + f": it is read so; the setting 'shortcut' of {TECHNIQUE} says the other"
+    )
+    return second
 
 
 def add_projector(projector: str, parts: Mapping[str, Tensor], reading: Reading) -> None:
     """Add the projector's tensors under the names that the artifact has for them."""
     # what reads tokens is told what an empty picture says, and lies inside of that
-    stem = f"{TECHNIQUE}/image/" + ("inner/" if projector in ("perceiver", "full") else "")
+    stem = f"{TECHNIQUE}/image/" + ("inner/" if projector in READ_TOKENS else "")
     for key, tensor in parts.items():
         name = name_of_part(projector, key)
         if not name:
@@ -137,7 +178,7 @@ def add_projector(projector: str, parts: Mapping[str, Tensor], reading: Reading)
 
 def name_of_part(projector: str, key: str) -> str:
     """Return what a projector's tensor is called here, or "" of one that it does not have."""
-    if match := re.fullmatch(r"layers\.(\d+)\.([01])\.(.+)", key):
+    if match := re.fullmatch(r"layers\.(\d+)\.([01])\.(.+)", inside(projector, key)):
         layer, half, rest = match.groups()
         rest = rest.replace("norm1.", "norm_features.").replace("norm2.", "norm_queries.")
         return f"layers.{layer}.{rest if half == '0' else f'feed.{rest}'}"
@@ -145,6 +186,11 @@ def name_of_part(projector: str, key: str) -> str:
         if key.startswith(theirs):
             return ours + key.removeprefix(theirs)
     return ""
+
+
+def inside(projector: str, key: str) -> str:
+    """Return the key of a perceiver's tensor without what stands before it where it is half a projector."""
+    return key.removeprefix(NESTED) if projector == "face-perceiver" else key
 
 
 def add_attention(contents: Contents, backbone: Backbone, reading: Reading) -> None:
@@ -222,33 +268,32 @@ def add_updates(
 
 def add_recipe(projector: str, settings: Mapping[str, Any], feature: int, reading: Reading) -> None:
     """Add the uses that show the adapter a subject's pictures, and the phase that it stands for."""
-    tokens = projector in ("perceiver", "full")
-    model = "clip.image.h14" if feature in HUGE else "clip.image"
-    encoder: dict[str, Any] = {
-        "model": model,
-        "square": "centre",
-        "output": "patches" if tokens else "pooled",
-    }
-    kind = "encoders.image"
-    if projector == "face":
-        kind, model, encoder = (
-            "encoders.face",
-            "face.id",
-            {"model": "face.id", "key": "image", "align": True},
-        )
-    reading.facts["image encoder"] = model
-    shown = [
-        Use("tokens.rare", "tokens.rare", {"identifier": "", "templates": ["a photo of {token}"]}),
-        Use(kind, kind, encoder),
-        Use(
-            TECHNIQUE,
-            TECHNIQUE,
-            {"projector": projector, **settings, **({"empty": model} if tokens else {})},
-        ),
-    ]
-    reading.uses = [*shown, *reading.uses]
-    names = [f"{use.name}/*" for use in reading.uses[2:]]
+    encoders, empty = encoders_of(projector, settings, feature)
+    reading.facts["image encoder"] = ", ".join(use.settings["model"] for use in encoders)
+    settings = {"projector": projector, **settings, **({"empty": empty} if empty else {})}
+    adapter = [Use(TECHNIQUE, TECHNIQUE, settings), *reading.uses]
+    word = {"identifier": "", "templates": ["a photo of {token}"]}
+    reading.uses = [Use("tokens.rare", "tokens.rare", word), *encoders, *adapter]
+    names = [f"{use.name}/*" for use in adapter]
     reading.phases = [{"name": "released", "source": "imported", "steps": 1, "train": names}]
+
+
+def encoders_of(projector: str, settings: Mapping[str, Any], feature: int) -> tuple[list[Use], str]:
+    """Return the uses that encode a picture, and the model that says what an empty one is, or ""."""
+    face = {"model": "face.id", "key": "image", "align": True}
+    if projector == "face":
+        return [Use("encoders.face", "encoders.face", face)], ""
+    model = "clip.image.h14" if settings.get("seen", feature) in HUGE else "clip.image"
+    if projector == "face-perceiver":
+        seen = {"model": model, "key": "image.seen", "align": True, "side": SIDE}
+        seen |= {"output": "patches", "normalise": False}
+        return [
+            Use("encoders.face", "encoders.face", face),
+            Use("encoders.face:seen", "encoders.face", seen),
+        ], model
+    tokens = projector in READ_TOKENS
+    encoder = {"model": model, "square": "centre", "output": "patches" if tokens else "pooled"}
+    return [Use("encoders.image", "encoders.image", encoder)], model if tokens else ""
 
 
 def base_of(tensors: Mapping[str, Tensor]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,25 +45,36 @@ def released(kind: str, unet: Any, feature: int, inner: int = 128) -> dict[str, 
     def norm(name: str, size: int) -> dict[str, Any]:
         return {f"{name}.weight": 1 + drawn(size), f"{name}.bias": drawn(size)}
 
+    def perceiver(at: str) -> dict[str, Any]:
+        parts = linear(f"{at}proj_in", inner, feature) | linear(f"{at}proj_out", width, inner)
+        parts |= norm(f"{at}norm_out", width)
+        for layer in range(4):  # as many as diffusers takes for granted
+            read, ff = f"{at}layers.{layer}.0", f"{at}layers.{layer}.1"
+            for name in (f"{read}.norm1", f"{read}.norm2", f"{ff}.0"):
+                parts |= norm(name, inner)
+            parts |= linear(f"{read}.to_q", 128, inner, bias=False)
+            parts |= linear(f"{read}.to_kv", 256, inner, bias=False)
+            parts |= linear(f"{read}.to_out", inner, 128, bias=False)
+            parts |= linear(f"{ff}.1", 4 * inner, inner, bias=False)
+            parts |= linear(f"{ff}.3", inner, 4 * inner, bias=False)
+        return parts
+
     if kind == "plain":
         proj = linear("proj", 4 * width, feature) | norm("norm", width)
     elif kind == "full":
         proj = linear("proj.0", feature, feature) | linear("proj.2", width, feature)
         proj |= norm("proj.3", width)
+    elif (
+        kind == "face-perceiver"
+    ):  # 16: channels of the face's vector; ``inner`` is the text's width
+        inner = width
+        proj = linear("proj.0", 2 * 16, 16) | linear("proj.2", 4 * inner, 2 * 16)
+        proj |= norm("norm", inner) | perceiver("perceiver_resampler.")
     elif kind == "face":
         proj = linear("proj.0", 2 * feature, feature) | linear("proj.2", 4 * width, 2 * feature)
         proj |= norm("norm", width)
     else:
-        proj = {"latents": drawn(1, 5, inner), **linear("proj_in", inner, feature)}
-        proj |= linear("proj_out", width, inner) | norm("norm_out", width)
-        for layer in range(4):  # as many as diffusers takes for granted
-            at, ff = f"layers.{layer}.0", f"layers.{layer}.1"
-            proj |= norm(f"{at}.norm1", inner) | norm(f"{at}.norm2", inner) | norm(f"{ff}.0", inner)
-            proj |= linear(f"{at}.to_q", 128, inner, bias=False)
-            proj |= linear(f"{at}.to_kv", 256, inner, bias=False)
-            proj |= linear(f"{at}.to_out", inner, 128, bias=False)
-            proj |= linear(f"{ff}.1", 4 * inner, inner, bias=False)
-            proj |= linear(f"{ff}.3", inner, 4 * inner, bias=False)
+        proj = {"latents": drawn(1, 5, inner), **perceiver("")}
     attention: dict[str, Any] = {}
     for number, name in enumerate(unet.attn_processors):
         layer = unet.get_submodule(name.removesuffix(".processor"))
@@ -71,7 +82,7 @@ def released(kind: str, unet: Any, feature: int, inner: int = 128) -> dict[str, 
             for which in ("k", "v"):
                 size = layer.to_k.weight.shape
                 attention |= linear(f"{number}.to_{which}_ip", *size, bias=False)
-        if kind == "face":
+        if kind.startswith("face"):
             for which, module in (
                 ("q", layer.to_q),
                 ("k", layer.to_k),
@@ -116,7 +127,13 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def drawn_by_diffusers(
-    pipe: Any, backbone: Any, file: Path, encoder: Any, strength: float, **given: Any
+    pipe: Any,
+    backbone: Any,
+    file: Path,
+    encoder: Any,
+    strength: float,
+    prepare: Callable[[Any], None] = lambda unet: None,
+    **given: Any,
 ) -> torch.Tensor:
     """Draw with the pipeline, from our noise."""
     scheduler = backbone.sampler(sampler(backbone), 2).scheduler
@@ -130,6 +147,7 @@ def drawn_by_diffusers(
         str(file.parent), subfolder="", weight_name=file.name, image_encoder_folder=None
     )
     pipe.set_ip_adapter_scale(strength)
+    prepare(pipe.unet)
     pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(1, *backbone.latent_shape, generator=generator(0, "noise"))
     side = backbone.card.size[0]
@@ -205,29 +223,52 @@ def test_an_ip_adapter_plus_draws_as_diffusers_does(
 
 @pytest.mark.parametrize(
     ("family", "kind"),
-    [("sd", "plain"), ("sd", "full"), ("sd", "face"), ("sdxl", "plain"), ("sdxl", "plus")],
+    [
+        ("sd", "plain"),
+        ("sd", "full"),
+        ("sd", "face"),
+        ("sd", "face-perceiver"),
+        ("sd", "face-perceiver v2"),
+        ("sdxl", "plain"),
+        ("sdxl", "plus"),
+        ("sdxl", "face-perceiver v2"),
+    ],
 )
 def test_every_kind_draws_as_diffusers_does(
     family: str, kind: str, pipeline_of: Any, picture: Path, tmp_path: Path
 ) -> None:
+    kind, _, second = kind.partition(" ")
     backbone = tiny_of(family)
     encoder = vision.tiny_image()
     feature = {"plain": encoder.width, "face": 16}.get(kind, encoder.patch_width)
-    file = write(released(kind, backbone.denoiser, feature), tmp_path / "x.safetensors")
+    file = write(
+        released(kind, backbone.denoiser, feature), tmp_path / f"faceid-plus{second}_x.safetensors"
+    )
     adapter = import_file(file, backbone)
     shown = Image.open(picture / "dog.png").resize((encoder.size, encoder.size))
     pixels = torch.tensor(list(shown.getdata())).view(encoder.size, encoder.size, 3)
     image = pixels.permute(2, 0, 1)[None] / 255
     given: dict[str, Any] = {"ip_adapter_image": shown}
-    if kind == "face":
-        vector = torch.randn(1, feature, generator=torch.Generator().manual_seed(8))
+    empty = torch.tensor(vision.MEAN).view(1, 3, 1, 1).expand_as(image)
+    pipe, clip = pipeline_of(backbone), None if kind.startswith("face") else encoder
+    if kind.startswith("face"):
+        vector = torch.randn(1, 16, generator=torch.Generator().manual_seed(8))
         features = {"image": vector}
         pair = torch.stack([torch.zeros_like(vector), vector])
         given = {"ip_adapter_image_embeds": [pair]}
+        if kind == "face-perceiver":
+            patches = [encoder.patches(pixels) for pixels in (empty, image)]
+            features |= {"image.seen": patches[1], "image.empty": patches[0][0]}
+
+            def seen(unet: Any) -> None:
+                (layer,) = unet.encoder_hid_proj.image_projection_layers
+                layer.clip_embeds = torch.stack(patches)
+                layer.shortcut = bool(second)
+
+            given["prepare"] = seen
     elif kind == "plain":
         features = {"image": encoder.pooled(image)}
     else:
-        empty = torch.tensor(vision.MEAN).view(1, 3, 1, 1).expand_as(image)
         features = {"image": encoder.patches(image), "image.empty": encoder.patches(empty)[0]}
     artifact = replace(
         adapter, features=features, concepts=(Concept("fido", "<fido>", "dog"),), subject="fido"
@@ -237,15 +278,34 @@ def test_every_kind_draws_as_diffusers_does(
         artifact, backbone, "a photo of a <fido>", strengths={"image.scale": 0.7}, **drawing
     )
     plain = sample(None, backbone, "a photo of a dog", **drawing)
-    theirs = drawn_by_diffusers(
-        pipeline_of(backbone), backbone, file, None if kind == "face" else encoder, 0.7, **given
-    )
+    theirs = drawn_by_diffusers(pipe, backbone, file, clip, 0.7, **given)
     torch.testing.assert_close(ours, theirs, **CLOSE)
     assert (ours - plain).abs().max() > 1e-3
     fresh = tiny_of(family)
     with Attachment(fresh, restore(artifact, fresh, 0)[1]) as net:
         (name,) = write_ip_adapter(net, tmp_path / "out", artifact.recipe)["files"]
     assert same(load_file(tmp_path / "out" / name), load_file(file))
+
+
+def test_what_tells_faceid_plus_v2_is_said(tmp_path: Path) -> None:
+    backbone: Any = tiny()
+    groups = released("face-perceiver", backbone.denoiser, 24)
+    for name, shortcut in (("ip-adapter-faceid-plusv2_sd15", True), ("faceid-plus", False)):
+        file = write(groups, tmp_path / f"{name}.safetensors")
+        adapter = import_file(file, backbone)
+        (use,) = (use for use in adapter.recipe.uses if use.name == "attention.imported_adapter")
+        assert getattr(use.technique, "shortcut") is shortcut  # noqa: B009
+        (loader,) = inspect_file(file, backbone)["loaders"]
+        assert loader["matched"] == loader["keys"]
+        assert loader["facts"]["image encoder"] == "face.id, clip.image"
+        (note,) = loader["notes"]
+        assert f"says Plus{'V2' if shortcut else ''}:" in note
+    groups["image_proj"]["perceiver_resampler.more.weight"] = torch.ones(2)
+    file = write(groups, tmp_path / "more.safetensors")
+    with pytest.raises(
+        InputError, match=r"perceiver_resampler.more.weight' is no part of .*Plus's"
+    ):
+        import_file(file, backbone)
 
 
 def test_no_key_of_an_adapter_goes_unused(tmp_path: Path) -> None:
