@@ -1,7 +1,8 @@
 """IP-Adapters for other tools: ``ip-adapter.safetensors``, which diffusers' ``load_ip_adapter`` reads.
 
 An adapter that was pre-trained here, or imported and shown pictures, in the layout of the releases: the
-projector behind ``image_proj``, keys and values behind ``ip_adapter`` by the number of their attention layer.
+projector behind ``image_proj``, keys and values behind ``ip_adapter`` by the number of their attention layer;
+InstantID's control network in a folder beside, as diffusers saves one.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.data import AttnEdit, StreamEdit, TokenEdit, WeightEdit
+from pcs_core.data import AttnEdit, BranchEdit, StreamEdit, TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_core.storage.tensor_files import write_tensors
 from pcs_formats.adapter_files import NAMES, NESTED
+from pcs_formats.control_files import write_control
 from pcs_formats.usage import README, metadata, readme, usage
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ def write_ip_adapter(
     sites = [s for s in backbone.sites if s.part == "denoiser" and s.kind in ("self", "cross")]
     numbers = {site.name: number for number, site in enumerate(sites)}
     tensors: dict[str, Tensor] = {}
+    control: list[str] = []
     for edit in net.fusion.edits:
         parts = {k: t.detach().float().cpu() for k, t in edit.owned().items()}
         if isinstance(edit, StreamEdit) and not any(k.startswith("image_proj.") for k in tensors):
@@ -65,6 +68,8 @@ def write_ip_adapter(
             scale = float(getattr(edit, "scale"))  # noqa: B009
             tensors[f"{name}.down.weight"] = parts["A"][0]
             tensors[f"{name}.up.weight"] = parts["B"][0] * scale
+        elif isinstance(edit, BranchEdit) and (files := write_control(edit, folder)):
+            control += files
         elif parts or isinstance(edit, TokenEdit):
             raise CapabilityError(
                 f"{edit.owner!r} cannot be written for ip-adapter: its {type(edit).__name__} is no part of one"
@@ -76,17 +81,17 @@ def write_ip_adapter(
             f"system {recipe.id!r} has image tokens at {len(crossed)} of {len(expected)} cross-attention "
             "layers: an ip-adapter file holds a projector and all of them"
         )
-    return _write(net, folder, recipe, tensors)
+    return _write(net, folder, recipe, tensors, control)
 
 
 def _write(
-    net: Attachment, folder: Path, recipe: Recipe, tensors: Mapping[str, Tensor]
+    net: Attachment, folder: Path, recipe: Recipe, tensors: Mapping[str, Tensor], control: list[str]
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     facts = usage(net, recipe, {}, named_by_file=False)
     write_tensors(folder / FILE, tensors, metadata(facts, recipe.id))
     (folder / README).write_text(readme(facts, recipe.id, [], {}), encoding="utf-8")
-    return {"system": recipe.id, "files": [FILE], "readme": README, **facts}
+    return {"system": recipe.id, "files": [FILE, *control], "readme": README, **facts}
 
 
 def projector(parts: Mapping[str, Tensor], owner: str) -> dict[str, Tensor]:

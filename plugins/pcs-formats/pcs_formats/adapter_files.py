@@ -1,4 +1,4 @@
-"""IP-Adapters in files: plain, Plus, full-face, FaceID and FaceID Plus, for SD and SDXL.
+"""IP-Adapters in files: plain, Plus, full-face, FaceID, FaceID Plus, InstantID; SD and SDXL.
 
 Two groups of keys, in diffusers' layout and the authors': ``image_proj`` and ``ip_adapter``. The first says
 which kind it is; the second counts the attention layers of the UNet: keys and values at the odd numbers,
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import globs_of
+from pcs_formats.control_files import add_control
 from pcs_formats.layer_forms import size
 from pcs_formats.reading import Given, Reading, Use
 
@@ -29,6 +30,8 @@ HEAD = 64
 """Channels of a head of the released perceivers."""
 SIDE = 224
 """Pixels of the aligned face that FaceID Plus shows CLIP."""
+FACE = 512
+"""Channels of a face's vector. A perceiver that reads so few is InstantID's."""
 HUGE = (1024, 1280)
 """Widths of ViT-H/14's class token and patches."""
 NESTED = "perceiver_resampler."
@@ -60,7 +63,9 @@ SYSTEMS = {
     "full": ("ip-adapter-full-face", "IP-Adapter full-face"),
     "face": ("ip-adapter-faceid", "IP-Adapter FaceID"),
     "face-perceiver": ("ip-adapter-faceid-plus", "IP-Adapter FaceID Plus"),
+    "identity": ("instantid-imported", "InstantID"),
 }
+NAMES = {**NAMES, "identity": NAMES["perceiver"]}
 READ_TOKENS = ("perceiver", "full", "face-perceiver")
 """Projectors that read a picture's tokens: they were trained against those of an empty one."""
 SECOND = re.compile(r"plus_?-?v2", re.IGNORECASE)
@@ -79,7 +84,7 @@ def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) ->
         reading = Reading("an adapter of a kind that is not known here")
         reading.problems.append(
             f"the keys of {GROUPS[0]!r} begin {min(parts)!r}: those of IP-Adapter (plain, Plus, full-face, "
-            "FaceID) are read"
+            "FaceID, FaceID Plus) and InstantID are read"
         )
         return reading
     system, title = SYSTEMS[projector]
@@ -96,6 +101,8 @@ def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) ->
         reading.used = {k for k in tensors if k.startswith(GROUPS)}
         return reading
     add_attention(contents, backbone, reading)
+    if projector == "identity":
+        add_control(contents, backbone, reading)
     add_recipe(projector, settings, feature, reading)
     return reading
 
@@ -110,7 +117,9 @@ def projector_of(parts: Mapping[str, Tensor]) -> str | None:
         return "face-perceiver"
     if "proj.0.weight" in parts and "norm.weight" in parts:
         return "face"
-    return "perceiver" if "latents" in parts else None
+    if "latents" not in parts:
+        return None
+    return "identity" if parts["proj_in.weight"].shape[1] == FACE else "perceiver"
 
 
 def settings_of(projector: str, parts: Mapping[str, Tensor]) -> tuple[dict[str, Any], int]:
@@ -270,7 +279,8 @@ def add_recipe(projector: str, settings: Mapping[str, Any], feature: int, readin
     """Add the uses that show the adapter a subject's pictures, and the phase that it stands for."""
     encoders, empty = encoders_of(projector, settings, feature)
     reading.facts["image encoder"] = ", ".join(use.settings["model"] for use in encoders)
-    settings = {"projector": projector, **settings, **({"empty": empty} if empty else {})}
+    kind = "perceiver" if projector == "identity" else projector
+    settings = {"projector": kind, **settings, **({"empty": empty} if empty else {})}
     adapter = [Use(TECHNIQUE, TECHNIQUE, settings), *reading.uses]
     word = {"identifier": "", "templates": ["a photo of {token}"]}
     reading.uses = [Use("tokens.rare", "tokens.rare", word), *encoders, *adapter]
@@ -283,6 +293,8 @@ def encoders_of(projector: str, settings: Mapping[str, Any], feature: int) -> tu
     face = {"model": "face.id", "key": "image", "align": True}
     if projector == "face":
         return [Use("encoders.face", "encoders.face", face)], ""
+    if projector == "identity":  # its recogniser's vector as it is, not scaled to unit length
+        return [Use("encoders.face", "encoders.face", {**face, "normalise": False})], ""
     model = "clip.image.h14" if settings.get("seen", feature) in HUGE else "clip.image"
     if projector == "face-perceiver":
         seen = {"model": model, "key": "image.seen", "align": True, "side": SIDE}

@@ -80,11 +80,19 @@ FORMATS = (
     ),
     Format(
         "IP-Adapter",
-        "`image_proj....` and `ip_adapter....`: plain, Plus, full-face, FaceID with its low-rank updates; "
-        "SD and SDXL",
+        "`image_proj....` and `ip_adapter....`: plain, Plus, full-face, FaceID, FaceID Plus and PlusV2 with "
+        "their low-rank updates; SD and SDXL",
         "adapter",
         "ip-adapter",
         "an adapter that `pcs fit DIR/recipe.toml PICTURES --adapter DIR` shows pictures",
-        "FaceID Plus, adapters of FLUX",
+        "adapters of FLUX and SD 3",
+    ),
+    Format(
+        "InstantID",
+        "`ip-adapter.bin`, whose perceiver reads 512 channels, and the folder `ControlNetModel` beside it",
+        "adapter",
+        "ip-adapter",
+        "such an adapter with `fusion.control_branch`",
+        "a control network narrower than the denoiser's first half, written",
     ),
 )

@@ -28,71 +28,6 @@ from pcs_formats.importing import import_file, inspect_file
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
 DRAWING: Any = {"steps": 2, "scale": 3.0}
-RANK = 2
-
-
-def released(kind: str, unet: Any, feature: int, inner: int = 128) -> dict[str, dict[str, Any]]:
-    """Return the two groups of a release's file for ``unet``, by the authors' layout."""
-    rng, width = torch.Generator().manual_seed(4), int(unet.config.cross_attention_dim)
-
-    def drawn(*shape: int, by: float = 0.2) -> torch.Tensor:
-        return by * torch.randn(*shape, generator=rng)
-
-    def linear(name: str, out: int, into: int, *, bias: bool = True) -> dict[str, Any]:
-        weight = {f"{name}.weight": drawn(out, into, by=into**-0.5)}
-        return weight | ({f"{name}.bias": drawn(out)} if bias else {})
-
-    def norm(name: str, size: int) -> dict[str, Any]:
-        return {f"{name}.weight": 1 + drawn(size), f"{name}.bias": drawn(size)}
-
-    def perceiver(at: str) -> dict[str, Any]:
-        parts = linear(f"{at}proj_in", inner, feature) | linear(f"{at}proj_out", width, inner)
-        parts |= norm(f"{at}norm_out", width)
-        for layer in range(4):  # as many as diffusers takes for granted
-            read, ff = f"{at}layers.{layer}.0", f"{at}layers.{layer}.1"
-            for name in (f"{read}.norm1", f"{read}.norm2", f"{ff}.0"):
-                parts |= norm(name, inner)
-            parts |= linear(f"{read}.to_q", 128, inner, bias=False)
-            parts |= linear(f"{read}.to_kv", 256, inner, bias=False)
-            parts |= linear(f"{read}.to_out", inner, 128, bias=False)
-            parts |= linear(f"{ff}.1", 4 * inner, inner, bias=False)
-            parts |= linear(f"{ff}.3", inner, 4 * inner, bias=False)
-        return parts
-
-    if kind == "plain":
-        proj = linear("proj", 4 * width, feature) | norm("norm", width)
-    elif kind == "full":
-        proj = linear("proj.0", feature, feature) | linear("proj.2", width, feature)
-        proj |= norm("proj.3", width)
-    elif (
-        kind == "face-perceiver"
-    ):  # 16: channels of the face's vector; ``inner`` is the text's width
-        inner = width
-        proj = linear("proj.0", 2 * 16, 16) | linear("proj.2", 4 * inner, 2 * 16)
-        proj |= norm("norm", inner) | perceiver("perceiver_resampler.")
-    elif kind == "face":
-        proj = linear("proj.0", 2 * feature, feature) | linear("proj.2", 4 * width, 2 * feature)
-        proj |= norm("norm", width)
-    else:
-        proj = {"latents": drawn(1, 5, inner), **perceiver("")}
-    attention: dict[str, Any] = {}
-    for number, name in enumerate(unet.attn_processors):
-        layer = unet.get_submodule(name.removesuffix(".processor"))
-        if ".attn2." in name:
-            for which in ("k", "v"):
-                size = layer.to_k.weight.shape
-                attention |= linear(f"{number}.to_{which}_ip", *size, bias=False)
-        if kind.startswith("face"):
-            for which, module in (
-                ("q", layer.to_q),
-                ("k", layer.to_k),
-                ("v", layer.to_v),
-                ("out", layer.to_out[0]),
-            ):
-                out, into = module.weight.shape
-                attention[f"{number}.to_{which}_lora.down.weight"] = drawn(RANK, into)
-                attention[f"{number}.to_{which}_lora.up.weight"] = drawn(out, RANK)
-    return {"image_proj": proj, "ip_adapter": attention}
 
 
 def write(groups: dict[str, dict[str, Any]], file: Path) -> Path:
@@ -178,6 +113,7 @@ def sampler(backbone: Any) -> str:
 @pytest.mark.parametrize("ending", [".bin", pytest.param(".safetensors", marks=pytest.mark.slow)])
 def test_an_ip_adapter_plus_draws_as_diffusers_does(
     ending: str,
+    released: Any,
     opened: Any,
     release: Path,
     tower: Any,
@@ -235,7 +171,7 @@ def test_an_ip_adapter_plus_draws_as_diffusers_does(
     ],
 )
 def test_every_kind_draws_as_diffusers_does(
-    family: str, kind: str, pipeline_of: Any, picture: Path, tmp_path: Path
+    family: str, kind: str, released: Any, pipeline_of: Any, picture: Path, tmp_path: Path
 ) -> None:
     kind, _, second = kind.partition(" ")
     backbone = tiny_of(family)
@@ -287,7 +223,7 @@ def test_every_kind_draws_as_diffusers_does(
     assert same(load_file(tmp_path / "out" / name), load_file(file))
 
 
-def test_what_tells_faceid_plus_v2_is_said(tmp_path: Path) -> None:
+def test_what_tells_faceid_plus_v2_is_said(released: Any, tmp_path: Path) -> None:
     backbone: Any = tiny()
     groups = released("face-perceiver", backbone.denoiser, 24)
     for name, shortcut in (("ip-adapter-faceid-plusv2_sd15", True), ("faceid-plus", False)):
@@ -308,7 +244,7 @@ def test_what_tells_faceid_plus_v2_is_said(tmp_path: Path) -> None:
         import_file(file, backbone)
 
 
-def test_no_key_of_an_adapter_goes_unused(tmp_path: Path) -> None:
+def test_no_key_of_an_adapter_goes_unused(released: Any, tmp_path: Path) -> None:
     backbone: Any = tiny()
     groups = released("plain", backbone.denoiser, 24)
     last = max(int(k.split(".")[0]) for k in groups["ip_adapter"])
