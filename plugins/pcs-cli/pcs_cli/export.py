@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PRINTED = (
     *("system", "files", "readme", "tolerance", "versions"),
-    *("words", "prompt", "base", "sampling", "strength"),
+    *("words", "prompt", "base", "sampling", "strength", "approximation"),
 )
 """What ``--json`` says of an exporter's facts."""
 
@@ -54,6 +54,16 @@ def export(
         list[str] | None,
         typer.Option("--option", metavar="KEY=VALUE", help="An option of the format. Repeatable."),
     ] = None,
+    approximate: Annotated[
+        int,
+        typer.Option(
+            "--approximate",
+            metavar="RANK",
+            min=0,
+            help="To diffusers and kohya: write what is no LoRA as the nearest one of a rank; says the error.",
+            show_default=False,
+        ),
+    ] = 0,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -67,7 +77,8 @@ def export(
     folder = Path(what).expanduser()
     target = destination(out, overwrite=overwrite, inputs=[folder] if folder.is_dir() else [])
     exporter = catalogue().get("exporters", to)
-    options = read_settings(option or (), to, exporter, option="--option")
+    given = [*(option or ()), *([f"approximate={approximate}"] if approximate else [])]
+    options = read_settings(given, to, exporter, option="--option")
 
     from pcs_core import export as run
 
@@ -118,6 +129,13 @@ def summary(facts: Mapping[str, Any]) -> dict[str, Any]:
 def usage_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return lines on how the files are used, where the exporter says it."""
     lines = [f"write {text!r} for {token}" for token, text in facts.get("words", {}).items()]
+    if "approximation" in facts:
+        errors = dict(facts["approximation"]["errors"])
+        overall, rank = errors.pop("overall"), facts["approximation"]["rank"]
+        kinds = ", ".join(f"{kind} {error:.1%}" for kind, error in errors.items())
+        lines.append(
+            f"approximated by updates of rank {rank}: {overall:.1%} of what was learned is left out ({kinds})"
+        )
     if "prompt" in facts:
         numbers = facts["sampling"]
         lines.append(

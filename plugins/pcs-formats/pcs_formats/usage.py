@@ -47,7 +47,20 @@ def metadata(facts: Mapping[str, Any], system: str) -> dict[str, str]:
             f"{numbers['steps']} steps, guidance scale {numbers['scale']:g}, strength {facts['strength']:g}"
         ),
         "pcs.words": json.dumps(facts["words"], ensure_ascii=False),
+        **(
+            {"pcs.approximation": json.dumps(facts["approximation"])}
+            if "approximation" in facts
+            else {}
+        ),
     }
+
+
+def approximated(facts: Mapping[str, Any]) -> str:
+    """Return what an approximation leaves out, in words: relative errors by kind of layer."""
+    errors = dict(facts["errors"])
+    overall = errors.pop("overall")
+    kinds = ", ".join(f"{kind} {error:.1%}" for kind, error in errors.items())
+    return f"approximated by updates of rank {facts['rank']}: {overall:.1%} of what was learned is left out ({kinds})"
 
 
 def readme(
@@ -63,6 +76,7 @@ def readme(
         *(f"- Write `{text}` where PCS has `{token}`." for token, text in facts["words"].items()),
         f"- For example: `{facts['prompt']}`.",
         f"- Sampler {numbers['scheduler']}, {numbers['steps']} steps, guidance scale {numbers['scale']:g}.",
+        *([f"- {approximated(facts['approximation'])}."] if "approximation" in facts else []),
         *(f"- `{file}`: a LoRA of strength {facts['strength']:g}." for file in lora),
         *(
             f"- `{file}`: the learned word `{facts['words'][token]}`."

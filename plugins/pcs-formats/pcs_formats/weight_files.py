@@ -8,7 +8,7 @@ and XL). Learned words are files of their own, a tensor for each text encoder.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_core.storage.tensor_files import write_tensors
+from pcs_formats.approximating import Approximation, approximation, can_be_approximated, places
 from pcs_formats.layer_names import DENOISERS, text_path
 from pcs_formats.lycoris_keys import is_update, lycoris_tensors
 from pcs_formats.original_names import original_path
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pcs_core.backbone import Attachment
-    from pcs_core.data import Recipe, Site
+    from pcs_core.data import Edit, Recipe, Site
 
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
 """Names of a word's tensors where several encoders read it, as other tools write them."""
 
 
 def write_diffusers(
-    net: Attachment, folder: Path, recipe: Recipe, *context: Any
+    net: Attachment, folder: Path, recipe: Recipe, *context: Any, approximate: int = 0
 ) -> Mapping[str, Any]:
     """Write the low-rank updates with diffusers' keys; return what was written.
+
+    ``approximate`` is the rank of the updates that stand for what is no such product; 0 refuses it.
 
     Raises
     ------
@@ -45,7 +48,8 @@ def write_diffusers(
     """
     prefix = _denoiser(net, "diffusers")
     tensors: dict[str, Tensor] = {}
-    for site, down, up, scale in _low_rank(net, "diffusers"):
+    updates, about = _low_rank(net, "diffusers", approximate)
+    for site, down, up, scale in updates:
         name = (
             f"{prefix}.{site.name}"
             if site.part == "denoiser"
@@ -53,11 +57,14 @@ def write_diffusers(
         )
         tensors[f"{name}.lora_A.weight"] = down
         tensors[f"{name}.lora_B.weight"] = up * scale  # readers take alpha for the rank
-    return _write(net, folder, recipe, tensors, "pytorch_lora_weights.safetensors")
+    file = "pytorch_lora_weights.safetensors"
+    return _write(net, folder, recipe, tensors, file, approximated=about)
 
 
-def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) -> Mapping[str, Any]:
-    """Write the low-rank updates with kohya's keys; return what was written.
+def write_kohya(
+    net: Attachment, folder: Path, recipe: Recipe, *context: Any, approximate: int = 0
+) -> Mapping[str, Any]:
+    """Write the low-rank updates with kohya's keys; return what was written. ``approximate`` as for diffusers.
 
     Raises
     ------
@@ -73,10 +80,15 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
     xl = backbone.card.family == "sdxl"
     tensors: dict[str, Tensor] = {}
     ranks = []
-    for site, down, up, scale in _low_rank(net, "kohya", besides=is_update):
-        name = kohya_name(site, backbone)
+    lows, approximated = _low_rank(net, "kohya", approximate, besides=is_update)
+    for site, down, up, scale in lows:
+        name, alpha = kohya_name(site, backbone), scale * down.shape[0]
+        if (
+            approximated is not None
+        ):  # of ranks that differ; diffusers takes one alpha for all attention
+            up, alpha = up * (alpha / approximate), float(approximate)
         tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
-        tensors[f"{name}.alpha"] = torch.tensor(scale * down.shape[0])
+        tensors[f"{name}.alpha"] = torch.tensor(alpha)
         ranks.append(down.shape[0])
     updates = [edit for edit in net.fusion.of(WeightEdit) if is_update(edit)]
     for edit in updates:
@@ -93,7 +105,16 @@ def write_kohya(net: Attachment, folder: Path, recipe: Recipe, *context: Any) ->
         "ss_network_dim": str(max(ranks, default=0)),
         "ss_base_model_version": "sdxl_base_v1-0" if xl else "sd_v1",
     }
-    return _write(net, folder, recipe, tensors, "lora.safetensors", about, named_by_file=True)
+    return _write(
+        net,
+        folder,
+        recipe,
+        tensors,
+        "lora.safetensors",
+        about,
+        approximated=approximated,
+        named_by_file=True,
+    )
 
 
 def kohya_name(site: Site, backbone: Any) -> str:
@@ -120,38 +141,68 @@ def _denoiser(net: Attachment, to: str) -> str:
 
 
 def _low_rank(
-    net: Attachment, to: str, besides: Callable[[WeightEdit], bool] = lambda edit: False
-) -> Iterator[tuple[Site, Tensor, Tensor, float]]:
-    """Yield site, down [r in (k k)], up [out r (1 1)] and scale of each update.
+    net: Attachment,
+    to: str,
+    rank: int,
+    besides: Callable[[WeightEdit], bool] = lambda edit: False,
+) -> tuple[list[tuple[Site, Tensor, Tensor, float]], Approximation | None]:
+    """Return site, down [r in (k k)], up [out r (1 1)] and scale of each update, and what was approximated.
 
-    What is none is refused, but edits that are written ``besides``.
+    What is none is refused, or approximated by one of ``rank``, but edits that are written ``besides``.
     """
-    fusion = net.fusion
-    others: dict[str, str] = {
-        edit.owner: type(edit).__name__
-        for edit in fusion.edits
-        if not isinstance(edit, WeightEdit | TokenEdit)
-    }
-    others |= {e.owner: e.stage() for e in fusion.of(TokenEdit) if e.stage() != "vocabulary"}
+    others: list[Edit] = []
     updates: dict[Site, list[tuple[Tensor, Tensor, float]]] = {}
-    for edit in fusion.of(WeightEdit):
-        if edit.mode == "fit" or besides(edit):  # the former is not there when pictures are drawn
+    for edit in net.fusion.edits:
+        if isinstance(edit, TokenEdit):
+            others += [edit] if edit.stage() != "vocabulary" else []
+        elif not isinstance(edit, WeightEdit):
+            others.append(edit)
+        elif edit.mode == "fit" or besides(edit):  # the former is not there when pictures are drawn
             continue
-        if (product := edit.low_rank()) is None:
-            others[edit.owner] = type(edit).__name__
+        elif (product := edit.low_rank()) is None:
+            others.append(edit)
         else:
             updates.setdefault(edit.site, []).append(product)
-    if others:
-        owner, what = next(iter(others.items()))
+    refuse_others(others, to, rank)
+    if others and any(edit.mode != "fit" and besides(edit) for edit in net.fusion.of(WeightEdit)):
         raise CapabilityError(
-            f"{owner!r} cannot be written for {to}: low-rank updates and learned words can, "
-            f"and its {what} is neither"
+            f"{others[0].owner!r} cannot be approximated beside updates that {to} files hold as they are: "
+            "export to diffusers, which approximates both"
         )
+    close = approximation(net, others, rank) if others else None
+    if close is not None:
+        whole = {
+            place for edit in others for place in places(edit)
+        }  # with all that others do there
+        updates = {s: several for s, several in updates.items() if (s.part, s.name) not in whole}
+        for site, (down, up) in close.products.items():
+            updates.setdefault(site, []).append((down, up, 1.0))
+    rows = []
     for site, several in updates.items():
         down, up, scale = _one(several)
         if len(site.shape) == 4:
             down, up = down.view(down.shape[0], *site.shape[1:]), up[..., None, None]
-        yield site, down, up, scale
+        rows.append((site, down, up, scale))
+    return rows, close
+
+
+def refuse_others(others: Sequence[Edit], to: str, rank: int) -> None:
+    """Refuse edits that are no low-rank updates, unless they are to be approximated and can be.
+
+    Raises
+    ------
+    CapabilityError
+        Names the first one.
+    """
+    possible = all(can_be_approximated(edit) for edit in others)
+    if others and not (rank and possible):
+        edit = next((e for e in others if not can_be_approximated(e)), others[0])
+        what = edit.stage() if isinstance(edit, TokenEdit) else type(edit).__name__
+        mend = " (--approximate RANK writes the nearest update of a rank)" if possible else ""
+        raise CapabilityError(
+            f"{edit.owner!r} cannot be written for {to}: low-rank updates and learned words can, "
+            f"and its {what} is neither{mend}"
+        )
 
 
 def _one(several: Sequence[tuple[Tensor, Tensor, float]]) -> tuple[Tensor, Tensor, float]:
@@ -172,6 +223,7 @@ def _write(
     file: str,
     about: Mapping[str, str] | None = None,
     *,
+    approximated: Approximation | None = None,
     named_by_file: bool = False,
 ) -> Mapping[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
@@ -195,6 +247,8 @@ def _write(
             "(pcs fit, then pcs export DIR)"
         )
     facts = usage(net, recipe, learned, named_by_file=named_by_file)
+    if approximated is not None:
+        facts["approximation"] = approximated.facts()
     described = metadata(facts, recipe.id)
     if tensors:
         write_tensors(folder / file, tensors, {**(about or {}), **described})

@@ -1,0 +1,149 @@
+"""What is no low-rank update, written as the nearest one: diffusers draws it, and its error is what we say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from pcs_core import export, fit
+from pcs_core.backbone import import_tensors
+from pcs_core.catalogue import catalogue
+from pcs_core.data import Personalization, Phase
+from pcs_core.errors import CapabilityError
+from pcs_diffusers.tiny import tiny, tiny_sd3
+from pcs_diffusers.tiny_flux import tiny_flux
+from pcs_formats.approximating import truncated
+from pcs_testing import evaluate, make_recipe, make_subject
+from pcs_testing.fixtures import build
+
+ALL = 4096
+"""A rank that leaves nothing out."""
+
+
+def technique(id: str, **settings: Any) -> Any:
+    return catalogue().get("techniques", id).from_settings(settings)
+
+
+def fitted(backbone: Any, *uses: Any) -> Personalization:
+    recipe = make_recipe(uses, Phase("p", 1, lr={"*": 1e-3}))
+    artifact = fit(recipe, make_subject(), backbone)[0]
+    rng = torch.Generator().manual_seed(0)
+    moved = {k: t + 0.05 * torch.randn(t.shape, generator=rng) for k, t in artifact.tensors.items()}
+    return replace(artifact, tensors=moved)
+
+
+def predicted(artifact: Personalization, backbone: Any) -> torch.Tensor:
+    fusion, _ = build(artifact.recipe, [make_subject()], backbone)
+    import_tensors(fusion, dict(artifact.tensors))
+    return evaluate(backbone, fusion)
+
+
+CASES = {
+    "kv": (tiny, [("weights.kv", {"parts": ["q", "k", "v"]})]),
+    "kv-joint": (tiny_sd3, [("weights.kv", {"sites": "joint"})]),
+    "full": (tiny, [("weights.full", {"pattern": "*attn*.to_?.weight"})]),
+    "full-conv": (tiny, [("weights.full", {"pattern": "*downsamplers*.conv.weight"})]),
+    "svd": (tiny, [("weights.svd", {"kinds": ["linear", "conv"]})]),
+    "peft": (tiny, [("weights.peft", {"kind": "oft"})]),
+    "beside a LoRA": (
+        tiny,
+        [
+            ("weights.lora", {"rank": 2, "sites": "*.to_k|*.to_out.0"}),
+            ("weights.kv", {"parts": ["k"]}),
+            ("weights.svd", {"sites": "*.to_out.0", "kinds": ["linear"]}),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+def test_at_full_rank_diffusers_says_what_we_say(
+    case: str, to: str, tmp_path: Path, pipeline_of: Any, evaluate_bare: Any
+) -> None:
+    make, uses = CASES[case]
+    if to == "kohya" and (make is tiny_sd3 or case not in ("kv", "full-conv")):
+        pytest.skip("the same updates under other names")
+    backbone: Any = make()
+    artifact = fitted(backbone, *(technique(id, **settings) for id, settings in uses))
+    plain, ours = evaluate(backbone), predicted(artifact, backbone)
+    assert (ours - plain).abs().max() > 1e-3
+    facts = export(artifact, tmp_path / "out", to=to, backbone=backbone, approximate=ALL)
+    assert facts["approximation"]["errors"]["overall"] < 1e-4
+    (file,) = facts["files"]
+    loaded = pipeline_of(backbone)
+    loaded.load_lora_weights(tmp_path / "out", weight_name=file)
+    torch.testing.assert_close(evaluate_bare(backbone), ours, rtol=1e-3, atol=1e-4)
+    loaded.unload_lora_weights()
+
+
+def test_the_error_is_that_of_the_singular_values_left_out(tmp_path: Path) -> None:
+    backbone = tiny()
+    artifact = fitted(backbone, technique("weights.kv"))
+    left, whole = 0.0, 0.0
+    for delta in artifact.tensors.values():
+        values = torch.linalg.svdvals(delta.double())
+        left, whole = left + float(values[3:].square().sum()), whole + float(values.square().sum())
+    facts = export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=3)
+    errors = facts["approximation"]["errors"]
+    assert errors.keys() == {"linear", "overall"}
+    assert errors["linear"] == pytest.approx(sqrt(left / whole), rel=1e-3)
+    assert errors["overall"] == errors["linear"]
+    with safe_open(tmp_path / "out" / facts["files"][0], "pt") as file:
+        said = json.loads(file.metadata()["pcs.approximation"])
+        ranks = {file.get_slice(k).get_shape()[0] for k in file.keys() if "lora_A" in k}  # noqa: SIM118
+    assert said == facts["approximation"]
+    assert ranks == {3}
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"rank 3: {errors['overall']:.1%} of what was learned is left out" in text
+
+
+def test_what_no_such_file_holds_counts_as_left_out(tmp_path: Path) -> None:
+    backbone = tiny()
+    artifact = fitted(backbone, technique("weights.full"))
+    facts = export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=ALL)
+    errors = facts["approximation"]["errors"]
+    assert errors["norm"] == errors["bias"] == 1.0
+    assert errors["linear"] < 1e-4
+    assert errors["conv"] < 1e-4
+    size = {"kept": 0.0, "lost": 0.0}
+    for change in artifact.tensors.values():
+        held = change.dim() > 1
+        size["kept" if held else "lost"] += float(change.square().sum())
+    assert errors["overall"] == pytest.approx(sqrt(size["lost"] / sum(size.values())), rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("make", "id", "settings", "message"),
+    [
+        (tiny, "weights.bottleneck", {}, r"no change of the layer's weight"),
+        (tiny_flux, "weights.kv", {"sites": "joint"}, r"single.*share the layer of its 'k'"),
+    ],
+)
+def test_what_is_no_change_of_a_weight_is_refused_by_name(
+    make: Any, id: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    backbone = make()
+    artifact = fitted(backbone, technique(id, **settings))
+    with pytest.raises(CapabilityError, match=r"--approximate RANK"):
+        export(artifact, tmp_path / "out", to="diffusers", backbone=backbone)
+    with pytest.raises(CapabilityError, match=message):
+        export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=4)
+
+
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_truncation_is_that_of_the_singular_values(shape: tuple[int, int]) -> None:
+    change = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    change[:, 0] = change[:, 1]  # not of full rank
+    for rank in (1, 3, 20):
+        down, up = truncated(change, rank)
+        u, s, v = torch.linalg.svd(change, full_matrices=False)
+        torch.testing.assert_close(up @ down, u[:, :rank] * s[:rank] @ v[:rank], atol=1e-5, rtol=0)
+        assert down.isfinite().all()
