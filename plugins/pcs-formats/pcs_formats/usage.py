@@ -60,7 +60,10 @@ def approximated(facts: Mapping[str, Any]) -> str:
     errors = dict(facts["errors"])
     overall = errors.pop("overall")
     kinds = ", ".join(f"{kind} {error:.1%}" for kind, error in errors.items())
-    return f"approximated by updates of rank {facts['rank']}: {overall:.1%} of what was learned is left out ({kinds})"
+    return (
+        f"approximated by updates of rank {facts['rank']}: {overall:.1%} of what was learned is left out "
+        f"({kinds})"
+    )
 
 
 def readme(

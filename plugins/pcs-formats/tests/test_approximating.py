@@ -13,10 +13,12 @@ import torch
 from safetensors import safe_open
 
 from pcs_core import export, fit
+from pcs_core.assembly import recipe_from_text
 from pcs_core.backbone import import_tensors
 from pcs_core.catalogue import catalogue
 from pcs_core.data import Personalization, Phase
 from pcs_core.errors import CapabilityError
+from pcs_core.storage import save
 from pcs_diffusers.tiny import tiny, tiny_sd3
 from pcs_diffusers.tiny_flux import tiny_flux
 from pcs_formats.approximating import truncated
@@ -27,6 +29,22 @@ ALL = 4096
 """A rank that leaves nothing out."""
 
 
+RECIPE = """
+[recipe]
+id = "text-projections"
+name = "Keys and values"
+backbones = ["sd"]
+
+[[use]]
+technique = "weights.kv"
+
+[[phase]]
+name = "fit"
+steps = 1
+train = ["weights.kv/*"]
+"""
+
+
 def technique(id: str, **settings: Any) -> Any:
     return catalogue().get("techniques", id).from_settings(settings)
 
@@ -34,9 +52,15 @@ def technique(id: str, **settings: Any) -> Any:
 def fitted(backbone: Any, *uses: Any) -> Personalization:
     recipe = make_recipe(uses, Phase("p", 1, lr={"*": 1e-3}))
     artifact = fit(recipe, make_subject(), backbone)[0]
+    return moved(artifact)
+
+
+def moved(artifact: Personalization) -> Personalization:
     rng = torch.Generator().manual_seed(0)
-    moved = {k: t + 0.05 * torch.randn(t.shape, generator=rng) for k, t in artifact.tensors.items()}
-    return replace(artifact, tensors=moved)
+    tensors = {
+        k: t + 0.05 * torch.randn(t.shape, generator=rng) for k, t in artifact.tensors.items()
+    }
+    return replace(artifact, tensors=tensors)
 
 
 def predicted(artifact: Personalization, backbone: Any) -> torch.Tensor:
@@ -63,14 +87,14 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("to", ["diffusers", "kohya"])
+@pytest.mark.parametrize(
+    ("case", "to"),
+    [*((case, "diffusers") for case in CASES), ("kv", "kohya"), ("full-conv", "kohya")],
+)
 def test_at_full_rank_diffusers_says_what_we_say(
     case: str, to: str, tmp_path: Path, pipeline_of: Any, evaluate_bare: Any
 ) -> None:
     make, uses = CASES[case]
-    if to == "kohya" and (make is tiny_sd3 or case not in ("kv", "full-conv")):
-        pytest.skip("the same updates under other names")
     backbone: Any = make()
     artifact = fitted(backbone, *(technique(id, **settings) for id, settings in uses))
     plain, ours = evaluate(backbone), predicted(artifact, backbone)
@@ -82,6 +106,24 @@ def test_at_full_rank_diffusers_says_what_we_say(
     loaded.load_lora_weights(tmp_path / "out", weight_name=file)
     torch.testing.assert_close(evaluate_bare(backbone), ours, rtol=1e-3, atol=1e-4)
     loaded.unload_lora_weights()
+
+
+def test_the_command_says_what_is_left_out(
+    tmp_path: Path, run_pcs: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backbone = tiny()
+    recipe = recipe_from_text(RECIPE, "a recipe", backbone=backbone)
+    artifact = fit(recipe, make_subject(), backbone)[0]
+    save(moved(artifact), tmp_path / "dog")
+    words = ("export", tmp_path / "dog", "--backbone", "tiny", "--approximate", 3)
+    assert run_pcs(*words, "--to", "diffusers", "--out", tmp_path / "out", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["approximation"]
+    assert said["rank"] == 3
+    assert 0.1 < said["errors"]["overall"] < 1.0
+    assert run_pcs(*words, "--to", "kohya", "--out", tmp_path / "kohya") == 0
+    assert f"rank 3: {said['errors']['overall']:.1%} of what was learned" in capsys.readouterr().err
+    assert run_pcs(*words, "--to", "ip-adapter", "--out", tmp_path / "none") != 0
+    assert "ip-adapter has no setting 'approximate'" in capsys.readouterr().err
 
 
 def test_the_error_is_that_of_the_singular_values_left_out(tmp_path: Path) -> None:
