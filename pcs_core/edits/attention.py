@@ -38,7 +38,8 @@ class AttnState:
     [b n+m hd] hold both, the picture's first; k and v of the text are those rows behind.
     ``norm`` is what the network does to q and k after the stage "qkv", or None.
     ``project`` gives keys and values of a context, ``attend`` [b n hd] what the same queries read from
-    another text [b m d] (or [b sites m d]: this layer's), edits of stage "qkv" in force.
+    another text [b m d] (or [b sites m d]: this layer's), edits of stage "qkv" in force. ``unplaced`` is q
+    as it was before the network turned it by its places, or None where none is turned.
     """
 
     site: Site
@@ -54,6 +55,7 @@ class AttnState:
     project: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
     attend: Callable[[Tensor], Tensor] | None = None
     norm: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    unplaced: Tensor | None = None
 
 
 class AttnEdit(Edit):

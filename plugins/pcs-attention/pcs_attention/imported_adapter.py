@@ -18,8 +18,9 @@ from torch import nn
 
 from pcs_attention.image_tokens import PerceiverLayer
 from pcs_attention.parallel_adapter import ParallelAdapter
+from pcs_attention.tokens_behind_blocks import behind_blocks
 from pcs_core import hookimpl
-from pcs_core.data import Features, StreamEdit, Words
+from pcs_core.data import Features, Fusion, StreamEdit, Words
 from pcs_core.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pcs_core.data import Fusion, Run, Subject
+    from pcs_core.data import Run, Subject
 
 EMPTY = (0.48145466, 0.4578275, 0.40821073)
 """A picture's colour that CLIP's preprocessing makes zero (the mean of its training, arXiv:2103.00020)."""
@@ -138,6 +139,9 @@ class ImportedAdapter(ParallelAdapter):
     """Channels of a perceiver's queries, or between the two maps of "face"."""
     seen: Annotated[int, Field(ge=1)] = 1280
     """Channels of the tokens that "face-perceiver" reads."""
+    behind: Annotated[int, Field(ge=0)] = 0
+    """Channels of tokens that are read with biases and added behind whole blocks, as FLUX's adapters do (their
+    ``sites`` are joint); 0: they are as wide as the text, and are added where attention ends."""
     shortcut: bool = False
     """Whether a face's own tokens are added to those that have read, as FaceID PlusV2 was trained."""
     structure: Annotated[float, Field(ge=0.0)] = 1.0
@@ -166,7 +170,9 @@ class ImportedAdapter(ParallelAdapter):
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
         """Make the projector and one attention of its own per site."""
-        fusion = super().fuse(run=run, features=features)
+        fusion = (
+            self._behind(run, features) if self.behind else super().fuse(run=run, features=features)
+        )
         assert fusion is not None
         edits = fusion.edits
         if self.projector == "face-perceiver":
@@ -175,6 +181,14 @@ class ImportedAdapter(ParallelAdapter):
             empty = features.get(f"{self.key}.empty", self.id)[0]
             edits = tuple(Answered(e, empty) if isinstance(e, StreamEdit) else e for e in edits)
         return replace(fusion, edits=edits)
+
+    def _behind(self, run: Run, features: Features) -> Fusion:
+        feature = features.get(self.key, self.id).shape[-1]
+        sites, places = run.sites(self.sites), run.sites("after_feed_forward")
+        with run.seeded(f"{self.id}/{self.key}"):
+            stream = self._projector(feature, self.behind)
+            edits = behind_blocks(sites, places, self.key, self.behind, self.id)
+        return Fusion(edits=(stream, *edits), strengths={f"{self.key}.scale": self.strength})
 
     def _check(self, features: Features) -> None:
         """Refuse tokens of an encoder of another width.

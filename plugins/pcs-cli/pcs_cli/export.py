@@ -24,6 +24,7 @@ PRINTED = (
 """What ``--json`` says of an exporter's facts."""
 
 
+# long: the options of a command
 def export(
     what: Annotated[
         str,

@@ -92,9 +92,11 @@ class FluxChainProcessor:
         def norm(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
             q = each_head(q, count, heads, attn.norm_q, of_text[0])
             k = each_head(k, count, heads, attn.norm_k, of_text[1])
+            state.unplaced = q
             return _rotated(q, heads, places), _rotated(k, heads, places)
 
-        return AttnState(self.chain.site, picture, text, heads, q, k, v, norm=norm)
+        state = AttnState(self.chain.site, picture, text, heads, q, k, v, norm=norm)
+        return state
 
 
 def acts(chain: AttentionChain) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,6 +19,7 @@ from pcs_core.errors import CapabilityError
 from pcs_core.storage.tensor_files import write_tensors
 from pcs_formats.adapter_files import NAMES, NESTED
 from pcs_formats.control_files import write_control
+from pcs_formats.flux_adapters import BLOCKS, reads_blocks
 from pcs_formats.usage import README, metadata, readme, usage
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from pcs_core.data import Recipe
 
 FILE = "ip-adapter.safetensors"
-FAMILIES = ("sd", "sdxl")
-ATTENTION = {"to_k/weight", "to_v/weight"}
+FAMILIES = ("sd", "sdxl", "flux")
+ATTENTION, BIASES = {"to_k/weight", "to_v/weight"}, {"to_k/bias", "to_v/bias"}
 """What an edit owns that reads image tokens beside the text."""
 UPDATED = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 """Layer of an attention -> what FaceID's keys call it."""
@@ -53,6 +55,8 @@ def write_ip_adapter(
         )
     backbone: Any = net.backbone
     sites = [s for s in backbone.sites if s.part == "denoiser" and s.kind in ("self", "cross")]
+    if reads_blocks(backbone):
+        sites = [s for s in backbone.sites if s.kind == "joint" and fnmatchcase(s.name, BLOCKS)]
     numbers = {site.name: number for number, site in enumerate(sites)}
     tensors: dict[str, Tensor] = {}
     control: list[str] = []
@@ -60,10 +64,10 @@ def write_ip_adapter(
         parts = {k: t.detach().float().cpu() for k, t in edit.owned().items()}
         if isinstance(edit, StreamEdit) and not any(k.startswith("image_proj.") for k in tensors):
             tensors |= {f"image_proj.{k}": t for k, t in projector(parts, edit.owner).items()}
-        elif isinstance(edit, AttnEdit) and set(parts) == ATTENTION and edit.site.kind == "cross":
-            for which in ("k", "v"):
-                key = f"ip_adapter.{numbers[edit.site.name]}.to_{which}_ip.weight"
-                tensors[key] = parts[f"to_{which}/weight"]
+        elif isinstance(edit, AttnEdit) and reads_tokens(edit, numbers):
+            for name, value in parts.items():
+                which, _, part = name.partition("/")
+                tensors[f"ip_adapter.{numbers[edit.site.name]}.{which}_ip.{part}"] = value
         elif isinstance(edit, WeightEdit) and (name := update_name(edit, numbers)):
             scale = float(getattr(edit, "scale"))  # noqa: B009
             tensors[f"{name}.down.weight"] = parts["A"][0]
@@ -75,11 +79,11 @@ def write_ip_adapter(
                 f"{edit.owner!r} cannot be written for ip-adapter: its {type(edit).__name__} is no part of one"
             )
     crossed = {k.split(".")[1] for k in tensors if k.endswith("to_k_ip.weight")}
-    expected = {str(numbers[s.name]) for s in sites if s.kind == "cross"}
+    expected = {str(numbers[s.name]) for s in sites if s.kind in ("cross", "joint")}
     if not crossed or crossed != expected or not any(k.startswith("image_proj.") for k in tensors):
         raise CapabilityError(
-            f"system {recipe.id!r} has image tokens at {len(crossed)} of {len(expected)} cross-attention "
-            "layers: an ip-adapter file holds a projector and all of them"
+            f"system {recipe.id!r} has image tokens at {len(crossed)} of {len(expected)} attention "
+            "layers that read a text: an ip-adapter file holds a projector and all of them"
         )
     return _write(net, folder, recipe, tensors, control)
 
@@ -144,6 +148,12 @@ def perceiver_key(layer: str, rest: str) -> str:
         return f"layers.{layer}.1.{rest.removeprefix('feed.')}"
     rest = rest.replace("norm_features.", "norm1.").replace("norm_queries.", "norm2.")
     return f"layers.{layer}.0.{rest}"
+
+
+def reads_tokens(edit: AttnEdit, numbers: Mapping[str, int]) -> bool:
+    """Return whether an edit holds what a file holds of an attention: keys and values, of FLUX with biases."""
+    expected = ATTENTION | BIASES if edit.site.kind == "joint" else ATTENTION
+    return set(edit.owned()) == expected and edit.site.name in numbers and edit.site.kind != "self"
 
 
 def update_name(edit: Any, numbers: Mapping[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""IP-Adapters in files: plain, Plus, full-face, FaceID, FaceID Plus, InstantID; SD and SDXL.
+"""IP-Adapters in files: plain, Plus, full-face, FaceID, FaceID Plus, InstantID; SD and SDXL, plain of FLUX.
 
 Two groups of keys, in diffusers' layout and the authors': ``image_proj`` and ``ip_adapter``. The first says
 which kind it is; the second counts the attention layers of the UNet: keys and values at the odd numbers,
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pcs_core.backbone import globs_of
 from pcs_formats.control_files import add_control
+from pcs_formats.flux_adapters import add_blocks, as_diffusers, in_the_files_words, reads_blocks
 from pcs_formats.layer_forms import size
 from pcs_formats.reading import Given, Reading, Use
 
@@ -75,6 +76,13 @@ SECOND = re.compile(r"plus_?-?v2", re.IGNORECASE)
 
 def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) -> Reading | None:
     """Return what a file of an IP-Adapter becomes, or None where it is none."""
+    contents, names = as_diffusers(contents)
+    reading = read_groups(contents, backbone)
+    return None if reading is None else in_the_files_words(reading, names)
+
+
+def read_groups(contents: Contents, backbone: Backbone | None) -> Reading | None:
+    """Return what a file becomes whose keys are called as diffusers calls them, or None of another."""
     tensors = contents.tensors
     if not all(any(key.startswith(group) for key in tensors) for group in GROUPS):
         return None
@@ -100,7 +108,10 @@ def read_adapter(contents: Contents, backbone: Backbone | None, given: Given) ->
     if backbone is None:
         reading.used = {k for k in tensors if k.startswith(GROUPS)}
         return reading
-    add_attention(contents, backbone, reading)
+    if reads_blocks(backbone):
+        settings |= add_blocks(contents, backbone, reading)
+    else:
+        add_attention(contents, backbone, reading)
     if projector == "identity":
         add_control(contents, backbone, reading)
     add_recipe(projector, settings, feature, reading)
@@ -312,4 +323,4 @@ def base_of(tensors: Mapping[str, Tensor]) -> str:
     """Return the family whose text is as wide as the adapter's tokens."""
     key = next((k for k in tensors if k.endswith("to_k_ip.weight")), "")
     width = tensors[key].shape[1] if key else 0
-    return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl"}.get(width, "")
+    return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl", 4096: "flux"}.get(width, "")

@@ -81,11 +81,12 @@ FORMATS = (
     Format(
         "IP-Adapter",
         "`image_proj....` and `ip_adapter....`: plain, Plus, full-face, FaceID, FaceID Plus and PlusV2 with "
-        "their low-rank updates; SD and SDXL",
+        "their low-rank updates, SD and SDXL; plain ones of FLUX, also `ip_adapter_proj_model....` and "
+        "`double_blocks....` (XLabs)",
         "adapter",
         "ip-adapter",
         "an adapter that `pcs fit DIR/recipe.toml PICTURES --adapter DIR` shows pictures",
-        "adapters of FLUX and SD 3",
+        "adapters of SD 3, InstantX' of FLUX",
     ),
     Format(
         "InstantID",

@@ -157,8 +157,8 @@ def test_what_no_such_file_holds_counts_as_left_out(tmp_path: Path) -> None:
     assert errors["conv"] < 1e-4
     size = {"kept": 0.0, "lost": 0.0}
     for change in artifact.tensors.values():
-        held = change.dim() > 1
-        size["kept" if held else "lost"] += float(change.square().sum())
+        matrix = change.dim() > 1
+        size["kept" if matrix else "lost"] += float(change.square().sum())
     assert errors["overall"] == pytest.approx(sqrt(size["lost"] / sum(size.values())), rel=1e-2)
 
 
