@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 PRINTED = (
     *("system", "files", "readme", "tolerance", "versions"),
-    *("words", "prompt", "base", "sampling", "strength", "approximation"),
+    *("words", "prompt", "base", "sampling", "strength", "approximation", "provenance"),
 )
 """What ``--json`` says of an exporter's facts."""
 
@@ -65,6 +65,13 @@ def export(
             show_default=False,
         ),
     ] = 0,
+    provenance: Annotated[
+        bool,
+        typer.Option(
+            "--provenance/--no-provenance",
+            help="Say in safetensors' metadata what they come from: recipe, base, hashes of references ...",
+        ),
+    ] = True,
     device: Device = "cpu",
     overwrite: Overwrite = False,
     json: Json = False,
@@ -86,7 +93,15 @@ def export(
     with reporting("opening"), target.claimed():
         chosen, opened = open_exported(what, backbone, device, settings or ())
         with target.filling() as ready:
-            facts = run(chosen, ready, to=to, backbone=opened, adapter=adapter, **options)
+            facts = run(
+                chosen,
+                ready,
+                to=to,
+                backbone=opened,
+                adapter=adapter,
+                provenance=provenance,
+                **options,
+            )
     if json:
         emit_json({"out": str(target.folder), "format": to, **summary(facts)})
     else:

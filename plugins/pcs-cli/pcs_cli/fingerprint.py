@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pcs_core.data import BackboneCard, Recipe, Subject
+    from pcs_core.data import BackboneCard, Personalization, Recipe, Subject
 
 SHOWN = 4
 """How many differences a message names."""
@@ -63,6 +63,24 @@ def content_hash(subject: Subject) -> str:
     words += [x for x in (subject.alternatives, subject.repeats) if x]
     digest.update(json.dumps(words, sort_keys=True).encode())
     return digest.hexdigest()
+
+
+def with_references(artifact: Personalization, subjects: Sequence[Subject]) -> Personalization:
+    """Return ``artifact`` with the sha256 (hex) of the pixels of each of its subject's pictures, in order."""
+    subject = next((one for one in subjects if one.name == artifact.subject), None)
+    if subject is None or not len(subject.images):
+        return artifact
+    return replace(artifact, extra={**artifact.extra, "references": pixel_hashes(subject)})
+
+
+def pixel_hashes(subject: Subject) -> list[str]:
+    """Return the sha256 (hex) of each picture's size and pixels, as they were read."""
+    hashes = []
+    for image in subject.images:
+        digest = hashlib.sha256()
+        _add(digest, image)
+        hashes.append(digest.hexdigest())
+    return hashes
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -296,6 +296,7 @@ def run(
     InputError
         Every fit diverged.
     """
+    from pcs_cli.fingerprint import with_references
     from pcs_cli.fit_keeping import copy_kept
     from pcs_cli.fit_previews import Previews, PreviewStrips, final_previews
     from pcs_cli.progress import reporting
@@ -308,7 +309,7 @@ def run(
         failed = {p.subject: why for p in artifacts if (why := diverged(p))}
         if len(failed) == len(artifacts):
             raise InputError(next(iter(failed.values())))
-        whole = [p for p in artifacts if p.subject not in failed]
+        whole = [with_references(p, plan.subjects) for p in artifacts if p.subject not in failed]
         for artifact in whole:
             with sized(plan.backbone, plan.size):
                 extra = final_previews(artifact, plan.backbone, strips, preview=preview)

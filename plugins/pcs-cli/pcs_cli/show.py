@@ -11,19 +11,30 @@ from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pcs_core.storage.facts import ArtifactFacts
 
 
 def show(
-    artifact: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact.")],
+    artifact: Annotated[
+        Path,
+        typer.Argument(metavar="DIR|FILE", help="An artifact, or a file that pcs export wrote."),
+    ],
     json: Json = False,
 ) -> None:
-    """Show an artifact's facts, every byte of it checked, also where its plugins are not installed."""
+    """Show an artifact's facts, every byte of it checked, also where its plugins are not installed.
+
+    Of a file that `pcs export` wrote it shows where it comes from.
+    """
     from pcs_cli.opening import refuse_several
     from pcs_core.storage import read_facts
     from pcs_core.storage.facts import describe_missing
 
     folder = artifact.expanduser()
+    if folder.is_file():
+        show_origin(folder, json)
+        return
     with refuse_several(folder):
         known = read_facts(folder)
     facts = artifact_facts(known, folder)
@@ -47,10 +58,41 @@ def show(
         rows.append(
             ("strengths", f"{', '.join(facts['strengths'])}  (pcs sample --strength NAME=0.5)")
         )
-    if facts["extra"]:
-        rows.append(("more", ", ".join(f"{k}: {v}" for k, v in facts["extra"].items())))
+    extra = dict(facts["extra"])
+    if references := extra.pop("references", None):
+        rows.append(("references", said_references(references)))
+    if extra:
+        rows.append(("more", ", ".join(f"{k}: {v}" for k, v in extra.items())))
     if known.missing:
         rows.append(("missing", f"{describe_missing(known.missing)}: install it to draw"))
+    emit(columns((), rows))
+
+
+def said_references(hashes: Sequence[str]) -> str:
+    """Return how many references there were, and how their hashes begin."""
+    return f"{len(hashes)}  (sha256 of their pixels {', '.join(h[:12] for h in hashes)})"
+
+
+def show_origin(file: Path, json: bool) -> None:
+    """Show what an exported file says of where it comes from."""
+    from pcs_core.catalogue import service
+
+    known = service("recorded_origin")(file)
+    if json:
+        emit_json(known)
+        return
+    recipe, base = known["recipe"], known["base"]
+    rows = [
+        ("recipe", f"{recipe['id']}  (sha256 {recipe['sha256'][:12]})"),
+        ("base", f"{base['id']}  (sha256 {base['sha256'][:12]})"),
+        ("licence", f"of the base: {known['licences']['base']}"),
+    ]
+    if "references" in known:
+        rows.append(("references", said_references([r["sha256"] for r in known["references"]])))
+    if "imported" in known:
+        imported = known["imported"]
+        rows.append(("imported", f"{imported['kind']}  (sha256 {imported['sha256'][:12]})"))
+    rows.append(("versions", ", ".join(f"{n} {v}" for n, v in known["versions"].items())))
     emit(columns((), rows))
 
 

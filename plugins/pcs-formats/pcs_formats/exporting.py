@@ -19,6 +19,7 @@ from pcs_engine.opening import resolve_backbone
 from pcs_engine.prepare import extract
 from pcs_engine.restoring import restore
 from pcs_engine.run import EngineRun
+from pcs_formats.origin import origin_of, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -39,11 +40,13 @@ def export(
     to: str,
     backbone: Backbone | str | Path | None = None,
     adapter: str | Path | Personalization | None = None,
+    provenance: bool = True,
     **options: Any,
 ) -> Mapping[str, Any]:
     """Export a system, or the system of a personalization, on ``backbone``; return the manifest.
 
     ``folder`` is made. ``adapter`` as in :func:`~pcs_engine.fit`; ``options`` are the exporter's.
+    With ``provenance`` the metadata of safetensors say what they come from (:mod:`pcs_formats.origin`).
 
     Raises
     ------
@@ -89,6 +92,11 @@ def export(
             seen,
             **options,
         )
+        recipe = run.recipe
+    if provenance:
+        known = origin_of(artifact, recipe, opened.card)
+        record(Path(folder), manifest.get("files", ()), known)
+        manifest = {**manifest, "provenance": known}
     return manifest
 
 

@@ -10,7 +10,10 @@ from pcs_core.hookspecs import catalogue_hookimpl
 @catalogue_hookimpl
 def services() -> Mapping[str, str]:
     """What the core and the command ask for by name."""
-    return {"export": "pcs_formats.exporting:export"}
+    return {
+        "export": "pcs_formats.exporting:export",
+        "recorded_origin": "pcs_formats.origin:recorded",
+    }
 
 
 @catalogue_hookimpl

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pcs_cli.claims import release, take
-from pcs_cli.fingerprint import facts
+from pcs_cli.fingerprint import facts, with_references
 from pcs_cli.fit import diverged
 from pcs_cli.fit_plan import FitPlan, plan_fit, shown_as
 from pcs_cli.fit_start import FitStart
@@ -169,7 +169,7 @@ class Fits:
             place.discard()
             self._note_failure(job, why)
             return
-        save(artifact, place.result)
+        save(with_references(artifact, plan.subjects), place.result)
         place.publish(plan.destination)
         self.journal.note(job.line.name, DONE, job.digest, losses=dict(artifact.losses))
         place.discard()

@@ -1,0 +1,95 @@
+"""Where an exported file comes from: its metadata say it, and ``pcs show FILE`` reads it back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pcs_core.errors import InputError
+from pcs_core.storage.tensor_files import read_tensors, write_tensors
+from pcs_core.storage.versions import versions
+
+if TYPE_CHECKING:
+    from pcs_core.data import BackboneCard, Personalization, Recipe
+
+KEY = "pcs.provenance"
+"""The entry of a safetensors file's metadata."""
+UNSAID = "not said"
+MOST = 2**20
+"""Bytes of a model card that are looked at."""
+
+
+def origin_of(
+    artifact: Personalization | None, recipe: Recipe, card: BackboneCard
+) -> dict[str, Any]:
+    """Return recipe, base, references, versions and licences of an export, as JSON-able data.
+
+    References are the sha256 of each one's pixels, as the artifact keeps them; a system of every subject has
+    none. No path, no caption and no name of a file is in it.
+    """
+    known: dict[str, Any] = {
+        "recipe": {"id": recipe.id, "sha256": recipe.hash},
+        "base": {"id": Path(card.id).name, "family": card.family, "sha256": card.hash},
+        "licences": {"base": licence_of(card.location)},
+        "versions": versions(),
+    }
+    if artifact is None:
+        return known
+    known["seed"] = artifact.seed
+    if references := artifact.extra.get("references"):
+        known["references"] = [{"sha256": digest} for digest in references]
+    imported = artifact.extra.get("imported")
+    if isinstance(imported, Mapping):
+        known["imported"] = {"sha256": imported.get("sha256", ""), "kind": imported.get("kind", "")}
+    return known
+
+
+def licence_of(location: str) -> str:
+    """Return the licence that a model's card names, in the table that its README.md begins with."""
+    file = Path(location) / "README.md" if location else None
+    if file is None or not file.is_file():
+        return UNSAID
+    with file.open(encoding="utf-8", errors="replace") as opened:
+        lines = opened.read(MOST).splitlines()
+    if not lines or lines[0].strip() != "---":
+        return UNSAID
+    for line in lines[1:]:
+        if line.strip() == "---":
+            break
+        key, colon, value = line.partition(":")
+        if colon and key == "license" and value.strip():
+            return value.strip().strip("\"'")
+    return UNSAID
+
+
+def record(folder: Path, files: Iterable[str], origin: Mapping[str, Any]) -> None:
+    """Put ``origin`` into the metadata of the safetensors among ``files``."""
+    text = json.dumps(origin, ensure_ascii=False, sort_keys=True)
+    for name in files:
+        if name.endswith(".safetensors"):
+            tensors, metadata = read_tensors(folder / name)
+            write_tensors(folder / name, tensors, {**metadata, KEY: text})
+
+
+def recorded(file: Path) -> dict[str, Any]:
+    """Return what :func:`record` put into a file.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or says nothing of where it comes from.
+    """
+    from pcs_formats.contents import read_contents
+
+    metadata = read_contents(file).metadata
+    try:
+        known = json.loads(metadata[KEY])
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"{file} does not say where it comes from: another tool wrote it, or it was told not to"
+        ) from error
+    if not isinstance(known, dict):
+        raise InputError(f"{file}: {KEY} is no JSON object")
+    return known
