@@ -73,13 +73,7 @@ def export(
         else:
             run, fusion = restore(artifact, opened, 0)
             baked = frozenset(adapter_of(artifact, opened)) - frozenset(artifact.tensors)
-            reference: Any = artifact.extra.get("adapter")
-            shared = (
-                find_adapter(artifact.recipe, opened, reference["name"])[0] if reference else None
-            )
-        if shared is not None:
-            extra = {**shared.extra, "sha256": digest(shared.tensors)}
-            shared = replace(shared, extra=extra)
+            shared = _named_adapter(artifact, opened)
         seen = watch_encoders(run, opened)
         net = stack.enter_context(Attachment(opened, fusion))
         manifest: Mapping[str, Any] = exporter(
@@ -88,16 +82,31 @@ def export(
             run.recipe,
             run.features.tensors,
             baked,
-            shared,
+            None if shared is None else _with_digest(shared),
             seen,
             **options,
         )
-        recipe = run.recipe
-    if provenance:
-        known = origin_of(artifact, recipe, opened.card)
-        record(Path(folder), manifest.get("files", ()), known)
-        manifest = {**manifest, "provenance": known}
-    return manifest
+    return recorded_in(Path(folder), manifest, artifact, run) if provenance else manifest
+
+
+def recorded_in(
+    folder: Path, manifest: Mapping[str, Any], artifact: Personalization | None, run: EngineRun
+) -> dict[str, Any]:
+    """Write into the files of an export what they come from; return the manifest with it."""
+    known = origin_of(artifact, run.recipe, run.backbone.card)
+    record(folder, manifest.get("files", ()), known)
+    return {**manifest, "provenance": known}
+
+
+def _named_adapter(artifact: Personalization, backbone: Backbone) -> Personalization | None:
+    """Return the pre-trained weights that an artifact was fitted on, if it names some."""
+    reference: Any = artifact.extra.get("adapter")
+    return find_adapter(artifact.recipe, backbone, reference["name"])[0] if reference else None
+
+
+def _with_digest(shared: Personalization) -> Personalization:
+    """Return pre-trained weights that say their own hash."""
+    return replace(shared, extra={**shared.extra, "sha256": digest(shared.tensors)})
 
 
 @torch.no_grad()

@@ -36,7 +36,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels, "RGB").save(pictures / f"secret-{index}.png")
     (folder / "layers.toml").write_text(RECIPE)
-    words = ["fit", folder / "layers.toml", pictures, "--noun", "dog", "--token", "<rex>", "--backbone", "tiny"]
+    words = [
+        "fit",
+        folder / "layers.toml",
+        pictures,
+        "--noun",
+        "dog",
+        "--token",
+        "<rex>",
+        "--backbone",
+        "tiny",
+    ]
     words += ["--out", folder / "fitted", "--no-preview", "--device", "cpu"]
     assert main([str(word) for word in words]) == 0
     return folder
