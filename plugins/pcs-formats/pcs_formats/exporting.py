@@ -19,7 +19,7 @@ from pcs_engine.opening import resolve_backbone
 from pcs_engine.prepare import extract
 from pcs_engine.restoring import restore
 from pcs_engine.run import EngineRun
-from pcs_formats.origin import origin_of, record
+from pcs_formats.origin import FORMATS, origin_of, record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,9 @@ def export(
             seen,
             **options,
         )
-    return recorded_in(Path(folder), manifest, artifact, run) if provenance else manifest
+    if not provenance or to not in FORMATS:
+        return manifest
+    return recorded_in(Path(folder), manifest, artifact, run)
 
 
 def recorded_in(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 KEY = "pcs.provenance"
 """The entry of a safetensors file's metadata."""
+FORMATS = ("diffusers", "ip-adapter", "kohya")
+"""Formats whose files say it: a deployment's are named by their hashes in a manifest of its own."""
 UNSAID = "not said"
 MOST = 2**20
 """Bytes of a model card that are looked at."""
