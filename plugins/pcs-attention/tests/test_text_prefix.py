@@ -92,7 +92,9 @@ def test_each_row_reads_its_subject_s(backbone: Backbone) -> None:
 def test_windows_of_a_long_text_read_the_row_s_prefix(backbone: Backbone) -> None:
     site = select_sites(backbone.sites, "self", part="text")[-1]
     both = prefix(site, 1, 0.0, subjects=2)
-    tokens = tokenise(["a dog", "a cat"], backbone.tokenizer, windows=2)
+    texts = [f"a {noun} on the beach " * 20 for noun in ("dog", "cat")]
+    tokens = tokenise(texts, backbone.tokenizer)
+    assert tokens.windows > 1
     with torch.no_grad(), Attachment(backbone, Fusion(edits=(both,))) as net:
         mixed = net.encode_text(tokens, torch.tensor([0, 1])).text
         first = net.encode_text(tokens, torch.tensor([0, 0])).text
