@@ -48,9 +48,8 @@ class Prefix(AttnEdit):
 
 
 def _rows(stacked: Tensor, state: AttnState, cond: Conditioning) -> Tensor:
-    """Return the prefix [b n width] of each row of the state; windows of one text are rows of their own."""
-    rows = gather(stacked, cond.subject).to(state.k)
-    return rows.repeat_interleave(len(state.k) // len(rows), dim=0)
+    """Return the prefix [b n width] of each row of the state; windows of a text have their subject's index."""
+    return gather(stacked, cond.subject).to(state.k).expand(len(state.k), -1, -1)
 
 
 class TextPrefix(Technique):

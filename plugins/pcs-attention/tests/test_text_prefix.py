@@ -89,8 +89,10 @@ def test_each_row_reads_its_subject_s(backbone: Backbone) -> None:
     assert not torch.allclose(encoded(backbone, both), encoded(backbone, both, subject=1))
 
 
-def test_windows_of_a_long_text_read_the_row_s_prefix(backbone: Backbone) -> None:
-    site = select_sites(backbone.sites, "self", part="text")[-1]
+@pytest.mark.parametrize("name", ["tiny", "tiny-sdxl"])
+def test_windows_of_a_long_text_read_the_row_s_prefix(name: str) -> None:
+    backbone = open_backbone(name)
+    site = select_sites(backbone.sites, "self", part="text")[0]
     both = prefix(site, 1, 0.0, subjects=2)
     texts = [f"a {noun} on the beach " * 20 for noun in ("dog", "cat")]
     tokens = tokenise(texts, backbone.tokenizer)
