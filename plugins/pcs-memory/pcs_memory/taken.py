@@ -35,6 +35,9 @@ class Taken:
     graded: frozenset[str] = frozenset()
     """Parts of the backbone that were asked with gradients: offloading leaves them where they are."""
 
+    of_a_step: int | None = None
+    """What :attr:`step` is, where the peaks leave out weights."""
+
     def offloaded(self) -> Taken:
         """Return what is taken where parts wait in the host's memory until they are asked (``offload``)."""
         peaks = {}
@@ -45,7 +48,7 @@ class Taken:
             here = {part, *(self.graded if within else ())}
             away = sum(size for name, size in self.weights.items() if name not in here)
             peaks[stage] = self.peaks[stage] - away
-        return replace(self, peaks=peaks)
+        return replace(self, peaks=peaks, of_a_step=self.step)
 
     @property
     def peak(self) -> int:
@@ -60,6 +63,8 @@ class Taken:
     @property
     def step(self) -> int:
         """What a step computes and keeps for its backward pass, gradients too, beside all that stays."""
+        if self.of_a_step is not None:
+            return self.of_a_step
         beside = 0 if self.elsewhere else self.waiting
         stays = sum(self.weights.values()) + self.trained + self.optimizer + self.kept + beside
         most = max(self.peaks.get(DENOISING, 0), self.peaks.get(DECODING, 0))

@@ -43,7 +43,6 @@ class UnknownNumbers(TorchDispatchMode):
         self.stage = OPENING
         self.peaks: dict[str, int] = {}
         self.live = 0
-        self._low = False
         self._bytes: dict[int, int] = {}
         self._weights: set[int] = set()
         self.away: dict[int, int] = {}
@@ -67,7 +66,7 @@ class UnknownNumbers(TorchDispatchMode):
         """Return a tensor of the same shape and type whose numbers are unknown."""
         return self.fake.from_tensor(tensor)
 
-    def _count(self, tensor: Tensor) -> None:
+    def _count(self, tensor: Tensor, *, casting: bool = False) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self._bytes:
@@ -76,11 +75,9 @@ class UnknownNumbers(TorchDispatchMode):
         self._bytes[key] = size
         self.live += size
         weakref.finalize(storage, self._drop, key)
-        low = self.lowered()
-        if self._low and not low:  # the originals are back
+        if self.away and not casting and not self.lowered():  # the originals are back
             self.live += sum(self.away.values())
             self.away.clear()
-        self._low = low
         if self.live > self.peaks.get(self.stage, 0):
             self.peaks[self.stage] = self.live
 
@@ -111,10 +108,12 @@ class UnknownNumbers(TorchDispatchMode):
                 result = func(*args, **kwargs)
         else:
             result = func(*args, **kwargs)
+        copied = self.aside and func is torch.ops.aten._to_copy.default
+        casting = copied and not self.lowered() and result.dtype in LOW
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor):
-                self._count(leaf)
-        if self.aside and func is torch.ops.aten._to_copy.default and not self.lowered():
+                self._count(leaf, casting=casting)
+        if casting:
             self._put_aside(args[0], result.dtype)
         return result
 
