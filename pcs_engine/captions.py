@@ -138,10 +138,9 @@ class CaptionTable:
                 extra=net.strengths(len(once)),
                 edits=edits,
             )
-            if len(once) < len(
-                rows
-            ):  # a text that is read several times a step is read for one row
-                back = [once.index(caption) for caption in rows]
+            if len(once) < len(rows):  # of a text that is read several times, one row was read
+                place = {caption: at for at, caption in enumerate(once)}
+                back = [place[caption] for caption in rows]
                 cond = cond.rows_at(torch.tensor(back, device=subject.device))
         else:
             at = torch.as_tensor(list(rows), device=subject.device)

@@ -13,6 +13,7 @@ from pcs_core.backbone import select_sites, trainable
 from pcs_core.backbone.sites import attention_kind, is_selector
 from pcs_core.data import Concept, Features, HeadEdit, Use
 from pcs_core.edits import PLACES
+from pcs_core.edits.module import in_few_bits
 from pcs_core.errors import CapabilityError, nearest
 from pcs_core.hookspecs import run_manager
 from pcs_engine.builtin import CoreDenoise
@@ -385,8 +386,6 @@ def check_full(name: str, weight: Tensor) -> None:
     CapabilityError
         It is stored in few bits.
     """
-    from pcs_core.edits.module import in_few_bits
-
     if in_few_bits(weight):
         raise CapabilityError(
             f"the weight of {name} is asked for itself, and is stored in few bits: open the backbone without "

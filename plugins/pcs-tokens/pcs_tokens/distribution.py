@@ -51,7 +51,9 @@ class PromptRows(TokenEdit):
         seeds, spread = cond.extra.get(PICTURE), cond.extra.get(SPREAD)
         if self.training or seeds is None or spread is None or mean.dim() < 3:
             return mean
-        return mean + spread.view(-1, 1, 1).to(mean) * deviation * drawn(seeds, mean, self.name)
+        return mean + spread.view(-1, 1, 1).to(mean) * deviation * drawn(
+            seeds.tolist(), mean, self.name
+        )
 
 
 def gaussian(said: Tensor) -> tuple[Tensor, Tensor]:
@@ -59,14 +61,16 @@ def gaussian(said: Tensor) -> tuple[Tensor, Tensor]:
     return said.mean(dim=1), said.std(dim=1)
 
 
-def drawn(seeds: Tensor, like: Tensor, name: str) -> Tensor:
-    """Return standard Gaussian noise of the shape of ``like`` [b ...], from each row's seed [b] and ``name``.
+def drawn(seeds: Sequence[int], like: Tensor, name: str) -> Tensor:
+    """Return standard Gaussian noise of the shape of ``like`` [b ...], from each row's seed and ``name``.
 
     Rows of one seed draw one after the other, so that a subject draws alike alone and among others.
     """
-    salt, rows = crc32(name.encode()) << 30, seeds.tolist()
-    rngs = {s: torch.Generator().manual_seed((s ^ salt) & (2**62 - 1)) for s in dict.fromkeys(rows)}
-    return torch.stack([torch.randn(like.shape[1:], generator=rngs[s]) for s in rows]).to(like)
+    salt = crc32(name.encode()) << 30
+    rngs = {
+        s: torch.Generator().manual_seed((s ^ salt) & (2**62 - 1)) for s in dict.fromkeys(seeds)
+    }
+    return torch.stack([torch.randn(like.shape[1:], generator=rngs[s]) for s in seeds]).to(like)
 
 
 class PromptDistribution(Technique):
@@ -110,10 +114,7 @@ class PromptDistribution(Technique):
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
         """Give the references neutral captions."""
-        if moment != "start":
-            return None
-        named = " and ".join(c.token for c in subject.concepts)
-        return Features(captions=tuple(t.replace("{token}", named) for t in self.templates))
+        return Features(captions=self.templates) if moment == "start" else None
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:
@@ -142,9 +143,9 @@ class PromptDistribution(Technique):
                 f"{self.id}: no caption of this step names the subject: write {{token}}"
             )
         mean, deviation = gaussian(said)
-        errors = []
+        errors, seeds = [], cond.extra[SEED].tolist()
         for number in range(self.samples):
-            noise = drawn(cond.extra[SEED], mean, f"{self.id}/{number}")
+            noise = drawn(seeds, mean, f"{self.id}/{number}")
             text = mean + deviation * noise
             output = step.evaluate(step.noisy, step.level, cond.with_(text=text)).output
             error = step.compute_error(output, step.target)

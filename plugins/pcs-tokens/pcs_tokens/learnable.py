@@ -64,10 +64,7 @@ class LearnableToken(Technique):
     @hookimpl
     def extract(self, run: Run, subject: Subject, moment: str) -> Features | None:
         """Give the references neutral captions."""
-        if moment != "start":
-            return None
-        named = " and ".join(c.token for c in subject.concepts)
-        return Features(captions=tuple(t.replace("{token}", named) for t in self.templates))
+        return Features(captions=self.templates) if moment == "start" else None
 
     @hookimpl
     def fuse(self, run: Run, features: Features) -> Fusion | None:

@@ -101,19 +101,17 @@ def compel(text: str) -> Parts:
     return _joined(pieces)
 
 
-MOST_SIGNS = 100
-"""Signs behind one word; so many ``+`` weigh it 13,781 times."""
+MOST = 1000.0
+"""A weight beyond is a mistake: no picture comes of it, only overflow. As for scales and strengths."""
+SIGNS = 1000
+"""Signs behind a word that are told apart: so many ``+`` are far beyond that weight, so many ``-`` are none."""
 SYNTAXES: Mapping[str, Callable[[str], Parts]] = {"a1111": a1111, "compel": compel}
 
 
 def _factor(written: str) -> float:
     """Return the weight that signs or a number say."""
     if written[0] in "+-":
-        if len(written) > MOST_SIGNS:
-            raise InputError(
-                f"{len(written)} signs {written[0]!r} in a row: give {MOST_SIGNS} or fewer"
-            )
-        return float((1.1 if written[0] == "+" else 0.9) ** len(written))
+        return float((1.1 if written[0] == "+" else 0.9) ** min(len(written), SIGNS))
     return float(written)
 
 
@@ -123,9 +121,20 @@ def _bare(text: str) -> str:
 
 
 def _joined(pieces: list[tuple[str, float]]) -> Parts:
-    """Return the pieces, neighbours of one weight joined, empty ones left out."""
+    """Return the pieces, neighbours of one weight joined, empty ones left out.
+
+    Raises
+    ------
+    InputError
+        A weight is none that a picture comes of.
+    """
     joined: list[tuple[str, float]] = []
     for text, weight in pieces:
+        if not abs(weight) <= MOST:
+            raise InputError(
+                f"{text.strip()[:40]!r} would weigh {weight:g}: give brackets, signs or a number that make "
+                f"{MOST:g} or less"
+            )
         if joined and joined[-1][1] == weight:
             joined[-1] = (joined[-1][0] + text, weight)
         elif text:

@@ -96,11 +96,11 @@ def test_likeness_is_nought_for_orthogonal_prompts_and_one_for_equal_ones() -> N
 
 def test_rows_of_one_seed_draw_one_after_the_other() -> None:
     like = torch.zeros(3, 2, 2)
-    noise = drawn(torch.tensor([7, 8, 7]), like, "a")
-    alone = drawn(torch.tensor([7, 7]), like[:2], "a")
+    noise = drawn([7, 8, 7], like, "a")
+    alone = drawn([7, 7], like[:2], "a")
     assert torch.equal(noise[[0, 2]], alone)
     assert not torch.equal(noise[0], noise[2])
-    assert not torch.equal(drawn(torch.tensor([7]), like[:1], "b")[0], noise[0])
+    assert not torch.equal(drawn([7], like[:1], "b")[0], noise[0])
 
 
 def test_the_end_of_a_caption_is_where_its_end_token_stands(backbone: Backbone) -> None:

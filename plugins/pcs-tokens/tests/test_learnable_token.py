@@ -14,6 +14,7 @@ from pcs_core.data import Concept, Features, Phase, Subject
 from pcs_core.errors import InputError
 from pcs_engine.run import EngineRun
 from pcs_testing import build_fusion, evaluate, make_recipe, make_subject
+from pcs_testing.fixtures import extracted
 from pcs_tokens.learnable import LearnableToken, LearnedRows
 
 
@@ -171,3 +172,16 @@ def test_a_prompt_that_would_lose_the_token_is_refused() -> None:
     (artifact,) = fit(recipe, make_subject(), backbone)
     with pytest.raises(InputError, match="too long"):
         sample(artifact, backbone, "grass " * 20 + "<fido>", steps=1)
+
+
+def test_a_caption_names_what_its_picture_shows(backbone: Backbone) -> None:
+    """A picture of one of two concepts would teach both words its look."""
+    one, two = Concept("one", "<one>", "dog"), Concept("two", "<two>", "cat")
+    pictures = tuple(torch.rand(3, 32, 32) for _ in range(2))
+    there, absent = torch.ones(1, 32, 32), torch.zeros(1, 32, 32)
+    masks = {"one": (there, absent), "two": (absent, there)}
+    subject = Subject("both", concepts=(one, two), images=pictures, masks=masks)
+    _, _, (features,) = extracted(make_recipe([LearnableToken()]), [subject], backbone)
+    first, second = (example.captions for example in features.examples)
+    assert all("<one>" in text and "<two>" not in text for text in first)
+    assert all("<two>" in text and "<one>" not in text for text in second)

@@ -268,3 +268,22 @@ def test_drawn_through_python_and_off_by_default() -> None:
 
 def test_off_gives_no_reader() -> None:
     assert PromptWeights(syntax="off").fuse(None) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (a1111, "(" * 100 + "dog" + ")" * 100),
+        (a1111, "(dog:99999)"),
+        (compel, "dog" + "+" * 50_000),
+        (compel, "(dog)9999"),
+    ],
+)
+def test_a_weight_of_which_no_picture_comes_is_refused(read: Any, text: str) -> None:
+    """Read on, it ends as a picture of nan, for which a fit is blamed."""
+    with pytest.raises(InputError, match=r"'dog' would weigh \S+: give .* 1000 or less"):
+        read(text)
+
+
+def test_a_word_that_weighs_nothing_is_read() -> None:
+    assert compel("a dog" + "-" * 50_000)[-1][1] < 1e-30
