@@ -13,8 +13,9 @@ from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe
+    from pcs_memory.report import Tried
     from pcs_memory.settings import Setting
-    from pcs_memory.taken import Taken
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -83,7 +84,7 @@ def memory(
     Exit code 1: there is less memory than --have says, whatever is set.
     """
     from pcs_core import load_recipe
-    from pcs_memory.report import Answer, Tried
+    from pcs_memory.report import Answer
     from pcs_memory.settings import LADDER, Setting, check_setting, read_memory
 
     there = None if have is None else read_memory(have)
@@ -104,13 +105,12 @@ def memory(
     chosen_size = read_size(size, None)[0]
     tried: list[Tried] = []
     for setting in ladder:
-        fit, drawing = _run(recipe, name, setting, aside, chosen_size, pictures, count)
-        tried.append(Tried(setting, fit, drawing))
+        tried.append(_run(recipe, name, setting, aside, chosen_size, pictures, count))
         if there is None:
             break
         if not as_json:
             notice(tried[-1].line(there))
-        if fit.peak <= there:
+        if tried[-1].fit.peak <= there:
             break
     answer = Answer(system, backbone, "a card" if aside else "the CPU", tuple(tried), there)
     emit(json.dumps(answer.plain(), indent=2) if as_json else answer.text())
@@ -126,10 +126,11 @@ def _run(
     size: tuple[int, int] | None,
     pictures: int,
     count: int,
-) -> tuple[Taken, Taken]:
+) -> Tried:
     """Return what a fit with ``setting`` takes, and a drawing after it."""
     import torch
 
+    from pcs_memory.report import Tried
     from pcs_memory.running import Run
 
     types = {"": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -138,4 +139,6 @@ def _run(
         pictures=pictures, precision=setting.precision, checkpointing=setting.checkpointing
     )
     drawing = run.draw(count)
-    return (fit.offloaded(), drawing.offloaded()) if setting.offload else (fit, drawing)
+    if setting.offload:
+        fit, drawing = fit.offloaded(), drawing.offloaded()
+    return Tried(setting, fit, drawing, read=run.read)

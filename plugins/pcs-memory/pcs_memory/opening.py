@@ -20,8 +20,10 @@ SERVICE = "open_without_weights"
 """What opens configurations of a layout: the service of the plugin that reads it."""
 
 
-def open_unknown(name: str, numbers: UnknownNumbers, dtype: torch.dtype | None = None) -> Backbone:
-    """Return the backbone ``name`` with weights that nobody knows.
+def open_unknown(
+    name: str, numbers: UnknownNumbers, dtype: torch.dtype | None = None
+) -> tuple[Backbone, bool]:
+    """Return the backbone ``name`` with weights that nobody knows, and whether they were read for that.
 
     Folders and hub ids are opened from their configurations. An installed backbone, and a single file, is
     opened as it is, and its weights are forgotten.
@@ -37,12 +39,12 @@ def open_unknown(name: str, numbers: UnknownNumbers, dtype: torch.dtype | None =
         opener = known.get("services", SERVICE)
         with numbers:
             opened = opener(name, id=name, dtype=dtype, making=lambda: numbers.fake)
-    if opened is None:
+    read = opened is None
+    if read:
         opened = open_backbone(name, dtype=dtype)
         for part in opened.parts.values():
             forget(part, numbers)
-    backbone: Backbone = opened
-    return backbone
+    return opened, read
 
 
 def forget(part: nn.Module, numbers: UnknownNumbers) -> None:

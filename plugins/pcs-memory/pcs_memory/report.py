@@ -22,6 +22,8 @@ class Tried:
     setting: Setting
     fit: Taken
     drawing: Taken
+    read: bool = False
+    """Whether weights were read for it."""
 
     def line(self, there: int) -> str:
         """Say whether a fit with it needs no more than ``there``."""
@@ -76,7 +78,8 @@ class Answer:
         fit, drawing = one.fit, one.drawing
         command = " ".join(["pcs fit", self.system, "...", "--backbone", self.backbone])
         lines = [
-            f"{self.system} on {self.backbone}, memory of {self.place}; no weights were read",
+            f"{self.system} on {self.backbone}, memory of {self.place}; "
+            + ("its weights were read, and not used" if one.read else "no weights were read"),
             f"{command} {one.setting.options}".rstrip(),
             f"  at most        {in_words(fit.peak):>8}, while {fit.stage}",
             f"  weights        {in_words(sum(fit.weights.values())):>8}: {_parts(fit)}",

@@ -36,7 +36,8 @@ class Run:
     """Runs of one recipe on one backbone of unknown numbers.
 
     ``aside``: frozen weights that precision casts wait in another memory, as a fit on a GPU keeps them in that
-    of the host. ``size`` is height and width of the pictures, the backbone's own where it is None.
+    of the host. ``size`` is height and width of the pictures, the backbone's own where it is None. ``read``:
+    weights were read, and forgotten, because the backbone is not described by configurations alone.
     """
 
     def __init__(
@@ -50,7 +51,10 @@ class Run:
         opened: Callable[[UnknownNumbers], Backbone] | None = None,
     ) -> None:
         self.numbers = numbers = UnknownNumbers(aside=aside)
-        network: Any = open_unknown(backbone, numbers, dtype) if opened is None else opened(numbers)
+        network: Any
+        network, self.read = (
+            open_unknown(backbone, numbers, dtype) if opened is None else (opened(numbers), False)
+        )
         self.backbone: Backbone = network
         self.recipe = load_recipe(recipe, overrides=shortened(recipe))
         self.size = size

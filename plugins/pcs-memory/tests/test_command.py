@@ -46,6 +46,16 @@ def test_it_answers_from_a_folder_without_weights(memory: Callable[..., Any], fo
     assert "denoiser 3 MB" in out
 
 
+def test_it_says_that_an_installed_backbone_s_weights_were_read(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from pcs_cli.main import main
+
+    assert main(["memory", "lora-dreambooth", "--backbone", "tiny", "--device", "cpu"]) == 0
+    said = capfd.readouterr().out.splitlines()[0]
+    assert said == "lora-dreambooth on tiny, memory of the CPU; its weights were read, and not used"
+
+
 def test_the_first_setting_that_fits_is_found(memory: Callable[..., Any]) -> None:
     _, out, _ = memory("--json", "--device", "cuda")
     (exact,) = json.loads(out)["tried"]
