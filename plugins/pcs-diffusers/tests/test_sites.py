@@ -59,11 +59,17 @@ def test_sites_say_what_is_there() -> None:
         if site.kind in ("linear", "conv", "norm", "embedding"):
             assert site.shape == tuple(module.weight.shape)
         elif site.kind in ("self", "cross"):
-            assert site.heads == module.heads
-            assert module.to_q.weight.shape == (site.width, site.width)
-            assert module.to_k.weight.shape == (site.width, site.context)
-    attention = {s.name + ".processor" for s in backbone.sites if s.kind in ("self", "cross")}
-    assert attention == set(backbone.denoiser.attn_processors)
+            text = site.part == "text"  # transformers' names there, diffusers' elsewhere
+            queries, keys = (module.q_proj, module.k_proj) if text else (module.to_q, module.to_k)
+            assert site.heads == (module.num_heads if text else module.heads)
+            assert queries.weight.shape == (site.width, site.width)
+            assert keys.weight.shape == (site.width, site.context or site.width)
+    attention = [s for s in backbone.sites if s.kind in ("self", "cross")]
+    of_denoiser = {s.name + ".processor" for s in attention if s.part == "denoiser"}
+    assert of_denoiser == set(backbone.denoiser.attn_processors)
+    of_text = {s.name for s in attention if s.part == "text"}
+    layers = backbone.parts["text"].config.num_hidden_layers
+    assert len(of_text) == layers, "every layer of the text encoder is a site"
 
 
 def test_tiny_is_the_same_network_every_time() -> None:
