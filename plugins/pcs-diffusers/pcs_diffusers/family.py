@@ -19,7 +19,7 @@ from pcs_core.errors import CapabilityError, InputError, PcsError
 from pcs_diffusers import autoencoder
 from pcs_diffusers.attention import ChainProcessor, JointChainProcessor, bind
 from pcs_diffusers.checked import read_config
-from pcs_diffusers.few_steps import draws_in_few_steps, tell_fit
+from pcs_diffusers.few_steps import draws_in_few_steps, named_after_few_steps, tell_fit
 from pcs_diffusers.folders import (
     damaged,
     find_folder,
@@ -258,8 +258,12 @@ class DiffusersBackbone:
     def tell_fit(self, chains: Mapping[str, AttentionChain]) -> None:
         """Say of a network of few steps that a fit takes them away, where a fit begins."""
         fitting = any(chain.context.fitting for chain in chains.values())
-        if fitting and draws_in_few_steps(self.scheduler_config, self.denoiser.config):
+        if not fitting:
+            return
+        if draws_in_few_steps(self.scheduler_config, self.denoiser.config):
             tell_fit(self.card.id)
+        elif word := named_after_few_steps(self.card.id, self.card.location):
+            tell_fit(self.card.id, word)
 
     def projection(self, site: Site, part: str) -> nn.Linear:
         """Return a projection of an attention site, one of ``projections``.

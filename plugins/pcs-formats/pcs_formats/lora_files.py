@@ -18,6 +18,7 @@ from pcs_core.data import Concept
 from pcs_core.errors import InputError
 from pcs_core.small_files import parse_json
 from pcs_formats.alphas import METADATA, NOWHERE, TENSORS, Alpha, configurations
+from pcs_formats.few_step_files import add_few_steps
 from pcs_formats.joined_names import joined_names, split_rows
 from pcs_formats.layer_forms import Form, form_of
 from pcs_formats.layer_names import (
@@ -66,6 +67,8 @@ def read_layers(contents: Contents, backbone: Backbone | None, given: Given) -> 
         f"{key!r} and {other!r} are the same of one layer: a file holds one adapter, save them apart"
         for key, other in twice
     ]
+    family = reading.base.split(" ")[0] if backbone is None else backbone.card.family
+    add_few_steps(contents, [*layers], family, reading)
     if backbone is None:
         reading.used = {*known, *words}
         return reading

@@ -51,7 +51,8 @@ class Reading:
     takes, ``problems`` what it cannot take and why (each names a key), ``missing`` keys that should be there,
     ``notes`` what a user should know of how it is read.
     ``uses``, ``tensors``, ``concepts`` and ``words`` (token -> text) make the artifact. ``system`` is the id of
-    the artifact's recipe and ``phases`` its tables.
+    the artifact's recipe and ``phases`` its tables; ``sample`` are its numbers of drawing, where the file's
+    release has some.
     """
 
     kind: str
@@ -67,6 +68,7 @@ class Reading:
     words: dict[str, dict[str, str]] = field(default_factory=dict)
     system: str = "imported"
     phases: Sequence[Mapping[str, Any]] = ()
+    sample: Mapping[str, Any] = field(default_factory=dict)
 
 
 Importer = Callable[["Contents", "Backbone | None", Given], "Reading | None"]
@@ -156,6 +158,12 @@ def recipe_text(reading: Reading, file: str, family: str) -> str:
     for phase in reading.phases:
         lines += ["", "[[pretrain]]"]
         lines += [f"{key} = {toml(value)}" for key, value in phase.items()]
+    if reading.sample:
+        lines += [
+            "",
+            "[sample]",
+            *(f"{key} = {toml(value)}" for key, value in reading.sample.items()),
+        ]
     return "\n".join(lines) + "\n"
 
 
