@@ -66,7 +66,7 @@ def add_few_steps(contents: Contents, layers: Sequence[str], family: str, readin
         release = next((r for r in RELEASES if r.names.search(name)), None)
         if release is not None:
             reading.sample = numbers_of(release, name, family)
-            told(release, name, family, reading)
+            note_release(release, name, family, reading)
             return
     if any(layer.replace(".", "_").endswith(TIME) for layer in layers):
         reading.notes.append(
@@ -85,7 +85,7 @@ def numbers_of(release: Release, name: str, family: str) -> dict[str, Any]:
     return said if family in FLOWS else {**said, "scheduler": release.scheduler}
 
 
-def told(release: Release, name: str, family: str, reading: Reading) -> None:
+def note_release(release: Release, name: str, family: str, reading: Reading) -> None:
     """Note what was read from the name, and what the release asks for that is not set."""
     said = ", ".join(f"{key} {value}" for key, value in reading.sample.items())
     reading.facts["few steps"] = f"{release.title}: {said}"
