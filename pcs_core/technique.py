@@ -68,6 +68,8 @@ class Technique:
         Id of the merger by which its paper joins several subjects ("closed-form"); "" names none.
     reads_layout
         True when it does something with boxes or points that are given with a prompt.
+    reads_picture
+        True when it does something with a control picture that is given with a prompt.
     profiled
         Setting -> the field of a backbone's :class:`~pcs_core.data.Profile` that may fill it, where a
         recipe was published on another backbone. A setting that is empty there stays empty.
@@ -114,6 +116,7 @@ class Technique:
     weighs: ClassVar[tuple[str, ...]] = ()
     merges_by: ClassVar[str] = ""
     reads_layout: ClassVar[bool] = False
+    reads_picture: ClassVar[bool] = False
     takes_clips: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]] = ()
     writes: ClassVar[tuple[str, ...]] = ()

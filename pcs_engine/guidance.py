@@ -23,7 +23,7 @@ from pcs_core.data import (
     mask_at,
 )
 from pcs_core.errors import CapabilityError
-from pcs_engine.regions import layout_masks, layout_points
+from pcs_engine.regions import layout_masks, layout_picture, layout_points
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,6 +123,9 @@ class Guidance:
             masks = layout_masks(layout, net.backbone.latent_shape[-2:], count, subject.device)
             if layout.points:
                 extra["points"] = layout_points(layout, count, subject.device)
+            if layout.picture is not None:
+                size = net.backbone.card.size
+                extra["layout.picture"] = layout_picture(layout, size, count, subject.device)
             for k, box in enumerate(layout.boxes):
                 if box.prompt:
                     # a region without a prompt of its own reads the picture's

@@ -21,6 +21,7 @@ from pcs_core.errors import (
     check_utf8,
     nearest,
 )
+from pcs_engine.given import given_picture
 from pcs_engine.known_backbones import location_of, remember
 
 if TYPE_CHECKING:
@@ -317,13 +318,16 @@ def check_layout(
 ) -> None:
     """Refuse a layout that nothing reads, and a box whose phrase stands in none of the prompts.
 
-    It is read by a use of the artifact's recipe, or by one that is ``added`` for the drawing.
+    It is read by a use of the artifact's recipe, or by one that is ``added`` for the drawing. A control
+    picture that is missing is said: what reads one adds nothing without.
     """
     uses = (*(artifact.recipe.uses if artifact is not None else ()), *added)
     if layout is not None and not isinstance(layout, Layout):
-        raise InputError(f"layout={layout!r}: give a Layout, of boxes and points")
-    if layout is not None and not any(use.technique.reads_layout for use in uses):
-        who = "the untuned backbone" if artifact is None else f"{artifact.recipe.id!r}"
+        raise InputError(f"layout={layout!r}: give a Layout, of boxes and points, or a picture")
+    who = "the untuned backbone" if artifact is None else f"{artifact.recipe.id!r}"
+    check_control_picture(layout, uses, who)
+    placed = layout is not None and (layout.picture is None or layout.boxes or layout.points)
+    if placed and not any(use.technique.reads_layout for use in uses):
         raise InputError(
             f"{who} reads no layout: leave it out, add a technique that does (as guidance.layout), or fit a "
             "system with one (as layout-control)"
@@ -338,6 +342,30 @@ def check_layout(
                 f"the layout's phrase {box.phrase!r} is not in the prompt "
                 f"{prompts[0]!r}{nearest(box.phrase, words)}: write it as it is written there"
             )
+
+
+def check_control_picture(layout: Layout | None, uses: Sequence[Use], who: str) -> None:
+    """Refuse a control picture that nothing of ``uses`` reads, and say it where one is missing.
+
+    Raises
+    ------
+    InputError
+        Nothing reads it, or it is no picture.
+    """
+    readers = [use.technique.id for use in uses if use.technique.reads_picture]
+    if layout is None or layout.picture is None:
+        if readers:
+            _log.warning(
+                "%s adds nothing: no control picture is given (--layout PICTURE)", readers[0]
+            )
+        return
+    if not readers:
+        raise InputError(
+            f"{who} reads no control picture: leave it out, or draw with a control network or a T2I-Adapter "
+            "that was imported (pcs import FILE, then --add DIR)"
+        )
+    if given_picture(layout.picture, "the layout's picture").dim() != 3:
+        raise InputError("the layout's picture is a clip: give one picture [3 h w]")
 
 
 def check_sampler(recipe: Recipe, backbone: Backbone) -> None:

@@ -1,10 +1,11 @@
-"""A layout as tensors: a mask per box at the size of the latents, and the points."""
+"""A layout as tensors: a mask per box at the size of the latents, the points, and the control picture."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,3 +32,14 @@ def layout_masks(
 def layout_points(layout: Layout, rows: int, device: torch.device) -> Tensor:
     """Return the points [rows n 2], x and y in [0, 1]."""
     return torch.tensor(layout.points, device=device).expand(rows, -1, -1)
+
+
+def layout_picture(
+    layout: Layout, size: tuple[int, int], rows: int, device: torch.device
+) -> Tensor:
+    """Return the control picture [rows 3 *size] in [0, 1], its whole scaled to ``size`` (height, width)."""
+    assert layout.picture is not None
+    picture = layout.picture.to(device, torch.float32)[None]
+    if tuple(picture.shape[-2:]) != tuple(size):
+        picture = F.interpolate(picture, size, mode="bicubic", antialias=True).clamp(0, 1)
+    return picture.expand(rows, -1, -1, -1)

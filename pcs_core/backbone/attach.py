@@ -355,7 +355,10 @@ class Attachment:
         for edit in self.fusion.of(BranchEdit):
             if self.context.off or not self.context.acts(edit):
                 continue
-            down, middle = edit.residuals(latents, level.time, cond)
+            answer = edit.residuals(latents, level.time, cond)
+            if answer is None:
+                continue
+            down, middle = answer
             if total is None:
                 total = (list(down), middle)
             else:

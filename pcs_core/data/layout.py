@@ -1,8 +1,12 @@
-"""Where things should stand in a picture: boxes of phrases and points, given with a prompt."""
+"""Where things should stand in a picture: boxes, points and a control picture, given with a prompt."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +27,14 @@ class Box:
 class Layout:
     """Boxes of a picture, and named points (x, y) in [0, 1], such as the key points of a face.
 
-    Points: left eye, right eye, nose, left and right corner of the mouth, as seen in the picture.
+    Points: left eye, right eye, nose, left and right corner of the mouth, as seen in the picture. ``picture``
+    [3 h w] in [0, 1] is one of edges, depth, poses or the like, which a control network reads; it is scaled to
+    the size that is drawn.
     """
 
     boxes: tuple[Box, ...] = ()
     points: tuple[tuple[float, float], ...] = ()
+    picture: Tensor | None = field(default=None, compare=False)
 
     @property
     def phrases(self) -> tuple[str, ...]:

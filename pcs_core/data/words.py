@@ -34,6 +34,7 @@ GIVEN = (
     "place:box.*",
     "place:region.*",
     "place:points",
+    "place:picture",
 )
 """Words that the user and the engine give: masks and pictures, prompts and their layout."""
 

@@ -28,6 +28,6 @@ class BranchEdit(Edit):
 
     def residuals(
         self, latents: Tensor, time: Tensor, cond: Conditioning
-    ) -> tuple[Sequence[Tensor], Tensor]:
-        """Return residuals of the down blocks (in order) and of the middle block."""
+    ) -> tuple[Sequence[Tensor], Tensor] | None:
+        """Return residuals of the down blocks (in order) and of the middle block; None adds nothing."""
         raise NotImplementedError

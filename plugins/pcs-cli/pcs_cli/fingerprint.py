@@ -75,12 +75,14 @@ def with_references(artifact: Personalization, subjects: Sequence[Subject]) -> P
 
 def pixel_hashes(subject: Subject) -> list[str]:
     """Return the sha256 (hex) of each picture's size and pixels, as they were read."""
-    hashes = []
-    for image in subject.images:
-        digest = hashlib.sha256()
-        _add(digest, image)
-        hashes.append(digest.hexdigest())
-    return hashes
+    return [pixel_hash(image) for image in subject.images]
+
+
+def pixel_hash(picture: Tensor) -> str:
+    """Return the sha256 (hex) of a picture's size and pixels."""
+    digest = hashlib.sha256()
+    _add(digest, picture)
+    return digest.hexdigest()
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,7 @@
-"""Reading a layout: ``{"boxes": [{"phrase", "box", "prompt"}], "points": [[x, y], ...]}``."""
+"""Reading a layout: ``{"boxes": [{"phrase", "box", "prompt"}], "points": [[x, y]], "picture": "edges.png"}``.
+
+A file of a picture is a layout of that control picture alone.
+"""
 
 from __future__ import annotations
 
@@ -46,18 +49,24 @@ class LayoutTable(_Table):
 
     boxes: tuple[BoxTable, ...] = ()
     points: tuple[tuple[Part, Part], ...] = ()
+    picture: str = ""
+    """A file beside the layout, or an absolute path."""
 
 
 def load_layout(file: str | Path) -> Layout:
-    """Read the layout in ``file``: boxes of phrases and points, all in [0, 1] of the picture.
+    """Read the layout in ``file``: boxes of phrases and points in [0, 1] of the picture, a control picture.
 
     Raises
     ------
     InputError
-        Not JSON, an unknown key, a value out of range, a box whose sides are out of order, or
+        Not JSON, an unknown key, a value out of range, a box whose sides are out of order, no picture, or
         nothing in it. Names the file and the place.
     """
+    from pcs_folders.images import SUFFIXES, read_picture
+
     file = Path(file)
+    if file.suffix.lower() in SUFFIXES:
+        return Layout(picture=read_picture(file).rgb)
     text = read_text(file)
     data = parse_json(text, file)
     try:
@@ -65,10 +74,11 @@ def load_layout(file: str | Path) -> Layout:
         table = LayoutTable.model_validate_json(text.lstrip("\ufeff"), strict=True)
     except ValidationError as error:
         raise InputError(f"{file}: {_explain(error, data)}") from error
-    if not table.boxes and not table.points:
-        raise InputError(f"{file} holds neither boxes nor points")
+    if not table.boxes and not table.points and not table.picture:
+        raise InputError(f"{file} holds neither boxes nor points nor a picture")
     boxes = tuple(Box(b.phrase, b.box, b.prompt) for b in table.boxes)
-    return Layout(boxes=boxes, points=table.points)
+    picture = read_picture(file.parent / table.picture).rgb if table.picture else None
+    return Layout(boxes=boxes, points=table.points, picture=picture)
 
 
 def _explain(error: ValidationError, data: Any) -> str:
@@ -83,6 +93,6 @@ def _explain(error: ValidationError, data: Any) -> str:
     if first["type"] == "missing":
         return f"{place} is missing"
     if not place:
-        return f"it holds {type(data).__name__}, not an object with boxes and points"
+        return f"it holds {type(data).__name__}, not an object with boxes, points or a picture"
     said = first["msg"].removeprefix("Value error, ")
     return f"{place}: {said[0].lower()}{said[1:]}, got {json.dumps(first['input'])}"

@@ -110,10 +110,14 @@ def facts_of_preset(
 
 def facts_of_conditions(layout: Layout | None, strengths: Mapping[str, float]) -> dict[str, Any]:
     """Return what ``sample.json`` says of a layout and of strengths, where there are any."""
+    from pcs_cli.fingerprint import pixel_hash
+
     facts: dict[str, Any] = {}
     if layout is not None:
         boxes = [{"phrase": b.phrase, "box": list(b.box), "prompt": b.prompt} for b in layout.boxes]
         facts["layout"] = {"boxes": boxes, "points": [list(p) for p in layout.points]}
+        if layout.picture is not None:
+            facts["layout"]["picture"] = pixel_hash(layout.picture)
     if strengths:
         facts["strengths"] = dict(strengths)
     return facts

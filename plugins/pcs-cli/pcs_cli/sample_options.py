@@ -98,8 +98,8 @@ LayoutFile = Annotated[
     Path | None,
     typer.Option(
         "--layout",
-        metavar="FILE.json",
-        help="Where things should stand: boxes of phrases, and points.",
+        metavar="FILE.json|PICTURE",
+        help="Where things should stand: boxes of phrases, points, or a control picture.",
         show_default=False,
     ),
 ]

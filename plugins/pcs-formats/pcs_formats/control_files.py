@@ -64,16 +64,19 @@ def add_control(contents: Contents, backbone: Backbone, reading: Reading) -> Non
     reading.uses.append(Use(TECHNIQUE, TECHNIQUE, SETTINGS))
 
 
-def write_control(edit: Any, folder: Path) -> list[str]:
+def write_control(edit: Any, folder: Path, name: str = FOLDER) -> list[str]:
     """Write the control network of an edit as diffusers saves one; return the files, or none of another edit.
+
+    ``name`` is the folder in ``folder`` that they are in, "" for ``folder`` itself.
 
     A narrower network than the denoiser's first half is in no such file.
     """
     network: Any = getattr(edit, "network", None)
     if getattr(network, "widen", None) is None or len(network.widen):
         return []
-    network.network.save_pretrained(folder / FOLDER)
-    return [f"{FOLDER}/{name}" for name in ("config.json", "diffusion_pytorch_model.safetensors")]
+    network.network.save_pretrained(folder / name)
+    files = ("config.json", "diffusion_pytorch_model.safetensors")
+    return [f"{name}/{file}" if name else file for file in files]
 
 
 def control_file(adapter: Path) -> Path | None:

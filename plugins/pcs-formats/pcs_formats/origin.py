@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 KEY = "pcs.provenance"
 """The entry of a safetensors file's metadata."""
-FORMATS = ("diffusers", "ip-adapter", "kohya")
+FORMATS = ("controlnet", "diffusers", "ip-adapter", "kohya")
 """Formats whose files say it: a deployment's are named by their hashes in a manifest of its own."""
 UNSAID = "not said"
 MOST = 2**20

@@ -30,6 +30,7 @@ def importers() -> Mapping[str, str]:
     """Files of other tools as artifacts."""
     return {
         "adapter": "pcs_formats.adapter_files:read_adapter",
+        "control": "pcs_formats.picture_control_files:read_control_files",
         "custom": "pcs_formats.custom_files:read_custom",
         "layers": "pcs_formats.lora_files:read_layers",
         "word": "pcs_formats.word_files:read_words",
@@ -40,6 +41,7 @@ def importers() -> Mapping[str, str]:
 def exporters() -> Mapping[str, str]:
     """Files that other tools load."""
     return {
+        "controlnet": "pcs_formats.control_export:write_controlnet",
         "diffusers": "pcs_formats.weight_files:write_diffusers",
         "ip-adapter": "pcs_formats.adapter_export:write_ip_adapter",
         "kohya": "pcs_formats.weight_files:write_kohya",

@@ -89,6 +89,21 @@ FORMATS = (
         "adapters of SD 3, InstantX' of FLUX",
     ),
     Format(
+        "ControlNet",
+        "`controlnet_cond_embedding....`, or `control_model....` of the original release; `config.json` beside",
+        "control",
+        "controlnet",
+        "`fusion.control_picture`, which reads `--layout PICTURE`",
+        "control networks of SD 3 and FLUX, union and XS ones, channels in the order BGR",
+    ),
+    Format(
+        "T2I-Adapter",
+        "`adapter.body....`, or `body....` of its authors; the full form, SDXL's and the light one",
+        "control",
+        "controlnet",
+        "as above",
+    ),
+    Format(
         "InstantID",
         "`ip-adapter.bin`, whose perceiver reads 512 channels, and the folder `ControlNetModel` beside it",
         "adapter",

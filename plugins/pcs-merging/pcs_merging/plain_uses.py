@@ -29,7 +29,7 @@ def is_plain(use: Use) -> bool:
     """Return whether all that the use does in a drawing lies in its own tensors and words."""
     technique = use.technique
     words = technique.words()
-    if hasattr(technique, "sample") or technique.reads_layout:
+    if hasattr(technique, "sample") or technique.reads_layout or technique.reads_picture:
         return False
     if words.reads or words.may_read or words.writes:
         return False

@@ -308,6 +308,9 @@ def _traces(case: Case, subject: Subject, *, there: bool) -> dict[str, Any]:
     recipe = make_recipe([watch, *uses, Probe()], phase)
     box = Box("beach", (0.0, 0.0, 0.5, 0.5), "a red toy")
     layout = Layout((box,)) if there and case.technique.reads_layout else None
+    if there and case.technique.reads_picture:
+        drawn = torch.rand(3, *backbone.card.size, generator=torch.Generator().manual_seed(3))
+        layout = Layout(() if layout is None else (box,), picture=drawn)
     (artifact,) = fit(recipe, subject, backbone)
     run = EngineRun(recipe, backbone, names=[subject.name], concepts=[subject.concepts])
     run.features, per_subject = extract(run, [subject])

@@ -155,7 +155,7 @@ def why_alone(artifact: Personalization) -> str:
     for use in artifact.recipe.uses:
         if hasattr(use.technique, "sample"):
             return f"{use.technique.id!r} acts in the steps of a drawing"
-        if use.technique.reads_layout:
+        if use.technique.reads_layout or use.technique.reads_picture:
             return f"{use.technique.id!r} reads a layout"
     return why_apart(artifact.recipe)
 
