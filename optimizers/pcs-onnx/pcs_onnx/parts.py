@@ -88,7 +88,9 @@ class Parts:
             kinds["layered"] = random(2, net.layers, *kinds["text"].shape[1:])
         side = net.backbone.latent_shape[-2]
         for branch in net.fusion.of(BranchEdit):
-            down, middle = branch.residuals(kinds["latents"], kinds["time"], cond)
+            answer = branch.residuals(kinds["latents"], kinds["time"], cond)
+            assert answer is not None  # one that gives nothing has called no network: `look` refuses it
+            down, middle = answer
             for index, value in enumerate((*down, middle)):
                 kinds[f"residual/{index}"] = 0.1 * random(*value.shape)
                 grids[f"residual/{index}"] = value.shape[-2] / side

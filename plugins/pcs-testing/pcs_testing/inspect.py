@@ -109,6 +109,6 @@ def control_residuals(
         latents = torch.randn(1, *backbone.latent_shape, generator=rng).to(backbone.device)
         residuals: list[Tensor] = []
         for edit in net.fusion.of(BranchEdit):
-            down, middle = edit.residuals(latents, level.time, cond)
-            residuals += [*down, middle]
+            if (answer := edit.residuals(latents, level.time, cond)) is not None:
+                residuals += [*answer[0], answer[1]]
         return residuals
