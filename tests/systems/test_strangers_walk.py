@@ -13,7 +13,7 @@ from pcs_cli.main import main
 from pcs_core import load, load_recipe
 from pcs_core.catalogue import Catalogue, catalogue
 from pcs_folders.pictures import write_png
-from pcs_testing import brief_settings
+from pcs_testing import brief_settings, pixels
 
 RECIPE = """
 [recipe]
@@ -99,7 +99,7 @@ def test_a_copied_recipe_with_two_other_uses_runs(
     options = ("--seed", 0, "--steps", 2, "-n", 1, "--device", "cpu")
     pcs("sample", fitted, "a photo of <dog> on the beach", *options, "--out", drawn)
     pcs("sample", "--base", "tiny", "a photo of dog on the beach", *options, "--out", plain)
-    pictures = [(folder / "000.png").read_bytes() for folder in (drawn, plain)]
+    pictures = [pixels(folder / "000.png") for folder in (drawn, plain)]
     assert pictures[0] != pictures[1]
     assert json.loads((drawn / "sample.json").read_text())["backbone"]["id"] == "tiny"
 

@@ -89,7 +89,7 @@ class Parts:
         side = net.backbone.latent_shape[-2]
         for branch in net.fusion.of(BranchEdit):
             answer = branch.residuals(kinds["latents"], kinds["time"], cond)
-            assert answer is not None  # one that gives nothing has called no network: `look` refuses it
+            assert answer is not None, "one that calls no network is refused before"
             down, middle = answer
             for index, value in enumerate((*down, middle)):
                 kinds[f"residual/{index}"] = 0.1 * random(*value.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,8 @@ from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from pcs_core.data import BackboneCard, Personalization
 
 COLUMNS = 4
 """Pictures in a row of the sheet."""
@@ -30,6 +32,8 @@ class DrawnPictures:
     folder: Path = field(init=False)
     count: int = 0
     """Pictures, or clips, that are written."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What each PNG says of itself, in chunks of text."""
     _shown: list[Tensor] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +59,7 @@ class DrawnPictures:
             if picture.dim() == 4:
                 clip_files.write(picture, self.folder / f"{self.count:03d}")
                 shown = frame_sheet(picture)
-            write_png(shown, self.folder / picture_name(self.count))
+            write_png(shown, self.folder / picture_name(self.count), self.texts)
             self._shown.append(shown.detach().cpu())
             self.count += 1
 
@@ -65,7 +69,7 @@ class DrawnPictures:
         from pcs_folders.pictures import sheet, write_png
 
         columns = 1 if "clips" in facts else COLUMNS
-        write_png(sheet(self._shown, columns), self.folder / "sheet.png")
+        write_png(sheet(self._shown, columns), self.folder / "sheet.png", self.texts)
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         with replacing_file(self.folder / "sample.json") as file:
             file.write_text(text + "\n", encoding="utf-8")
@@ -87,6 +91,17 @@ class DrawnPictures:
         """Remove the folder, if nothing is in it."""
         with suppress(OSError):  # there is none, or something is in it
             self.folder.rmdir()
+
+
+def origin_texts(artifact: Personalization | None, card: BackboneCard) -> dict[str, str]:
+    """Return what PNGs of a drawing say of where they come from; nothing where pcs-formats is not installed."""
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    if "drawing_origin" not in known.ids("services"):
+        return {}
+    texts: dict[str, str] = known.get("services", "drawing_origin")(artifact, card)
+    return texts
 
 
 @contextmanager

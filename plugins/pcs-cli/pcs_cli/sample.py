@@ -26,6 +26,7 @@ from pcs_cli.sample_options import (
     LayoutFile,
     Negative,
     PresetName,
+    Provenance,
     Scale,
     Scheduler,
     Size,
@@ -73,6 +74,7 @@ def sample(
     quantize: Quantize = "",
     offload: Offload = "",
     overwrite: Overwrite = False,
+    provenance: Provenance = True,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
@@ -86,7 +88,7 @@ def sample(
     """
     from pcs_cli import sample_plan as read
     from pcs_cli.command_line import command_line
-    from pcs_cli.drawn_pictures import drawing_into
+    from pcs_cli.drawn_pictures import drawing_into, origin_texts
     from pcs_cli.opening import open_together
     from pcs_cli.output_folder import destination
     from pcs_cli.progress import reporting
@@ -136,6 +138,7 @@ def sample(
             with reporting("opening") as reporter:
                 opened = open_networks(runs, personalization, base, backbone, device, spared)
                 plan = replace(plan, size=chosen_size(opened, asked, ratio))
+                drawn.texts = origin_texts(personalization, opened.card) if provenance else {}
                 pictures = draw(plan, opened, (reporter.drawing,), (drawn.add,))
             facts = describe(plan, runs, opened, pictures)
             drawn.finish(facts)

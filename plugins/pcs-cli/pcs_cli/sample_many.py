@@ -12,7 +12,7 @@ import typer
 from pcs_cli.command_line import command_line
 from pcs_cli.options import Device, Json, Out, Overwrite, Seed
 from pcs_cli.output import complain, emit, emit_json, notice
-from pcs_cli.sample_options import Negative, Scale, Scheduler, Steps
+from pcs_cli.sample_options import Negative, Provenance, Scale, Scheduler, Steps
 from pcs_core.errors import InputError, PcsError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def sample_many(
     negative: Negative = None,
     device: Device = "auto",
     overwrite: Overwrite = False,
+    provenance: Provenance = True,
     json: Json = False,
 ) -> None:
     """Draw every prompt of FILE with each artifact, into --out/<its folder's name>/.
@@ -64,7 +65,7 @@ def sample_many(
     each artifact alone. Each folder appears when its pictures are there; an interruption keeps those that are
     finished.
     """
-    from pcs_cli.drawn_pictures import DrawnPictures, drawing_into
+    from pcs_cli.drawn_pictures import DrawnPictures, drawing_into, origin_texts
     from pcs_cli.many.drawing import Drawing
     from pcs_cli.opening import device_name, open_artifact
     from pcs_cli.output_folder import Destination, destination
@@ -106,6 +107,8 @@ def sample_many(
                 )
                 for name in names
             ]
+            for place, artifact in zip(places, opened_artifacts, strict=True):
+                place.texts = origin_texts(artifact, backbone.card) if provenance else {}
 
             def finished(number: int, pictures: Tensor) -> None:
                 place = places[number]

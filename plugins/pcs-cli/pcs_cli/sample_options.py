@@ -103,6 +103,13 @@ LayoutFile = Annotated[
         show_default=False,
     ),
 ]
+Provenance = Annotated[
+    bool,
+    typer.Option(
+        "--provenance/--no-provenance",
+        help="Say in each PNG what it comes from: recipe, base, hashes of references ... (pcs show FILE.png).",
+    ),
+]
 Strengths = Annotated[
     list[str] | None,
     typer.Option(

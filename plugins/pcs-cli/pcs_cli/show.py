@@ -11,7 +11,7 @@ from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pcs_core.storage.facts import ArtifactFacts
 
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 def show(
     artifact: Annotated[
         Path,
-        typer.Argument(metavar="DIR|FILE", help="An artifact, or a file that pcs export wrote."),
+        typer.Argument(
+            metavar="DIR|FILE", help="An artifact, a file that pcs export wrote, or a drawn PNG."
+        ),
     ],
     json: Json = False,
 ) -> None:
     """Show an artifact's facts, every byte of it checked, also where its plugins are not installed.
 
-    Of a file that `pcs export` wrote it shows where it comes from.
+    Of a file that `pcs export` wrote, and of a drawn picture, it shows where it comes from.
     """
     from pcs_cli.opening import refuse_several
     from pcs_core.storage import read_facts
@@ -74,26 +76,34 @@ def said_references(hashes: Sequence[str]) -> str:
 
 
 def show_origin(file: Path, json: bool) -> None:
-    """Show what an exported file says of where it comes from."""
+    """Show what an exported file or a drawn picture says of where it comes from."""
     from pcs_core.catalogue import service
 
     known = service("recorded_origin")(file)
     if json:
         emit_json(known)
         return
-    recipe, base = known["recipe"], known["base"]
-    rows = [
-        ("recipe", f"{recipe['id']}  (sha256 {recipe['sha256'][:12]})"),
+    base, rows = known["base"], []
+    for one in known.get("together", (known,)):
+        rows += origin_rows(one)
+    rows += [
         ("base", f"{base['id']}  (sha256 {base['sha256'][:12]})"),
         ("licence", f"of the base: {known['licences']['base']}"),
     ]
-    if "references" in known:
-        rows.append(("references", said_references([r["sha256"] for r in known["references"]])))
-    if "imported" in known:
-        imported = known["imported"]
-        rows.append(("imported", f"{imported['kind']}  (sha256 {imported['sha256'][:12]})"))
     rows.append(("versions", ", ".join(f"{n} {v}" for n, v in known["versions"].items())))
     emit(columns((), rows))
+
+
+def origin_rows(known: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return recipe, references and imported file, as far as an origin has them."""
+    rows = []
+    if recipe := known.get("recipe"):
+        rows.append(("recipe", f"{recipe['id']}  (sha256 {recipe['sha256'][:12]})"))
+    if references := known.get("references"):
+        rows.append(("references", said_references([r["sha256"] for r in references])))
+    if imported := known.get("imported"):
+        rows.append(("imported", f"{imported['kind']}  (sha256 {imported['sha256'][:12]})"))
+    return rows
 
 
 def artifact_facts(facts: ArtifactFacts, folder: Path) -> dict[str, Any]:

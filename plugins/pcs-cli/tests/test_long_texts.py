@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from pcs_core.backbone import overlong, windows
+from pcs_testing import pixels
 
 FILLED = "a photo of a dog, " + "very big " * 12
 """More than the 22 tokens that the tiny text encoders read at once."""
@@ -23,13 +24,13 @@ def nothing_said_before() -> None:
 
 @pytest.fixture
 def drawn(pcs: Callable, tmp_path: Path) -> Callable[..., tuple[bytes, str]]:
-    """Draw one picture; return its file and what was said."""
+    """Draw one picture; return its pixels and what was said."""
 
     def draw(*words: object) -> tuple[bytes, str]:
         out = tmp_path / "pictures"
         done = pcs("sample", *words, "-n", 1, "--steps", 2, "--out", out, "--overwrite")
         assert done.code == 0, done.err
-        return (out / "000.png").read_bytes(), done.err
+        return pixels(out / "000.png"), done.err
 
     return draw
 
@@ -133,7 +134,7 @@ def test_a_box_of_a_phrase_in_a_later_window(
             *("-n", 1, "--steps", 2, "--out", out, "--overwrite"),
         )
         assert done.code == 0, done.err
-        pictures.append((out / "000.png").read_bytes())
+        pictures.append(pixels(out / "000.png"))
     assert pictures[0] != pictures[1]
 
 

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from pcs_core.storage.manifest import read_manifest, render
+from pcs_testing import pixels
 
 
 def names(folder: Path) -> set[str]:
@@ -328,7 +329,7 @@ def test_a_layout_is_read_by_a_technique_that_is_added(pcs: Callable, tmp_path: 
     done = pcs(*added, "--layout", file, "--out", tmp_path / "placed")
     assert done.code == 0, done.err
     assert "does nothing" not in done.err
-    assert (tmp_path / "placed" / "000.png").read_bytes() != (out / "000.png").read_bytes()
+    assert pixels(tmp_path / "placed" / "000.png") != pixels(out / "000.png")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +363,7 @@ def test_a_strength_weighs_what_was_learned(pcs: Callable, fitted: Path, tmp_pat
     ):
         done = pcs("sample", *words, "-n", 1, "--steps", 3, "--out", tmp_path / name)
         assert done.code == 0, done.err
-        pictures[name] = (tmp_path / name / "000.png").read_bytes()
+        pictures[name] = pixels(tmp_path / name / "000.png")
     assert pictures["plain"] == pictures["one"] != pictures["half"]
     assert pictures["none"] == pictures["base"] != pictures["half"]
     assert json.loads((tmp_path / "half" / "sample.json").read_text())["strengths"] == {

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
+from pcs_testing import pixels
+
 LORA = """
 [recipe]
 id = "{id}"
@@ -71,13 +73,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def drawn(pcs: Callable, tmp_path: Path) -> Callable[..., bytes]:
-    """Draw one picture and return its bytes."""
+    """Draw one picture and return its pixels."""
 
     def draw(*words: object) -> bytes:
         out = tmp_path / "drawn"
         done = pcs("sample", *words, "-n", 1, "--seed", 7, "--overwrite", "--out", out)
         assert done.code == 0, done.err
-        return (out / "000.png").read_bytes()
+        return pixels(out / "000.png")
 
     return draw
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from pcs_core.arguments import checks_arguments
@@ -18,8 +19,10 @@ GAP = 2
 """Pixels between the pictures of a sheet."""
 
 
-def png_bytes(image: Tensor) -> bytes:
+def png_bytes(image: Tensor, texts: Mapping[str, str] | None = None) -> bytes:
     """Return ``image`` [3 h w] in [0, 1] (clamped) as the bytes of a PNG file.
+
+    ``texts`` stand in chunks of text before the pixels, by their names; both are ASCII.
 
     Raises
     ------
@@ -29,8 +32,11 @@ def png_bytes(image: Tensor) -> bytes:
     if torch.isnan(image).any():
         raise InputError("a picture holds nan: the fit diverged, fit again with a smaller lr")
     levels = (image.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy(), "RGB").save(buffer, "PNG")
+    buffer, chunks = io.BytesIO(), PngInfo()
+    for name, text in (texts or {}).items():
+        chunks.add_text(name, text)
+    pixels = levels.permute(1, 2, 0).contiguous().numpy()
+    Image.fromarray(pixels, "RGB").save(buffer, "PNG", pnginfo=chunks)
     return buffer.getvalue()
 
 
@@ -40,15 +46,15 @@ def frame_sheet(clip: Tensor) -> Tensor:
 
 
 @checks_arguments
-def write_png(image: Tensor, path: Path) -> None:
-    """Write ``image`` [3 h w] in [0, 1] to ``path``.
+def write_png(image: Tensor, path: Path, texts: Mapping[str, str] | None = None) -> None:
+    """Write ``image`` [3 h w] in [0, 1] to ``path``, with chunks of text as :func:`png_bytes`.
 
     Raises
     ------
     InputError
         It holds nan, or the file cannot be written.
     """
-    content = png_bytes(image)
+    content = png_bytes(image, texts)
     try:
         with replacing_file(path) as temporary:
             temporary.write_bytes(content)

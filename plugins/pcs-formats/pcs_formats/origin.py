@@ -1,4 +1,8 @@
-"""Where an exported file comes from: its metadata say it, and ``pcs show FILE`` reads it back."""
+"""Where an exported file or a drawn picture comes from: it says it, and ``pcs show FILE`` reads it back.
+
+Files of safetensors hold it in their metadata, PNGs in a chunk of text. Nothing in it depends on when or where
+a command ran: equal commands give equal files.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ if TYPE_CHECKING:
     from pcs_core.data import BackboneCard, Personalization, Recipe
 
 KEY = "pcs.provenance"
-"""The entry of a safetensors file's metadata."""
+"""The entry of a safetensors file's metadata, and the keyword of a PNG's chunk."""
 FORMATS = ("controlnet", "diffusers", "ip-adapter", "kohya")
 """Formats whose files say it: a deployment's are named by their hashes in a manifest of its own."""
 UNSAID = "not said"
@@ -31,21 +35,46 @@ def origin_of(
     References are the sha256 of each one's pixels, as the artifact keeps them; a system of every subject has
     none. No path, no caption and no name of a file is in it.
     """
-    known: dict[str, Any] = {
-        "recipe": {"id": recipe.id, "sha256": recipe.hash},
+    said = {"recipe": {"id": recipe.id, "sha256": recipe.hash}}
+    return {**said, **origin_of_base(card), **({} if artifact is None else own_origin(artifact))}
+
+
+def origin_of_base(card: BackboneCard) -> dict[str, Any]:
+    """Return base, licences and versions, as JSON-able data."""
+    return {
         "base": {"id": Path(card.id).name, "family": card.family, "sha256": card.hash},
         "licences": {"base": licence_of(card.location)},
         "versions": versions(),
     }
-    if artifact is None:
-        return known
-    known["seed"] = artifact.seed
+
+
+def own_origin(artifact: Personalization) -> dict[str, Any]:
+    """Return seed, references and imported file of an artifact, as JSON-able data."""
+    known: dict[str, Any] = {"seed": artifact.seed}
     if references := artifact.extra.get("references"):
         known["references"] = [{"sha256": digest} for digest in references]
     imported = artifact.extra.get("imported")
     if isinstance(imported, Mapping):
         known["imported"] = {"sha256": imported.get("sha256", ""), "kind": imported.get("kind", "")}
     return known
+
+
+def drawing_texts(artifact: Personalization | None, card: BackboneCard) -> dict[str, str]:
+    """Return the chunk of text of a drawing's PNGs: as :func:`origin_of`, of several artifacts of each in turn.
+
+    The prompt and the numbers of the drawing are not in it: ``sample.json`` beside the pictures has them.
+    """
+    if artifact is None:
+        known = origin_of_base(card)
+    elif artifact.parts:
+        each = [
+            {"recipe": {"id": one.recipe.id, "sha256": one.recipe.hash}, **own_origin(one)}
+            for _, one in artifact.parts
+        ]
+        known = {"together": each, **origin_of_base(card)}
+    else:
+        known = origin_of(artifact, artifact.recipe, card)
+    return {KEY: json.dumps(known, sort_keys=True)}
 
 
 def licence_of(location: str) -> str:
@@ -76,7 +105,7 @@ def record(folder: Path, files: Iterable[str], origin: Mapping[str, Any]) -> Non
 
 
 def recorded(file: Path) -> dict[str, Any]:
-    """Return what :func:`record` put into a file.
+    """Return what :func:`record` put into a file, or :func:`drawing_texts` into a PNG.
 
     Raises
     ------
@@ -84,8 +113,10 @@ def recorded(file: Path) -> dict[str, Any]:
         It is damaged, or says nothing of where it comes from.
     """
     from pcs_formats.contents import read_contents
+    from pcs_formats.png_texts import read_texts
 
-    metadata = read_contents(file).metadata
+    png = file.suffix.lower() == ".png"
+    metadata = read_texts(file) if png else read_contents(file).metadata
     try:
         known = json.loads(metadata[KEY])
     except (KeyError, ValueError) as error:

@@ -11,6 +11,7 @@ from pcs_core.hookspecs import catalogue_hookimpl
 def services() -> Mapping[str, str]:
     """What the core and the command ask for by name."""
     return {
+        "drawing_origin": "pcs_formats.origin:drawing_texts",
         "export": "pcs_formats.exporting:export",
         "recorded_origin": "pcs_formats.origin:recorded",
     }

@@ -30,6 +30,7 @@ from pcs_folders.pictures import write_png
 from pcs_formats.importing import import_file, inspect_file
 from pcs_formats.origin import recorded
 from pcs_formats.picture_control_files import original_control
+from pcs_testing import pixels
 
 CLOSE: Any = {"rtol": 1e-4, "atol": 1e-4}
 FILE = "diffusion_pytorch_model.safetensors"
@@ -306,7 +307,7 @@ def test_commands_draw_by_a_picture_alone_and_beside_a_subject(
         assert run_pcs(*words) == 0
         said = capsys.readouterr().err
         assert ("no control picture is given (--layout PICTURE)" in said) == (name == "none")
-        drawn[name] = (out / "000.png").read_bytes()
+        drawn[name] = pixels(out / "000.png")
     assert drawn["steered"] == drawn["by-json"]
     assert drawn["off"] == drawn["none"]
     assert len({drawn[name] for name in ("none", "steered", "both")}) == 3
@@ -318,7 +319,7 @@ def test_commands_draw_by_a_picture_alone_and_beside_a_subject(
     }.items():
         out = tmp_path / f"drawn-{name}"
         assert run_pcs("sample", style, PROMPT, "-n", 1, "--steps", 2, *more, "--out", out) == 0
-        drawn[name] = (out / "000.png").read_bytes()
+        drawn[name] = pixels(out / "000.png")
     assert drawn["beside-off"] == drawn["style"] != drawn["beside"]
     facts = json.loads((tmp_path / "drawn-steered" / "sample.json").read_text())
     assert len(facts["layout"]["picture"]) == 64

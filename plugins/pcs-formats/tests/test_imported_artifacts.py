@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pcs_diffusers.tiny import tiny
+from pcs_testing import pixels
 
 PATH = "mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
 
@@ -35,7 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def picture(folder: Path) -> bytes:
-    return (folder / "000.png").read_bytes()
+    return pixels(folder / "000.png")
 
 
 def test_it_is_drawn_weighed_added_and_exported(

@@ -15,7 +15,7 @@ from pcs_core import fit_image, open_backbone
 from pcs_core.catalogue import catalogue
 from pcs_core.storage import load
 from pcs_folders.pictures import write_png
-from pcs_testing import make_recipe, make_subject
+from pcs_testing import make_recipe, make_subject, pixels
 from pcs_testing.fixtures import build
 
 
@@ -79,7 +79,7 @@ def test_updates_stand_where_tokens_pass_and_something_reads_them() -> None:
 def drawn(pcs: Callable[..., str], what: Path, out: Path, *more: object) -> bytes:
     words = ("a photo of <thing> on the beach", "--steps", 2, "--seed", 1, "--device", "cpu")
     pcs("sample", what, *words, *more, "--out", out)
-    return (out / "000.png").read_bytes()
+    return pixels(out / "000.png")
 
 
 def test_kontext_reads_the_references_and_fits_nothing(
@@ -106,7 +106,7 @@ def test_kontext_reads_the_references_and_fits_nothing(
         "--out",
         tmp_path / "p",
     )
-    assert (tmp_path / "p" / "000.png").read_bytes() != pictures[0]
+    assert pixels(tmp_path / "p" / "000.png") != pictures[0]
 
 
 def test_an_adapter_is_pre_trained_and_given_a_reference(

@@ -27,7 +27,7 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization
 from pcs_core.errors import CapabilityError, InputError
 from pcs_merging.low_rank_sums import joined, of_rank
-from pcs_testing import make_subject
+from pcs_testing import make_subject, pixels
 
 Use = dict[str, Any]
 RARE: Use = {"technique": "tokens.rare", "identifier": "sks"}
@@ -323,6 +323,4 @@ def test_the_command(
     assert (
         main(["sample", both[0], "--add", both[1], PROMPT, *drawing, str(tmp_path / "three")]) == 0
     )
-    assert (tmp_path / "three" / "000.png").read_bytes() != (
-        tmp_path / "two" / "000.png"
-    ).read_bytes()
+    assert pixels(tmp_path / "three" / "000.png") != pixels(tmp_path / "two" / "000.png")

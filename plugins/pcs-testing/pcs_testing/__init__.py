@@ -14,6 +14,7 @@ from pcs_testing.fixtures import (
     make_recipe,
     make_subject,
     perturb,
+    pixels,
 )
 from pcs_testing.inspect import (
     attention_outputs,
@@ -42,6 +43,7 @@ __all__ = [
     "make_recipe",
     "make_subject",
     "perturb",
+    "pixels",
     "recipe_text",
     "tiny_backbone",
 ]

@@ -24,6 +24,8 @@ from pcs_engine.prepare import extract
 from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
     from pcs_core.backbone import Backbone
@@ -40,6 +42,14 @@ def make_picture(seed: int = 0, size: tuple[int, int] = (32, 32)) -> Tensor:
     coarse = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     fine = torch.nn.functional.interpolate(coarse, size=size, mode="bicubic", align_corners=False)
     return fine[0].clamp(0, 1)
+
+
+def pixels(file: Path) -> bytes:
+    """Return the pixels of a picture's file, and not what else it says: what it comes from may differ."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return str(picture.size).encode() + picture.convert("RGB").tobytes()
 
 
 def make_subject(
