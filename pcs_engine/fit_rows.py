@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ import torch
 
 from pcs_core.backbone import Attachment
 from pcs_core.data import REFERENCE, RENDERED, SEED, FitStep, Phase
+from pcs_core.errors import RecipeError
 from pcs_engine.batches import Drawn, draw_batch, render_batch
 from pcs_engine.beside import Beside, DrawnBeside, draw_beside, shown_beside
 from pcs_engine.buckets import draw_bucket
@@ -89,6 +90,28 @@ class FitSupply:
         """Draw the rows of the subjects that are live, corrupt them, and read their texts."""
         asked = self.ask(phase, index, part, stops)
         return None if asked is None else self.make(asked, self.read(asked))
+
+    def replay(self, phase: Phase, index: int, part: int, stops: Stops) -> Callable[[], FitStep]:
+        """Return what makes the same part again: its rows are drawn once, its texts read each time.
+
+        Raises
+        ------
+        RecipeError
+            Several processes fit, or the rows are pictures that what is searched for makes or changes.
+        """
+        if self.processes.count > 1:
+            raise RecipeError(
+                f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches without gradients, which "
+                f"{self.processes.count} processes have nothing to share of: run one process"
+            )
+        asked = self.ask(phase, index, part, stops)
+        assert asked is not None
+        if RENDERED in phase.batch or asked.drawn.images is not None:
+            raise RecipeError(
+                f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches on latents that stay, and "
+                "these are of pictures that are rendered or changed in each step: name another optimizer"
+            )
+        return lambda: self.make(asked, self.read(asked))
 
     def ask(self, phase: Phase, index: int, part: int, stops: Stops) -> Asked | None:
         """Draw all that is random in a part of a step; its texts are not read yet."""

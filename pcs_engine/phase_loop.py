@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,7 @@ from pcs_core.merge import flatten_losses, reduce_loss
 from pcs_engine.averages import Averages
 from pcs_engine.optimizers import make_optimizer
 from pcs_engine.rates import set_rates
+from pcs_engine.search import search
 from pcs_engine.stops import Stops
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ class Supply(Protocol):
         Subjects that are not ``stops.live`` have none; ``stops.ask`` is the step's ``stop``. None is a part
         that another process computes.
         """
+
+    def replay(self, phase: Phase, index: int, part: int, stops: Stops) -> Callable[[], FitStep]:
+        """Return what makes the same part again and again: the same rows and noise, texts read anew."""
 
     def share_gradients(self, phase: Phase, params: Iterable[nn.Parameter]) -> None:
         """Give all processes of this training the gradient of the whole step, where there are several."""
@@ -138,13 +143,13 @@ def begin(training: Training, phase: Phase, everything: dict[str, nn.Parameter])
                 f"phase {phase.name!r}: {loss!r} should train {', '.join(globs)}, and nothing of that name "
                 f"trains in it ({', '.join(phase.train)})"
             )
+    optimizer = make_optimizer(phase, params)
     for name, param in everything.items():
-        param.requires_grad_(name in params)
+        param.requires_grad_(name in params and not hasattr(optimizer, "search"))
     averages = Averages(params, phase.ema)
     names = stacked_names(training.net) & params.keys()
     stacked: list[Tensor] = [params[n] for n in params if n in names]
     stacked += [value for n, value in averages.values.items() if n in names]
-    optimizer = make_optimizer(phase, params)
     return PhaseState(params, optimizer, averages, Stops(training.subjects), stacked)
 
 
@@ -169,6 +174,8 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
     """Take one optimizer step; return the loss terms [S] of its last part, of those computed here."""
     precision, params = training.precision, state.params
     set_rates(state.optimizer, phase, index)
+    if hasattr(state.optimizer, "search"):
+        return find(training, phase, index, state)
     terms: dict[str, Tensor] = {}
     for part in range(phase.accumulate):
         with precision.autocast():
@@ -181,6 +188,18 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
     return terms
 
 
+@torch.no_grad()
+def find(training: Training, phase: Phase, index: int, state: PhaseState) -> dict[str, Tensor]:
+    """Take one step of an optimizer that needs no gradient; return the loss terms [S] of what it chose."""
+    with kept_within(training, phase, index, state.params):
+        terms = search(
+            training, phase, index, state, lambda step: loss_terms(training.run, phase, step)
+        )
+    state.averages.update()
+    state.stops.settle(index + 1, state.stacked)
+    return terms
+
+
 def update(training: Training, phase: Phase, index: int, state: PhaseState) -> None:
     """Step by the gradients that all parts of step ``index`` left."""
     precision, params = training.precision, state.params
@@ -189,17 +208,26 @@ def update(training: Training, phase: Phase, index: int, state: PhaseState) -> N
     precision.unscale(state.optimizer)
     if phase.clip:
         training.supply.clip(params, phase.clip)
+    with kept_within(training, phase, index, params):
+        precision.step(state.optimizer)
+    state.optimizer.zero_grad(set_to_none=True)
+    state.averages.update()
+    state.stops.settle(index + 1, state.stacked)
+
+
+@contextmanager
+def kept_within(
+    training: Training, phase: Phase, index: int, params: Mapping[str, nn.Parameter]
+) -> Iterator[None]:
+    """Bring what is updated inside to where the constraints want it."""
     before = {n: p.detach().clone() for n, p in params.items() if constraints_of(training, n)}
-    precision.step(state.optimizer)
+    yield
     with torch.no_grad():
         for name, value in before.items():
             for constraint in constraints_of(training, name):
                 params[name].copy_(
                     constraint.project(name, value, params[name], index / phase.steps)
                 )
-    state.optimizer.zero_grad(set_to_none=True)
-    state.averages.update()
-    state.stops.settle(index + 1, state.stacked)
 
 
 def constraints_of(training: Training, name: str) -> list[Constraint]:

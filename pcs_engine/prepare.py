@@ -404,7 +404,9 @@ def _captioned(
         # a picture is called by what it shows
         shown = [c for c in concepts if c.name in example.concepts] or concepts
         token = placeholder(shown)
-        templates = tuple(t.replace("{token}", token) for t in captions)
+        templates = tuple(
+            t.replace("{token}", token).replace("{reference}", str(example.index)) for t in captions
+        )
         around = [t for t in templates if CAPTION in t]
         default = tuple(t for t in templates if CAPTION not in t) or (
             DEFAULT_CAPTION.replace("{token}", token),

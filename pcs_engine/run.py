@@ -269,6 +269,11 @@ class EngineRun:
             table: Any = self.backbone.embedding.weight
             return table[torch.tensor(ids, device=table.device)].float()  # type: ignore[no-any-return]
 
+    def vocabulary(self) -> Tensor:
+        """Return the whole token table [v d], fp32."""
+        table: Any = self.backbone.embedding.weight
+        return table.detach().float()  # type: ignore[no-any-return]
+
     def draw(
         self,
         prompts: Sequence[str],

@@ -19,7 +19,8 @@ class Features:
     ``tensors`` are named ("clip.image", "ddim.latents"); the core stacks them [S, ...] over
     subjects. ``examples`` add to the references; ``captions`` (alternatives with placeholders)
     replace the default caption of the references that have none of their own; one with ``{caption}``
-    in it is built around what the user wrote beside a reference. ``concepts`` holds
+    in it is built around what the user wrote beside a reference, and ``{reference}`` is the reference's
+    number, from 0. ``concepts`` holds
     each subject's concepts, since `fuse` gets no subject at sampling. ``keep`` names the tensors
     that sampling needs: they go into the artifact.
     """

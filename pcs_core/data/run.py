@@ -92,6 +92,9 @@ class Run(Protocol):
     def embed_words(self, text: str) -> Tensor:
         """Return the token embeddings [n d] of ``text``, without start and end."""
 
+    def vocabulary(self) -> Tensor:
+        """Return the whole token table [v d], fp32; a backbone of several vocabularies refuses."""
+
     def draw(
         self,
         prompts: Sequence[str],

@@ -19,16 +19,20 @@ from pcs_testing.whole_run import fewer_settings, make_references, whole_run
 def feature_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What users name by environment: CLIP towers, and a face recogniser with vectors of ArcFace's width."""
     from pcs_diffusers import vision
+    from pcs_diffusers.clip_both import build_clip, clip_both
     from pcs_diffusers.skeletons import vision_tower
     from pcs_encoders.recogniser import face_id
 
-    opened = (vision.clip_image, vision.clip_image_huge, face_id)
+    opened = (vision.clip_image, vision.clip_image_huge, clip_both, face_id)
     place = tmp_path_factory.mktemp("features")
     towers = {"PCS_CLIP_IMAGE": (1024, 768), "PCS_CLIP_IMAGE_H14": (1280, 1024)}
     with pytest.MonkeyPatch.context() as patch:
         for variable, (width, projected) in towers.items():
             vision_tower(width=width, projected=projected).save_pretrained(place / variable)
             patch.setenv(variable, str(place / variable))
+        for part in build_clip():
+            part.save_pretrained(place / "clip")
+        patch.setenv("PCS_CLIP", str(place / "clip"))
         patch.setenv("PCS_FACE_ID", str(write_recogniser(place / "face.onnx")))
         for once in opened:
             once.cache_clear()

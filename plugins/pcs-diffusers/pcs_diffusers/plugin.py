@@ -61,10 +61,12 @@ def backbones() -> Mapping[str, str]:
 
 @catalogue_hookimpl
 def feature_models() -> Mapping[str, str]:
-    """Frozen vision towers."""
+    """Frozen towers of CLIP."""
     return {
+        "clip.both": "pcs_diffusers.clip_both:clip_both",
         "clip.image": "pcs_diffusers.vision:clip_image",
         "clip.image.h14": "pcs_diffusers.vision:clip_image_huge",
+        "tiny.clip": "pcs_diffusers.clip_both:tiny_clip",
         "tiny.image": "pcs_diffusers.vision:tiny_image",
         "tiny.face": "pcs_diffusers.vision:tiny_face",
     }

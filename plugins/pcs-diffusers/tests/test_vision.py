@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pcs_core.errors import InputError
+from pcs_diffusers.clip_both import build_clip, clip_both
 from pcs_diffusers.vision import clip_image_huge, tiny_image
 
 
@@ -45,3 +46,23 @@ def test_a_tower_that_is_not_vit_h_is_refused_by_its_width(
     ):
         clip_image_huge()
     clip_image_huge.cache_clear()
+
+
+def test_pictures_and_texts_of_clip_are_transformers_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features of both towers, of a saved folder, are those that transformers' own model gives."""
+    model, tokenizer = build_clip()
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path)
+    monkeypatch.setenv("PCS_CLIP", str(tmp_path))
+    both = clip_both.__wrapped__()
+    pictures, texts = torch.rand(2, 3, 40, 48), ["a photo of a dog", "snow"]
+    ids = tokenizer(texts, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        theirs = model.eval()(input_ids=ids, pixel_values=both._pixels(pictures))
+    torch.testing.assert_close(both.image_features(pictures), theirs.image_embeds)
+    torch.testing.assert_close(both.text_features(texts), theirs.text_embeds)
+    monkeypatch.setenv("PCS_CLIP", str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="set PCS_CLIP to a folder with a CLIP model"):
+        clip_both.__wrapped__()

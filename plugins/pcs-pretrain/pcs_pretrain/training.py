@@ -343,6 +343,19 @@ class _Pretraining:
             stop=stops.ask if self.processes.num_processes == 1 else one_process,
         )
 
+    def replay(self, phase: Phase, index: int, part: int, stops: Stops) -> Callable[[], FitStep]:
+        """Refuse: a pre-training follows gradients.
+
+        Raises
+        ------
+        RecipeError
+            Always.
+        """
+        raise RecipeError(
+            f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches without gradients, and a "
+            "pre-training follows them: name another"
+        )
+
     def _text(
         self,
         phase: Phase,

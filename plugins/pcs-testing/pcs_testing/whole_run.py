@@ -36,8 +36,8 @@ def fewer_settings(recipe: Recipe, *, steps: int = 1) -> list[str]:
 
     The one exception are the recipes that ``defense.cast`` fits inside of a fit.
 
-    Every phase trains for ``steps`` steps, once; a pre-training's batch has two records; one picture is drawn
-    in two steps.
+    Every phase trains for ``steps`` steps of one batch, once; a pre-training's batch has two records; one
+    picture is drawn in two steps.
     """
     changes = [
         f"{use.name}.{key}={json.dumps(value)}"
@@ -45,6 +45,7 @@ def fewer_settings(recipe: Recipe, *, steps: int = 1) -> list[str]:
         for key, value in FEWER.get(use.technique.id, {}).items()
     ]
     changes += [f"{phase.name}.steps={steps}" for phase in recipe.phases]
+    changes += [f"{phase.name}.accumulate=1" for phase in recipe.phases if phase.accumulate > 1]
     changes += [f"{phase.name}.batch=2" for phase in recipe.phases if phase.pretrain]
     return [*changes, "sample.steps=2", "fit.cycles=1"]
 

@@ -14,6 +14,12 @@ def techniques() -> str:
 
 
 @catalogue_hookimpl
+def optimizers() -> Mapping[str, str]:
+    """Optimizers by id."""
+    return {"cma-es": "pcs_tokens.evolution:Evolution"}
+
+
+@catalogue_hookimpl
 def mergers() -> Mapping[str, str]:
     """Ways to merge personalizations."""
     return {"mix-layers": "pcs_tokens.layerwise:mix_layers"}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from pcs_checks.observe import Observation
+from pcs_checks.observe import Observation, Step
 from pcs_core.data import ALL, CheckRow, HeadEdit, PixelEdit
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def globs_move(seen: Observation) -> Iterator[CheckRow]:
     _ = seen.artifact
     for name, begin in seen.notes.starts.items():
         phase = next(p for p in seen.recipe.phases if p.name == name)
-        trained = seen.notes.trained[name]
+        trained = trained_in(seen, name)
         absent = [g for g in phase.train if not any(fnmatchcase(n, g) for n in trained)]
         yield CheckRow.compare(f"{name}: `train` globs without a tensor", len(absent), "==", 0)
         # before the update of the last step: the updates of all others are in
@@ -89,22 +89,47 @@ def globs_move(seen: Observation) -> Iterator[CheckRow]:
 
 
 def terms_reach(seen: Observation) -> Iterator[CheckRow]:
-    """In each phase a loss reaches what trains, and every named loss is there with a weight."""
+    """In each phase a loss reaches what trains, and every named loss is there with a weight.
+
+    Where nothing asks for a gradient, a loss reaches what trains if it tells candidates of one step apart.
+    """
     _ = seen.artifact
     for name in seen.notes.starts:
         phase = next(p for p in seen.recipe.phases if p.name == name)
         step = next(s for s in seen.notes.steps if s.phase == name)
         counted = {n: t for n, t in step.terms.items() if matches(n, phase.losses)}
         trained = seen.notes.trained[name]
-        reached = frozenset().union(*(t.reached for t in counted.values()))
-        share = len(reached) / max(len(trained), 1)
-        yield CheckRow.compare(f"{name}: share of trained tensors with a gradient", share, ">", 0.0)
+        if trained:
+            reached = frozenset().union(*(t.reached for t in counted.values()))
+            share = len(reached) / len(trained)
+            yield CheckRow.compare(
+                f"{name}: share of trained tensors with a gradient", share, ">", 0.0
+            )
+            dead = [n for n, t in counted.items() if not t.reached]
+        else:
+            dead = [n for n in counted if len(values_of(seen, step, n)) < 2]
         off = {u.name for u in seen.recipe.uses if u.technique.settings().get("weight") == 0.0}
         named = [g for g in phase.losses if g not in off]
         absent = [g for g in named if not any(fnmatchcase(n, g) for n in counted)]
         yield CheckRow.compare(f"{name}: named losses that are missing", len(absent), "==", 0)
-        dead = [n for n, t in counted.items() if not t.reached]
         yield CheckRow.compare(f"{name}: losses that reach nothing", len(dead), "==", 0)
+
+
+def trained_in(seen: Observation, name: str) -> frozenset[str]:
+    """Return what trains in phase ``name``: what has a gradient, or where nothing has, what it names."""
+    phase = next(p for p in seen.recipe.phases if p.name == name)
+    return seen.notes.trained[name] or frozenset(
+        n for n in seen.notes.starts[name] if matches(n, phase.train)
+    )
+
+
+def values_of(seen: Observation, step: Step, term: str) -> set[float]:
+    """Return the values of a loss term in a step, of each candidate that was tried in it."""
+    return {
+        s.terms[term].value
+        for s in seen.notes.steps
+        if (s.phase, s.index) == (step.phase, step.index) and term in s.terms
+    }
 
 
 def roles_used(seen: Observation) -> Iterator[CheckRow]:

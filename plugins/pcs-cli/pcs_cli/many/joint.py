@@ -17,6 +17,7 @@ from pcs_cli.many.each_weight import EachWeight, Runs
 from pcs_core.data import RENDERED, Fusion, TokenEdit, WeightEdit
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
+from pcs_engine.optimizers import searches
 from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def why_apart(recipe: Recipe) -> str:
             return f"phase {phase.name!r} learns from what it renders"
         if phase.reach:
             return f"phase {phase.name!r} gives each loss what it may move"
+        if searches(phase):
+            return f"phase {phase.name!r} searches without gradients"
     return ""
 
 
