@@ -99,18 +99,13 @@ class FitSupply:
         RecipeError
             Several processes fit, or the rows are pictures that what is searched for makes or changes.
         """
-        if self.processes.count > 1:
+        if self.processes.count > 1 or RENDERED in phase.batch or self.net.encodes_each_step:
             raise RecipeError(
-                f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches without gradients, which "
-                f"{self.processes.count} processes have nothing to share of: run one process"
+                f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches without gradients, in one "
+                "process and on pictures that stay: name another"
             )
         asked = self.ask(phase, index, part, stops)
         assert asked is not None
-        if RENDERED in phase.batch or asked.drawn.images is not None:
-            raise RecipeError(
-                f"phase {phase.name!r}: the optimizer {phase.optimizer!r} searches on latents that stay, and "
-                "these are of pictures that are rendered or changed in each step: name another optimizer"
-            )
         return lambda: self.make(asked, self.read(asked))
 
     def ask(self, phase: Phase, index: int, part: int, stops: Stops) -> Asked | None:

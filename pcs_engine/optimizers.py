@@ -58,15 +58,6 @@ def make_optimizer(phase: Phase, params: Mapping[str, nn.Parameter]) -> torch.op
     return known.get("optimizers", phase.optimizer)(named, weight_decay=phase.weight_decay)  # type: ignore[no-any-return]
 
 
-def searches(phase: Phase) -> bool:
-    """Return whether the optimizer of a phase tries candidates in place of following gradients."""
-    from pcs_core.catalogue import catalogue
-
-    if phase.optimizer in BUILTIN or phase.optimizer not in catalogue().ids("optimizers"):
-        return False
-    return hasattr(catalogue().get("optimizers", phase.optimizer), "search")
-
-
 def optimizer_tensors(
     optimizer: torch.optim.Optimizer, params: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:

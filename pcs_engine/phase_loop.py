@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -192,9 +193,7 @@ def learn(training: Training, phase: Phase, index: int, state: PhaseState) -> di
 def find(training: Training, phase: Phase, index: int, state: PhaseState) -> dict[str, Tensor]:
     """Take one step of an optimizer that needs no gradient; return the loss terms [S] of what it chose."""
     with kept_within(training, phase, index, state.params):
-        terms = search(
-            training, phase, index, state, lambda step: loss_terms(training.run, phase, step)
-        )
+        terms = search(training, phase, index, state, partial(loss_terms, training.run, phase))
     state.averages.update()
     state.stops.settle(index + 1, state.stacked)
     return terms

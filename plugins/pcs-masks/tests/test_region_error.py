@@ -85,7 +85,7 @@ def test_without_masks_a_picture_is_inside_as_a_whole(backbone: Backbone) -> Non
     assert outside == 0.0
 
 
-class Told(Technique):
+class AskedAbout(Technique):
     """Keeps the error under a text, asked while the network has its edits."""
 
     id = "test.told"
@@ -102,7 +102,7 @@ def test_the_network_is_told_the_regions_text(backbone: Backbone) -> None:
     SEEN.clear()
     uses = [
         LearnableToken(noise=0.3),
-        Told(text="a cat and <fido> of a dog"),
+        AskedAbout(text="a cat and <fido> of a dog"),
         RegionError(text="a cat and {token} of a {noun}", region="all"),
     ]
     phase = Phase("p", 1, batch={"subject": 2}, lr={"*": 1e-9}, losses=("region", "core.denoise"))

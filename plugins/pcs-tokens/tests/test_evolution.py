@@ -90,14 +90,14 @@ def test_its_state_brings_the_same_evolution_back() -> None:
 def test_a_loss_that_is_not_finite_is_the_worst() -> None:
     whole = torch.nn.Parameter(torch.zeros(1, 4))
     losses = iter([float("nan"), float("inf"), 3.0, 2.0, 4.0, 5.0, 6.0, 7.0])
-    found = []
+    candidates = []
 
     def loss() -> torch.Tensor:
-        found.append(whole.detach().clone())
+        candidates.append(whole.detach().clone())
         return torch.tensor([next(losses)])
 
     optimizer(whole).search(loss, [0])
-    assert torch.equal(whole.detach(), found[3])
+    assert torch.equal(whole.detach(), candidates[3])
 
 
 @pytest.mark.parametrize("wrong", [{"weight_decay": 0.1}, {"lr": 0.0}])
@@ -156,5 +156,5 @@ def test_candidates_see_the_same_rows(backbone: Backbone) -> None:
 def test_several_processes_are_refused(backbone: Backbone) -> None:
     two = recipe(accumulate=2)
     supply = fit_rows.FitSupply(None, None, [], None, [], None, [], Processes(0, 2))  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="searches without gradients, which 2 processes"):
+    with pytest.raises(RecipeError, match="searches without gradients, in one process"):
         supply.replay(two.phases[0], 0, 0, None)  # type: ignore[arg-type]

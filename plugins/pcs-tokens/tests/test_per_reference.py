@@ -37,11 +37,11 @@ def test_a_caption_names_its_own_pictures_word(backbone: Backbone) -> None:
     SEEN.clear()
     phase = Phase("p", 4, batch={"subject": 2}, lr={"*": 0.0})
     fit(make_recipe([CAPTION, ReferenceWords(), Spy()], phase), make_subject(images=3), backbone)
-    told = [
+    captions = [
         pair for step in SEEN for pair in zip(step.batch.captions, step.batch.index, strict=True)
     ]
-    assert {caption for caption, _ in told} == {f"<fido> <context.{i}>" for _, i in told}
-    assert all(caption == f"<fido> <context.{i}>" for caption, i in told)
+    assert {caption for caption, _ in captions} == {f"<fido> <context.{i}>" for _, i in captions}
+    assert all(caption == f"<fido> <context.{i}>" for caption, i in captions)
 
 
 def test_only_the_words_of_the_steps_pictures_move(backbone: Backbone) -> None:

@@ -56,12 +56,12 @@ def own_words(seen: Observation, *, use: str, start: str) -> Iterator[CheckRow]:
                 del edits[off].vocabulary
 
     plain = read(-1)
-    own, others = [], []
+    mine, others = [], []
     for number in range(count):
         moved = (read(number) - plain).flatten(1).abs().amax(1)
-        own.append(float(moved[number]))
+        mine.append(float(moved[number]))
         others += [float(moved[i]) for i in range(count) if i != number]
-    yield CheckRow.compare("least change of a text by its own word", min(own), ">", 1e-6)
+    yield CheckRow.compare("least change of a text by its own word", min(mine), ">", 1e-6)
     yield CheckRow.compare("largest change of another's", max(others), "==", 0.0)
     modes = sum(e.mode != "fit" for e in edits)
     yield CheckRow.compare("words that a drawing knows", modes, "==", 0)

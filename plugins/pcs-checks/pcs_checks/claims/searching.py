@@ -30,9 +30,9 @@ def searched(seen: Observation, *, candidates: int, phase: str = "") -> Iterator
     wrong = sum(count != candidates * parts for count in tried.values())
     yield CheckRow.compare(f"{name}: steps", len(tried), ">", 0)
     yield CheckRow.compare(f"{name}: steps of other than {candidates} candidates", wrong, "==", 0)
-    told = [len(values_of(seen, s, term)) for s in steps[:1] for term in s.terms]
+    apart = [len(values_of(seen, s, term)) for s in steps[:1] for term in s.terms]
     yield CheckRow.compare(
-        f"{name}: losses of the first step", max(told, default=0), ">=", candidates
+        f"{name}: losses of the first step", max(apart, default=0), ">=", candidates
     )
 
 

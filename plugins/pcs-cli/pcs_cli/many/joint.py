@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 
 from pcs_cli.many.each_weight import EachWeight, Runs
+from pcs_core.catalogue import catalogue
 from pcs_core.data import RENDERED, Fusion, TokenEdit, WeightEdit
 from pcs_core.errors import PcsError
 from pcs_core.merge import merge_fusions
-from pcs_engine.optimizers import searches
 from pcs_engine.run import EngineRun
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ def why_apart(recipe: Recipe) -> str:
             return f"phase {phase.name!r} learns from what it renders"
         if phase.reach:
             return f"phase {phase.name!r} gives each loss what it may move"
-        if searches(phase):
+        if hasattr(optimizer_class(phase.optimizer), "search"):
             return f"phase {phase.name!r} searches without gradients"
     return ""
+
+
+def optimizer_class(id: str) -> Any:
+    """Return the optimizer that a plugin holds as ``id``; None for one of torch's."""
+    held = catalogue()
+    return held.get("optimizers", id) if id in held.ids("optimizers") else None
 
 
 def check_packs(recipe: Recipe, fusion: Fusion) -> None:
