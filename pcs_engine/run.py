@@ -271,8 +271,7 @@ class EngineRun:
 
     def vocabulary(self) -> Tensor:
         """Return the whole token table [v d], fp32."""
-        table: Any = self.backbone.embedding.weight
-        return table.detach().float()  # type: ignore[no-any-return]
+        return self.backbone.embedding.weight.detach().float()  # type: ignore
 
     def draw(
         self,

@@ -9,7 +9,7 @@ subject a parameter is searched whole. Its ``state`` is tensors, as of any optim
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -32,7 +32,6 @@ def search(
     All candidates of a step see the same rows, noise and noise levels, and each has its texts read anew.
     """
     supply, run = training.supply, training.run
-    optimizer: Any = state.optimizer
     parts = [supply.replay(phase, index, part, state.stops) for part in range(phase.accumulate)]
     tried: list[tuple[float, dict[str, Tensor]]] = []
 
@@ -47,5 +46,5 @@ def search(
         return total
 
     rngs = [run.init_rng(s, f"search/{phase.name}") for s in range(training.subjects)]
-    optimizer.search(fitness, [rng.initial_seed() for rng in rngs])
+    state.optimizer.search(fitness, [rng.initial_seed() for rng in rngs])  # type: ignore[attr-defined]
     return min(tried, key=lambda one: one[0])[1]

@@ -72,8 +72,8 @@ def why_apart(recipe: Recipe) -> str:
 
 def optimizer_class(id: str) -> Any:
     """Return the optimizer that a plugin holds as ``id``; None for one of torch's."""
-    held = catalogue()
-    return held.get("optimizers", id) if id in held.ids("optimizers") else None
+    known = catalogue()
+    return known.get("optimizers", id) if id in known.ids("optimizers") else None
 
 
 def check_packs(recipe: Recipe, fusion: Fusion) -> None:
