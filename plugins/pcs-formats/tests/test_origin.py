@@ -244,7 +244,9 @@ def damaged(content: bytes, how: str) -> bytes:
         return b"P6 1 1 255 abc"
     chunk = b"tEXt" + b"pcs.provenance\0{" + b" " * 2**20
     long = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content[:8] + long + content[at - 4 :]
+    (size,) = struct.unpack(">I", content[at - 4 : at])
+    end = at + 4 + size + 4  # behind the true one, in whose place it would be read
+    return content[:end] + long + content[end:]
 
 
 @pytest.mark.parametrize(
