@@ -257,7 +257,6 @@ def truncated(change: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     wide = change.shape[0] > change.shape[1]
     matrix = (change.T if wide else change).double()
     values, vectors = torch.linalg.eigh(matrix @ matrix.T)
-    rank = min(rank, len(values))
     values, vectors = values[-rank:].flip(0), vectors[:, -rank:].flip(1)
     root = values.clamp_min(0.0).sqrt().sqrt()  # of the singular values
     first = vectors * root

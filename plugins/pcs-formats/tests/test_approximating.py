@@ -16,12 +16,12 @@ from pcs_core import export, fit
 from pcs_core.assembly import recipe_from_text
 from pcs_core.backbone import import_tensors
 from pcs_core.catalogue import catalogue
-from pcs_core.data import Personalization, Phase
+from pcs_core.data import Personalization, Phase, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_core.storage import save
 from pcs_diffusers.tiny import tiny, tiny_sd3
 from pcs_diffusers.tiny_flux import tiny_flux
-from pcs_formats.approximating import truncated
+from pcs_formats.approximating import can_be_approximated, truncated
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
 
@@ -50,7 +50,8 @@ def technique(id: str, **settings: Any) -> Any:
 
 
 def fitted(backbone: Any, *uses: Any) -> Personalization:
-    recipe = make_recipe(uses, Phase("p", 1, lr={"*": 1e-3}))
+    named = {f"{use.id}:{number}": use for number, use in enumerate(uses)}
+    recipe = make_recipe(named, Phase("p", 1, lr={"*": 1e-3}))
     artifact = fit(recipe, make_subject(), backbone)[0]
     return moved(artifact)
 
@@ -76,6 +77,27 @@ CASES = {
     "full-conv": (tiny, [("weights.full", {"pattern": "*downsamplers*.conv.weight"})]),
     "svd": (tiny, [("weights.svd", {"kinds": ["linear", "conv"]})]),
     "peft": (tiny, [("weights.peft", {"kind": "oft"})]),
+    "kv-over-full": (
+        tiny,
+        [
+            ("weights.kv", {"strength": 0.6}),
+            ("weights.full", {"pattern": "*attn2.to_k.weight"}),
+        ],
+    ),
+    "kv-twice": (tiny, [("weights.kv", {"strength": 1.7}), ("weights.kv", {"parts": ["v", "q"]})]),
+    "peft-conv": (
+        tiny,
+        [
+            (
+                "weights.peft",
+                {
+                    "kind": "loha",
+                    "convolutions": True,
+                    "sites": "down_blocks.*.downsamplers.0.conv|*.conv2",
+                },
+            )
+        ],
+    ),
     "beside a LoRA": (
         tiny,
         [
@@ -178,6 +200,75 @@ def test_what_is_no_change_of_a_weight_is_refused_by_name(
         export(artifact, tmp_path / "out", to="diffusers", backbone=backbone)
     with pytest.raises(CapabilityError, match=message):
         export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=4)
+
+
+def test_norms_count_as_left_out_however_they_change(tmp_path: Path) -> None:
+    backbone = tiny()
+    norms = {"kind": "norm", "layers": "norm", "sites": "*attentions*norm1", "bias": True}
+    uses = technique("weights.imported_weight", **norms), technique("weights.kv")
+    artifact = fitted(backbone, *uses)
+    facts = export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=ALL)
+    errors = facts["approximation"]["errors"]
+    assert errors["norm"] == errors["bias"] == 1.0
+    assert errors["linear"] < 1e-4
+    kept, lost = 0.0, 0.0
+    strengths = {"w_norm": "strength", "bias": "strength_bias"}
+    for name, value in artifact.tensors.items():
+        stem, _, parameter = name.rpartition("/")
+        if parameter in strengths:
+            change = value * artifact.tensors[f"{stem}/{strengths[parameter]}"]
+            lost += float(change.square().sum())
+        elif name.startswith("weights.kv:"):
+            kept += float(value.square().sum())
+    expected = sqrt(lost / (kept + lost))
+    assert errors["overall"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        ({"start": 0.3}, {}),
+        ({"stop": 0.7}, {}),
+        ({"mode": "sample"}, {}),
+        ({}, {"group": "references"}),
+    ],
+)
+def test_what_acts_for_a_part_alone_cannot_be_approximated(
+    make: dict[str, Any], change: dict[str, str]
+) -> None:
+    site = next(site for site in tiny().sites if site.kind == "linear")
+    whole, part = Scaled(site), Scaled(site, **make)
+    vars(part).update(change)
+    assert can_be_approximated(whole)
+    assert not can_be_approximated(part)
+
+
+class Scaled(WeightEdit):
+    """Doubles a weight."""
+
+    def weight(self, weight: torch.Tensor) -> torch.Tensor:
+        """Return twice the weight."""
+        return 2 * weight
+
+
+def test_what_cannot_be_approximated_is_refused_though_it_is_asked_for(tmp_path: Path) -> None:
+    backbone = tiny()
+    uses = technique("encoders.image", model="tiny.image"), technique("tokens.rare", identifier="")
+    adapter = technique("attention.parallel_adapter", key="image", projector="linear", tokens=2)
+    artifact = fitted(backbone, *uses, adapter, technique("weights.kv"))
+    for options in ({}, {"approximate": 4}):
+        with pytest.raises(CapabilityError, match="'attention.parallel_adapter:2' .*") as refused:
+            export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, **options)
+        assert "--approximate" not in str(refused.value)
+
+
+def test_a_network_in_few_bits_is_not_approximated(tmp_path: Path) -> None:
+    backbone = tiny()
+    artifact = fitted(backbone, technique("weights.kv"))
+    rounded: Any = tiny()
+    rounded.denoiser.to(torch.bfloat16)
+    with pytest.raises(CapabilityError, match="is opened in bfloat16, whose rounding is as large"):
+        export(artifact, tmp_path / "out", to="diffusers", backbone=rounded, approximate=4)
 
 
 @pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
