@@ -9,6 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from zlib import crc32
 
 import pytest
 
@@ -28,13 +29,14 @@ TOOLS = {".pytest_cache", ".hypothesis", "build"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is another day's turn of the tests marked ``rotated``: three days see them all.
 
-    With a recipe or technique more such tests grow by a dozen. One that is named runs on any day.
+    With a recipe or technique more such tests grow by a dozen. One that is named runs on any day. Where a test
+    starts follows from its name, so that those that run once do not all run on one day.
     """
     today, counts = int(os.environ["PCS_DAY"]), Counter[str]()
     for item in items:
         if item.get_closest_marker("rotated"):
             test = item.nodeid.partition("[")[0]
-            if (counts[test] + today) % PARTS:
+            if (crc32(test.encode()) + counts[test] + today) % PARTS:
                 item.add_marker("slow")
             counts[test] += 1
 

@@ -35,7 +35,7 @@ class KnownTexts:
     def __init__(self) -> None:
         self._text: Tensor | None = None
         self._parts: tuple[tuple[Made, Tensor], ...] = ()
-        self._layers: dict[str, tuple[Any, Tensor]] = {}
+        self._layers: dict[str, Remembering] = {}
 
     def bind(self, backbone: Backbone, undo: Callable[[Callable[[], None]], None]) -> None:
         """Stand in for the layers of ``backbone``, inside of what edits put there later."""
@@ -43,8 +43,8 @@ class KnownTexts:
         for site in select_sites(backbone.sites, LAYERS):
             layer: Any = backbone.parts["denoiser"].get_submodule(site.name)
             if isinstance(layer, nn.Linear):
-                self._layers[site.name] = layer, layer.weight
-                undo(stand_in(layer, Remembering(layer, site.name, self)))
+                self._layers[site.name] = Remembering(layer, site.name, self)
+                undo(stand_in(layer, self._layers[site.name]))
 
     @torch.no_grad()
     def make(self, text: Tensor) -> Made:
@@ -55,15 +55,15 @@ class KnownTexts:
         """
         frozen = [
             (name, layer)
-            for name, (layer, weight) in self._layers.items()
-            if layer.weight is weight
-            and not weight.requires_grad
-            and layer.in_features == text.shape[-1]
+            for name, layer in self._layers.items()
+            if layer.module.weight is layer.weight
+            and not layer.weight.requires_grad
+            and layer.module.in_features == text.shape[-1]
         ]
-        wide = sum(layer.out_features for _, layer in frozen)
+        wide = sum(layer.module.out_features for _, layer in frozen)
         if wide * text.shape[0] * text.shape[1] * text.element_size() > BYTES:
             return {}
-        return {name: type(layer).forward(layer, text) for name, layer in frozen}
+        return {name: layer.base(text) for name, layer in frozen}
 
     def show(self, text: Tensor, *parts: tuple[Made, Tensor]) -> None:
         """Say that ``text`` [b l d] are these rows of these tables, one behind the other."""
@@ -80,13 +80,20 @@ class KnownTexts:
 class Remembering:
     """A plain object that stands in for a layer's ``forward``."""
 
-    def __init__(self, module: nn.Module, name: str, texts: KnownTexts) -> None:
+    def __init__(self, module: nn.Linear, name: str, texts: KnownTexts) -> None:
         self.module, self.name, self.texts = module, name, texts
+        self.weight = module.weight
+        self.inner = vars(module).get("forward")
+
+    def base(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer as it was: one whose weights are in few bits has a ``forward`` of its own."""
+        if self.inner is not None:
+            return self.inner(x, *args, **kwargs)
+        return type(self.module).forward(self.module, x, *args, **kwargs)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Look up what the layer makes of ``x``, or compute it."""
         known = self.texts.look_up(self.name, x)
         if known is not None:
             return known
-        forward: Any = type(self.module).forward
-        return forward(self.module, x, *args, **kwargs)
+        return self.base(x, *args, **kwargs)

@@ -219,6 +219,7 @@ class Interrupt:
             raise KeyboardInterrupt
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("name", ["bf16", "fp16"])
 def test_resume_is_exact(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

@@ -49,6 +49,7 @@ output_folder.write_through = lambda *paths: None
 """
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize(
     ("broken", "kind", "step"),
     [(UNNOTED, "left", "27"), (NOT_WRITTEN_THROUGH, "lost", "9")],

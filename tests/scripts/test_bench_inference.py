@@ -210,6 +210,7 @@ def rehearse(out: Path, *words: str) -> dict:
     return report
 
 
+@pytest.mark.rotated
 def test_a_rehearsal_of_steps_and_switches(tmp_path: Path) -> None:
     report = rehearse(tmp_path / "found.json", "--parts", "switches")
     assert {"machine", "versions", "rows", "targets", "skipped"} <= set(report)

@@ -16,6 +16,7 @@ SYSTEMS = sorted(catalogue().recipe_files())
 PAIRS = [(s, n.name) for s in SYSTEMS for n in find(s).table.neighbour]
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_holds(system: str) -> None:
     report = find(system).run()
@@ -23,6 +24,7 @@ def test_holds(system: str) -> None:
     assert report.holds, [row for row in report.rows if not row.holds]
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_fails_when_neutral(system: str) -> None:
     assert find(system).table.neutral

@@ -10,6 +10,7 @@ from pcs_core import export, fit, load_recipe, open_backbone
 from pcs_core.errors import CapabilityError
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("id", ["tiny-sdxl", "tiny-sd3"])
 def test_two_loras(id: str, tmp_path: Path, subject, trajectory, apart) -> None:
     backbone = open_backbone(id)

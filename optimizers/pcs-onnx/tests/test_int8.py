@@ -54,6 +54,14 @@ def test_the_command_says_what_it_did(small: Path, folder: Path) -> None:
     assert graph["quantization"]["layers"] == len(chosen) > 20
     assert graph["quantization"]["left"] == len(left) > 2
     assert 0 < graph["quantization"]["rms_error"] < 0.2
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(str(small / "denoiser.onnx")).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and tensor.dims
+    ]
+    widest = [int(abs(w.astype(int)).max()) for w in weights if w.ndim > 1]
+    assert len(widest) == len(chosen)
+    assert max(widest) <= 64, "two products overflow 16 bits on CPUs without VNNI"
     assert graph["inputs"] == json.loads((folder / "manifest.json").read_text())["graphs"][
         "denoiser"]["inputs"]  # fmt: skip
 

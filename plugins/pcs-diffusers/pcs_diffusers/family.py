@@ -327,13 +327,8 @@ class DiffusersBackbone:
         Raises
         ------
         CapabilityError
-            This class of diffusers cannot, or what stores its weights cannot.
+            This class of diffusers cannot.
         """
-        if function is not None and self.stored_as == "fp8":
-            raise CapabilityError(
-                f"backbone {self.card.id!r}: weights stored as fp8 change their type between a forward and its "
-                "recomputation: use int8, or leave out gradient checkpointing"
-            )
         if self.recomputes and function is not None:
             self.denoiser.enable_gradient_checkpointing(function)
         elif self.recomputes:

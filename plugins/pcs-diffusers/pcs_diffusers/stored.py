@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from pcs_core.errors import CapabilityError, InputError, nearest
+from pcs_diffusers.few_bit_layers import keep_in_few_bits
 
 if TYPE_CHECKING:
     from pcs_diffusers.family import DiffusersBackbone
@@ -119,6 +120,7 @@ def store_layerwise(backbone: DiffusersBackbone) -> None:
     backbone.denoiser.enable_layerwise_casting(
         storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.bfloat16
     )
+    keep_in_few_bits(backbone.denoiser)
 
 
 def compute_dtype(module: Any) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import apply_layerwise_casting
 
 from pcs_core import fit, load_recipe, open_backbone, sample
 from pcs_core.data import Concept, Personalization, Subject
 from pcs_core.errors import CapabilityError, InputError
+from pcs_diffusers.few_bit_layers import keep_in_few_bits
 from pcs_diffusers.stored import STORAGES, Storage, reading_options
 
 EXACT = {"bf16": 0.03, "fp16": 0.01, "int8": 0.04, "fp8": 0.2}
@@ -57,6 +60,39 @@ def test_outputs_and_gradients_are_close_to_those_in_full(whole: Path, quantize:
     for ours, full in zip(ask(backbone), exact, strict=True):
         off = float((ours - full).norm() / full.norm())
         assert 0 < off < EXACT[quantize]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (torch.nn.Linear(6, 4), (3, 6)),
+        (torch.nn.Linear(6, 4, bias=False), (2, 3, 6)),
+        (torch.nn.Conv1d(4, 6, 3, padding=1), (2, 4, 7)),
+        (torch.nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (2, 4, 7, 8)),
+        (torch.nn.Conv2d(4, 4, 3, dilation=2), (2, 4, 9, 9)),
+        (torch.nn.Conv3d(4, 2, 3, padding=1, bias=False), (1, 4, 3, 5, 5)),
+    ],
+    ids=str,
+)
+def test_a_layer_in_float8_keeps_no_other_copy_for_backward(
+    layer: torch.nn.Module, shape: tuple[int, ...]
+) -> None:
+    """Its values and gradients are those of a layer that holds the rounded weights in bfloat16."""
+    exact = copy.deepcopy(layer).to(torch.float8_e4m3fn).to(torch.bfloat16).requires_grad_(False)
+    stored = copy.deepcopy(layer).requires_grad_(False)
+    apply_layerwise_casting(stored, torch.float8_e4m3fn, torch.bfloat16, skip_modules_pattern=None)
+    keep_in_few_bits(stored)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    ours, theirs = (x.clone().requires_grad_() for _ in range(2))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t), t)[1], lambda t: t):
+        output = stored(ours)
+    output.float().square().sum().backward()
+    exact(theirs).float().square().sum().backward()
+    torch.testing.assert_close(output, exact(x))
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    weights = [t for t in kept if t.numel() == stored.weight.numel()]
+    assert [t.dtype for t in weights] == [torch.float8_e4m3fn]
 
 
 def needs(quantize: str) -> None:
@@ -115,10 +151,15 @@ def test_what_rewrites_weights_is_refused_by_name(whole: Path, quantize: str, sy
         fit(recipe, subject(), open_backbone(whole, quantize=quantize))
 
 
-def test_fp8_is_not_recomputed(whole: Path) -> None:
-    recipe = load_recipe("lora-dreambooth", backbone=str(whole), overrides=["tune.steps=1"])
-    with pytest.raises(CapabilityError, match="fp8 change their type.*use int8"):
-        fit(recipe, subject(), open_backbone(whole, quantize="fp8"), checkpointing=True)
+@pytest.mark.parametrize("quantize", ["fp8", "int8"])
+def test_what_is_recomputed_is_the_same(whole: Path, quantize: str) -> None:
+    needs(quantize)
+    recipe = load_recipe("lora-dreambooth", backbone=str(whole), overrides=["tune.steps=3"])
+    backbone = open_backbone(whole, quantize=quantize)
+    one, other = (
+        fit(recipe, subject(), backbone, checkpointing=again)[0] for again in (True, False)
+    )
+    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in other.tensors)
 
 
 @pytest.mark.parametrize("quantize", ["bf16", "int8"])

@@ -72,6 +72,7 @@ def test_the_first_setting_that_fits_is_found(memory: Callable[..., Any]) -> Non
     assert answer["options"] == tried[-1]["options"] == "--gradient-checkpointing"
 
 
+@pytest.mark.rotated
 def test_too_little_is_said_with_what_takes_least(memory: Callable[..., Any]) -> None:
     code, out, err = memory("--device", "cuda", "--have", "1MB")
     assert code == 1

@@ -225,6 +225,7 @@ def test_ntxent_is_lowest_when_partners_agree():
 # --- stages ------------------------------------------------------------------------------------
 
 
+@pytest.mark.rotated
 def test_every_ruler_is_saved_small_and_opens(metrics):
     images = torch.rand(3, 3, 128, 128)
     for name, opened in (
@@ -249,6 +250,7 @@ def test_gradients_reach_the_picture(metrics):
         assert image.grad.abs().sum() > 0
 
 
+@pytest.mark.rotated
 def test_a_stage_resumes_bit_for_bit(tmp_path, assets, monkeypatch):
     monkeypatch.setattr(metrics_judge, "check", lambda *a: {})
     metrics_judge.train(settings(tmp_path / "a", 24), assets, lambda line: None)

@@ -112,6 +112,7 @@ def silent(line):
     pass
 
 
+@pytest.mark.rotated
 def test_diffusion_is_the_same_twice_and_when_resumed(tmp_path, prepared):
     diffusion.train(settings(tmp_path / "a", 32), *prepared, silent)
     torch.manual_seed(99)

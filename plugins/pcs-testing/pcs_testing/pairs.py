@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pcs_testing.case import Case
 
 PROMPTS = ("a photo of a dog", "a red toy on the beach")
+_ALONE: dict[tuple[Any, ...], Tensor] = {}
 
 
 def check_pair(first: Case, second: Case) -> bool:
@@ -50,14 +51,22 @@ def check_pair(first: Case, second: Case) -> bool:
         # a word with another meaning is no disturbance: prompts then leave the subject out
         speaks = any(e.owner == quiet.id for e in together.of(TokenEdit)) or together.words
         prompts = PROMPTS if speaks else (*PROMPTS, at_work.prompt())
-        plain, heard = _output(at_work, alone)
-        before = _look(at_work, plain, heard, prompts)
+        before = _alone(at_work, alone, prompts)
         moved = (before - _look(at_work, together, said, prompts)).abs()
         assert float(moved.max()) == 0.0, (
             f"{quiet.id!r} at its neutral setting changes what {active.id!r} does by "
             f"{float(moved.max()):.3g}"
         )
     return True
+
+
+def _alone(case: Case, uses: dict[str, Technique], prompts: tuple[str, ...]) -> Tensor:
+    """Return the output of uses without a second technique: computed once, for all that come beside them."""
+    key = (case.backbone, tuple((name, repr(use)) for name, use in uses.items()), prompts)
+    if key not in _ALONE:
+        fusion, features = _output(case, uses)
+        _ALONE[key] = _look(case, fusion, features, prompts)
+    return _ALONE[key]
 
 
 def _output(case: Case, uses: dict[str, Technique], still: str = "") -> tuple[Fusion, Features]:
