@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.nn import grad as by_hand
 
 HOOK = "layerwise_casting"
 """What diffusers calls its hook on a layer."""
@@ -52,7 +53,7 @@ def _convolution(layer: Any, x: Tensor) -> Tensor:
     return output
 
 
-def _dtype(layer: nn.Module) -> torch.dtype:
+def _dtype(layer: Any) -> torch.dtype:
     dtype: torch.dtype = layer._diffusers_hook.get_hook(HOOK).compute_dtype
     return dtype
 
@@ -97,6 +98,6 @@ class _Convolution(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         (weight,) = ctx.saved_tensors
         dtype = ctx.computed
-        by_input = getattr(nn.grad, f"conv{gradient.dim() - 2}d_input")
+        by_input = getattr(by_hand, f"conv{gradient.dim() - 2}d_input")
         moved = by_input(ctx.shape, weight.to(dtype), gradient.to(dtype), *ctx.how)
         return moved.to(ctx.given), None, None, None, None
