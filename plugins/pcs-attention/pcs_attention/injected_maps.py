@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import torch
 from pydantic import Field
 
+from pcs_attention.branch_factors import branch_factors
 from pcs_core import Technique, hookimpl
 from pcs_core.backbone import substitute
 from pcs_core.data import LOSS, AttnEdit, Branch, Fusion, Loss, Prediction, Word
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from pcs_core.data import AttnState, Conditioning, FitStep, GuidanceTerm, Run, SampleStep, Site
+    from pcs_core.data import AttnState, Conditioning, FitStep, Run, SampleStep, Site
 
 MAPS = "injected_maps."
 """Beginning of the names in ``Conditioning.extra`` under which maps [b h n m] go to their site."""
@@ -107,7 +108,7 @@ class InjectedMaps(Technique):
         """Return the guided prediction, each branch with the base's maps of its own text."""
         if not self.start <= step.progress < self.stop:
             return None
-        factors = _factors(step.terms, step.progress, self.id)
+        factors = branch_factors(step.terms, step.progress, self.id)
         names = [site.name for site in self._sites(run)]
         total: Tensor | float = 0.0
         for branch, factor in factors.items():
@@ -125,19 +126,6 @@ class InjectedMaps(Technique):
         return step.evaluate(
             step.latents, step.level, cond, model=branch.model, edits=branch.edits
         ).x0
-
-
-def _factors(terms: Sequence[GuidanceTerm], progress: float, name: str) -> dict[Branch, float]:
-    """Return the factor of each branch of the guidance terms that act; those that cancel are left out."""
-    factors = {Branch("positive"): 1.0}
-    for term in terms:
-        if not term.start <= progress < term.stop:
-            continue
-        if term.mask is not None:
-            raise CapabilityError(f"{name}: it cannot draw with guidance that a mask weighs")
-        for side, weight in ((term.plus, term.weight), (term.minus, -term.weight)):
-            factors[side] = factors.get(side, 0.0) + weight
-    return {branch: factor for branch, factor in factors.items() if factor}
 
 
 def _plain(run: Run, step: FitStep) -> list[str]:

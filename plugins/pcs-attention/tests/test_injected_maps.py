@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pcs_attention.injected_maps import Injected, InjectedMaps, _factors, with_maps
+from pcs_attention.branch_factors import branch_factors
+from pcs_attention.injected_maps import Injected, InjectedMaps, with_maps
 from pcs_attention.value_residual import SCALE, ValueResidual, places
 from pcs_core.backbone import Attachment, Backbone, select_sites, tokenise
 from pcs_core.data import AttnState, Branch, Conditioning, Fusion, GuidanceTerm, Word
@@ -98,11 +99,11 @@ def test_guidance_is_the_sum_of_its_terms() -> None:
         GuidanceTerm(positive, base, 2.0, 0.0, 0.5),
         GuidanceTerm(base, negative, 1.0, 0.5, 1.0),
     )
-    assert _factors(terms, 0.0, "x") == {positive: 9.0, negative: -6.0, base: -2.0}
-    assert _factors(terms, 0.5, "x") == {positive: 7.0, negative: -7.0, base: 1.0}
+    assert branch_factors(terms, 0.0, "x") == {positive: 9.0, negative: -6.0, base: -2.0}
+    assert branch_factors(terms, 0.5, "x") == {positive: 7.0, negative: -7.0, base: 1.0}
     masked = GuidanceTerm(positive, negative, 1.0, mask="box.0")
     with pytest.raises(CapabilityError, match="a mask weighs"):
-        _factors((masked,), 0.0, "x")
+        branch_factors((masked,), 0.0, "x")
 
 
 def test_maps_of_another_length_are_refused(backbone: Backbone) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,3 +63,27 @@ def lends_maps(seen: Observation, *, sites: str) -> Iterator[CheckRow]:
         default=float("nan"),
     )
     yield CheckRow.compare("largest difference of a map from the base's", away, "==", 0.0)
+
+
+def draws_beside(seen: Observation, *, rows: Sequence[int]) -> Iterator[CheckRow]:
+    """In each step of a drawing the network is asked about as many rows as ``rows`` says, of one picture."""
+    backbone: Any = seen.backbone
+    counted: list[tuple[float, int]] = []
+    denoise = backbone.denoise
+
+    def noting(latents: Tensor, time: Tensor, *given: Any, **more: Any) -> Tensor:
+        counted.append((float(time.flatten()[0]), len(latents)))
+        answer: Tensor = denoise(latents, time, *given, **more)
+        return answer
+
+    backbone.denoise = noting
+    try:
+        seen.draw()
+    finally:
+        del backbone.denoise
+    by_time: dict[float, int] = {}
+    for time, count in counted:
+        by_time[time] = by_time.get(time, 0) + count
+    yield CheckRow.compare("steps of a drawing", len(by_time), "==", len(rows))
+    wrong = sum(a != b for a, b in zip(by_time.values(), rows, strict=False))
+    yield CheckRow.compare("steps of other rows than the method's", wrong, "==", 0)
