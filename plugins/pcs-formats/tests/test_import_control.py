@@ -20,7 +20,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pcs_core import export, sample
+from pcs_core import export, open_backbone, sample
 from pcs_core.data import Layout
 from pcs_core.errors import CapabilityError, InputError
 from pcs_diffusers.skeletons import sd15, sdxl
@@ -168,6 +168,20 @@ def test_a_t2i_adapter_steers_as_in_its_pipeline(
         shown = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
     pipe = pipeline_of(backbone)
     compared(backbone, tmp_path, "adapter", network, pipe, picture, shown=shown)
+
+
+@pytest.mark.parametrize("kind", ["control", "full_adapter"])
+def test_a_base_in_fewer_bits_is_steered_too(kind: str, release: Path, tmp_path: Path) -> None:
+    backbone: Any = sd15()
+    network = control_network(backbone) if kind == "control" else adapter_network(backbone, kind)
+    network.save_pretrained(tmp_path)
+    layout = Layout(picture=control_picture(backbone.card.size[0]))
+    drawn = []
+    for stored in ({}, {"quantize": "bf16"}):
+        opened: Any = open_backbone(str(release), **stored)
+        artifact = import_file(tmp_path, opened)
+        drawn.append(sample(artifact, opened, PROMPT, layout=layout, steps=2, scale=3.0))
+    assert 0 < (drawn[0] - drawn[1]).abs().mean() < 0.02
 
 
 @pytest.mark.parametrize("prefix", ["control_model.", ""])

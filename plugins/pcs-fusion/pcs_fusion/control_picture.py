@@ -50,7 +50,8 @@ class PictureBranch(BranchEdit):
             return None
         reads_pooled = getattr(self.network, "reads_pooled", False)
         pooled = (cond.pooled,) if reads_pooled else ()
-        down, middle = self.network(latents, time, cond.text, picture.to(latents), *pooled)
+        text = cond.text.to(latents.dtype)  # an encoder in fewer bits says it in its own
+        down, middle = self.network(latents, time, text, picture.to(latents), *pooled)
         scale = cond.extra[SCALE].view(-1, 1, 1, 1)
         return [residual * scale for residual in down], middle * scale
 
