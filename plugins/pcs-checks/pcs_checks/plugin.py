@@ -73,6 +73,7 @@ def claims() -> Mapping[str, str]:
     return {
         **{name: f"pcs_checks.claims.training:{name}" for name in training},
         **{name: f"pcs_checks.claims.drawing:{name}" for name in drawing},
+        "cells": "pcs_checks.claims.encoding:cells",
         "by_stage": "pcs_checks.claims.encoding:by_stage",
         "ends_in": "pcs_checks.claims.encoding:ends_in",
         "head_rank": "pcs_checks.claims.heads:head_rank",

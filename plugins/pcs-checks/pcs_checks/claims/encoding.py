@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -129,3 +129,32 @@ def plain(seen: Observation, text: str) -> Tensor:
     backbone = seen.backbone
     with Attachment(backbone, Fusion()) as net:
         return net.encode_text(tokenise([text], backbone.tokenizer)).text[0]
+
+
+@torch.no_grad()
+def cells(seen: Observation, *, use: str, of: Mapping[str, Sequence[Any]]) -> Iterator[CheckRow]:
+    """Each word of ``use`` is read in its layers and at its noise levels (``of``), and nowhere else."""
+    fusion = build_fusion(seen.recipe, [seen.subject(1)], seen.backbone)
+    import_tensors(fusion, dict(seen.artifact.tensors))
+    words = {e.key(0): e for e in fusion.edits if isinstance(e, TokenEdit) and e.owner == use}
+    expected = {f"<{TOKEN.strip('<>')}.{name}>": cell for name, cell in of.items()}
+    stray = words.keys() ^ expected.keys()
+    yield CheckRow.compare("words beside the method's, or missing", len(stray), "==", 0)
+    sites = select_sites(seen.backbone.sites, "cross")
+    scales = sorted({site.scale for site in sites})
+    half = scales[(len(scales) - 1) // 2]
+    fine = torch.tensor([site.scale <= half for site in sites])
+    times = (torch.arange(10) + 0.5) / 10
+    wrong, places = 0, 0
+    for token in words.keys() & expected.keys():
+        layers, least, most = expected[token]
+        rows = words[token].layer(times, len(sites), torch.zeros(10, dtype=torch.long))[:, :, 0]
+        learned = seen.artifact.tensors[f"{use}/{token}/rows"][0]
+        read = (rows - learned).abs().amax(-1) < 1e-6
+        meant = ((times >= least) & (times < most))[:, None] & (fine == (layers == "fine"))[None]
+        wrong += int((read != meant).sum())
+        places += read.numel()
+    yield CheckRow.compare("layers times noise levels that were looked at", places, ">", 0)
+    yield CheckRow.compare(
+        "of these, where a word is read and should not be, or is not", wrong, "==", 0
+    )
