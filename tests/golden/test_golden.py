@@ -17,6 +17,11 @@ HERE = Path(__file__).resolve().parent
 CLOSE = 1e-5
 """Largest difference of a pixel in [0, 1] on the machine that wrote the files; others round differently."""
 
+WRITTEN_WITH = "AVX512"
+"""Instructions of the processor that wrote the files."""
+ROUNDED = {"layout-control": 5e-3}
+"""Drawings that follow gradients: the same code moves them by 8e-4 with AVX2, by 1.1e-3 without either."""
+
 
 def _make() -> ModuleType:
     spec = importlib.util.spec_from_file_location("golden_make", HERE / "make.py")
@@ -69,4 +74,6 @@ def test_an_interrupted_fit_goes_on(tmp_path: Path) -> None:
 def test_a_brief_fit_on_mini_draws_the_same(system: str) -> None:
     kept = load_file(make.FITS)[system]
     ((_, drawn),) = make.brief_fits([system])
-    assert float((drawn - kept).abs().max()) <= CLOSE
+    here = torch.backends.cpu.get_cpu_capability()
+    close = CLOSE if here == WRITTEN_WITH else ROUNDED.get(system, CLOSE)
+    assert float((drawn - kept).abs().max()) <= close

@@ -7,7 +7,9 @@ and XL). Learned words are files of their own, a tensor for each text encoder.
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ import torch
 from pcs_core.data import TokenEdit, WeightEdit
 from pcs_core.errors import CapabilityError
 from pcs_core.storage.tensor_files import write_tensors
+from pcs_formats.alphas import METADATA
 from pcs_formats.approximating import Approximation, approximation, can_be_approximated, places
 from pcs_formats.layer_names import DENOISERS, text_path
 from pcs_formats.lycoris_keys import is_update, lycoris_tensors
@@ -58,7 +61,36 @@ def write_diffusers(
         tensors[f"{name}.lora_A.weight"] = down
         tensors[f"{name}.lora_B.weight"] = up * scale  # readers take alpha for the rank
     file = "pytorch_lora_weights.safetensors"
-    return _write(net, folder, recipe, tensors, file, approximated=about)
+    return _write(net, folder, recipe, tensors, file, peft_ranks(tensors), approximated=about)
+
+
+def peft_ranks(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return peft's configuration of each network as diffusers' metadata, where ranks of a network differ.
+
+    Without it diffusers before 0.39 takes the most frequent rank for the alpha of all layers, and scales those
+    of another rank r by that over r.
+    """
+    ranks: dict[str, dict[str, int]] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            network, _, path = name.removesuffix(".lora_A.weight").partition(".")
+            ranks.setdefault(network, {})[path] = tensor.shape[0]
+    if all(len(set(of_layer.values())) == 1 for of_layer in ranks.values()):
+        return {}
+    values: dict[str, Any] = {}
+    for network, of_layer in ranks.items():
+        usual = Counter(of_layer.values()).most_common(1)[0][0]
+        others = {f"^{path}": rank for path, rank in of_layer.items() if rank != usual}
+        about = {
+            "peft_type": "LORA",
+            "r": usual,
+            "lora_alpha": usual,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "target_modules": sorted(of_layer),
+        }
+        values |= {f"{network}.{key}": value for key, value in about.items()}
+    return {METADATA: json.dumps(values, sort_keys=True)}
 
 
 def write_kohya(

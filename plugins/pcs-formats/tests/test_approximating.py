@@ -21,6 +21,7 @@ from pcs_core.errors import CapabilityError
 from pcs_core.storage import save
 from pcs_diffusers.tiny import tiny, tiny_sd3
 from pcs_diffusers.tiny_flux import tiny_flux
+from pcs_formats.alphas import METADATA
 from pcs_formats.approximating import can_be_approximated, truncated
 from pcs_testing import evaluate, make_recipe, make_subject
 from pcs_testing.fixtures import build
@@ -128,6 +129,31 @@ def test_at_full_rank_diffusers_says_what_we_say(
     loaded.load_lora_weights(tmp_path / "out", weight_name=file)
     torch.testing.assert_close(evaluate_bare(backbone), ours, rtol=1e-3, atol=1e-4)
     loaded.unload_lora_weights()
+
+
+@pytest.mark.parametrize(("case", "differ"), [("kv", True), ("svd", True), ("equal", False)])
+def test_ranks_that_differ_are_said_for_readers_that_would_guess(
+    case: str, differ: bool, tmp_path: Path
+) -> None:
+    """diffusers before 0.39 takes the most frequent rank for every layer's alpha."""
+    lora = [("weights.lora", {"rank": 2})]
+    make, uses = (tiny, lora) if case == "equal" else CASES[case]
+    backbone: Any = make()
+    artifact = fitted(backbone, *(technique(id, **settings) for id, settings in uses))
+    export(artifact, tmp_path / "out", to="diffusers", backbone=backbone, approximate=ALL)
+    with safe_open(tmp_path / "out" / "pytorch_lora_weights.safetensors", "pt") as file:
+        said = json.loads(file.metadata().get(METADATA, "{}"))
+        ranks = {
+            key.removesuffix(".lora_A.weight"): file.get_slice(key).get_shape()[0]
+            for key in file.keys()  # noqa: SIM118 - safe_open is no mapping
+            if key.endswith(".lora_A.weight")
+        }
+    assert (len(set(ranks.values())) > 1) == bool(said) == differ
+    for name, rank in ranks.items() if said else ():
+        network, _, path = name.partition(".")
+        assert path in said[f"{network}.target_modules"]
+        for usual, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+            assert said[f"{network}.{pattern}"].get(f"^{path}", said[f"{network}.{usual}"]) == rank
 
 
 def test_the_command_says_what_is_left_out(
