@@ -120,4 +120,4 @@ def test_only_numbers_and_sizes_are_smaller() -> None:
                 assert fits_inside or key in ("count", "size", "steps", "variants")
             else:
                 assert name in ("sample", "fit") or name in phases
-                assert key in ("steps", "batch", "cycles")
+                assert key in ("steps", "batch", "accumulate", "cycles")

@@ -85,7 +85,7 @@ class ReferenceWords(Technique):
     id = "tokens.per_reference"
     rowwise = True
     stacks_subjects = False
-    catalogue = ("disentangled-tokens",)
+    catalogue = ("disentangled-tokens", "image-encoder", "placeholder-fusion")
     tiny = {"model": "tiny.image", "hidden": 8, "start": "cat"}
     tiny_beside = {"tokens.rare": {"identifier": "<context.0> <context.1>"}}  # names its words
 
