@@ -9,6 +9,7 @@ subject a parameter is searched whole. Its ``state`` is tensors, as of any optim
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf, isfinite
 from typing import TYPE_CHECKING
 
 import torch
@@ -47,4 +48,4 @@ def search(
 
     rngs = [run.init_rng(s, f"search/{phase.name}") for s in range(training.subjects)]
     state.optimizer.search(fitness, [rng.initial_seed() for rng in rngs])  # type: ignore[attr-defined]
-    return min(tried, key=lambda one: one[0])[1]
+    return min(tried, key=lambda one: one[0] if isfinite(one[0]) else inf)[1]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pcs_core.backbone.sites import select_sites
-from pcs_core.edits.module import stand_in
+from pcs_core.edits.module import StandIn, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,19 +77,12 @@ class KnownTexts:
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
-class Remembering:
-    """A plain object that stands in for a layer's ``forward``."""
+class Remembering(StandIn):
+    """Stands in for a layer's ``forward``; one whose weights are in few bits has one of its own below."""
 
     def __init__(self, module: nn.Linear, name: str, texts: KnownTexts) -> None:
-        self.module, self.name, self.texts = module, name, texts
-        self.weight = module.weight
-        self.inner = vars(module).get("forward")
-
-    def base(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer as it was: one whose weights are in few bits has a ``forward`` of its own."""
-        if self.inner is not None:
-            return self.inner(x, *args, **kwargs)
-        return type(self.module).forward(self.module, x, *args, **kwargs)
+        super().__init__(module)
+        self.name, self.texts, self.weight = name, texts, module.weight
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Look up what the layer makes of ``x``, or compute it."""

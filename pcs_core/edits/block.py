@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 
 from pcs_core.edits.edit import Edit
-from pcs_core.edits.module import stand_in
+from pcs_core.edits.module import StandIn, stand_in
 from pcs_core.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -97,17 +97,17 @@ class BlockEdit(Edit):
                 net.undo(stand_in(entry.module, entry))
 
 
-class BoundStream:
+class BoundStream(StandIn):
     """Stands in for the ``forward`` of the module at a place, and lets the edits see the stream there.
 
-    A plain object, as :class:`pcs_core.edits.module.BoundModule` is. ``entered`` is the input of the module
+    ``entered`` is the input of the module
     ``site.entry`` from its call on until this module's own, never longer.
     """
 
     def __init__(self, module: nn.Module, edits: Sequence[BlockEdit], context: Context) -> None:
-        self.module, self.context = module, context
+        super().__init__(module)
+        self.context = context
         self.site = edits[0].site
-        self.inner = vars(module).get("forward")
         self.edits = list(edits)
         self.stages = {"stream": self.edits}
         self.entered: Tensor | None = None
@@ -133,12 +133,6 @@ class BoundStream:
             changed = output + self._change(output + entered, acting)
         return _in_place_of(output, changed, y) if several else changed
 
-    def base(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module as it was before binding."""
-        if self.inner is not None:
-            return self.inner(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
-
     def _change(self, x: Tensor, acting: Sequence[BlockEdit]) -> Tensor:
         """Return what is added to the stream ``x``: of edits that change nothing, exactly zero."""
         cond = self.context.cond
@@ -158,19 +152,17 @@ class BoundStream:
         return total
 
 
-class BoundEntry:
+class BoundEntry(StandIn):
     """Stands in for the ``forward`` of a module, and tells a stream what entered."""
 
     def __init__(self, module: nn.Module, stream: BoundStream) -> None:
-        self.module, self.stream = module, stream
-        self.inner = vars(module).get("forward")
+        super().__init__(module)
+        self.stream = stream
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Run the module as it was."""
         self.stream.entered = x
-        if self.inner is not None:
-            return self.inner(x, *args, **kwargs)
-        return type(self.module).forward(self.module, x, *args, **kwargs)
+        return self.base(x, *args, **kwargs)
 
 
 class View:

@@ -73,12 +73,27 @@ def with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     return module._conv_forward(x, weight, bias)
 
 
-class BoundModule:
+class StandIn:
     """A plain object (so that deepcopy rebinds to the copy) that stands in for ``module.forward``."""
 
-    def __init__(self, module: nn.Module, edits: Sequence[ModuleEdit], context: Context) -> None:
-        self.module, self.context = module, context
+    def __init__(self, module: Any) -> None:
+        self.module = module
         self.inner = vars(module).get("forward")
+        """What stood there already: another of these, or what a library put there. The class's own is none."""
+
+    def base(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the module as it was before."""
+        if self.inner is not None:
+            return self.inner(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+
+class BoundModule(StandIn):
+    """Stands in for a layer's ``forward``, with the edits in force."""
+
+    def __init__(self, module: nn.Module, edits: Sequence[ModuleEdit], context: Context) -> None:
+        super().__init__(module)
+        self.context = context
         self.stages: dict[str, list[Any]] = {stage: [] for stage in CHAIN}
         for edit in edits:
             self.stages[edit.stage()].append(edit)
@@ -94,12 +109,6 @@ class BoundModule:
                 f"{rewriting[0].owner!r} rewrites the weight of {rewriting[0].site}, which is stored in few "
                 "bits: open the backbone without quantize, or with bf16"
             )
-
-    def base(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer as it was before binding."""
-        if self.inner is not None:
-            return self.inner(*args, **kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer with the edits in force. Its first argument is what edits see as its input."""

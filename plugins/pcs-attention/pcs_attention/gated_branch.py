@@ -41,19 +41,18 @@ class Gated(AttnEdit):
     def out(self, state: AttnState, cond: Conditioning) -> AttnState:
         """Change the rows that have a partner."""
         partner = cond.extra.get(PARTNER)
-        if partner is None or not bool((partner >= 0).any()):
+        if partner is None:
             return state
         assert state.probs is not None
         assert state.out is not None
-        rows = (partner >= 0).nonzero()[:, 0]
-        beside = partner[rows].long()
-        span = cond.spans["concept.0"]
-        subject = self.share(state.probs[rows], span[rows])
-        plain = 1 - self.share(state.probs[beside], span[beside])
-        mine, theirs = self.heads_of(state.out[rows]), self.heads_of(state.out[beside])
-        gate = self.gate(subject, plain)[..., None].to(mine)
-        mixed = gate * mine + (1 - gate) * theirs
-        state.out = state.out.index_copy(0, rows, mixed.transpose(1, 2).flatten(2))
+        # all rows at once: which of them have a partner is known to the device alone
+        beside = partner.clamp_min(0).long()
+        share = self.share(state.probs, cond.spans["concept.0"])
+        mine = self.heads_of(state.out)
+        gate = self.gate(share, 1 - share[beside])[..., None].to(mine)
+        mixed = gate * mine + (1 - gate) * mine[beside]
+        has = (partner >= 0)[:, None, None]
+        state.out = torch.where(has, mixed.transpose(1, 2).flatten(2), state.out)
         return state
 
     def share(self, maps: Tensor, span: Tensor) -> Tensor:

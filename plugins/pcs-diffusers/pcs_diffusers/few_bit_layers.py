@@ -43,13 +43,15 @@ def keep_in_few_bits(network: nn.Module) -> None:
 
 
 def _matrix(layer: nn.Linear, x: Tensor) -> Tensor:
-    output: Tensor = _Matrix.apply(x, layer.weight, _bias(layer), _dtype(layer))
+    dtype = _dtype(layer)
+    output: Tensor = _Matrix.apply(x, layer.weight, _bias(layer, dtype), dtype)
     return output
 
 
 def _convolution(layer: Any, x: Tensor) -> Tensor:
+    dtype = _dtype(layer)
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    output: Tensor = _Convolution.apply(x, layer.weight, _bias(layer), _dtype(layer), how)
+    output: Tensor = _Convolution.apply(x, layer.weight, _bias(layer, dtype), dtype, how)
     return output
 
 
@@ -58,8 +60,8 @@ def _dtype(layer: Any) -> torch.dtype:
     return dtype
 
 
-def _bias(layer: Any) -> Tensor | None:
-    return None if layer.bias is None else layer.bias.to(_dtype(layer))
+def _bias(layer: Any, dtype: torch.dtype) -> Tensor | None:
+    return None if layer.bias is None else layer.bias.to(dtype)
 
 
 class _Matrix(Function):

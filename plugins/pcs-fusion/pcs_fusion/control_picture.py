@@ -90,10 +90,8 @@ class MapAdded(BlockEdit):
 
     def __init__(self, site: Site, branch: MapsBranch, index: int) -> None:
         super().__init__(site)
-        self._branch, self.index = (
-            [branch],
-            index,
-        )  # not a module of this one: its tensors are its own
+        self._branch = [branch]  # in a list it is no submodule: its tensors are its own
+        self.index = index
 
     def add(self, x: Tensor, cond: Conditioning) -> Tensor:
         """Return the map [b c h w], or zeros without a control picture.

@@ -104,11 +104,9 @@ class SubspaceToken(LearnableToken):
         middle = (
             rows.mean(0) if self.centred and self.basis == "pca" else torch.zeros(rows.shape[1])
         )
+        row = self._of_pictures(run, subject) if self.begin == "pictures" else None
         origin = torch.stack(
-            [
-                self._begin(run, concept, subject, number)
-                for concept in self._meant(subject.concepts)
-            ]
+            [self._begin(run, concept, row, number) for concept in self._meant(subject.concepts)]
         )
         return Features(
             tensors={BASIS: basis, ORIGIN: origin + middle},
@@ -156,10 +154,17 @@ class SubspaceToken(LearnableToken):
         sign = chosen.gather(1, chosen.abs().argmax(1, keepdim=True)).sign()
         return (chosen * sign).float()
 
-    def _begin(self, run: Run, concept: Concept, subject: Subject, number: int) -> Tensor:
-        """Return the rows [n d] of a concept before any step."""
-        if self.begin == "start":
+    def _begin(self, run: Run, concept: Concept, row: Tensor | None, number: int) -> Tensor:
+        """Return the rows [n d] of a concept before any step; ``row`` [d] is that of the pictures."""
+        if row is None:
             return self._start(run, concept, number)
+        if self.length != "kept":
+            noun = run.embed_words(concept.noun).mean(dim=0)
+            row = row / row.norm() * (1.0 if self.length == "one" else noun.norm().item())
+        return row.expand(self.vectors, -1).clone()
+
+    def _of_pictures(self, run: Run, subject: Subject) -> Tensor:
+        """Return the mean row [d] of the classes, weighed by how near their texts are to the references."""
         shown = [e.image for e in run.features.examples if e.role == "subject"]
         pictures: Any = shown or list(subject.images)
         model = run.feature_model(self.model)
@@ -171,8 +176,4 @@ class SubspaceToken(LearnableToken):
         seen = torch.cat([model.image_features(picture[None]) for picture in pictures]).float()
         share = (seen @ said.T / self.temperature).softmax(-1)
         rows = torch.stack([run.embed_words(word).mean(dim=0) for word in self.classes])
-        row = (share.to(rows) @ rows).mean(0).cpu()
-        length = {"one": 1.0, "noun": run.embed_words(concept.noun).mean(dim=0).norm().item()}
-        if self.length != "kept":
-            row = row / row.norm() * length[self.length]
-        return row.expand(self.vectors, -1).clone()
+        return (share.to(rows) @ rows).mean(0).cpu()
