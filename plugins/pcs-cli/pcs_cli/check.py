@@ -77,7 +77,8 @@ def find_check(system: str) -> Any:
     try:
         known.recipe_file(system)
     except UnknownNameError as error:
-        if (hint := nearest(system, programs)) and "planned" not in str(error):
+        hint = nearest(system, [*programs, *known.recipe_files()])
+        if hint and "planned" not in str(error):
             raise UnknownNameError(f"no system {system!r}{hint}") from error
         raise
     checkers = known.ids("checkers")

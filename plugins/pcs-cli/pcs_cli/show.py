@@ -9,6 +9,7 @@ import typer
 
 from pcs_cli.options import Json
 from pcs_cli.output import columns, emit, emit_json
+from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ def show(
     if folder.is_file():
         show_origin(folder, json)
         return
+    if folder.suffix and not folder.exists():
+        raise InputError(f"{folder}: there is no such file")
     with refuse_several(folder):
         known = read_facts(folder)
     facts = artifact_facts(known, folder)

@@ -140,6 +140,19 @@ def test_check(pcs: Callable, plugged: Callable, tmp_path: Path) -> None:
     assert "extra" in refused.err
 
 
+def test_a_wrong_name_is_compared_with_every_system(pcs: Callable) -> None:
+    """Also with those whose claims stand in the recipe alone, without a program."""
+    refused = pcs("check", "detx")
+    assert refused.code == 2
+    assert "did you mean 'detex'?" in refused.err
+
+
+def test_a_file_that_is_not_there_is_said_so(pcs: Callable, tmp_path: Path) -> None:
+    refused = pcs("show", str(tmp_path / "shet.png"))
+    assert refused.code == 2
+    assert "shet.png: there is no such file" in refused.err
+
+
 def test_a_planned_system_has_no_check_yet(pcs: Callable) -> None:
     planned = next(
         row for row in json.loads(pcs("systems", "--json").out) if row["status"] == "planned"

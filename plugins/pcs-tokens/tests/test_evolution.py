@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from math import isfinite
+
 import numpy as np
 import pytest
 import torch
@@ -151,6 +154,25 @@ def test_candidates_see_the_same_rows(backbone: Backbone) -> None:
     assert all(len(noisy) == 14 for noisy in seen.values())  # 4 + floor(3 ln 32)
     assert all(torch.equal(noisy[0], other) for noisy in seen.values() for other in noisy)
     assert not torch.equal(seen[0][0], seen[1][0])
+
+
+def test_a_candidate_whose_loss_is_no_number_is_not_what_is_told(backbone: Backbone) -> None:
+    made, read, count = fit_rows.FitSupply.make, [], []
+
+    def noting(self: object, asked: object, cond: object) -> object:
+        step = made(self, asked, cond)  # type: ignore[arg-type]
+        count.append(step.index)
+        if count.count(1) == 1 and step.index == 1:  # the first candidate of the second step
+            nan = torch.full_like(step.noisy, float("nan"))
+            step = replace(step, compute_error=lambda *said: nan)
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_rows.FitSupply, "make", noting)
+        fit(recipe(), make_subject(), backbone, watch=[lambda progress: read.append(progress)])
+    assert len(count) == 28
+    assert read
+    assert all(isfinite(loss) for one in read for loss in one.losses.values())
 
 
 def test_several_processes_are_refused(backbone: Backbone) -> None:
