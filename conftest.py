@@ -18,8 +18,8 @@ if "PCS_CACHE" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["PCS_CACHE"], ignore_errors=True)
 
 os.environ.setdefault("PCS_DAY", str(datetime.now(UTC).toordinal()))  # of all processes of a run
-PARTS = 3
-"""Of tests marked `rotated` each day runs one in so many."""
+DAYS = 3
+"""Tests marked ``rotated`` are all seen in so many days, where the mark names no other number of them."""
 BEFORE = pytest.StashKey[set[str]]()
 TOOLS = {".pytest_cache", ".hypothesis", "build"}
 """What tools write beside the checkout's files."""
@@ -29,14 +29,15 @@ TOOLS = {".pytest_cache", ".hypothesis", "build"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is another day's turn of the tests marked ``rotated``: three days see them all.
 
-    With a recipe or technique more such tests grow by a dozen. One that is named runs on any day. Where a test
-    starts follows from its name, so that those that run once do not all run on one day.
+    ``rotated(6)`` are seen in six days. With a recipe or technique more such tests grow by a dozen. One that
+    is named runs on any day. Where a test starts follows from its name, so that those that run once do not all
+    run on one day.
     """
     today, counts = int(os.environ["PCS_DAY"]), Counter[str]()
     for item in items:
-        if item.get_closest_marker("rotated"):
-            test = item.nodeid.partition("[")[0]
-            if (crc32(test.encode()) + counts[test] + today) % PARTS:
+        if mark := item.get_closest_marker("rotated"):
+            test, days = item.nodeid.partition("[")[0], *(mark.args or (DAYS,))
+            if (crc32(test.encode()) + counts[test] + today) % days:
                 item.add_marker("slow")
             counts[test] += 1
 

@@ -154,7 +154,7 @@ def start(
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         os.chdir(place)
         os.environ["XDG_CACHE_HOME"] = str(notes.parent / "cache")
-        changes = DiskChanges(place.resolve(), death, how)
+        changes = DiskChanges(place.resolve(), death, how, synced=notes.with_suffix(".synced"))
         changes.watch()
         if program is None:
             from pcs_cli.main import main as program

@@ -22,6 +22,8 @@ LINKS = {"os.link": 1, "os.symlink": 1}
 """Audit event -> where the new name stands."""
 MADE = os.O_CREAT | os.O_TRUNC
 SWAP = "pcs.swap"
+SYNCED = "PCS_TRIAL_SYNCED"
+"""Names the file in which every process of a command notes what it brought to the disk."""
 
 
 @dataclass
@@ -35,20 +37,15 @@ class DiskChanges:
     death: int | None = None
     how: str = DEATH
     seen: list[str] = field(default_factory=list)
-    safe: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """Of each file by its number: bytes that are on the disk, and when it was changed last before that."""
+    synced: Path | None = None
+    """Where it is noted what is on the disk, outside ``root``; needed for a power cut."""
 
     def watch(self) -> None:
         """Begin; there is no end, so it is called in a process of its own."""
-        for file in self.files():
-            self.note(file.stat())
-        plain = os.fsync
-
-        def fsync(handle: Any) -> None:
-            plain(handle)
-            self.note(os.stat(handle if isinstance(handle, int) else handle.fileno()))
-
-        os.fsync = fsync
+        if self.synced is not None:
+            self.synced.write_text("".join(note(file.stat()) for file in self.files()), "utf-8")
+            os.environ[SYNCED] = str(self.synced)
+            note_what_is_synchronised()
         sys.addaudithook(self.hook)
 
     def files(self) -> Iterator[Path]:
@@ -59,15 +56,14 @@ class DiskChanges:
                 if path.is_file() and not path.is_symlink():
                     yield path
 
-    def note(self, about: os.stat_result) -> None:
-        """Note that a file is on the disk as it is now."""
-        self.safe[about.st_ino] = (about.st_size, about.st_mtime_ns)
-
     def cut(self) -> None:
         """Take away what was not on the disk yet."""
+        lines = self.synced.read_text("utf-8").splitlines() if self.synced else []
+        notes = [tuple(map(int, line.split())) for line in lines]
+        safe = {number: (size, changed) for number, size, changed in notes}
         for file in list(self.files()):
             about = file.stat()
-            size, changed = self.safe.get(about.st_ino, (0, -1))
+            size, changed = safe.get(about.st_ino, (0, -1))
             if about.st_mtime_ns != changed:
                 os.truncate(file, min(size, about.st_size))
 
@@ -85,6 +81,32 @@ class DiskChanges:
             self.death = None  # what follows is no command's
             self.cut()
         os._exit(DIED)
+
+
+def note(about: os.stat_result) -> str:
+    """Return the line that says that a file is on the disk as it is now: its number, bytes, time of change."""
+    return f"{about.st_ino} {about.st_size} {about.st_mtime_ns}\n"
+
+
+def note_what_is_synchronised() -> None:
+    """From here on each ``os.fsync`` of this process adds a line to the file that ``SYNCED`` names."""
+    plain, notes = os.fsync, os.environ[SYNCED]
+
+    def fsync(handle: Any) -> None:
+        plain(handle)
+        line = note(os.stat(handle if isinstance(handle, int) else handle.fileno()))
+        with open(
+            notes, "a", encoding="utf-8"
+        ) as file:  # a line is written whole, whoever else writes
+            file.write(line)
+
+    os.fsync = fsync
+
+
+if (
+    SYNCED in os.environ
+):  # a worker that a watched command started: it knows nothing of the other's hook
+    note_what_is_synchronised()
 
 
 def changed_name(event: str, arguments: tuple[Any, ...]) -> str | None:

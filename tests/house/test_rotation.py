@@ -1,9 +1,10 @@
-"""Three days of `make test` see every test marked `rotated`, each once."""
+"""As many days of `make test` as a mark `rotated` says see each test that bears it, once."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,11 +18,15 @@ def test_of_many(n): pass
 @pytest.mark.rotated
 def test_alone(): pass
 
+@pytest.mark.rotated(2)
+@pytest.mark.parametrize("n", range(3))
+def test_in_two_days(n): pass
+
 def test_each_day(): pass
 """
 
 
-def test_three_days_see_all(tmp_path: Path) -> None:
+def test_all_are_seen(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(FILE)
     (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"))
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow:\n    rotated:\n")
@@ -36,4 +41,7 @@ def test_three_days_see_all(tmp_path: Path) -> None:
     )
     seen = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
     each = [f"test_of_many[{n}]" for n in range(5)]
-    assert sorted(seen) == sorted([*each, "test_alone", *["test_each_day"] * 3])
+    of_two = Counter(name for name in seen if name.startswith("test_in_two_days"))
+    assert {of_two[f"test_in_two_days[{n}]"] for n in range(3)} == {1, 2}  # of three days in a row
+    others = [name for name in seen if name not in of_two]
+    assert sorted(others) == sorted([*each, "test_alone", *["test_each_day"] * 3])

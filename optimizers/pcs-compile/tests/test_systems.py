@@ -131,7 +131,8 @@ SETTINGS = {
         "fusion.control_branch.width=0.5",
         "identity.steps=3",
         "identity.batch=2",
-        "identity.lr=1e-2",
+        # steps of 1e-2 of a perceiver 1280 wide, and every face would give the same tokens
+        'identity.lr={"attention.parallel_adapter/*" = 1e-4, "fusion.control_branch/*" = 1e-2}',
     ],
 }
 LAYOUT = Layout(points=((0.35, 0.4), (0.65, 0.4), (0.5, 0.55), (0.4, 0.7), (0.6, 0.7)))

@@ -21,7 +21,11 @@ SETTINGS = {
         # a step of AdamW moves each weight by its rate: the words' network far, the denoiser hardly
         'compose.lr={"fusion.token_output/*" = 1e-1, "weights.full/*" = 1e-4}',
     ],
-    "instantid": ["encoders.face.model=tiny.face", "identity.lr=1e-2"],
+    "instantid": [
+        "encoders.face.model=tiny.face",
+        # two such steps of a perceiver 1280 wide, and every face would give the same tokens
+        'identity.lr={"attention.parallel_adapter/*" = 1e-4, "fusion.control_branch/*" = 1e-2}',
+    ],
 }
 SMALL = {
     "ip-adapter": ["adapter.steps=2", "adapter.batch=2"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from pcs_cli.opening import backbone_name, device_name
 from pcs_cli.options import PRECISIONS, check_precision
 from pcs_cli.output_folder import Destination
 from pcs_cli.sizes import read_size
-from pcs_core.errors import InputError
+from pcs_core.errors import InputError, NotInstalledError
 
 if TYPE_CHECKING:
     from pcs_cli.fit_start import FitStart
@@ -79,6 +79,7 @@ def plan_fit(
     checkpointing: bool = False,
     quantize: str = "",
     offload: str = "",
+    have: str | None = None,
     crop: str = "auto",
     size: str | None = None,
     buckets: bool = False,
@@ -99,6 +100,8 @@ def plan_fit(
     from pcs_engine.cropping import check_crop
 
     check_precision(precision)
+    if have is not None:
+        check_have(precision, checkpointing, quantize, offload)
     check_crop(crop)
     chosen_size, _ = read_size(size, None)
     folders = [folder.expanduser() for folder in start.folders]
@@ -139,12 +142,27 @@ def plan_fit(
         () if folders else without_folders(recipe, target, noun=noun or said, token=token or called)
     )
     chosen = device_name(device)
+    more: list[str] = []
+    if have is not None:
+        pictures = max((len(listing.images) for listing in listed), default=1)
+        setting = chooser()(
+            recipe,
+            name,
+            have,
+            device=chosen,
+            size=chosen_size,
+            pictures=max(1, pictures),
+            subjects=max(1, len(folders)),
+            tell=more.append,
+        )
+        precision, checkpointing = setting.precision, setting.checkpointing
+        quantize, offload = setting.quantize, setting.offload
     opened = opened or open_backbone(name, device=chosen, quantize=quantize, offload=offload)
     with sized(opened, chosen_size):
         height, width = opened.card.size
         readings = [read_listing(listing, (height, width)) for listing in listed]
         subjects = bare or tuple(reading.subject for reading in readings)
-        more = [masked_line(subjects)] if masked_loss else []
+        more += [masked_line(subjects)] if masked_loss else []
         if quantize and precision == "fp32":
             precision = "fp16" if quantize == "fp16" else "bf16"
             more.append(f"weights are stored as {quantize}: products are {precision}")
@@ -177,6 +195,44 @@ def plan_fit(
         buckets,
         tuple(more),
     )
+
+
+def check_have(precision: str, checkpointing: bool, quantize: str, offload: str) -> None:
+    """Refuse options that ``--have`` chooses.
+
+    Raises
+    ------
+    InputError
+        Names those that are given too.
+    """
+    given = {
+        "--precision": precision != "fp32",
+        "--gradient-checkpointing": checkpointing,
+        "--quantize": bool(quantize),
+        "--offload": bool(offload),
+    }
+    if twice := [name for name, is_given in given.items() if is_given]:
+        raise InputError(f"--have chooses {' and '.join(twice)}: leave out one or the other")
+
+
+def chooser() -> Callable[..., Any]:
+    """Return what chooses the options of ``--have``: a plugin that knows what a fit takes.
+
+    Raises
+    ------
+    NotInstalledError
+        There is none.
+    """
+    from pcs_core.catalogue import catalogue
+
+    known = catalogue()
+    if "memory_setting" not in known.ids("services"):
+        raise NotInstalledError(
+            "--have needs pcs-memory, which is not installed (pip install ./plugins/pcs-memory)",
+            "pcs-memory",
+        )
+    chosen: Callable[..., Any] = known.get("services", "memory_setting")
+    return chosen
 
 
 def bucket_lines(recipe: Recipe, subjects: Sequence[Subject], backbone: Backbone) -> list[str]:

@@ -62,6 +62,16 @@ Offload = Annotated[
     ),
 ]
 
+Have = Annotated[
+    str | None,
+    typer.Option(
+        "--have",
+        metavar="SIZE",
+        help="Choose the options above that spare memory for so much of it, as 12GB; auto: all of the GPU's.",
+        show_default=False,
+    ),
+]
+
 Crop = Annotated[
     str,
     typer.Option(

@@ -12,9 +12,7 @@ from pcs_cli import device_name, emit, notice, read_size
 from pcs_core.errors import InputError
 
 if TYPE_CHECKING:
-    from pcs_core.data import Recipe
     from pcs_memory.report import Tried
-    from pcs_memory.settings import Setting
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -84,8 +82,9 @@ def memory(
     Exit code 1: there is less memory than --have says, whatever is set.
     """
     from pcs_core import load_recipe
+    from pcs_memory.choosing import tries
     from pcs_memory.report import Answer
-    from pcs_memory.settings import LADDER, Setting, check_setting, read_memory
+    from pcs_memory.settings import Setting, check_setting, read_memory
 
     there = None if have is None else read_memory(have)
     place = Path(backbone).expanduser()
@@ -100,45 +99,23 @@ def memory(
         raise InputError(
             "--offload: on the CPU weights are in the host's memory already: leave it out"
         )
-    others = [s for s in LADDER if s != asked and (aside or not s.offload)]
-    ladder = [asked, *(others if there is not None else ())]
-    chosen_size = read_size(size, None)[0]
     tried: list[Tried] = []
-    for setting in ladder:
-        tried.append(_run(recipe, name, setting, aside, chosen_size, pictures, count))
-        if there is None:
-            break
-        if not as_json:
-            notice(tried[-1].line(there))
-        if tried[-1].fit.peak <= there:
+    for one in tries(
+        recipe,
+        name,
+        asked,
+        aside=aside,
+        ladder=there is not None,
+        size=read_size(size, None)[0],
+        pictures=pictures,
+        count=count,
+    ):
+        tried.append(one)
+        if there is not None and not as_json:
+            notice(one.line(there))
+        if there is not None and one.fit.peak <= there:
             break
     answer = Answer(system, backbone, "a card" if aside else "the CPU", tuple(tried), there)
     emit(json.dumps(answer.plain(), indent=2) if as_json else answer.text())
     if not answer.fits:
         raise typer.Exit(1)
-
-
-def _run(
-    recipe: Recipe,
-    backbone: str,
-    setting: Setting,
-    aside: bool,
-    size: tuple[int, int] | None,
-    pictures: int,
-    count: int,
-) -> Tried:
-    """Return what a fit with ``setting`` takes, and a drawing after it."""
-    import torch
-
-    from pcs_memory.report import Tried
-    from pcs_memory.running import Run
-
-    types = {"": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    run = Run(recipe, backbone, dtype=types[setting.quantize], aside=aside, size=size)
-    fit = run.fit(
-        pictures=pictures, precision=setting.precision, checkpointing=setting.checkpointing
-    )
-    drawing = run.draw(count)
-    if setting.offload:
-        fit, drawing = fit.offloaded(), drawing.offloaded()
-    return Tried(setting, fit, drawing, read=run.read)

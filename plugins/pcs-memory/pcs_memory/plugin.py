@@ -17,3 +17,9 @@ def commands() -> Mapping[str, str]:
 def optimizers() -> Mapping[str, str]:
     """Optimizers whose state takes less."""
     return {"adamw-8bit": "pcs_memory.eight_bit:adamw"}
+
+
+@catalogue_hookimpl
+def services() -> Mapping[str, str]:
+    """What ``pcs fit --have`` asks for the options that spare memory."""
+    return {"memory_setting": "pcs_memory.choosing:memory_setting"}

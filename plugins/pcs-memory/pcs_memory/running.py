@@ -68,9 +68,14 @@ class Run:
         self.graded: set[str] = set()
 
     def fit(
-        self, *, pictures: int = 4, precision: str = "fp32", checkpointing: bool = False
+        self,
+        *,
+        pictures: int = 4,
+        subjects: int = 1,
+        precision: str = "fp32",
+        checkpointing: bool = False,
     ) -> Taken:
-        """Fit a subject of ``pictures`` pictures for two steps a phase; return what it took.
+        """Fit ``subjects`` of ``pictures`` pictures each together for two steps a phase; return what it took.
 
         Raises
         ------
@@ -88,15 +93,15 @@ class Run:
             beside = 0 if self.numbers.aside else stay.waiting
             stay.kept = self.numbers.live - beside - sum(stay.weights.values())
 
-        subject = self._subject(pictures)
+        together = [self._subject(pictures, number) for number in range(subjects)]
         adapter = None
         with self._counting(), learned.watched():
             if any(phase.pretrain for phase in self.recipe.phases):
                 adapter = pretrain(self.recipe, TwoRecords(), self.backbone)
                 self.numbers.peaks.clear()
-            (self.artifact,) = fit(
+            self.artifact, *_ = fit(
                 self.recipe,
-                subject,
+                together,
                 self.backbone,
                 adapter=adapter,
                 precision=precision,
@@ -126,13 +131,13 @@ class Run:
             sample(self.artifact, self.backbone, prompt, count=count, size=self.size)
         return Taken(weights=self.weights, peaks=dict(self.numbers.peaks))
 
-    def _subject(self, pictures: int) -> Subject:
+    def _subject(self, pictures: int, number: int) -> Subject:
         height, width = self.size or self.backbone.card.size
         frames = self.backbone.latent_shape[1:2] if len(self.backbone.latent_shape) == 4 else ()
         shape = (3, *frames, height, width)
         return Subject(
-            name="thing",
-            concepts=(Concept(name="thing", token=TOKEN, noun=NOUN),),
+            name=f"thing{number or ''}",
+            concepts=(Concept(name="thing", token=f"<thing{number or ''}>", noun=NOUN),),
             images=tuple(torch.rand(shape) for _ in range(pictures)),
         )
 
