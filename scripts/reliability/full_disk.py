@@ -45,6 +45,10 @@ def fill_up(trials: Trials, rng: Random) -> Iterator[Fault]:
     def fault(kind: str, what: str) -> Fault:
         return Fault(scenario.name, 0, where, kind, what)
 
+    if not trials.changes:  # it writes nothing, so that a full disk is nothing to it
+        if ended.code:
+            yield fault("refused", f"exit {ended.code}: {ended.err[-300:]}")
+        return
     lines = [line for line in ended.err.splitlines() if line.startswith("Error: ")]
     if ended.code not in (2, 3) or (scenario.overwrites and len(lines) != 1):
         yield fault("unclear", f"exit {ended.code}: {ended.err[-300:]}")
