@@ -63,8 +63,8 @@ SHARED = ("deaths", "power", "kills", "signals", "together", "disk", "awkward")
 """Stages that are shared out over processes."""
 ALONE = ("soak", "journal", "fuzz")
 """Stages of one process each; the first takes its minutes, and all else comes beside it."""
-PARTS = 4
-"""Parts for each process, so that none waits long for another at the end."""
+PARTS = 3
+"""Parts for each process: none waits long for another at the end, and few measure each command again."""
 STAGES = (*ALONE, *SHARED, "inputs")
 
 
@@ -90,8 +90,11 @@ class Suite:
     folder: Path
     index: int = 0
     processes: int = 1
+    given: Path | None = None
+    """Where what the commands read is already."""
     begun: dict[str, Trials] = field(default_factory=dict)
     """The trials of each command, which measure it undisturbed once."""
+    inputs_made: Inputs | None = None
 
     def run(self, stage: str) -> Done:
         """Do a stage."""
@@ -260,11 +263,12 @@ class Suite:
 
     def made(self) -> Inputs:
         """Return what the commands read."""
-        inputs = Inputs(self.folder / "inputs")
-        if not inputs.folder.exists():
+        if self.inputs_made is None:
             commands.warm()
-            inputs.make()
-        return inputs
+            self.inputs_made = Inputs(self.given or self.folder / "inputs")
+            if self.given is None:
+                self.inputs_made.make()
+        return self.inputs_made
 
     def scenarios(self) -> list[Scenario]:
         """Return every command that is killed."""
@@ -285,6 +289,7 @@ class Job:
         words = [sys.executable, str(Path(__file__)), "--stages", ",".join(self.stages), "--inner"]
         words += ["--seed", str(suite.seed), "--minutes", str(suite.minutes)]
         words += ["--share", f"1/{suite.part}", "--one", f"{self.index}/{self.parts}"]
+        words += ["--inputs", str(suite.made().folder)]
         return Part(subprocess.Popen([*words, "--report", str(report)]), report, self.stages)
 
 
@@ -340,6 +345,7 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--one", default="0/1", help=argparse.SUPPRESS)
     parser.add_argument("--inner", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--inputs", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--report", type=Path, default=ROOT / "build" / "reliability.json")
     given = parser.parse_args()
     stages = given.stages.split(",")
@@ -353,6 +359,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="pcs-reliability-") as folder:
         suite = Suite(given.seed, given.minutes, int(given.share.split("/")[1]), Path(folder))
         suite.index, suite.processes = map(int, given.one.split("/"))
+        suite.given = given.inputs
         here = [stage for stage in stages if given.inner or stage == "inputs"]
         doing = [
             iter(()) if given.inner else in_processes(stages, suite, given.processes),

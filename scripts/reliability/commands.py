@@ -143,7 +143,7 @@ def start(
         for _, writer in pipes:
             os.close(writer)
         return Running(pid, notes, (pipes[0][0], pipes[1][0]), began)
-    code = 70
+    code, has_begun = 70, False
     try:
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -158,13 +158,17 @@ def start(
         changes.watch()
         if program is None:
             from pcs_cli.main import main as program
+        has_begun = True
         code = program([str(argument) for argument in arguments])
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)  # the command is over
         notes.with_suffix(".changes").write_text("\n".join(changes.seen), "utf-8")
-    except BaseException:
-        with contextlib.suppress(BaseException):
-            traceback.print_exc()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not has_begun:
+            code = 130  # it came before the command, which says no word of it
+        else:
+            with contextlib.suppress(BaseException):
+                traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(BaseException):  # it may be closed
