@@ -57,6 +57,7 @@ DREW = re.compile(
 """What hypothesis says of one phase of a property."""
 TALLY = re.compile(r"(\d+) (passed|failed|error)")
 """What pytest says at its end."""
+SAID = ROOT / "build" / "reliability-inputs.txt"
 PEAK = 3 << 30
 """Bytes of memory that a command on the tiny network may hold."""
 SHARED = ("deaths", "power", "kills", "signals", "together", "disk", "awkward")
@@ -221,6 +222,10 @@ class Suite:
         counts = [sum(map(int, said.groups())) for said in map(DREW.search, lines) if said]
         if not counts:
             bad.append("hypothesis said of no input that it drew one")
+        if bad:
+            SAID.parent.mkdir(exist_ok=True)
+            SAID.write_text(ended.stdout + ended.stderr, "utf-8")
+            bad.append(f"all that pytest said is in {SAID.relative_to(ROOT)}")
         tests = sum(int(count) for count, _ in TALLY.findall(last))
         note = f"{last.strip()}; {sum(counts)} drawn inputs in {len(counts)} phases"
         return Done(tests + sum(counts), bad, note=note)
