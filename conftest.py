@@ -29,17 +29,19 @@ TOOLS = {".pytest_cache", ".hypothesis", "build"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow what is another day's turn of the tests marked ``rotated``: three days see them all.
 
-    ``rotated(6)`` are seen in six days. With a recipe or technique more such tests grow by a dozen. One that
+    ``rotated(6)`` are seen in six days, and of ``rotated(3, "file")`` all in a file on one day, for what they
+    share takes longer than they. With a recipe or technique more such tests grow by a dozen. One that
     is named runs on any day. Where a test starts follows from its name, so that those that run once do not all
     run on one day.
     """
     today, counts = int(os.environ["PCS_DAY"]), Counter[str]()
     for item in items:
         if mark := item.get_closest_marker("rotated"):
-            test, days = item.nodeid.partition("[")[0], *(mark.args or (DAYS,))
+            days, together = (*mark.args, *(DAYS, "")[len(mark.args) :])
+            test = item.nodeid.partition("::" if together == "file" else "[")[0]
             if (crc32(test.encode()) + counts[test] + today) % days:
                 item.add_marker("slow")
-            counts[test] += 1
+            counts[test] += together != "file"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

@@ -14,13 +14,14 @@ def case(id: str) -> Case:
     return Case(catalogue().get("techniques", id))
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("id", catalogue().ids("techniques"))
 def test_contract(id: str, check: Callable[[Case], None]) -> None:
     check(case(id))
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize("id", catalogue().ids("techniques"))
 def test_pairs(id: str) -> None:
     """Every technique beside every one that comes after it in the alphabet, where both can run."""

@@ -26,8 +26,21 @@ def test_each_day(): pass
 """
 
 
+TOGETHER = """
+import pytest
+
+pytestmark = pytest.mark.rotated(3, "file")
+
+@pytest.mark.parametrize("n", range(4))
+def test_shares(n): pass
+
+def test_shares_too(): pass
+"""
+
+
 def test_all_are_seen(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(FILE)
+    (tmp_path / "test_together.py").write_text(TOGETHER)
     (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text("utf-8"))
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow:\n    rotated:\n")
     code = (
@@ -39,7 +52,10 @@ def test_all_are_seen(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    seen = [line.partition("::")[2] for line in done.stdout.splitlines() if "::" in line]
+    lines = [line.partition("::") for line in done.stdout.splitlines() if "::" in line]
+    seen = [name for file, _, name in lines if "together" not in file]
+    shared = [*(f"test_shares[{n}]" for n in range(4)), "test_shares_too"]
+    assert [name for file, _, name in lines if "together" in file] == shared  # once, on one day
     each = [f"test_of_many[{n}]" for n in range(5)]
     of_two = Counter(name for name in seen if name.startswith("test_in_two_days"))
     assert {of_two[f"test_in_two_days[{n}]"] for n in range(3)} == {1, 2}  # of three days in a row

@@ -16,7 +16,7 @@ SYSTEMS = sorted(catalogue().recipe_files())
 PAIRS = [(s, n.name) for s in SYSTEMS for n in find(s).table.neighbour]
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_holds(system: str) -> None:
     report = find(system).run()
@@ -24,14 +24,14 @@ def test_holds(system: str) -> None:
     assert report.holds, [row for row in report.rows if not row.holds]
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_fails_when_neutral(system: str) -> None:
     assert find(system).table.neutral
     assert not find(system).run(neutral=True).holds
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize(("system", "name"), PAIRS)
 def test_fails_on_a_neighbour(system: str, name: str) -> None:
     check = find(system)

@@ -57,6 +57,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize(
     ("system", "table"),
     [

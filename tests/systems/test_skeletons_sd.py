@@ -14,7 +14,7 @@ from pcs_testing.whole_run import systems_for
 FAMILY = "sd"
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize("system", systems_for(FAMILY))
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)

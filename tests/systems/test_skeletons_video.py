@@ -18,7 +18,7 @@ SYSTEMS = [
 ]
 
 
-@pytest.mark.rotated
+@pytest.mark.rotated(6)
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_as_it_is_written(system: str, runs_on_skeleton: Callable[[str, str], None]) -> None:
     runs_on_skeleton(system, FAMILY)

@@ -16,6 +16,8 @@ from pcs_core.data import Personalization
 from pcs_core.errors import ArtifactError, InputError
 from pcs_onnx.int8 import layers, quantize, recording
 
+pytestmark = pytest.mark.rotated(3, "file")
+
 PROMPT = "a photo of <one> on the beach"
 SETTINGS = ["weights.lora.rank=2", "weights.lora.sites=*.to_v"]
 

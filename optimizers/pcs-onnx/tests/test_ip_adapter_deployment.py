@@ -11,6 +11,8 @@ from pcs_core.backbone import Backbone
 from pcs_core.data import Personalization, Recipe
 from pcs_core.errors import CapabilityError
 
+pytestmark = pytest.mark.rotated(3, "file")
+
 TOLERANCE = 1e-5
 SETTINGS = ["encoders.image.model=tiny.image", "adapter.steps=2", "adapter.batch=2"]
 

@@ -19,6 +19,8 @@ from pcs_core.data import Fusion, Level, Personalization, Recipe
 from pcs_core.errors import ArtifactError, CapabilityError, InputError, UnknownNameError
 from pcs_onnx.runtime import load as load_deployment
 
+pytestmark = pytest.mark.rotated(3, "file")
+
 PROMPT = "a photo of <one> on the beach"
 TOLERANCE = 1e-5
 

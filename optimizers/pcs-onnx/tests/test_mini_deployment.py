@@ -10,6 +10,7 @@ from pcs_core import export, fit, load_recipe, load_subject, open_backbone
 from pcs_core.catalogue import catalogue
 
 
+@pytest.mark.rotated
 def test_mini(tmp_path: Path, subject, trajectory, apart) -> None:
     pytest.importorskip("pcs_mini")
     mini = open_backbone("mini")

@@ -24,6 +24,8 @@ from pcs_onnx import int8
 from pcs_onnx.openvino_session import KEPT, OpenVinoSession
 from pcs_onnx.runtime import load as load_deployment
 
+pytestmark = pytest.mark.rotated(3, "file")
+
 PROMPT = "a photo of <one> on the beach"
 TOLERANCE = 1e-5
 VERSION = openvino.__version__.split("-")[0]

@@ -18,6 +18,8 @@ from pcs_onnx.resizing import resized_by_products
 from pcs_onnx.sessions import Session
 from pcs_onnx.writing import Writer
 
+pytestmark = pytest.mark.rotated(3, "file")
+
 
 def writer(net: Attachment, folder: Path, **more) -> Writer:
     options = {"opset": 23, "external": True, "dtype": "fp32", "size": Size(), "baked": ()}

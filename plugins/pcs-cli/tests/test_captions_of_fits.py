@@ -82,6 +82,7 @@ def test_the_share_of_captions_that_is_left_out() -> None:
     assert not any(text == "" for text, _ in drawn(make_subject()))
 
 
+@pytest.mark.rotated
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_it_is_a_setting_of_every_system(
     pcs: Callable, subject: Callable, tmp_path: Path, system: str

@@ -26,6 +26,7 @@ if before is not None:
 """
 
 
+@pytest.mark.rotated
 def test_the_peak_grows_with_what_is_held_and_stays() -> None:
     """In a process of its own: this one may hold gigabytes by now, and as much again is too much."""
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)

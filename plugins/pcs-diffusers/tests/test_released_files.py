@@ -139,6 +139,7 @@ def thin(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @reads_texts
+@pytest.mark.rotated
 @pytest.mark.usefixtures("thin")
 def test_a_file_of_sd_opens_alone(tmp_path: Path) -> None:
     made = networks(released.SD1)  # type: ignore[arg-type]
@@ -157,6 +158,7 @@ def test_a_file_of_sd_opens_alone(tmp_path: Path) -> None:
 
 
 @reads_texts
+@pytest.mark.rotated
 @pytest.mark.usefixtures("thin")
 @pytest.mark.parametrize("marks", [(), ("v_pred",), ("v_pred", "ztsnr")])
 def test_a_file_of_sdxl_opens_alone(tmp_path: Path, marks: tuple[str, ...]) -> None:
@@ -173,6 +175,7 @@ def test_a_file_of_sdxl_opens_alone(tmp_path: Path, marks: tuple[str, ...]) -> N
     assert equal(second, made["text_encoder_2"])
 
 
+@pytest.mark.rotated
 @pytest.mark.usefixtures("thin")
 def test_a_diffusers_that_reads_no_texts_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -189,6 +192,7 @@ def test_a_diffusers_that_reads_no_texts_is_named(
         open_backbone(tmp_path / "model.safetensors")
 
 
+@pytest.mark.rotated
 @pytest.mark.usefixtures("thin")
 def test_an_inpainting_file_is_not_taken_for_the_plain_one(tmp_path: Path) -> None:
     parts = {name: dict(config) for name, config in released.SD1.items()}

@@ -131,7 +131,7 @@ class Run:
             sample(self.artifact, self.backbone, prompt, count=count, size=self.size)
         return Taken(weights=self.weights, peaks=dict(self.numbers.peaks))
 
-    def _subject(self, pictures: int, number: int) -> Subject:
+    def _subject(self, pictures: int, number: int = 0) -> Subject:
         height, width = self.size or self.backbone.card.size
         frames = self.backbone.latent_shape[1:2] if len(self.backbone.latent_shape) == 4 else ()
         shape = (3, *frames, height, width)
