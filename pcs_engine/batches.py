@@ -109,7 +109,7 @@ def draw_batch(
     stacked = torch.stack(latents)
     given = {}
     if any(row.mask is not None for row in drawn):  # a subject without masks counts in full
-        full = torch.ones_like(stacked[0, :1])
+        full = stacked.new_ones(1, *stacked.shape[-2:])  # one mask for all frames of a clip
         given = {LOSS: torch.stack([full if row.mask is None else row.mask for row in drawn])}
     texts = [row.text for row in drawn]
     # what only some subjects' examples carry is nobody's

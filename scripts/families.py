@@ -37,6 +37,7 @@ FAMILIES = {
     "FLUX.1": "tiny-flux",
     "FLUX.1 Kontext": "tiny-kontext",
     "clips": "tiny-video",
+    "AnimateDiff": "tiny-animatediff",
     "masked tokens": "tiny-tokens",
 }
 """Each family's heading, and the small network of its classes."""
@@ -90,7 +91,7 @@ def main() -> int:
         # its T5 spells words: captions of a usual length are longer than the 16 letters of its default
         backbone = tiny_sd3(t5_length=64) if id == "tiny-sd3" else open_backbone(id)
         with tempfile.TemporaryDirectory() as folder:
-            shown = subject(Path(folder) / "thing", clips=id == "tiny-video")
+            shown = subject(Path(folder) / "thing", clips=len(backbone.latent_shape) == 4)
             for system in systems:
                 known.setdefault(family, {})[system] = (said := attempt(system, backbone, shown))
                 print(f"{family}: {system}: {said or 'runs'}", file=sys.stderr, flush=True)

@@ -44,9 +44,6 @@ from pcs_core.data.recipe import Recipe
 from pcs_core.errors import CapabilityError, InputError, RecipeError, UnknownNameError, nearest
 from pcs_core.small_files import read_bytes
 
-CLIPS = "video"
-"""Family of the backbones that draw clips."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -115,12 +112,13 @@ def _loaded(
 ) -> Recipe:
     layer = _resolve(recipe_source, catalogue)
     id, family = id_and_family(backbone, catalogue)
-    profiled = with_profile(layer, profile_of(id, family, catalogue), catalogue)
+    profile = profile_of(id, family, catalogue)
+    profiled = with_profile(layer, profile, catalogue)
     applied = for_backbone(profiled, *(name for name in (family, id) if name))
     _check_all_keys(layer, catalogue)
     layer = override(applied, overrides, catalogue)
     recipe = build(layer, catalogue, source=recipe_source.text, path=recipe_source.file)
-    if family == CLIPS:
+    if profile is not None and profile.clips:
         refuse_clips(recipe, id)
     if recipe_source.system and recipe.id != recipe_source.system:
         place = layer.recipe.where("id")

@@ -12,7 +12,7 @@ class Profile:
     ``steps`` and ``scale`` are the sampling steps and the guidance scale that suit it (None: the recipe's
     stay). ``rare_word`` is a string its text encoder knows and its training gave no meaning,
     ``class_prompt`` how its captions show a thing of class ``{noun}`` ("": the recipe's stay). ``saw``
-    says in words what its training saw.
+    says in words what its training saw, ``clips`` whether it draws clips.
 
     A technique lists the settings that such a word may fill in its ``profiled`` attribute, so that no
     technique knows a backbone and no profile a technique.
@@ -24,6 +24,7 @@ class Profile:
     rare_word: str = ""
     class_prompt: str = ""
     saw: str = ""
+    clips: bool = False
 
 
 WORDS = ("rare_word", "class_prompt")

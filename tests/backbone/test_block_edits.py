@@ -16,7 +16,7 @@ from pcs_core.merge import merge_fusions
 from pcs_testing.fixtures import Snapshot, evaluate, evaluate_attached
 
 PROMPTS = ("a photo of a dog", "a red car")
-FAMILIES = ("tiny", "tiny-sdxl", "tiny-sd3", "tiny-video")
+FAMILIES = ("tiny", "tiny-sdxl", "tiny-sd3", "tiny-video", "tiny-animatediff")
 
 
 class Gated(BlockEdit):

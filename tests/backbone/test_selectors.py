@@ -11,7 +11,10 @@ from pcs_core.data import Recipe
 from pcs_core.errors import CapabilityError, RecipeError
 from pcs_engine.run import EngineRun
 
-FAMILIES = ("tiny", "tiny-sdxl", "tiny-sd3", "tiny-video", "tiny-tokens", "mini")
+FAMILIES = (
+    *("tiny", "tiny-sdxl", "tiny-sd3", "tiny-video", "tiny-animatediff", "tiny-tokens"),
+    "mini",
+)
 EQUAL = [
     (
         "*.to_q|*.to_k|*.to_v|*.to_out.0",
@@ -21,7 +24,8 @@ EQUAL = [
     ("*self_attn.*", "attention.self.*", "text"),
     ("*.attentions.*.attn1.*|*.attentions.*.ff.*", "attention.self.*|ff.*", "denoiser"),
     (
-        "*temp_attentions.*.attn?.*|*temp_attentions.*.ff.*|transformer_in.*.attn?.*|transformer_in.*.ff.*",
+        "*temp_attentions.*.attn?.*|*temp_attentions.*.ff.*|transformer_in.*.attn?.*|transformer_in.*.ff.*"
+        "|*motion_modules.*.attn?.*|*motion_modules.*.ff.*",
         "temporal.*",
         "denoiser",
     ),

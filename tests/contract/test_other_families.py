@@ -16,7 +16,8 @@ JOINT = {"weights.kv": {"sites": "joint"}}
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize(
-    "backbone", ["tiny-video", "tiny-tokens", "tiny-sdxl", "tiny-sd3", "tiny-flux"]
+    "backbone",
+    ["tiny-video", "tiny-animatediff", "tiny-tokens", "tiny-sdxl", "tiny-sd3", "tiny-flux"],
 )
 @pytest.mark.parametrize("id", ["tokens.learnable", "weights.bottleneck", "weights.kv"])
 def test_contract(id: str, backbone: str, part: str) -> None:

@@ -105,8 +105,9 @@ def runs_on_skeleton(
         backbone = skeletons(family)
         less = fewer_settings(load_recipe(system, backbone=backbone))
         recipe = load_recipe(system, backbone=backbone, overrides=less)
-        artifact, picture = whole_run(recipe, backbone, make_references(clips=family == "video"))
-        frames = (backbone.latent_shape[1],) if family == "video" else ()
+        clips = len(backbone.latent_shape) == 4
+        artifact, picture = whole_run(recipe, backbone, make_references(clips=clips))
+        frames = (backbone.latent_shape[1],) if clips else ()
         assert picture.shape == (1, 3, *frames, *backbone.card.size)
         assert bool(torch.isfinite(picture).all())
         assert all(bool(torch.isfinite(t).all()) for t in artifact.tensors.values())
@@ -125,7 +126,7 @@ def config_folder(tmp_path: Path) -> Callable[[str], Path]:
     def write(family: str) -> Path:
         from pcs_diffusers.skeletons import SKELETONS
 
-        part = "unet" if family in ("sd", "sdxl", "video") else "transformer"
+        part = "unet" if family in ("sd", "sdxl", "video", "animatediff") else "transformer"
         SKELETONS[family]().denoiser.save_config(tmp_path / family / part)
         if family == "flux-kontext":
             index = tmp_path / family / "model_index.json"

@@ -15,12 +15,22 @@ from pcs_core.data import Recipe
 from pcs_core.errors import CapabilityError, InputError
 from pcs_testing.whole_run import FEWER, TwoRecords, fewer_settings, make_references
 
-FAMILIES = ("sd", "sdxl", "sd3", "flux", "flux-kontext", "video", "tokens")
+FAMILIES = ("sd", "sdxl", "sd3", "flux", "flux-kontext", "video", "animatediff", "tokens")
+CLIPS = {"video", "animatediff"}
+"""Families that draw clips."""
 SYSTEMS = sorted(catalogue().recipe_files())
-TEXT = {"sd": 768, "sdxl": 2048, "sd3": 4096, "flux": 4096, "video": 1024, "tokens": 768}
+TEXT = {
+    "sd": 768,
+    "sdxl": 2048,
+    "sd3": 4096,
+    "flux": 4096,
+    "video": 1024,
+    "animatediff": 768,
+    "tokens": 768,
+}
 """Channels of the text that each release's denoiser is given."""
-CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16, "video": 4, "tokens": 1}
-SITES = {"sd": 16, "sdxl": 70, "sd3": 24, "flux": 57, "video": 16, "tokens": 34}
+CHANNELS = {"sd": 4, "sdxl": 4, "sd3": 16, "flux": 16, "video": 4, "animatediff": 4, "tokens": 1}
+SITES = {"sd": 16, "sdxl": 70, "sd3": 24, "flux": 57, "video": 16, "animatediff": 16, "tokens": 34}
 """Layers that read the text."""
 HEADS = {
     "sd": {8},
@@ -28,6 +38,7 @@ HEADS = {
     "sd3": {24},
     "flux": {24},
     "video": {5, 10, 20},
+    "animatediff": {8},
     "tokens": {12},
 }
 
@@ -40,10 +51,10 @@ def takes_clips(recipe: Recipe) -> bool:
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_a_recipe_decides_about_every_family(system: str) -> None:
     recipe = load_recipe(system)
-    refusals = set(recipe.not_on) | (set() if takes_clips(recipe) else {"video"})
+    refusals = set(recipe.not_on) | (set() if takes_clips(recipe) else CLIPS)
     assert {*recipe.backbones, *refusals} - {"mini"} == set(FAMILIES)
     assert not set(recipe.backbones) & refusals
-    assert takes_clips(recipe) or "video" not in recipe.not_on, "its techniques say so already"
+    assert takes_clips(recipe) or not CLIPS & recipe.not_on.keys(), "its techniques say so already"
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -99,6 +110,7 @@ def test_the_layout_is_the_releases(family: str, skeletons: Callable[[str], Back
         "sd",
         "sdxl",
         "video",
+        "animatediff",
     ):  # elsewhere the text is projected to the network's width first
         assert {site.context for site in sites} == {TEXT[family]}
 

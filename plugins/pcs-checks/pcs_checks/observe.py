@@ -220,7 +220,7 @@ class Observation:
     @property
     def clips(self) -> bool:
         """Whether the network draws clips."""
-        return self.backbone.card.family == "video"
+        return len(self.backbone.latent_shape) == 4
 
     @cached_property
     def before(self) -> dict[str, Tensor]:

@@ -370,6 +370,11 @@ class DiffusersBackbone:
         return {}
 
     @classmethod
+    def joined(cls, parts: dict[str, Any]) -> dict[str, Any]:
+        """Return the parts of a folder as the constructor takes them: what a folder keeps apart made one."""
+        return parts
+
+    @classmethod
     def part_dtype(cls, part: str, folder: Path, dtype: torch.dtype) -> torch.dtype:
         """Return the dtype in which the weights of ``part`` are loaded."""
         return dtype
@@ -448,7 +453,7 @@ class DiffusersBackbone:
         try:
             index = folder / "model_index.json"
             return cls(
-                **{name: read() for name, read in parts.items()},
+                **cls.joined({name: read() for name, read in parts.items()}),
                 **cls.options(read_config(index) if index.exists() else {}),
                 scheduler_config=read_scheduler(folder),
                 id=id or str(location),

@@ -42,16 +42,18 @@ def keep_in_few_bits(network: nn.Module) -> None:
             layer.forward = MethodType(_convolution, layer)  # type: ignore[method-assign]
 
 
-def _matrix(layer: nn.Linear, x: Tensor) -> Tensor:
+def _matrix(
+    layer: nn.Linear, input: Tensor
+) -> Tensor:  # by its own name: motion modules give it so
     dtype = _dtype(layer)
-    output: Tensor = _Matrix.apply(x, layer.weight, _bias(layer, dtype), dtype)
+    output: Tensor = _Matrix.apply(input, layer.weight, _bias(layer, dtype), dtype)
     return output
 
 
-def _convolution(layer: Any, x: Tensor) -> Tensor:
+def _convolution(layer: Any, input: Tensor) -> Tensor:
     dtype = _dtype(layer)
     how = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    output: Tensor = _Convolution.apply(x, layer.weight, _bias(layer, dtype), dtype, how)
+    output: Tensor = _Convolution.apply(input, layer.weight, _bias(layer, dtype), dtype, how)
     return output
 
 

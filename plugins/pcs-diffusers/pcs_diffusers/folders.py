@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 HUB_PARTS = (
-    *("unet", "transformer", "vae", "vqvae", "scheduler"),
+    *("unet", "transformer", "motion_adapter", "vae", "vqvae", "scheduler"),
     *(f"{kind}{number}" for kind in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")),
 )
 """Folders of a hub id that a loader may read."""

@@ -17,6 +17,8 @@ def loaders() -> Mapping[str, str]:
         "stable-diffusion-3": "pcs_diffusers.stable_diffusion_3:StableDiffusion3.load",
         "stable-diffusion-xl": "pcs_diffusers.stable_diffusion_xl:StableDiffusionXL.load",
         "text-to-video": "pcs_diffusers.video:TextToVideo.load",
+        "animatediff": "pcs_diffusers.animatediff:AnimateDiff.load",
+        "animatediff-parts": "pcs_diffusers.animatediff:AnimateDiffInParts.load",
         "flux": "pcs_diffusers.flux:Flux.load",
         "flux-kontext": "pcs_diffusers.flux:FluxKontext.load",
         "masked-tokens": "pcs_diffusers.masked_tokens:TokenTransformer.load",
@@ -33,6 +35,7 @@ def families() -> Mapping[str, str]:
 def profiles() -> Mapping[str, str]:
     """Numbers that suit a family."""
     return {
+        "animatediff": "pcs_diffusers.profiles:ANIMATEDIFF",
         "flux": "pcs_diffusers.profiles:FLUX",
         "flux-kontext": "pcs_diffusers.profiles:KONTEXT",
         "sd": "pcs_diffusers.profiles:SD",
@@ -48,6 +51,7 @@ def backbones() -> Mapping[str, str]:
     """Config-built random networks on the real classes, for tests and defining checks."""
     return {
         "tiny": "pcs_diffusers.tiny:tiny",
+        "tiny-animatediff": "pcs_diffusers.tiny_animatediff:tiny_animatediff",
         "tiny-flux": "pcs_diffusers.tiny_flux:tiny_flux",
         "tiny-kontext": "pcs_diffusers.tiny_flux:tiny_kontext",
         "tiny-schnell": "pcs_diffusers.tiny_flux:tiny_schnell",
@@ -78,4 +82,5 @@ def services() -> Mapping[str, str]:
     return {
         "check_scheduler": "pcs_diffusers.scheduler_check:check_scheduler",
         "open_without_weights": "pcs_diffusers.weightless:open_without_weights",
+        "write_motion_folder": "pcs_diffusers.motion_folder:write_motion_folder",
     }

@@ -13,5 +13,8 @@ SDXL = Profile("sdxl", steps=50, scale=5.0, saw="photographs and drawings, 1024 
 SD3 = Profile("sd3", steps=28, scale=7.0, saw="pictures, half of them with long written captions")
 FLUX = Profile("flux", steps=28, scale=1.0, saw="pictures with long written captions")
 KONTEXT = Profile("flux-kontext", steps=28, scale=1.0, saw=FLUX.saw)
-VIDEO = Profile("video", steps=50, scale=9.0, saw="short clips of the web with their captions")
+VIDEO = Profile(
+    "video", steps=50, scale=9.0, saw="short clips of the web with their captions", clips=True
+)
+ANIMATEDIFF = Profile("animatediff", steps=50, scale=7.5, saw=VIDEO.saw, clips=True)
 TOKENS = Profile("tokens", steps=12, scale=10.0, saw="photographs and drawings, as tokens")

@@ -15,9 +15,12 @@ OF_CLASS = {
     "SD3Transformer2DModel": "sd3",
     "FluxTransformer2DModel": "flux",
     "UNet3DConditionModel": "video",
+    "UNetMotionModel": "animatediff",
     "UVit2DModel": "tokens",
 }
 """Family by the class of the denoiser; SDXL shares that of SD and says so in its configuration."""
+MOTION = "motion_adapter"
+"""The folder of AnimateDiff's motion modules beside a UNet of pictures."""
 KONTEXT = "FluxKontextPipeline"
 """The pipeline by which a folder of FLUX.1 says that it is given references."""
 GGUF = ".gguf"
@@ -47,6 +50,8 @@ def family_of_location(location: str | Path) -> str | None:
         config = _config(path, str(location), f"{part}/config.json")
         if config is not None:
             family = OF_CLASS.get(str(config.get("_class_name")))
+            if family == "sd" and _config(path, str(location), f"{MOTION}/config.json") is not None:
+                return "animatediff"
             if family == "sd" and config.get("addition_embed_type") == "text_time":
                 return "sdxl"
             if family == "flux":

@@ -8,6 +8,7 @@ PREDICTIONS = {
     "sd": "epsilon",
     "sdxl": "epsilon",
     "video": "epsilon",
+    "animatediff": "epsilon",
     "sd3": "flow",
     "flux": "flow",
     "flux-kontext": "flow",

@@ -38,7 +38,7 @@ def unet_sites(unet: Any) -> Iterator[Site]:
 
 
 def video_sites(unet: Any) -> Iterator[Site]:
-    """Yield attention, layer and resnet sites of a UNet3DConditionModel with their grid scale.
+    """Yield attention, layer and resnet sites of a UNet of clips with their grid scale.
 
     Attention over time is of kind "temporal".
     """
@@ -51,13 +51,13 @@ def video_sites(unet: Any) -> Iterator[Site]:
     yield from denoiser_sites(unet, lambda name: scale_in(scales, name), kind_of)
 
 
+TEMPORAL = ("TransformerTemporalModel", "AnimateDiffTransformer3D")
+"""Classes of transformers over time: ModelScope's, and AnimateDiff's motion modules."""
+
+
 def temporal_modules(network: nn.Module) -> tuple[str, ...]:
     """Return the prefixes of the modules that act along a clip."""
-    return tuple(
-        f"{name}."
-        for name, m in network.named_modules()
-        if type(m).__name__ == "TransformerTemporalModel"
-    )
+    return tuple(f"{n}." for n, m in network.named_modules() if type(m).__name__ in TEMPORAL)
 
 
 def joint_sites(transformer: Any, patch: int) -> Iterator[Site]:

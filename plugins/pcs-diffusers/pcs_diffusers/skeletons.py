@@ -7,7 +7,8 @@ transformer are an eighth of the real ones (so a head's width too), text encoder
 layers are narrow, and the vocabulary is small. Pictures are ``side`` pixels wide.
 
 Sources of the numbers: the ``config.json`` files of stable-diffusion-v1-5, stable-diffusion-xl-base-1.0,
-stable-diffusion-3.5-medium, FLUX.1-dev, FLUX.1-schnell, text-to-video-ms-1.7b and amused-256.
+stable-diffusion-3.5-medium, FLUX.1-dev, FLUX.1-schnell, text-to-video-ms-1.7b, amused-256 and
+animatediff-motion-adapter-v1-5-2.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from pcs_diffusers.animatediff import AnimateDiff
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.flux import Flux, FluxKontext
 from pcs_diffusers.masked_tokens import TokenTransformer
@@ -24,6 +26,7 @@ from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
 from pcs_diffusers.tiny import WORDS, build_t5_tokenizer, build_tokenizer, scheduler_config
+from pcs_diffusers.tiny_animatediff import LINEAR
 from pcs_diffusers.tiny_flux import SHIFTING, STILL, F
 from pcs_diffusers.video import TextToVideo
 
@@ -174,6 +177,40 @@ def text_to_video(*, side: int = 128, seed: int = 0, frames: int = 4) -> TextToV
         )
 
 
+def animatediff(*, side: int = 64, seed: int = 0, frames: int = 4) -> AnimateDiff:
+    """Return the skeleton of SD 1.5 with AnimateDiff's motion modules of v2: one in the middle, 32 positions.
+
+    Its clips are 64 pixels wide, half of the other skeletons of SD 1.5: each frame is a picture.
+    """
+    from diffusers import UNetMotionModel
+
+    tokenizer = _tokenizer()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNetMotionModel(
+            sample_size=side // ENLARGEMENT,
+            block_out_channels=_thin(320, 640, 1280, 1280),
+            layers_per_block=2,
+            down_block_types=("CrossAttnDownBlockMotion",) * 3 + ("DownBlockMotion",),
+            up_block_types=("UpBlockMotion",) + ("CrossAttnUpBlockMotion",) * 3,
+            cross_attention_dim=768,
+            num_attention_heads=8,
+            motion_num_attention_heads=8,
+            motion_max_seq_length=32,
+            use_motion_mid_block=True,
+            norm_num_groups=8,
+        )
+        return AnimateDiff(
+            frames=frames,
+            unet=unet,
+            vae=_vae(side),
+            text_encoder=_clip(tokenizer, 768, 12),
+            tokenizer=tokenizer,
+            scheduler_config=LINEAR,
+            id="skeleton-animatediff",
+        )
+
+
 def amused(*, side: int = 64, seed: int = 0) -> TokenTransformer:
     """Return the skeleton of aMUSEd 256: text of 768 channels, 22 layers of 12 heads, tokens of 16 pixels."""
     from diffusers import UVit2DModel, VQModel
@@ -277,6 +314,7 @@ SKELETONS: Mapping[str, Callable[..., DiffusersBackbone]] = {
     "flux": flux_dev,
     "flux-kontext": flux_kontext,
     "video": text_to_video,
+    "animatediff": animatediff,
     "tokens": amused,
 }
 """Family -> what builds the skeleton of its best known release."""

@@ -14,6 +14,7 @@ from pcs_core.data import Site
 from pcs_diffusers.folders import part_config
 from pcs_diffusers.layout import FolderLayout
 from pcs_diffusers.places import unet_places
+from pcs_diffusers.recognise import MOTION
 from pcs_diffusers.sites import unet_sites
 from pcs_diffusers.unet import UNetBackbone
 
@@ -50,6 +51,8 @@ class StableDiffusion(UNetBackbone):
     def knows(cls, folder: Path) -> bool:
         """Return whether ``folder`` holds such a UNet, or everything but one that can be read."""
         unet = folder / cls.layout.denoiser
+        if (folder / MOTION).is_dir():
+            return False  # it draws clips: AnimateDiff
         if "_class_name" in part_config(unet):
             return super().knows(folder) and not reads_size(folder)
         if unet.is_dir():

@@ -15,6 +15,7 @@ import torch
 from pcs_diffusers import autoencoder
 from pcs_diffusers.checked import read_config
 from pcs_diffusers.layout import FolderLayout
+from pcs_diffusers.recognise import MOTION
 from pcs_diffusers.several_texts import SeveralTextEncoders
 from pcs_diffusers.stable_diffusion import StableDiffusion, reads_size
 from pcs_diffusers.unet import UNetBackbone
@@ -115,7 +116,8 @@ class StableDiffusionXL(SeveralTextEncoders, StableDiffusion):
     @classmethod
     def knows(cls, folder: Path) -> bool:
         """Return whether ``folder`` holds a UNet that is told the picture's size."""
-        return super(UNetBackbone, cls).knows(folder) and reads_size(folder)
+        apart = not (folder / MOTION).is_dir()  # with motion modules it draws clips
+        return super(UNetBackbone, cls).knows(folder) and reads_size(folder) and apart
 
     @classmethod
     def options(cls, index: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,12 +77,16 @@ class UNetBackbone(DiffusersBackbone):
         output: Tensor = self.denoiser(
             latents.to(self.dtype),
             time,
-            encoder_hidden_states=cond.text.to(self.dtype),
+            encoder_hidden_states=self.text_for(cond, latents).to(self.dtype),
             return_dict=False,
             **self.added_conditions(cond, latents),
             **control,
         )[0]
         return output
+
+    def text_for(self, cond: Conditioning, latents: Tensor) -> Tensor:
+        """Return the text [b l d] that the UNet is given for ``latents``."""
+        return cond.text
 
     def added_conditions(self, cond: Conditioning, latents: Tensor) -> dict[str, Any]:
         """Return what else the UNet reads beside the text: nothing."""

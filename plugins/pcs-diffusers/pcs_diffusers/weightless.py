@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pcs_core.errors import InputError
+from pcs_diffusers.animatediff import AnimateDiff, AnimateDiffInParts
 from pcs_diffusers.checked import check_part
 from pcs_diffusers.family import DiffusersBackbone
 from pcs_diffusers.flux import Flux, FluxKontext
@@ -23,11 +24,12 @@ from pcs_diffusers.masked_tokens import TokenTransformer
 from pcs_diffusers.stable_diffusion import StableDiffusion
 from pcs_diffusers.stable_diffusion_3 import StableDiffusion3
 from pcs_diffusers.stable_diffusion_xl import StableDiffusionXL
+from pcs_diffusers.staying import stay
 from pcs_diffusers.video import TextToVideo
 
 FAMILIES: tuple[type[DiffusersBackbone], ...] = (
     *(StableDiffusion, StableDiffusionXL, StableDiffusion3),
-    *(Flux, FluxKontext, TextToVideo, TokenTransformer),
+    *(Flux, FluxKontext, TextToVideo, AnimateDiff, AnimateDiffInParts, TokenTransformer),
 )
 SMALL = ("*.json", "*.txt", "*.model")
 """Files of a hub id that hold no weights."""
@@ -112,8 +114,7 @@ def _part(
         else:
             network = cls(cls.config_class.from_pretrained(folder))
         _store(network, family.part_dtype(part, folder, dtype))
-    network._apply = lambda function, recurse=True: network  # there is nothing to move
-    return network
+    return stay(network)
 
 
 def _store(network: Any, dtype: torch.dtype) -> None:

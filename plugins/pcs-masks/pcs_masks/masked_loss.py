@@ -100,7 +100,8 @@ class MaskedLoss(Technique):
         if inside is None and size == 1:
             return None
         if inside is None:
-            inside = torch.zeros_like(batch.latents[:, :1])
+            latents = batch.latents  # of a clip all frames have one mask
+            inside = latents.new_zeros(len(latents), 1, *latents.shape[-2:])
         has = torch.full_like(inside[:, 0, 0, 0], self.spoken, dtype=torch.bool)
         has = has | (inside.flatten(1).amax(1) > 0)
         if self.invert:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pcs_core import Technique, fit, hookimpl
+from pcs_core import Technique, fit, hookimpl, open_backbone
 from pcs_core.backbone import Backbone
 from pcs_core.data import LOSS, Example, Features, MaskQuery, Phase, Subject
 from pcs_core.errors import InputError
@@ -17,6 +17,7 @@ from pcs_masks.given import GivenMasks, cover
 from pcs_masks.masked_loss import MaskedLoss, elsewhere
 from pcs_testing import make_recipe, make_subject
 from pcs_testing.probe import Probe
+from pcs_testing.whole_run import make_references
 
 STEPS: list[Any] = []
 
@@ -81,6 +82,14 @@ def test_without_a_region_the_sum_over_channels_stays(backbone: Backbone) -> Non
     step = step_of(backbone, make_subject(), channels="sum")
     mask = step.masks.get(LOSS)
     assert [float(m.unique()) for m in mask] == [4.0, 1.0]
+
+
+def test_clips_without_a_region_have_one_mask_for_all_frames() -> None:
+    STEPS.clear()
+    phase = Phase("p", 1, batch={"subject": 3}, lr={"*": 0.0})
+    recipe = make_recipe([Spy(), MaskedLoss(channels="sum"), Probe()], phase)
+    fit(recipe, make_references(clips=True), open_backbone("tiny-video"))
+    assert torch.equal(STEPS[0].masks[LOSS], torch.full((3, 1, 8, 8), 4.0))
 
 
 def test_a_normalised_error_is_the_mean_over_the_region(backbone: Backbone) -> None:

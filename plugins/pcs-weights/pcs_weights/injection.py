@@ -8,11 +8,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pcs_core.data import InjectEdit
+from pcs_core.edits.module import StandIn, stand_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pcs_core.data import Site
+
+
+class ByPlace(StandIn):
+    """Stands in for the ``forward`` of a layer that peft made, whose input may be given by a name.
+
+    diffusers' motion modules (AnimateDiff) give ``proj_in`` and ``proj_out`` theirs by torch's name of it, and
+    in peft's layers it has another.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the layer."""
+        if not args:
+            args = (kwargs.pop(next(iter(kwargs))),)
+        return self.base(*args, **kwargs)
 
 
 class Injected(InjectEdit):
@@ -58,8 +73,9 @@ class Injected(InjectEdit):
             for name, module in root.named_modules()
             if isinstance(module, BaseTunerLayer) and id(module) not in others
         ]
-        if self.adjust is not None:
-            for _, layer in self._layers:
+        for _, layer in self._layers:
+            stand_in(layer, ByPlace(layer))  # gone with the layer
+            if self.adjust is not None:
                 self.adjust(layer)
         if self._values:
             self._adopt()
