@@ -89,7 +89,8 @@ def test_clips_without_a_region_have_one_mask_for_all_frames() -> None:
     phase = Phase("p", 1, batch={"subject": 3}, lr={"*": 0.0})
     recipe = make_recipe([Spy(), MaskedLoss(channels="sum"), Probe()], phase)
     fit(recipe, make_references(clips=True), open_backbone("tiny-video"))
-    assert torch.equal(STEPS[0].masks[LOSS], torch.full((3, 1, 8, 8), 4.0))
+    mask = STEPS[0].masks.get(LOSS)
+    assert torch.equal(mask, torch.full((3, 1, 8, 8), 4.0))
 
 
 def test_a_normalised_error_is_the_mean_over_the_region(backbone: Backbone) -> None:
