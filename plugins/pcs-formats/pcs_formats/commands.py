@@ -49,16 +49,27 @@ def import_(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Say it as JSON.")] = False,
 ) -> None:
-    """Make an artifact of FILE (a LoRA, a learned word, an adapter) that `pcs sample` and `export` take."""
+    """Make an artifact of FILE (a LoRA, a learned word, an adapter) that `pcs sample` and `export` take.
+
+    Of motion modules (AnimateDiff) and a folder of Stable Diffusion 1.5 it makes a model that --backbone takes.
+    """
     from pcs_cli import destination, device_name, reporting
     from pcs_core import open_backbone
     from pcs_core.storage import save
+    from pcs_formats.contents import read_contents
     from pcs_formats.importing import import_file
+    from pcs_formats.motion_files import motion_of, write_model
 
     target = destination(out, overwrite=overwrite, inputs=[file.expanduser().parent])
     with reporting("importing"), target.claimed():
+        contents = read_contents(file)
+        if motion_of(contents) is not None:
+            with target.filling() as ready:
+                written = write_model(contents, backbone, ready, token=token, noun=noun)
+            tell_model({"out": str(target.folder), **written}, json=json)
+            return
         opened = open_backbone(backbone_name(backbone), device=device_name(device))
-        artifact = import_file(file, opened, token=token, noun=noun)
+        artifact = import_file(contents, opened, token=token, noun=noun)
         with target.filling() as ready:
             save(artifact, ready)
     facts = {
@@ -82,6 +93,16 @@ def import_(
             "--out DIR"
         )
     emit(str(target.folder))
+
+
+def tell_model(facts: dict[str, Any], *, json: bool) -> None:
+    """Say where a model folder is, and what is to be known of it."""
+    if json:
+        emit(to_json.dumps(facts, indent=2, ensure_ascii=False))
+        return
+    for note in facts["notes"]:
+        notice(note)
+    emit(facts["out"])
 
 
 def backbone_name(backbone: str) -> str:

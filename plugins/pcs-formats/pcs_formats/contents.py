@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PICKLED = (".bin", ".ckpt", ".pt", ".pth")
+NESTED = "state_dict."
+"""What stands before every tensor of a checkpoint that holds numbers of its training beside them."""
 WAIT = 4 * SECONDS
 """Seconds that a conversion may last on the wall clock."""
 CONFIGURATION = "adapter_config.json"
@@ -126,7 +128,8 @@ def _unpickled(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
                 f"({lines[-1]})"
             )
         tensors, metadata = _tensors(out, path)
-        return {key: tensor.clone() for key, tensor in tensors.items()}, metadata
+        inside = NESTED if all(key.startswith(NESTED) for key in tensors) else ""
+        return {k.removeprefix(inside): tensor.clone() for k, tensor in tensors.items()}, metadata
 
 
 def _beside(path: Path) -> dict[str, Any]:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pcs_core import installed
 from pcs_core.errors import InputError
 from pcs_engine.opening import resolve_backbone
-from pcs_formats.contents import read_contents
+from pcs_formats.contents import Contents, read_contents
 from pcs_formats.reading import EXAMPLES, Given, artifact_of, shortened
 
 if TYPE_CHECKING:
     from pcs_core.backbone import Backbone
     from pcs_core.data import Personalization
-    from pcs_formats.contents import Contents
     from pcs_formats.reading import Reading
 
 WHOLE = ("model.diffusion_model.", "first_stage_model.", "model_ema.", "cond_stage_model.")
@@ -23,7 +22,7 @@ WHOLE = ("model.diffusion_model.", "first_stage_model.", "model_ema.", "cond_sta
 
 
 def import_file(
-    file: str | Path,
+    file: str | Path | Contents,
     backbone: Backbone | str | Path,
     *,
     token: str = "",
@@ -40,7 +39,7 @@ def import_file(
     InputError
         The file is damaged, no importer takes it, or a key of it would not be used; names the nearest.
     """
-    contents = read_contents(file)
+    contents = file if isinstance(file, Contents) else read_contents(file)
     opened = resolve_backbone(backbone, None)
     given = Given(token, noun, name)
     for _, reading in readings(contents, opened, given):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pcs_core.errors import CapabilityError
+from pcs_formats.motion_names import MODULES, authors_name
 from pcs_formats.original_names import original_path
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ CLIPS = ("clip_l", "clip_g", "t5xxl")
 """Names of the text encoders in files of those two."""
 T5 = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}
 """Family -> its encoder that is no CLIP."""
-DENOISERS = {"sd": "unet", "sdxl": "unet", "sd3": "transformer", "flux": "transformer"}
+ALONE = ("sd", "animatediff", "video")
+"""Families with one text encoder, whose layers a backbone names without it."""
+DENOISERS = {
+    "sd": "unet",
+    "sdxl": "unet",
+    "animatediff": "unet",
+    "sd3": "transformer",
+    "flux": "transformer",
+}
 """Family -> what diffusers calls the denoiser."""
 BEGINNINGS = (
     *(DOTTED[:-1]),
@@ -54,6 +63,9 @@ def _of_denoiser(site: Site, backbone: Any) -> Iterator[str]:
     flat = site.name.replace(".", "_")
     yield from (prefix + site.name for prefix in DOTTED)
     yield from (prefix + flat for prefix in JOINED)
+    if MODULES in site.name:
+        yield from (prefix + authors_name(site.name) for prefix in DOTTED)
+        return
     if not hasattr(backbone.denoiser, "up_blocks"):
         return
     try:
@@ -72,19 +84,19 @@ def _of_text(site: Site, backbone: Any) -> Iterator[str]:
         family
     ):  # these tools count CLIP's second encoder where there is none, too
         number = len(CLIPS)
-    kohya = [f"lora_te{number}_", *(["lora_te_"] if family == "sd" else [])]
+    kohya = [f"lora_te{number}_", *(["lora_te_"] if family in ALONE else [])]
     for spelled in dict.fromkeys((path, path.removeprefix("text_model."))):
         yield f"{encoder}.{spelled}"
         yield from (prefix + spelled.replace(".", "_") for prefix in kohya)
         yield f"text_encoders.{CLIPS[number - 1]}.transformer.{spelled}"
-        if family == "sd":  # of several encoders such a name does not say which
+        if family in ALONE:  # of several encoders such a name does not say which
             yield f"base_model.model.{spelled}"
 
 
 def text_path(family: str, site: Site) -> str:
     """Return the path of a text encoder's layer as files have it: CLIP's with its "text_model"."""
     encoder, name = "text_encoder", site.name
-    if family != "sd":
+    if family not in ALONE:
         encoder, _, name = site.name.partition(".")
     if encoder != T5.get(family) and not name.startswith(("text_model.", "text_projection")):
         name = f"text_model.{name}"

@@ -29,6 +29,7 @@ from pcs_formats.layer_names import (
     text_path,
 )
 from pcs_formats.layer_parts import LayerParts, by_layer, nearest_ending
+from pcs_formats.motion_names import AUTHORS, MODULES
 from pcs_formats.reading import EXAMPLES, Given, Reading, Use
 from pcs_formats.word_files import BUNDLED, read_bundled
 
@@ -92,6 +93,13 @@ def placed(
     ``joined`` are names of layers that are several sites here, each with rows of its own.
     """
     chosen: dict[Site, LayerParts] = {}
+    moving = next((name for name in layers if MODULES in name), "")
+    if moving and not any(MODULES in name for name in names):
+        reading.problems.append(
+            f"{next(iter(layers[moving].keys.values()))!r} is of motion modules, and this network has none: "
+            "open a folder of AnimateDiff"
+        )
+        return chosen
     for name, layer in layers.items():
         key = next(iter(layer.keys.values()))
         sites = [names[name]] if name in names else joined.get(name, ())
@@ -257,6 +265,8 @@ def add_concepts(contents: Contents, given: Given, reading: Reading) -> None:
 def kind_of(layers: Mapping[str, LayerParts]) -> str:
     """Return in words what a file of these layers is."""
     first = next(iter(layers))
+    if AUTHORS in first:
+        return "LoRA of motion modules, AnimateDiff's names"
     parts = {part for layer in layers.values() for part in layer.parts}
     what = next(
         (
@@ -298,6 +308,8 @@ def base_of(layers: Mapping[str, LayerParts], metadata: Mapping[str, str]) -> st
             if part in layer.parts and layer.parts[part].dim() > 1:
                 width = layer.parts[part].shape[1]
                 return {768: "sd (1.x)", 1024: "sd (2.x)", 2048: "sdxl"}.get(width, "")
+    if any(MODULES in n for n in layers):
+        return "animatediff"
     if any("joint_blocks" in n or "add_k_proj" in n for n in layers):
         return "sd3"
     if any("double_blocks" in n or "single_transformer_blocks" in n for n in layers):

@@ -34,6 +34,7 @@ def importers() -> Mapping[str, str]:
         "control": "pcs_formats.picture_control_files:read_control_files",
         "custom": "pcs_formats.custom_files:read_custom",
         "layers": "pcs_formats.lora_files:read_layers",
+        "motion": "pcs_formats.motion_files:read_motion",
         "word": "pcs_formats.word_files:read_words",
     }
 

@@ -104,6 +104,24 @@ FORMATS = (
         "as above",
     ),
     Format(
+        "Motion LoRA of AnimateDiff",
+        "`....motion_modules....temporal_transformer....processor.to_q_lora.down.weight`, and what diffusers "
+        "made of it",
+        "layers",
+        "diffusers",
+        "`weights.lora` on an AnimateDiff backbone",
+        "kohya's names, written",
+    ),
+    Format(
+        "Motion modules of AnimateDiff",
+        "`....motion_modules....proj_in.weight` of the authors (`mm_sd_v15_v2.ckpt`) or of diffusers' "
+        "`MotionAdapter`",
+        "motion",
+        "",
+        "with `--backbone` a folder of SD 1.5: a model folder that `--backbone` takes",
+        "those of SDXL, PIA, SparseCtrl",
+    ),
+    Format(
         "InstantID",
         "`ip-adapter.bin`, whose perceiver reads 512 channels, and the folder `ControlNetModel` beside it",
         "adapter",

@@ -22,6 +22,7 @@ from pcs_formats.alphas import METADATA
 from pcs_formats.approximating import Approximation, approximation, can_be_approximated, places
 from pcs_formats.layer_names import DENOISERS, text_path
 from pcs_formats.lycoris_keys import is_update, lycoris_tensors
+from pcs_formats.motion_names import MODULES
 from pcs_formats.original_names import original_path
 from pcs_formats.usage import README, metadata, readme, usage
 
@@ -109,6 +110,12 @@ def write_kohya(
             "family as one matrix: export to diffusers instead"
         )
     backbone: Any = net.backbone
+    moving = next((e for e in net.fusion.of(WeightEdit) if MODULES in e.site.name), None)
+    if moving is not None and moving.mode != "fit":
+        raise CapabilityError(
+            f"{moving.owner!r} cannot be written for kohya: its files have no names for motion modules "
+            f"({moving.site}): export to diffusers"
+        )
     xl = backbone.card.family == "sdxl"
     tensors: dict[str, Tensor] = {}
     ranks = []
