@@ -159,6 +159,11 @@ def check_blocks(unet: Mapping[str, Any], settings: Mapping[str, Any], file: str
     InputError
         Says both.
     """
+    if unet.get("in_channels", 4) != 4:
+        raise InputError(
+            f"{file} holds motion modules, and the UNet reads more than noisy latents: take the network that "
+            "it was made from"
+        )
     widths = list(settings["block_out_channels"])
     layers, own = settings["motion_layers_per_block"], unet.get("layers_per_block", 2)
     if widths != list(unet.get("block_out_channels", ())) or layers != own:

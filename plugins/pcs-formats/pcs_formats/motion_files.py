@@ -32,7 +32,7 @@ HEADS = 8
 """Of every release; its tensors do not tell."""
 CONFIGURATION = "config.json"
 """Beside a file that diffusers saved."""
-_FIRST = re.compile(r"(?:module\.)?(down_blocks\.(\d+)\.)motion_modules\.(\d+)\.proj_in\.weight")
+_FIRST = re.compile(r"down_blocks\.(\d+)\.motion_modules\.(\d+)\.proj_in\.weight")
 _DEPTH = re.compile(r"(down_blocks\.\d+\.)motion_modules\.0\.transformer_blocks\.(\d+)\.")
 ADDED = "module."
 """What a training on several devices puts before every name."""
@@ -100,9 +100,9 @@ def settings_of(modules: MotionModules, path: Path) -> dict[str, Any]:
     depth: dict[str, int] = {}
     for name, tensor in modules.tensors.items():
         if match := _FIRST.fullmatch(name):
-            block = int(match[2])
+            block = int(match[1])
             widths[block] = tensor.shape[0]
-            layers[block] = max(layers.get(block, 0), int(match[3]) + 1)
+            layers[block] = max(layers.get(block, 0), int(match[2]) + 1)
         if match := _DEPTH.match(name):
             depth[match[1]] = max(depth.get(match[1], 0), int(match[2]) + 1)
     if sorted(widths) != list(range(len(widths))) or not widths:
