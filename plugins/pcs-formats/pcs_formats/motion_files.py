@@ -203,7 +203,7 @@ def write_model(
         The file holds none, or not those of this base; names the key. Or a ``token`` or ``noun`` is given:
         there is nothing that it could stand for.
     """
-    from pcs_core.catalogue import catalogue
+    from pcs_core import installed
     from pcs_formats.contents import Contents
 
     contents = file if isinstance(file, Contents) else read_contents(file)
@@ -220,7 +220,7 @@ def write_model(
             f"{contents.path} is not taken: {'; '.join(modules.problems[:SHOWN])}"
             + (f" (and {more} more)" if more > 0 else "")
         )
-    facts = catalogue().get("services", SERVICE)(
+    facts = installed().get("services", SERVICE)(
         base,
         out,
         modules.tensors,
