@@ -165,11 +165,11 @@ def check_blocks(unet: Mapping[str, Any], settings: Mapping[str, Any], file: str
             "it was made from"
         )
     widths = list(settings["block_out_channels"])
-    layers, own = settings["motion_layers_per_block"], unet.get("layers_per_block", 2)
-    if widths != list(unet.get("block_out_channels", ())) or layers != own:
+    layers, there = settings["motion_layers_per_block"], unet.get("layers_per_block", 2)
+    if widths != list(unet.get("block_out_channels", ())) or layers != there:
         raise InputError(
             f"{file} holds motion modules for blocks of {widths} channels with {layers} layers, and the UNet "
-            f"has {list(unet.get('block_out_channels', ()))} with {own}: they are of another base"
+            f"has {list(unet.get('block_out_channels', ()))} with {there}: they are of another base"
         )
 
 

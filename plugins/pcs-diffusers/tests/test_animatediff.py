@@ -231,10 +231,10 @@ def test_a_folder_draws_what_the_pipeline_draws(saved: Any, kind: str) -> None:
     assert opened.card.family == "animatediff"
     assert opened.latent_shape == (4, 16, 8, 8)
     assert opened.card.hash == open_backbone(folder).card.hash
-    own = pipeline.unet.state_dict()
+    saved_weights = pipeline.unet.state_dict()
     read = opened.denoiser.state_dict()
-    assert own.keys() == read.keys()
-    assert all(torch.equal(own[name], tensor) for name, tensor in read.items())
+    assert saved_weights.keys() == read.keys()
+    assert all(torch.equal(saved_weights[name], tensor) for name, tensor in read.items())
     ours = sample(None, opened, PROMPTS, seed=5, steps=3, scale=4.0, scheduler="ddim")
     theirs = drawn_by(
         *(pipeline, opened.latent_shape), seed=5, num_inference_steps=3, guidance_scale=4.0

@@ -158,9 +158,9 @@ def test_motion_modules_make_a_model_that_draws_as_diffusers_with_the_same_file(
     assert drawn.std() > 0.01
     torch.testing.assert_close(drawn, drawn_by(theirs, opened), **CLOSE)
     # and the folder is one of diffusers' own
-    own = AnimateDiffPipeline.from_pretrained(out)
-    assert isinstance(own.unet, UNetMotionModel)
-    torch.testing.assert_close(drawn, drawn_by(own, opened), **CLOSE)
+    whole = AnimateDiffPipeline.from_pretrained(out)
+    assert isinstance(whole.unet, UNetMotionModel)
+    torch.testing.assert_close(drawn, drawn_by(whole, opened), **CLOSE)
 
 
 @pytest.fixture
