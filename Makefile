@@ -13,10 +13,11 @@ CONSTRAINTS := requirements/constraints.txt
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 
 # two workers, one thread each: torch's own threads would fight over the cores. A worker that dies ends the run
-# and its test is named: a new one would be waited for without an end
+# and its test is named: a new one would be waited for without an end. Files run in their order: by default those of
+# few tests come last, which are the long ones, and one worker would end alone
 JOBS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false \
-	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --max-worker-restart 0 -q
+	HF_HUB_OFFLINE=1 $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -q
 
 .PHONY: help setup tools hashes sbom audit demo test test-all test-lowest lint format docs docs-check changelog-draft bench bench-inference bench-training results evidence adapters mutants reliability soak clean
 

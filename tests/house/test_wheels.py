@@ -129,6 +129,7 @@ def test_licences_and_types_are_in_them(wheels: list[Path]) -> None:
     assert any(name.endswith("licenses/NOTICE") for name in core)
 
 
+@pytest.mark.rotated
 def test_every_plugin_loads_from_its_wheel(home: Path, tmp_path: Path) -> None:
     packages = [package for folder in FOLDERS for package in packages_of(folder)]
     python = home / "bin" / "python"

@@ -25,6 +25,7 @@ def deaths(folder: Path, *more: str, broken: str = "") -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.rotated
 def test_a_part_of_all_deaths_loses_nothing(tmp_path: Path) -> None:
     done = deaths(tmp_path, "25")
     assert done.returncode == 0, done.stdout + done.stderr

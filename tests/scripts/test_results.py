@@ -78,6 +78,7 @@ def results(
     )
 
 
+@pytest.mark.rotated
 def test_a_whole_run_makes_a_system_ready(tmp_path: Path) -> None:
     by_system = evidence.from_results(results())
     assert set(by_system) == {SYSTEM}

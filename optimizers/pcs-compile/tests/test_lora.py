@@ -35,6 +35,7 @@ def engine(backbone: Backbone) -> Backbone:
     return open_engine(backbone, "compile", backend="aot_eager", rank=6)
 
 
+@pytest.mark.rotated
 def test_other_subjects_ranks_and_texts_compile_nothing(
     artifacts: list[Personalization], backbone: Backbone, engine, trajectory, apart
 ) -> None:
@@ -52,6 +53,7 @@ def test_other_subjects_ranks_and_texts_compile_nothing(
     assert apart(untuned, trajectory(None, backbone, "a photo of dog")) <= TOLERANCE
 
 
+@pytest.mark.rotated
 def test_a_longer_text_draws_as_on_the_network(
     artifacts: list[Personalization], backbone: Backbone, engine, trajectory, apart
 ) -> None:

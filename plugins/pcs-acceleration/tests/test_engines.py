@@ -47,6 +47,7 @@ def engine() -> Any:
     return open_engine(open_backbone("tiny"), "compile", backend="aot_eager")
 
 
+@pytest.mark.rotated
 def test_compiled_networks_take_all_but_the_gate(engine: Any, artifact: Personalization) -> None:
     plain = open_backbone("tiny")
 

@@ -124,6 +124,7 @@ GENTLE = '[[use]]\ntechnique = "acceleration.guidance_interval"\nlow = 0.0\nhigh
 SABOTAGED = "[sample]\nsteps = 1\nscale = 40.0"
 
 
+@pytest.mark.rotated
 def test_a_gentle_preset_passes_and_a_sabotaged_one_fails(member: Member, tmp_path: Path) -> None:
     backbone: Any = open_backbone("tiny")
     given = {"identity": Likeness(), "prompts": places(backbone)}

@@ -25,6 +25,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.rotated
 def test_compare_then_report(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

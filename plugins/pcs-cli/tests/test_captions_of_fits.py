@@ -40,6 +40,7 @@ def drawn(subject: object, steps: int = 60, **changes: object) -> Counter:
     return Counter(SEEN)
 
 
+@pytest.mark.rotated
 def test_each_caption_of_a_picture_is_drawn(
     pcs: Callable, fit_arguments: list[object], tmp_path: Path
 ) -> None:
@@ -75,6 +76,7 @@ def test_alternatives_in_a_system_that_writes_around_them(subject: Callable) -> 
     assert said == {"a cat in <fido> style", "a cup in <fido> style", "the <fido> itself"}
 
 
+@pytest.mark.rotated
 def test_the_share_of_captions_that_is_left_out() -> None:
     counts = drawn(make_subject(), 100, caption_dropout=0.25)
     share = sum(n for (text, _), n in counts.items() if not text) / sum(counts.values())
@@ -116,6 +118,7 @@ def test_where_there_is_no_caption(pcs: Callable, fit_arguments: list[object]) -
         fit(recipe, make_subject(images=0), "tiny")
 
 
+@pytest.mark.rotated
 def test_repeats_are_how_often_a_picture_is_drawn(
     pcs: Callable, fit_arguments: list[object], tmp_path: Path
 ) -> None:

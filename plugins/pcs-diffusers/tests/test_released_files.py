@@ -217,6 +217,7 @@ def test_the_numbers_are_those_of_the_skeletons() -> None:
                 assert (list(have) if isinstance(have, tuple) else have) == value, (part, key)
 
 
+@pytest.mark.rotated
 @settings(max_examples=60, deadline=None)
 @given(
     text=st.text(

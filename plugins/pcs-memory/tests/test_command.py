@@ -56,6 +56,7 @@ def test_it_says_that_an_installed_backbone_s_weights_were_read(
     assert said == "lora-dreambooth on tiny, memory of the CPU; its weights were read, and not used"
 
 
+@pytest.mark.rotated
 def test_the_first_setting_that_fits_is_found(memory: Callable[..., Any]) -> None:
     _, out, _ = memory("--json", "--device", "cuda")
     (exact,) = json.loads(out)["tried"]
@@ -116,6 +117,7 @@ def test_what_is_not_known_is_refused(
     assert says in err
 
 
+@pytest.mark.rotated
 def test_the_command_line_that_takes_least_is_the_last_of_the_ladder(
     memory: Callable[..., Any],
 ) -> None:

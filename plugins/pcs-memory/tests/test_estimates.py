@@ -119,6 +119,7 @@ def test_on_a_card_originals_wait_elsewhere() -> None:
     assert here.peaks[step] - card.peaks[step] == card.waiting
 
 
+@pytest.mark.rotated
 def test_after_a_fit_in_low_precision_a_drawing_has_the_weights_in_full() -> None:
     recipe = load_recipe("lora-dreambooth", backbone="tiny")
     low, exact = (Run(recipe, "tiny", aside=aside) for aside in (True, False))

@@ -53,6 +53,7 @@ def fit(
     return run
 
 
+@pytest.mark.rotated
 def test_the_first_setting_that_fits_is_used(
     fit: Callable[..., Any], exact: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def people(family):
     return [(w, n, e) for w, entries in family.index.items() for n, e in entries.items()]
 
 
+@pytest.mark.rotated
 def test_what_there_is(family):
     assert tuple(family.index) == STYLES
     assert {e["file"] for _, _, e in people(family)} == set(family.entries)

@@ -27,6 +27,7 @@ TRAIN = textwrap.dedent(
 )
 
 
+@pytest.mark.rotated
 def test_another_training_chooses_its_own_precision() -> None:
     text = TRAIN + "from accelerate import Accelerator\n"
     text += "assert Accelerator(mixed_precision='bf16', cpu=True).mixed_precision == 'bf16'\n"
