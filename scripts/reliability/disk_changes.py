@@ -103,9 +103,8 @@ def note_what_is_synchronised() -> None:
     os.fsync = fsync
 
 
-if (
-    SYNCED in os.environ
-):  # a worker that a watched command started: it knows nothing of the other's hook
+# a worker that a watched command started: it knows nothing of the other's hook
+if SYNCED in os.environ:
     note_what_is_synchronised()
 
 
