@@ -69,5 +69,7 @@ from pcs_core.edits import Site as Site
 from pcs_core.edits import StreamEdit as StreamEdit
 from pcs_core.edits import TokenEdit as TokenEdit
 from pcs_core.edits import WeightEdit as WeightEdit
+from pcs_core.edits.module import StandIn as StandIn
+from pcs_core.edits.module import stand_in as stand_in
 
 __all__: list[str]

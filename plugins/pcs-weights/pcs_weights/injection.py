@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pcs_core.data import InjectEdit
-from pcs_core.edits.module import StandIn, stand_in
+from pcs_core.data import InjectEdit, StandIn, stand_in
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
