@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pcs_core.errors import InputError
+from pcs_memory.report import Tried, fit_line
 from pcs_memory.settings import LADDER, Setting, read_memory
 from pcs_memory.taken import in_words
 
 if TYPE_CHECKING:
     from pcs_core.data import Recipe
-    from pcs_memory.report import Tried
+    from pcs_memory.running import Run
+    from pcs_memory.taken import Taken
 
 AUTO = "auto"
 BESIDE = 10**9
@@ -35,9 +36,10 @@ def tries(
 
     ``aside``: there is another memory, in which networks that are not in use may wait (a GPU's host has one).
     """
-    for setting in (asked, *(LADDER if ladder else ())):
-        if setting is asked or (setting != asked and (aside or not setting.offload)):
-            yield _run(recipe, backbone, setting, aside, size, pictures, subjects, count)
+    for setting in _in_order(asked, aside) if ladder else (asked,):
+        run, fit = _fitted(recipe, backbone, setting, aside, size, pictures, subjects)
+        drawing = run.draw(count)
+        yield Tried(setting, fit, drawing.offloaded() if setting.offload else drawing, run.read)
 
 
 def memory_setting(
@@ -62,20 +64,17 @@ def memory_setting(
         No setting spares enough: says which takes least. Or ``have`` is no size, or "auto" without a card.
     """
     there = _of_card(device) if have == AUTO else read_memory(have)
-    place = Path(backbone).expanduser()
-    name = str(place.resolve()) if place.exists() else backbone
     aside = device != "cpu"
-    tried: list[Tried] = []
-    for one in tries(
-        recipe, name, Setting(), aside=aside, size=size, pictures=pictures, subjects=subjects
-    ):
-        tell(f"--have {have}: {one.line(there)}")
-        if one.fit.peak <= there:
-            return one.setting
-        tried.append(one)
-    least = min(tried, key=lambda one: one.fit.peak)
+    tried: list[tuple[int, Setting]] = []
+    for setting in _in_order(Setting(), aside):
+        _, fit = _fitted(recipe, backbone, setting, aside, size, pictures, subjects)
+        tell(f"--have {have}: {fit_line(setting, fit.peak, there)}")
+        if fit.peak <= there:
+            return setting
+        tried.append((fit.peak, setting))
+    peak, least = min(tried, key=lambda one: one[0])
     raise InputError(
-        f"--have {have}: with {least.setting.options} a fit still takes {in_words(least.fit.peak)}: a smaller "
+        f"--have {have}: with {least.options} a fit still takes {in_words(peak)}: a smaller "
         "--size, fewer rows a step (--set PHASE.batch.ROLE=1) or a smaller backbone may take less"
     )
 
@@ -90,7 +89,13 @@ def _of_card(device: str) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) - BESIDE
 
 
-def _run(
+def _in_order(asked: Setting, aside: bool) -> Iterator[Setting]:
+    """Yield the setting that is asked for, and those of the ladder that there are here."""
+    yield asked
+    yield from (one for one in LADDER if one != asked and (aside or not one.offload))
+
+
+def _fitted(
     recipe: Recipe,
     backbone: str,
     setting: Setting,
@@ -98,12 +103,10 @@ def _run(
     size: tuple[int, int] | None,
     pictures: int,
     subjects: int,
-    count: int,
-) -> Tried:
-    """Return what a fit with ``setting`` takes, and a drawing after it."""
+) -> tuple[Run, Taken]:
+    """Return what a fit with ``setting`` takes, and its run, which may draw."""
     import torch
 
-    from pcs_memory.report import Tried
     from pcs_memory.running import Run
 
     types = {"": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -114,7 +117,4 @@ def _run(
         precision=setting.precision,
         checkpointing=setting.checkpointing,
     )
-    drawing = run.draw(count)
-    if setting.offload:
-        fit, drawing = fit.offloaded(), drawing.offloaded()
-    return Tried(setting, fit, drawing, read=run.read)
+    return run, fit.offloaded() if setting.offload else fit

@@ -27,9 +27,7 @@ class Tried:
 
     def line(self, there: int) -> str:
         """Say whether a fit with it needs no more than ``there``."""
-        most = in_words(self.fit.peak)
-        fits = "fits" if self.fit.peak <= there else f"is more than {in_words(there)}"
-        return f"pcs fit {self.setting.options or '(without options)'}: {most}, {fits}"
+        return fit_line(self.setting, self.fit.peak, there)
 
     def plain(self) -> dict[str, Any]:
         """Return it as JSON-able data, in bytes."""
@@ -108,6 +106,12 @@ class Answer:
                 "rows a step (--set PHASE.batch.ROLE=1) or a smaller backbone may"
             )
         return "\n".join(lines)
+
+
+def fit_line(setting: Setting, peak: int, there: int) -> str:
+    """Say whether a fit with ``setting``, which takes ``peak``, needs no more than ``there`` (bytes)."""
+    fits = "fits" if peak <= there else f"is more than {in_words(there)}"
+    return f"pcs fit {setting.options or '(without options)'}: {in_words(peak)}, {fits}"
 
 
 def _parts(taken: Taken) -> str:
